@@ -1,0 +1,1 @@
+"""Converters between release-format PyTorch checkpoints and Orbax."""

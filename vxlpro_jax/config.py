@@ -1,0 +1,323 @@
+"""Frozen configuration of a model and of a run: every size and option is declared here, once.
+
+A run's config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `from_mapping` turns it
+into these dataclasses and answers an unknown key with the nearest known one. On disk a model's
+sizes live in the release's own `config.json` (`ModelConfig.from_release`, `.to_release`).
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self, TypeVar
+
+T = TypeVar("T")
+
+FRAMES_PER_GROUP = 4
+STAMP_TOKENS = 10
+DTS_GRID = 24
+TOKENS_PER_GROUP = 144
+WINDOW = STAMP_TOKENS + TOKENS_PER_GROUP
+IMAGE_TOKEN = -200
+IGNORE_LABEL = -100
+
+Layout = Literal["released", "temporal"]
+AttentionBackend = Literal["auto", "xla", "chunked"]
+
+
+class InputError(ValueError):
+    """A user's mistake, told in a sentence: commands print it and exit with code 2."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(f"Model sizes do not fit together: {message}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """SigLIP tower. Defaults: so400m-patch14-384 less its last layer, which the release deletes."""
+
+    width: int = 1152
+    depth: int = 26
+    num_heads: int = 16
+    mlp_width: int = 4304
+    image_size: int = 384
+    patch_size: int = 14
+    norm_eps: float = 1e-6
+    remat: bool = False
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side; pixels that do not fill a patch are unused."""
+        return self.image_size // self.patch_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DtsConfig:
+    """Dynamic Token Synthesizer. Its width is the tower's.
+
+    `released` is the channel/time order that the released weights were trained through (a reshape
+    of frame-major channels, no transpose); `temporal` puts channel c of frame f at (c, f).
+    """
+
+    layout: Layout = "released"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Qwen2.5 decoder. Defaults: Qwen2.5-3B-Instruct as released."""
+
+    vocab_size: int = 151_936
+    width: int = 2048
+    depth: int = 36
+    num_heads: int = 16
+    num_kv_heads: int = 2
+    mlp_width: int = 11_008
+    rope_theta: float = 1e6
+    norm_eps: float = 1e-6
+    tied_head: bool = True
+    max_positions: int = 32_768
+    remat: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The whole model: tower, DTS, projector and selector (sized by the two widths), decoder."""
+
+    vision: VisionConfig = VisionConfig()
+    dts: DtsConfig = DtsConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    attention: AttentionBackend = "auto"
+
+    def __post_init__(self):
+        _require(self.vision.width % 32 == 0, "vision.width must be a multiple of 32 (GroupNorm)")
+        for part, value in (("vision", self.vision), ("decoder", self.decoder)):
+            fits = value.width % value.num_heads == 0
+            _require(fits, f"{part}.width must be a multiple of {part}.num_heads")
+        groups = self.decoder.num_heads % self.decoder.num_kv_heads == 0
+        _require(groups, "decoder.num_heads must be a multiple of decoder.num_kv_heads")
+        _require(
+            self.decoder.width % 8 == 0, "decoder.width must be a multiple of 8 (selector heads)"
+        )
+
+    @classmethod
+    def from_release(cls, config: Mapping[str, Any]) -> Self:
+        """Sizes from a release-format `config.json`.
+
+        Raises:
+            InputError: a size is missing, or the vision tower's `num_hidden_layers` (which counts
+                the deleted last layer) is below 2.
+        """
+        vision = config.get("vision_config") or {}
+        missing = [key for key in _RELEASE_DECODER.values() if key not in config]
+        if missing:
+            raise InputError(
+                f"config.json lacks {', '.join(missing)}: not a Video-XL-Pro checkpoint"
+            )
+        sizes = {ours: vision[key] for ours, key in _RELEASE_VISION.items() if key in vision}
+        if "num_hidden_layers" in vision:
+            sizes["depth"] = vision["num_hidden_layers"] - 1
+        return cls(
+            vision=VisionConfig(**sizes),
+            dts=DtsConfig(layout=config.get("dts_layout", "released")),
+            decoder=DecoderConfig(
+                **{ours: config[key] for ours, key in _RELEASE_DECODER.items()},
+                tied_head=config.get("tie_word_embeddings", False),
+                max_positions=config.get("max_position_embeddings", DecoderConfig.max_positions),
+            ),
+        )
+
+    def to_release(self) -> dict[str, Any]:
+        """The `config.json` that `from_release` reads back, in the release's names."""
+        vision = {key: getattr(self.vision, ours) for ours, key in _RELEASE_VISION.items()}
+        return {
+            "architectures": ["LlavaQwenForCausalLM"],
+            "model_type": "llava_qwen",
+            **{key: getattr(self.decoder, ours) for ours, key in _RELEASE_DECODER.items()},
+            "tie_word_embeddings": self.decoder.tied_head,
+            "max_position_embeddings": self.decoder.max_positions,
+            "hidden_act": "silu",
+            "mm_vision_tower": "google/siglip-so400m-patch14-384",
+            "mm_hidden_size": self.vision.width,
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_spatial_pool_mode": "average",
+            "mm_spatial_pool_stride": 2,
+            "mm_patch_merge_type": "unires",
+            "image_aspect_ratio": "anyres",
+            "dts_layout": self.dts.layout,
+            "vision_config": {
+                **vision,
+                "num_hidden_layers": self.vision.depth + 1,
+                "hidden_act": "gelu_pytorch_tanh",
+            },
+        }
+
+
+_RELEASE_VISION = {
+    "width": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "norm_eps": "layer_norm_eps",
+}
+_RELEASE_DECODER = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "mlp_width": "intermediate_size",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+}
+
+PRESETS: dict[str, ModelConfig] = {
+    "3b": ModelConfig(),
+    "tiny": ModelConfig(
+        vision=VisionConfig(width=96, depth=3, num_heads=4, mlp_width=256, image_size=224),
+        decoder=DecoderConfig(
+            vocab_size=1024,
+            width=192,
+            depth=4,
+            num_heads=6,
+            num_kv_heads=2,
+            mlp_width=512,
+            max_positions=4096,
+        ),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where samples come from and the static shapes that they are padded to.
+
+    `path` is a LLaVA-format JSON file; empty means the embedded synthetic clips, written once to
+    `workdir_cache`. `max_frames` is a multiple of four; `max_text_tokens` counts every text id of a
+    sample, template and answer included.
+    """
+
+    path: str = ""
+    video_root: str = ""
+    image_root: str = ""
+    workdir_cache: str = "~/.cache/vxlpro_jax"
+    tokenizer: str = ""
+    batch_size: int = 8
+    max_frames: int = 8
+    max_text_tokens: int = 96
+    num_workers: int = 0
+    bad_sample_quota: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParamGroup:
+    """Parameters whose path matches `pattern` (regular expression, searched); first match wins."""
+
+    pattern: str = ""
+    lr_scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay to zero; `lr_scale=0` freezes a group."""
+
+    lr: float = 1e-3
+    warmup: float = 0.03
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    groups: tuple[ParamGroup, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each mesh axis; one axis may be -1, meaning all that are left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+    context: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. `keep_ratio` bounds the uniform draw of the selector's keep ratio."""
+
+    model: ModelConfig = PRESETS["tiny"]
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    seed: int = 0
+    total_steps: int = 100
+    checkpoint_every: int = 50
+    log_every: int = 10
+    init_from: str = ""
+    keep_ratio: tuple[float, float] = (0.7, 0.99)
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, path: str = "config") -> T:
+    """Builds the dataclass `cls` from a nested mapping; absent keys keep their defaults.
+
+    A mapping for a `ModelConfig` may name a `preset`, whose values its other keys replace.
+
+    Raises:
+        InputError: a key that `cls` does not have (the message names the nearest one), or a value
+            whose type does not fit the field.
+    """
+    return _replace(_base(cls, values), {k: v for k, v in values.items() if k != "preset"}, path)
+
+
+def _base(cls: type[T], values: Mapping[str, Any]) -> T:
+    if cls is not ModelConfig:
+        return cls()
+    name = values.get("preset", "tiny")
+    if name not in PRESETS:
+        raise InputError(f"Unknown preset {name!r}: known are {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _replace(base: T, values: Mapping[str, Any], path: str) -> T:
+    types = typing.get_type_hints(type(base))
+    changes = {}
+    for key, value in values.items():
+        if key not in types:
+            raise InputError(f"Unknown key {path}.{key}{nearest(key, types)}")
+        changes[key] = _convert(types[key], value, getattr(base, key), f"{path}.{key}")
+    return dataclasses.replace(base, **changes)
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The end of an unknown-key message: `: did you mean 'x'?` or the list of known keys."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(sorted(known))}."
+
+
+def _convert(kind: Any, value: Any, default: Any, path: str) -> Any:
+    if kind is ModelConfig:
+        return from_mapping(ModelConfig, value, path=path)
+    if dataclasses.is_dataclass(kind):
+        return _replace(default, value, path)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            choices = ", ".join(map(repr, typing.get_args(kind)))
+            raise InputError(f"{path} is {value!r}: choose one of {choices}.")
+        return value
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(from_mapping(item, v, path=path) if item is ParamGroup else v for v in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"{path} is {value!r}: expected {kind.__name__}.")
+    return value

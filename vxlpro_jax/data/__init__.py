@@ -1,0 +1,1 @@
+"""Samples, video, text and batches; imports nothing of ours but `config`."""

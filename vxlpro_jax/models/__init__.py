@@ -1,0 +1,1 @@
+"""Linen modules: parameters and wiring only."""

@@ -1,0 +1,94 @@
+"""Dynamic Token Synthesizer: four frames' features become one.
+
+Shapes: `G` groups of four frames, `t` time slots (4, 2, 1), `h`, `w` 24x24 grid, `C` width.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.models.layers import Dense, GroupNorm, torch_uniform, zeros
+from vxlpro_jax.ops.conv3d import halve_time
+from vxlpro_jax.ops.precision import at_least_float32
+
+_MAX_DISTANCE = 64
+
+
+class Dts(nn.Module):
+    """The release's `sae.py::SiglipAE`: twice spatial attention, temporal attention, halving."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[G, 4, h, w, C] -> [G, h, w, C]."""
+        init, shape = nn.initializers.normal(1.0), (FRAMES_PER_GROUP, x.shape[-1])
+        x = x + self.param("temporal_encoding", init, shape, jnp.float32)[:, None, None]
+        for index in range(2):
+            x = _Block(name=f"block{index}")(x)
+        return x[:, 0]
+
+
+class _Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = x + _SpatialAttention(name="spatial")(x)
+        x = x + _TemporalAttention(name="temporal")(x)
+        return _HalveTime(name="conv")(x)
+
+
+class _SpatialAttention(nn.Module):
+    """One head of width C over the positions of each time slot."""
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        y = rearrange(GroupNorm(axes=(1, 2, 3), name="norm")(x), "g t h w c -> (g t) (h w) c")
+        q, k, v = (Dense(width, name=name)(y) for name in "qkv")
+        logits = jnp.einsum("gic,gjc->gij", q * width**-0.5, k)
+        weights = jax.nn.softmax(at_least_float32(logits), axis=-1).astype(v.dtype)
+        out = Dense(width, name="out")(jnp.einsum("gij,gjc->gic", weights, v))
+        return out.reshape(x.shape)
+
+
+class _TemporalAttention(nn.Module):
+    """One head of width C over the time slots of each position, with relative tables.
+
+    Quirks of the release (`attention_temporal_videoae.py`) that its weights need: q and k are each
+    scaled by C^-0.25, and the relative term of the logits is transposed, so that logits[i, j]
+    gains q_j . rel_k[distance from j to i].
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        slots, width = x.shape[1], x.shape[-1]
+        y = rearrange(x, "g t h w c -> g (h w) t c")
+        y = GroupNorm(axes=(2,), name="norm")(y)
+        qkv = Dense(3 * width, kernel_init=zeros, bias_init=zeros, name="qkv")(y)
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        q, k = q * width**-0.25, k * width**-0.25
+        rel_k, rel_v = (self._relative(name, slots, width) for name in ("rel_k", "rel_v"))
+        logits = jnp.einsum("gpic,gpjc->gpij", q, k) + jnp.einsum("gpjc,jic->gpij", q, rel_k)
+        weights = jax.nn.softmax(at_least_float32(logits), axis=-1).astype(v.dtype)
+        out = jnp.einsum("gpij,gpjc->gpic", weights, v)
+        out = out + jnp.einsum("gpij,ijc->gpic", weights, rel_v)
+        out = Dense(width, kernel_init=zeros, bias_init=zeros, name="out")(out)
+        return rearrange(out, "g (h w) t c -> g t h w c", h=x.shape[2])
+
+    def _relative(self, name, slots, width):
+        """[from, to, C]: the table's row for the clipped distance to - from."""
+        shape = (2 * _MAX_DISTANCE + 1, width)
+        table = self.param(name, nn.initializers.xavier_uniform(), shape, jnp.float32)
+        at = jnp.arange(slots)
+        distance = jnp.clip(at[None, :] - at[:, None], -_MAX_DISTANCE, _MAX_DISTANCE)
+        return table[distance + _MAX_DISTANCE]
+
+
+class _HalveTime(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        init = torch_uniform(27 * width)
+        kernel = self.param("kernel", init, (3, 3, 3, width, width), jnp.float32)
+        bias = self.param("bias", init, (width,), jnp.float32)
+        return halve_time(x, kernel=kernel, bias=bias)

@@ -1,0 +1,79 @@
+"""Parameter-holding layers shared by the parts of the model.
+
+Every layer computes in the type of its parameters; `ops` decides what is promoted.
+Shapes: `...` any leading axes, `C` channels.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vxlpro_jax.ops import norms
+
+zeros = nn.initializers.zeros_init()
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for linear and convolution layers: uniform up to fan_in^-0.5."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, minval=-bound, maxval=bound
+    )
+
+
+class Dense(nn.Module):
+    """Affine map of the last axis; kernel [in, out]. Initialised as PyTorch does by default."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., features]."""
+        default = torch_uniform(x.shape[-1])
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init or default, shape, jnp.float32)
+        y = x.astype(kernel.dtype) @ kernel
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", self.bias_init or default, (self.features,), jnp.float32)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., C]."""
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        bias = self.param("bias", zeros, x.shape[-1:], jnp.float32)
+        return norms.layer_norm(x, scale=scale, bias=bias, eps=self.eps)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last axis."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., C]."""
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        return norms.rms_norm(x, scale=scale, eps=self.eps)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm with 32 groups of channels, pooled over `axes` too."""
+
+    axes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., C]."""
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        bias = self.param("bias", zeros, x.shape[-1:], jnp.float32)
+        return norms.group_norm(x, scale=scale, bias=bias, axes=self.axes)

@@ -1,0 +1,162 @@
+"""Qwen2.5 decoder on embeddings, with or without a key/value cache.
+
+Shapes: `B` rows, `T` positions, `D` width, `N` query heads, `K` key/value heads, `H` head width,
+`V` vocabulary, `L` layers.
+"""
+
+import functools
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vxlpro_jax.config import AttentionBackend, DecoderConfig
+from vxlpro_jax.models import kv_cache
+from vxlpro_jax.models.kv_cache import KVCache
+from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
+from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.ops.rope import rotate_heads
+
+_normal = nn.initializers.normal(0.02)
+_Linear = functools.partial(Dense, kernel_init=_normal, bias_init=zeros)
+
+
+@flax.struct.dataclass
+class _Where:
+    """Positions of the new tokens.
+
+    Attributes:
+        rotary: int32 [B, T], index within the sample.
+        row: int32 [B, T], index along the key axis.
+        segments: int32 [B, T], or None when each row is one sample.
+    """
+
+    rotary: jax.Array
+    row: jax.Array
+    segments: jax.Array | None
+
+
+class Qwen2(nn.Module):
+    """Decoder layers under `nn.scan`, so that compile time does not grow with depth."""
+
+    config: DecoderConfig
+    attention: AttentionBackend = "auto"
+
+    def setup(self) -> None:
+        """Parameters: `embed`, `layers` (stacked), `norm` and, if untied, `lm_head`."""
+        c = self.config
+        self.embedding = self.param("embed", _normal, (c.vocab_size, c.width), jnp.float32)
+        block = nn.remat(_Block, prevent_cse=False) if c.remat else _Block
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
+            length=c.depth,
+        )(c, self.attention)
+        self.norm = RMSNorm(c.norm_eps)
+        if not c.tied_head:
+            self.lm_head = _Linear(c.vocab_size, use_bias=False)
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """int32 [...] -> [..., D]; negative ids read row 0."""
+        return self.embedding[jnp.maximum(ids, 0)]
+
+    def __call__(
+        self, x: jax.Array, *, positions: jax.Array, segments: jax.Array | None = None
+    ) -> jax.Array:
+        """Hidden states after the final norm, causal within each sample.
+
+        Args:
+            x: [B, T, D] embeddings.
+            positions: int32 [B, T], index within the sample.
+            segments: int32 [B, T], sample of each position; None when each row is one sample.
+
+        Returns:
+            [B, T, D].
+        """
+        row = jnp.broadcast_to(jnp.arange(x.shape[1]), positions.shape)
+        x, _ = self.layers(x, _Where(positions, row, segments), None)
+        return self.norm(x)
+
+    def extend(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Hidden states of new positions that follow the cached ones; each row is one sample.
+
+        `lengths` of the returned cache counts all T positions; a caller whose rows end in padding
+        sets it back, and the padding is overwritten.
+
+        Args:
+            x: [B, T, D] embeddings.
+            cache: at least T free slots in each row.
+        """
+        where = cache.lengths[:, None] + jnp.arange(x.shape[1])
+        x, (keys, values) = self.layers(x, _Where(where, where, None), (cache.keys, cache.values))
+        return self.norm(x), KVCache(keys, values, cache.lengths + x.shape[1])
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] -> [..., V] in at least float32."""
+        acc = jnp.promote_types(hidden.dtype, jnp.float32)
+        if not self.config.tied_head:
+            return self.lm_head(hidden).astype(acc)
+        return jnp.einsum("...d,vd->...v", hidden, self.embedding, preferred_element_type=acc)
+
+
+class _Block(nn.Module):
+    config: DecoderConfig
+    attention: AttentionBackend
+
+    @nn.compact
+    def __call__(self, x, where, cache):
+        c = self.config
+        attn = _SelfAttention(c, self.attention, name="attn")
+        out, cache = attn(RMSNorm(c.norm_eps, name="ln1")(x), where, cache)
+        x = x + out
+        x = x + _Mlp(c.mlp_width, name="mlp")(RMSNorm(c.norm_eps, name="ln2")(x))
+        return x, cache
+
+
+class _SelfAttention(nn.Module):
+    config: DecoderConfig
+    backend: AttentionBackend
+
+    @nn.compact
+    def __call__(self, x, where, cache):
+        c = self.config
+        q = self._heads("q", x, c.num_heads)
+        k = self._heads("k", x, c.num_kv_heads)
+        v = self._heads("v", x, c.num_kv_heads)
+        q, k = (rotate_heads(y, positions=where.rotary, theta=c.rope_theta) for y in (q, k))
+        if cache is not None:
+            starts = where.row[:, 0]
+            k, v = cache = tuple(
+                kv_cache.write(old, new, starts=starts)
+                for old, new in zip(cache, (k, v), strict=True)
+            )
+        out = attention(
+            q,
+            k,
+            v,
+            q_positions=where.row,
+            q_segments=where.segments,
+            kv_segments=where.segments,
+            backend=self.backend,
+        )
+        out = rearrange(out, "b t n h -> b t (n h)")
+        out = _Linear(c.width, use_bias=False, name="out")(out)
+        return out, cache
+
+    def _heads(self, name, x, count):
+        y = _Linear(count * self.config.head_dim, name=name)(x)
+        return rearrange(y, "b t (n h) -> b t n h", n=count)
+
+
+class _Mlp(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        gate, up = (_Linear(self.width, use_bias=False, name=name)(x) for name in ("gate", "up"))
+        out = _Linear(x.shape[-1], use_bias=False, name="down")
+        return out(nn.silu(gate) * up)

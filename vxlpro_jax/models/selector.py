@@ -1,0 +1,139 @@
+"""Query-aware selector: scores each visual token against the prompt.
+
+Shapes: `B` rows, `G` groups (windows), `T` text slots, `S` samples of a row, `D` decoder width,
+154 = 10 stamp + 144 visual positions of a window.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vxlpro_jax.config import STAMP_TOKENS, TOKENS_PER_GROUP
+from vxlpro_jax.models.layers import Dense
+from vxlpro_jax.ops import segments as seg
+from vxlpro_jax.ops import selection
+from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.ops.rope import rotate_full_width
+
+_NUM_HEADS = 4
+
+
+@flax.struct.dataclass
+class Selected:
+    """What selection leaves.
+
+    Attributes:
+        windows: [B, G, 154, D], rotated, scores added to the visual positions.
+        kept: bool [B, G, 154]; stamps of real groups are always kept.
+        scores: [B, G, 144] in [0, 1].
+    """
+
+    windows: jax.Array
+    kept: jax.Array
+    scores: jax.Array
+
+
+class Selector(nn.Module):
+    """Scores per window, ranks per sample, in static shapes.
+
+    Differs from the release, which builds one dense matrix over all windows and masks it, because
+    that takes 48 GB at 8,192 frames; the numbers are the same.
+    """
+
+    width: int
+
+    def setup(self) -> None:
+        """Parameters: `text` and `window`."""
+        self.text = Dense(self.width)
+        self.window = WindowAttention()
+
+    def text_features(self, text: jax.Array) -> jax.Array:
+        """The release's `text_mlp`: Linear, GELU (erf). [B, T, D] -> [B, T, D]."""
+        return nn.gelu(self.text(text), approximate=False)
+
+    def __call__(
+        self,
+        windows: jax.Array,
+        *,
+        group_segments: jax.Array,
+        text: jax.Array,
+        text_segments: jax.Array,
+        keep_counts: jax.Array,
+    ) -> Selected:
+        """Selects.
+
+        Args:
+            windows: [B, G, 154, D] stamp embeddings followed by visual tokens.
+            group_segments: int32 [B, G].
+            text: [B, T, D] embeddings of the text ids.
+            text_segments: int32 [B, T], 0 at padding and at the image position.
+            keep_counts: int32 [B, S], visual tokens to keep of each sample.
+        """
+        num_segments = keep_counts.shape[1]
+        features = self.text_features(text)
+        query = mean_text(features, segments=text_segments, num_segments=num_segments)
+        attended = self.window(windows)
+        query = seg.lookup(query, segments=group_segments)
+        scores = jnp.einsum("bgnd,bgd->bgn", at_least_float32(attended), query)
+        flat_segments = jnp.repeat(group_segments, TOKENS_PER_GROUP, axis=1)
+        scores = selection.normalize(
+            rearrange(scores, "b g n -> b (g n)"), segments=flat_segments, num_segments=num_segments
+        )
+        kept = selection.keep_highest(scores, segments=flat_segments, counts=keep_counts)
+        kept, scores = (
+            rearrange(x, "b (g n) -> b g n", n=TOKENS_PER_GROUP) for x in (kept, scores)
+        )
+        stamps = jnp.broadcast_to(group_segments[..., None] > 0, (*kept.shape[:2], STAMP_TOKENS))
+        return Selected(
+            windows=_add_scores(_rotate(windows, group_segments), scores),
+            kept=jnp.concatenate([stamps, kept], axis=-1),
+            scores=scores,
+        )
+
+
+def mean_text(text: jax.Array, *, segments: jax.Array, num_segments: int) -> jax.Array:
+    """Mean of each sample's text in at least float32. [B, T, D], int32 [B, T] -> [B, S, D].
+
+    The score is linear in the text side, so this replaces the release's mean over scores.
+    """
+    member = seg.one_hot(segments, num_segments=num_segments).astype(at_least_float32(text).dtype)
+    total = jnp.einsum("bts,btd->bsd", member, at_least_float32(text))
+    return total / jnp.maximum(member.sum(1), 1)[..., None]
+
+
+class WindowAttention(nn.Module):
+    """Each visual position attends to the stamps of its own window; used for scoring only.
+
+    Quirks of the release (`WindowTimeToTokenAttention`): visual positions use `k` and stamps `q`;
+    the stamps' `q` serves as their value; the result replaces the visual token. `v` is in every
+    checkpoint, so its parameters exist, but its output is never used.
+    """
+
+    @nn.compact
+    def __call__(self, windows: jax.Array) -> jax.Array:
+        """[B, G, 154, D] unrotated -> [B, G, 144, D]."""
+        width = windows.shape[-1]
+        stamps, visual = windows[:, :, :STAMP_TOKENS], windows[:, :, STAMP_TOKENS:]
+        q = rearrange(Dense(width, name="q")(stamps), "b g s (n h) -> b g s n h", n=_NUM_HEADS)
+        k = rearrange(Dense(width, name="k")(visual), "b g v (n h) -> b g v n h", n=_NUM_HEADS)
+        Dense(width, name="v")(stamps)
+        logits = jnp.einsum("bgvnh,bgsnh->bgnvs", k, q) * (width // _NUM_HEADS) ** -0.5
+        weights = jax.nn.softmax(at_least_float32(logits), axis=-1).astype(q.dtype)
+        out = jnp.einsum("bgnvs,bgsnh->bgvnh", weights, q)
+        return Dense(width, name="out")(rearrange(out, "b g v n h -> b g v (n h)"))
+
+
+def _rotate(windows, group_segments):
+    """Full-width rotary by the index in the sample's visual sequence."""
+    size = windows.shape[2]
+    starts = seg.index_in_segment(group_segments) * size
+    positions = starts[..., None] + jnp.arange(size)
+    return rotate_full_width(windows, positions=positions)
+
+
+def _add_scores(windows, scores):
+    """Adds each visual token's score to all its channels: the selector's only gradient path."""
+    padded = jnp.pad(scores, ((0, 0), (0, 0), (STAMP_TOKENS, 0)))
+    return windows + padded[..., None].astype(windows.dtype)

@@ -1,0 +1,179 @@
+"""Video-XL-Pro: frames and text to hidden states, and the pieces that answering needs.
+
+Shapes: `B` rows, `G` groups of four frames a row, `T` text slots, `S` samples of a row, `D` decoder
+width, `V` vocabulary, `L = T + 154 G` decoder slots.
+"""
+
+import functools
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vxlpro_jax.config import FRAMES_PER_GROUP, IMAGE_TOKEN, STAMP_TOKENS, ModelConfig
+from vxlpro_jax.models.dts import Dts
+from vxlpro_jax.models.kv_cache import KVCache
+from vxlpro_jax.models.projector import Projector
+from vxlpro_jax.models.qwen2 import Qwen2
+from vxlpro_jax.models.selector import Selected, Selector
+from vxlpro_jax.models.siglip import Siglip
+from vxlpro_jax.ops import grids, splice
+
+
+@flax.struct.dataclass
+class Text:
+    """Text and stamps of a batch, one or several samples a row (contiguous, numbered from 1).
+
+    Attributes:
+        tokens: int32 [B, T], -200 at the image position (at most one a sample).
+        token_segments: int32 [B, T], sample of each id; 0 in padding.
+        stamp_ids: int32 [B, G, 10].
+        group_segments: int32 [B, G], sample of each group; 0 in padding.
+        keep_counts: int32 [B, S], visual tokens kept of each sample.
+    """
+
+    tokens: jax.Array
+    token_segments: jax.Array
+    stamp_ids: jax.Array
+    group_segments: jax.Array
+    keep_counts: jax.Array
+
+
+@flax.struct.dataclass
+class Sequence:
+    """What the decoder reads.
+
+    Attributes:
+        embeddings: [B, L, D], zeros in padding.
+        layout: where each position comes from.
+    """
+
+    embeddings: jax.Array
+    layout: splice.Layout
+
+
+class VideoXLPro(nn.Module):
+    """The whole model; each stage is a method, to be called with `apply(..., method=...)`."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        """Parts: `vision`, `dts`, `projector`, `selector`, `decoder`."""
+        c = self.config
+        self.vision = Siglip(c.vision, c.attention)
+        self.dts = Dts()
+        self.projector = Projector(c.decoder.width)
+        self.selector = Selector(c.decoder.width)
+        self.decoder = Qwen2(c.decoder, c.attention)
+
+    def features(self, frames: jax.Array) -> jax.Array:
+        """Tower and resize: uint8 [F, H, W, 3] -> [F, 24, 24, C]."""
+        return grids.resize_to_dts_grid(self.vision(frames))
+
+    def compress(self, features: jax.Array) -> jax.Array:
+        """DTS: [4G, 24, 24, C], four frames a group -> [G, 24, 24, C]."""
+        return self.dts(grids.group_frames(features, layout=self.config.dts.layout))
+
+    def project(self, compressed: jax.Array) -> jax.Array:
+        """Projector: [G, 24, 24, C] -> [G, 576, D]."""
+        return self.projector(rearrange(compressed, "g h w c -> g (h w) c"))
+
+    def encode(self, frames: jax.Array) -> jax.Array:
+        """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, 144, D]."""
+        flat = rearrange(frames, "b g f h w c -> (b g f) h w c", f=FRAMES_PER_GROUP)
+        tokens = grids.pool_2x2(self.project(self.compress(self.features(flat))))
+        return rearrange(tokens, "(b g) n d -> b g n d", g=frames.shape[1])
+
+    def windows(self, visual: jax.Array, text: Text) -> jax.Array:
+        """Stamps before each group's visual tokens: [B, G, 144, D] -> [B, G, 154, D]."""
+        return jnp.concatenate([self.decoder.embed(text.stamp_ids), visual], axis=2)
+
+    def select(self, visual: jax.Array, text: Text) -> Selected:
+        """Stamps and selection: [B, G, 144, D] to windows of which some positions are kept."""
+        return self.selector(
+            self.windows(visual, text),
+            group_segments=text.group_segments,
+            text=self.decoder.embed(text.tokens),
+            text_segments=jnp.where(text.tokens == IMAGE_TOKEN, 0, text.token_segments),
+            keep_counts=text.keep_counts,
+        )
+
+    def splice(self, selected: Selected, text: Text) -> Sequence:
+        """Puts the kept positions in the place of each sample's image position."""
+        layout = splice.lay_out(
+            is_image=text.tokens == IMAGE_TOKEN,
+            text_segments=text.token_segments,
+            kept=rearrange(selected.kept, "b g n -> b (g n)"),
+            visual_segments=jnp.repeat(text.group_segments, selected.kept.shape[2], axis=1),
+            num_segments=text.keep_counts.shape[1],
+        )
+        words = self.decoder.embed(text.tokens)
+        visual = rearrange(selected.windows, "b g n d -> b (g n) d")
+        take = jax.vmap(functools.partial(jnp.take, axis=0, mode="fill", fill_value=0))
+        return Sequence(take(jnp.concatenate([words, visual], axis=1), layout.sources), layout)
+
+    def assemble(self, visual: jax.Array, text: Text) -> Sequence:
+        """Visual tokens [B, G, 144, D] and text to the decoder's input."""
+        return self.splice(self.select(visual, text), text)
+
+    def decode(self, sequence: Sequence) -> jax.Array:
+        """Hidden states after the final norm, [B, L, D]."""
+        layout = sequence.layout
+        return self.decoder(
+            sequence.embeddings, positions=layout.positions, segments=layout.segments
+        )
+
+    def __call__(self, frames: jax.Array, text: Text) -> jax.Array:
+        """Hidden states that predict each text id.
+
+        Only text ids are ever targets, so only their predictors leave the decoder: the logits of
+        the visual positions, most of the sequence, are never formed.
+
+        Args:
+            frames: uint8 [B, G, 4, H, W, 3].
+            text: the batch's text.
+
+        Returns:
+            [B, T, D]: row t is the state one position before text id t; the first id of a sample
+            and padding get an arbitrary state.
+        """
+        sequence = self.assemble(self.encode(frames), text)
+        hidden = self.decode(sequence)
+        before = jnp.clip(sequence.layout.text_at - 1, 0, hidden.shape[1] - 1)
+        return jnp.take_along_axis(hidden, before[..., None], axis=1)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] -> [..., V] in at least float32."""
+        return self.decoder.logits(hidden)
+
+    def prefill(self, sequence: Sequence, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Reads rows of one sample each into an empty cache; logits [B, V] of the last position."""
+        hidden, cache = self.decoder.extend(sequence.embeddings, cache)
+        lengths = sequence.layout.lengths
+        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        return self.decoder.logits(last), cache.replace(lengths=lengths)
+
+    def step(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Reads one more id a row, int32 [B]; logits [B, V] of the next."""
+        hidden, cache = self.decoder.extend(self.decoder.embed(ids)[:, None], cache)
+        return self.decoder.logits(hidden[:, 0]), cache
+
+
+def init_params(config: ModelConfig, *, key: jax.Array) -> dict:
+    """All parameters, float32, initialised as the release and its backbones do; nested dict."""
+    size = config.vision.image_size
+    frames = jnp.zeros((1, 1, FRAMES_PER_GROUP, size, size, 3), jnp.uint8)
+    ints = functools.partial(jnp.ones, dtype=jnp.int32)
+    text = Text(ints((1, 2)), ints((1, 2)), ints((1, 1, STAMP_TOKENS)), ints((1, 1)), ints((1, 1)))
+
+    def touch_everything(model):
+        return model.logits(model(frames, text))
+
+    return VideoXLPro(config).init(key, method=touch_everything)["params"]
+
+
+def abstract_params(config: ModelConfig) -> dict:
+    """The tree of `init_params` as `jax.ShapeDtypeStruct`, without computing anything."""
+    return jax.eval_shape(functools.partial(init_params, config), key=jax.random.key(0))

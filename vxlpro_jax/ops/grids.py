@@ -1,0 +1,56 @@
+"""Operations on grids of patch features: resize, DTS layout, pooling.
+
+Shapes: `F` frames, `G` groups of four frames, `C` channels, `h`, `w` grid rows and columns.
+"""
+
+import jax
+from einops import rearrange, reduce
+
+from vxlpro_jax.config import DTS_GRID, FRAMES_PER_GROUP, Layout
+from vxlpro_jax.ops.precision import at_least_float32
+
+
+def resize_to_dts_grid(features: jax.Array) -> jax.Array:
+    """Square patch grid to 24x24, bilinear, half-pixel centres, no antialiasing, float32 or more.
+
+    The release's `llava_arch.py::interpolate` (torch `align_corners=False`).
+
+    Args:
+        features: [F, h*w, C], h = w.
+
+    Returns:
+        [F, 24, 24, C] in the features' type.
+    """
+    side = round(features.shape[1] ** 0.5)
+    grid = rearrange(at_least_float32(features), "f (h w) c -> f h w c", h=side)
+    shape = (grid.shape[0], DTS_GRID, DTS_GRID, grid.shape[-1])
+    resized = jax.image.resize(grid, shape, method="linear", antialias=False)
+    return resized.astype(features.dtype)
+
+
+def group_frames(grid: jax.Array, *, layout: Layout) -> jax.Array:
+    """Four frames' features to one DTS sample.
+
+    `released` repeats what the release's reshape of (4G, C, h, w) to (G, C, 4, h, w) does: SigLIP
+    channel c of frame f lands in DTS channel (C/4) f + c // 4 at time slot c mod 4. `temporal`
+    keeps channel c and puts frame f at time slot f.
+
+    Args:
+        grid: [4G, h, w, C].
+        layout: `released` or `temporal`.
+
+    Returns:
+        [G, 4, h, w, C].
+    """
+    if layout == "temporal":
+        return rearrange(grid, "(g t) h w c -> g t h w c", t=FRAMES_PER_GROUP)
+    return rearrange(
+        grid, "(g f) h w (c t) -> g t h w (f c)", f=FRAMES_PER_GROUP, t=FRAMES_PER_GROUP
+    )
+
+
+def pool_2x2(tokens: jax.Array) -> jax.Array:
+    """Average-pools the 24x24 grid 2x2. tokens: [G, 576, D]; returns [G, 144, D]."""
+    return reduce(
+        tokens, "g (h p w q) d -> g (h w) d", "mean", h=DTS_GRID // 2, p=2, w=DTS_GRID // 2, q=2
+    )
