@@ -181,14 +181,14 @@ _RELEASE_DECODER = {
 PRESETS: dict[str, ModelConfig] = {
     "3b": ModelConfig(),
     "tiny": ModelConfig(
-        vision=VisionConfig(width=96, depth=3, num_heads=4, mlp_width=256, image_size=224),
+        vision=VisionConfig(width=64, depth=3, num_heads=4, mlp_width=256, image_size=168),
         decoder=DecoderConfig(
-            vocab_size=1024,
-            width=192,
+            vocab_size=512,
+            width=128,
             depth=4,
-            num_heads=6,
+            num_heads=4,
             num_kv_heads=2,
-            mlp_width=512,
+            mlp_width=384,
             max_positions=4096,
         ),
     ),

@@ -19,7 +19,7 @@ from vxlpro_jax.models.projector import Projector
 from vxlpro_jax.models.qwen2 import Qwen2
 from vxlpro_jax.models.selector import Selected, Selector
 from vxlpro_jax.models.siglip import Siglip
-from vxlpro_jax.ops import grids, splice
+from vxlpro_jax.ops import grids, mesh, splice
 
 
 @flax.struct.dataclass
@@ -83,7 +83,8 @@ class VideoXLPro(nn.Module):
     def encode(self, frames: jax.Array) -> jax.Array:
         """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, 144, D]."""
         flat = rearrange(frames, "b g f h w c -> (b g f) h w c", f=FRAMES_PER_GROUP)
-        tokens = grids.pool_2x2(self.project(self.compress(self.features(flat))))
+        features = self.features(mesh.shard_frames(flat))
+        tokens = grids.pool_2x2(self.project(mesh.shard_frames(self.compress(features))))
         return rearrange(tokens, "(b g) n d -> b g n d", g=frames.shape[1])
 
     def windows(self, visual: jax.Array, text: Text) -> jax.Array:
@@ -112,7 +113,8 @@ class VideoXLPro(nn.Module):
         words = self.decoder.embed(text.tokens)
         visual = rearrange(selected.windows, "b g n d -> b (g n) d")
         take = jax.vmap(functools.partial(jnp.take, axis=0, mode="fill", fill_value=0))
-        return Sequence(take(jnp.concatenate([words, visual], axis=1), layout.sources), layout)
+        embeddings = take(jnp.concatenate([words, visual], axis=1), layout.sources)
+        return Sequence(mesh.shard_sequences(embeddings), layout)
 
     def assemble(self, visual: jax.Array, text: Text) -> Sequence:
         """Visual tokens [B, G, 144, D] and text to the decoder's input."""

@@ -1,0 +1,71 @@
+"""What the stages share. Imports nothing but ml_collections, so launchers can read it."""
+
+import ml_collections
+
+PRESETS = ("tiny", "3b")
+
+
+def parse_arg(arg, **defaults):
+    """`"3b,frames=256"` to a preset and integer options; absent options keep their defaults."""
+    preset, *pairs = (arg or "tiny").split(",")
+    if preset not in PRESETS:
+        raise ValueError(f"Unknown preset {preset!r}: known are {', '.join(PRESETS)}.")
+    options = dict(defaults)
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in defaults:
+            raise ValueError(f"Unknown option {name!r}: known are {', '.join(defaults)}.")
+        if not value.isdigit():
+            raise ValueError(f"Option {name!r} is {value!r}: give a whole number.")
+        options[name] = int(value)
+    return preset, ml_collections.ConfigDict(options)
+
+
+def base(preset, *, frames, text, batch):
+    """Every field a stage can set, with the values that all stages share."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.total_steps = 200
+    c.checkpoint_every = 50
+    c.log_every = 10
+    c.init_from = ""
+    c.keep_ratio = (0.7, 0.99)
+    c.param_dtype = "float32"
+    c.compute_dtype = "float32" if preset == "tiny" else "bfloat16"
+
+    remat = preset != "tiny"
+    c.model = ml_collections.ConfigDict()
+    c.model.preset = preset
+    c.model.attention = "auto"
+    c.model.vision = {"remat": remat}
+    c.model.dts = {"layout": "released"}
+    c.model.decoder = {"remat": remat}
+
+    c.data = ml_collections.ConfigDict()
+    c.data.path = ""
+    c.data.video_root = ""
+    c.data.image_root = ""
+    c.data.workdir_cache = "~/.cache/vxlpro_jax"
+    c.data.tokenizer = ""
+    c.data.batch_size = batch
+    c.data.max_frames = frames
+    c.data.max_text_tokens = text
+    c.data.num_workers = 0 if preset == "tiny" else 8
+    c.data.bad_sample_quota = 0.05
+
+    c.optim = ml_collections.ConfigDict()
+    c.optim.lr = 1e-3
+    c.optim.warmup = 0.03
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.0
+    c.optim.clip_norm = 1.0
+    c.optim.groups = ()
+
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.data = 1
+    c.mesh.fsdp = -1
+    c.mesh.tensor = 1
+    c.mesh.context = 1
+    return c

@@ -1,0 +1,155 @@
+"""Crops of pictures, and pictures that cannot be used."""
+
+import io
+import math
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.images import (
+    DEFAULT_PINPOINTS,
+    Grid,
+    best_grid,
+    group_crops,
+    parse_pinpoints,
+    read_image,
+)
+
+SIZE = 32
+GRIDS = parse_pinpoints(DEFAULT_PINPOINTS, size=SIZE)
+
+
+def save(path, width, height, *, mode="RGB"):
+    rng = np.random.default_rng(width * height)
+    noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+    noise.convert(mode).save(path)
+    return path
+
+
+def test_pinpoints_in_every_form():
+    assert len(GRIDS) == 36
+    assert GRIDS[:7] == (*(Grid(1, rows) for rows in range(1, 7)), Grid(2, 1))
+    pixels = [[32, 64], [64, 32], [96, 32]]
+    expected = (Grid(1, 2), Grid(2, 1), Grid(3, 1))
+    for form in (pixels, str(pixels), "[(32, 64), (64, 32), (96, 32)]"):
+        assert parse_pinpoints(form, size=SIZE) == expected
+
+
+@pytest.mark.parametrize("pinpoints", ["", "big", [[33, 64]], None, []])
+def test_other_pinpoints_are_refused(pinpoints):
+    with pytest.raises(InputError, match="image_grid_pinpoints"):
+        parse_pinpoints(pinpoints, size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "grid"),
+    [
+        (32, 32, Grid(1, 1)),
+        (10, 10, Grid(1, 1)),
+        (64, 32, Grid(2, 1)),
+        (32, 96, Grid(1, 3)),
+        (100, 100, Grid(4, 4)),
+        (96, 64, Grid(3, 2)),
+        (1000, 1000, Grid(6, 6)),
+        (2000, 20, Grid(6, 1)),
+        (20, 2000, Grid(1, 6)),
+    ],
+)
+def test_best_grid(width, height, grid):
+    assert best_grid(width, height, grids=GRIDS, size=SIZE) == grid
+
+
+def test_best_grid_keeps_most_and_then_wastes_least():
+    rng = np.random.default_rng(0)
+    for width, height in rng.integers(1, 400, (200, 2)).tolist():
+
+        def outcome(grid, width=width, height=height):
+            scale = min(grid.columns * SIZE / width, grid.rows * SIZE / height)
+            kept = min(int(width * scale) * int(height * scale), width * height)
+            return kept, grid.columns * grid.rows * SIZE**2 - kept
+
+        chosen = outcome(best_grid(width, height, grids=GRIDS, size=SIZE))
+        for grid in GRIDS:
+            kept, wasted = outcome(grid)
+            assert kept < chosen[0] or (kept == chosen[0] and wasted >= chosen[1])
+
+
+@pytest.mark.parametrize(("width", "height"), [(130, 50), (40, 150), (7, 5), (96, 64), (1, 90)])
+def test_crops_tile_the_letterboxed_picture(width, height, tmp_path):
+    path = save(tmp_path / "a.png", width, height)
+    grid = best_grid(width, height, grids=GRIDS, size=SIZE)
+    crops = read_image(path, size=SIZE, grids=GRIDS)
+    assert crops.shape == (grid.columns * grid.rows, SIZE, SIZE, 3)
+    assert crops.dtype == np.uint8
+
+    canvas = np.concatenate(
+        [np.concatenate(list(row), axis=1) for row in crops.reshape(grid.rows, -1, SIZE, SIZE, 3)]
+    )
+    high, wide = canvas.shape[:2]
+    scale = min(wide / width, high / height)
+    fitted = min(math.ceil(width * scale), wide), min(math.ceil(height * scale), high)
+    left, top = (wide - fitted[0]) // 2, (high - fitted[1]) // 2
+    inside = np.zeros((high, wide), bool)
+    inside[top : top + fitted[1], left : left + fitted[0]] = True
+    assert (canvas[~inside] == 0).all()
+    picture = Image.open(path).resize(fitted, Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(canvas[inside].reshape(fitted[1], fitted[0], 3), picture)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGBA", "P", "CMYK"])
+def test_every_colour_mode(mode, tmp_path):
+    path = save(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"), 40, 40, mode=mode)
+    assert read_image(path, size=SIZE, grids=GRIDS).shape[1:] == (SIZE, SIZE, 3)
+
+
+def test_crops_are_repeated_four_times():
+    crops = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    groups = group_crops(crops)
+    assert groups.shape == (3, 4, 8, 8, 3)
+    for frame in range(4):
+        np.testing.assert_array_equal(groups[:, frame], crops)
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)).save(
+        buffer, kind
+    )
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "bmp"])
+@pytest.mark.parametrize("part", [0.02, 0.5])
+def test_truncated_pictures(kind, part, tmp_path):
+    path = tmp_path / f"a.{kind}"
+    data = encoded(kind)
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(InputError, match=r"Picture .* cannot be read"):
+        read_image(path, size=SIZE, grids=GRIDS)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", bytes(3000)])
+def test_files_that_are_no_picture(content, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a.png cannot be read"):
+        read_image(path, size=SIZE, grids=GRIDS)
+
+
+def test_missing_picture(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_image(tmp_path / "none.png", size=SIZE, grids=GRIDS)
+
+
+@pytest.mark.parametrize("side", [12_000, 30_000])
+def test_pictures_too_large_to_open_safely(side, tmp_path):
+    path = tmp_path / "bomb.png"
+    header = struct.pack(">4sIIBBBBB", b"IHDR", side, side, 1, 0, 0, 0, 0)
+    chunk = struct.pack(">I", len(header) - 4) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I4s", 0, b"IDAT"))
+    with pytest.raises(InputError, match="too many to open safely"):
+        read_image(path, size=SIZE, grids=GRIDS)

@@ -1,0 +1,282 @@
+"""Batches: shapes, order, resumption, processes, workers and bad records."""
+
+import dataclasses
+import json
+import shutil
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from vxlpro_jax.config import IGNORE_LABEL, IMAGE_TOKEN, DataConfig, InputError
+from vxlpro_jax.data.chat import Turn, encode_conversation, encode_stamps
+from vxlpro_jax.data.pipeline import build_pipeline, tokenizer_for
+from vxlpro_jax.data.synthetic import synthetic_set
+from vxlpro_jax.data.video import group_frames, read_video
+
+SIZE = 28
+VISUAL = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}]
+TEXT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+
+
+@pytest.fixture
+def embedded(cache):
+    return DataConfig(workdir_cache=str(cache), batch_size=4)
+
+
+@pytest.fixture
+def pipeline():
+    """`build_pipeline` at a small image size, closed when the test ends."""
+    opened = []
+
+    def build(data, *, seed=0, **options):
+        opened.append(build_pipeline(data, image_size=SIZE, seed=seed, **options))
+        return opened[-1]
+
+    yield build
+    for iterator in opened:
+        iterator.close()
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+@pytest.fixture
+def write_data(tmp_path, write_video):
+    """Writes a data file of six unequal clips, a picture and a text; returns its config."""
+
+    def write(*more, **options) -> DataConfig:
+        for count in range(3, 9):
+            write_video(range(0, count * 500, 500), name=f"v{count}.mp4")
+        Image.new("RGB", (2 * SIZE, SIZE), (9, 9, 9)).save(tmp_path / "wide.png")
+        samples = [{"video": f"v{count}.mp4", "conversations": VISUAL} for count in range(3, 9)]
+        samples += [{"image": "wide.png", "conversations": VISUAL}, {"conversations": TEXT}, *more]
+        path = tmp_path / "data.json"
+        path.write_text(json.dumps(samples))
+        return DataConfig(path=str(path), batch_size=len(samples), **options)
+
+    return write
+
+
+def test_batches_have_the_promised_arrays(embedded, pipeline):
+    batch = next(pipeline(embedded))
+    shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+    assert shapes == {
+        "frames": ((4, 2, 4, SIZE, SIZE, 3), "uint8"),
+        "stamp_ids": ((4, 2, 10), "int32"),
+        "group_segments": ((4, 2), "int32"),
+        "tokens": ((4, 96), "int32"),
+        "token_segments": ((4, 96), "int32"),
+        "labels": ((4, 96), "int32"),
+    }
+
+
+def test_rows_hold_videos_pictures_and_texts_and_padding(write_data, pipeline, tmp_path):
+    data = write_data(max_text_tokens=60)
+    tokenizer = tokenizer_for(data)
+    batch = next(pipeline(data))
+    seen = []
+    for row in range(data.batch_size):
+        groups, spoken = batch["group_segments"][row] == 1, batch["token_segments"][row] == 1
+        has_image = IMAGE_TOKEN in batch["tokens"][row]
+        turns = [Turn(turn["from"], turn["value"]) for turn in (VISUAL if has_image else TEXT)]
+        chat = encode_conversation(turns, tokenizer=tokenizer)
+        np.testing.assert_array_equal(batch["tokens"][row][spoken], chat.ids)
+        np.testing.assert_array_equal(batch["labels"][row][spoken], chat.labels)
+        assert (batch["tokens"][row][~spoken] == 0).all()
+        assert (batch["labels"][row][~spoken] == IGNORE_LABEL).all()
+        assert (batch["frames"][row][~groups] == 0).all()
+        assert (batch["stamp_ids"][row][~groups] == 0).all()
+        assert groups.any() == has_image
+        seen.append((batch["frames"][row][groups], batch["stamp_ids"][row][groups]))
+
+    start, later = (encode_stamps([time], tokenizer=tokenizer)[0].tolist() for time in (0.0, 2.0))
+    stamps = sorted(stamp.tolist() for _, stamp in seen)
+    assert stamps == sorted([[], *[[start]] * 2, *[[start, later]] * 4, [start, start]])
+    for count in (3, 8):
+        video = read_video(tmp_path / f"v{count}.mp4", max_frames=8, size=SIZE)
+        expected = group_frames(video).frames
+        assert any(np.array_equal(expected, frames) for frames, _ in seen)
+    assert any(frames.size and (frames == 9).all() for frames, _ in seen)
+
+
+def test_scale_stretches_the_stamps(write_data, pipeline):
+    slow = {"video": "v8.mp4", "conversations": VISUAL, "scale": 3.5}
+    data = write_data(slow)
+    stamps = next(pipeline(data))["stamp_ids"][:, 1].tolist()
+    assert encode_stamps([2.0], tokenizer=tokenizer_for(data), scale=3.5)[0].tolist() in stamps
+
+
+def test_the_seed_decides_the_order(embedded, pipeline):
+    first = take(pipeline(embedded, seed=3), 5)
+    assert_same(first, take(pipeline(embedded, seed=3), 5))
+    other = take(pipeline(embedded, seed=4), 5)
+    assert any((a["tokens"] != b["tokens"]).any() for a, b in zip(first, other, strict=True))
+
+
+def row_codes(batch) -> list[str]:
+    return [
+        f"{frames.tobytes()}{tokens.tobytes()}"
+        for frames, tokens in zip(batch["frames"], batch["tokens"], strict=True)
+    ]
+
+
+def test_every_epoch_holds_every_record_in_another_order(write_data, pipeline):
+    data = dataclasses.replace(write_data(), batch_size=4)
+    batches = take(pipeline(data), 6)
+    epochs = [row_codes(batches[i]) + row_codes(batches[i + 1]) for i in (0, 2, 4)]
+    assert len(set(epochs[0])) == 8
+    assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
+    assert epochs[0] != epochs[1] or epochs[1] != epochs[2]
+
+
+def test_workers_change_nothing_and_resume_anywhere(embedded, pipeline):
+    expected = take(pipeline(embedded), 7)
+    workers = pipeline(dataclasses.replace(embedded, num_workers=2))
+    assert_same(take(workers, 4), expected[:4])
+    state = json.loads(json.dumps(workers.get_state()))
+
+    threads = pipeline(embedded)
+    threads.set_state(state)
+    assert_same(take(threads, 3), expected[4:])
+    workers.set_state({**state, "next_batch": 2})
+    assert_same(take(workers, 2), expected[2:4])
+
+
+@pytest.mark.parametrize("seen", [0, 1, 5])
+def test_a_restored_iterator_continues_bit_for_bit(seen, embedded, pipeline, tmp_path):
+    whole = pipeline(embedded)
+    take(whole, seen)
+    with ocp.CheckpointManager(tmp_path / "run") as manager:
+        manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(whole)))
+        manager.wait_until_finished()
+        resumed = pipeline(embedded)
+        take(resumed, 2)
+        args = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(resumed))
+        manager.restore(3, args=args)
+    assert resumed.get_state() == whole.get_state()
+    assert_same(take(resumed, 3), take(whole, 3))
+
+
+def test_processes_share_a_batch_row_by_row(embedded, pipeline):
+    whole = take(pipeline(embedded), 3)
+    halves = [take(pipeline(embedded, process_index=i, process_count=2), 3) for i in range(2)]
+    joined = [
+        {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)
+    ]
+    assert_same(joined, whole)
+
+
+def bad_data(tmp_path, cache, *, broken, quota, **options):
+    """The embedded set with the clips numbered `broken` cut off."""
+    root = tmp_path / "set"
+    shutil.copytree(synthetic_set(cache).root, root)
+    for index in broken:
+        clip = root / f"clip{index:03d}.mp4"
+        clip.write_bytes(clip.read_bytes()[:200])
+    return DataConfig(
+        path=str(root / "train.json"), batch_size=48, bad_sample_quota=quota, **options
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_bad_records_are_named_and_replaced(num_workers, cache, pipeline, tmp_path, caplog):
+    broken = {5, 17, 60}
+    data = bad_data(tmp_path, cache, broken=broken, quota=0.05, num_workers=num_workers)
+    listed = tmp_path / "bad_samples.jsonl"
+    damaged = pipeline(data, bad_samples_path=listed)
+    whole = pipeline(DataConfig(workdir_cache=str(cache), batch_size=48))
+
+    ours, theirs = (
+        [code for batch in take(it, 4) for code in row_codes(batch)] for it in (damaged, whole)
+    )
+    changed = [i for i in range(192) if ours[i] != theirs[i]]
+    assert len(changed) == 2 * len(broken)  # Each clip has two records.
+    for place in reversed(changed):  # A replacement is the next one in the order.
+        assert place == 191 or ours[place] == ours[place + 1]
+
+    entries = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert sorted(entry["name"].split("(id ")[1] for entry in entries) == sorted(
+        f"'clip{index:03d}-{i}')" for index in broken for i in (0, 1)
+    )
+    assert all("cannot be read" in entry["reason"] for entry in entries)
+    assert caplog.text.count("Skipped") == 6
+    assert damaged.get_state()["bad_records"] == sorted(entry["record"] for entry in entries)
+
+
+def test_bad_records_are_not_named_again_after_a_resume(cache, pipeline, tmp_path):
+    data = bad_data(tmp_path, cache, broken=[5], quota=0.05)
+    listed = tmp_path / "bad_samples.jsonl"
+    first = pipeline(data, bad_samples_path=listed)
+    take(first, 4)
+    resumed = pipeline(data, bad_samples_path=listed)
+    resumed.set_state(first.get_state())
+    take(resumed, 4)
+    assert len(listed.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_too_many_bad_records_stop_the_run(num_workers, cache, pipeline, tmp_path):
+    data = bad_data(tmp_path, cache, broken=range(20), quota=0.05, num_workers=num_workers)
+    iterator = pipeline(data, bad_samples_path=tmp_path / "bad.jsonl")
+    with pytest.raises(InputError, match=r"more than the 9 that data.bad_sample_quota .*bad.jsonl"):
+        take(iterator, 4)
+
+
+def test_a_wrong_root_stops_the_run_with_its_reason(cache, pipeline, tmp_path):
+    train = synthetic_set(cache).train
+    data = DataConfig(path=str(train), video_root=str(tmp_path), batch_size=4)
+    with pytest.raises(InputError, match=r"clip\d+.mp4 does not exist"):
+        next(pipeline(data))
+
+
+@pytest.mark.parametrize(
+    ("sample", "options", "reason"),
+    [
+        ({"conversations": [TEXT[0] | {"value": "long " * 99}]}, {}, "more than data.max_text"),
+        ({"video": "far.mp4", "conversations": VISUAL}, {}, "leads out of its folder"),
+        ({"video": "wide.txt", "conversations": VISUAL}, {}, "cannot be read"),
+        ({"image": "v8.mp4", "conversations": VISUAL}, {}, "cannot be read"),
+    ],
+)
+def test_every_kind_of_bad_record(sample, options, reason, write_data, pipeline, tmp_path, caplog):
+    (tmp_path / "far.mp4").symlink_to("/etc/hosts")
+    (tmp_path / "wide.txt").write_text("text")
+    data = write_data(sample, bad_sample_quota=0.2, **options)
+    take(pipeline(data), 2)
+    assert "record 8" in caplog.text
+    assert reason in caplog.text
+
+
+def test_pictures_keep_to_the_row(write_data, pipeline, tmp_path):
+    data = write_data(max_frames=4)
+    batch = next(pipeline(data))
+    assert batch["group_segments"].shape[1] == 1
+    assert (batch["group_segments"].sum(1) == 1).sum() == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "sentence"),
+    [
+        ({"max_frames": 6}, {}, "data.max_frames is 6"),
+        ({"max_frames": 0}, {}, "data.max_frames is 0"),
+        ({"batch_size": 5}, {"process_count": 2}, "data.batch_size is 5"),
+        ({"batch_size": 0}, {}, "data.batch_size is 0"),
+        ({"tokenizer": "/nowhere"}, {}, "No tokenizer in /nowhere"),
+        ({"path": "/nowhere.json"}, {}, "/nowhere.json does not exist"),
+        ({}, {"pinpoints": [[3 * SIZE, SIZE]]}, "raise data.max_frames"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, options, sentence, embedded, pipeline):
+    with pytest.raises(InputError, match=sentence):
+        pipeline(dataclasses.replace(embedded, **changes), **options)

@@ -1,0 +1,207 @@
+"""Model folders and training folders: where the parameters are, and restoring them.
+
+A model folder holds `params/` (an Orbax PyTree checkpoint of the parameter tree alone),
+`config.json` (release format) and tokenizer files. A training folder holds the same files and
+`checkpoints/<step>/params/`.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tensorstore as ts
+from etils import epath
+
+from vxlpro_jax import tree
+from vxlpro_jax.config import InputError, ModelConfig
+from vxlpro_jax.param_store import open_leaves, open_stores, reading, write_params
+
+__all__ = [
+    "Located",
+    "copy_tokenizer",
+    "locate",
+    "open_leaves",
+    "params_metadata",
+    "read_leaf",
+    "read_model_config",
+    "read_params",
+    "write_params",
+]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+)
+
+
+class Located(NamedTuple):
+    """Attributes: `params` the Orbax folder; `root` the folder of config.json and tokenizer."""
+
+    params: epath.Path
+    root: epath.Path
+
+
+def locate(directory: epath.PathLike) -> Located:
+    """Finds the parameters in a model folder, a training folder or one step of the latter.
+
+    Raises:
+        InputError: `directory` is none of these, or a training folder without a complete step.
+    """
+    folder = epath.Path(directory).resolve()
+    if not folder.is_dir():
+        raise InputError(f"Checkpoint folder {folder} does not exist.")
+    if _is_complete(folder):
+        return Located(folder / "params", _root_of(folder))
+    steps = folder / "checkpoints"
+    if not steps.is_dir():
+        raise InputError(
+            f"{folder} is not a checkpoint: it has neither a complete params/ (a converted model)"
+            " nor checkpoints/ (a training run). Convert PyTorch weights with"
+            " `python -m checkpoints_convert.torch_to_orbax`."
+        )
+    complete = [step for step in steps.iterdir() if step.name.isdigit() and _is_complete(step)]
+    if not complete:
+        raise InputError(f"Training folder {folder} has no complete checkpoint yet.")
+    return Located(max(complete, key=lambda step: int(step.name)) / "params", folder)
+
+
+def _is_complete(folder: epath.Path) -> bool:
+    # Orbax writes to a temporary name and renames, so what has the final name is complete.
+    return (folder / "params" / "_METADATA").exists()
+
+
+def _root_of(folder: epath.Path) -> epath.Path:
+    is_step = not (folder / "config.json").exists() and folder.parent.name == "checkpoints"
+    return folder.parent.parent if is_step else folder
+
+
+def read_model_config(root: epath.PathLike) -> ModelConfig:
+    """Sizes from `root/config.json`.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or lacks a size.
+    """
+    return ModelConfig.from_release(read_json(epath.Path(root) / "config.json"))
+
+
+def read_json(file: epath.PathLike) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    path = epath.Path(file)
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a JSON object.")
+    return content
+
+
+def copy_tokenizer(source: epath.PathLike, folder: epath.PathLike) -> None:
+    """Copies whatever tokenizer and generation files `source` has."""
+    for name in TOKENIZER_FILES:
+        file = epath.Path(source) / name
+        if file.exists():
+            file.copy(epath.Path(folder) / name, overwrite=True)
+
+
+def params_metadata(directory: epath.PathLike) -> dict[str, Any]:
+    """Shapes and dtypes of a `params/` folder: nested dict of `jax.ShapeDtypeStruct`.
+
+    Raises:
+        InputError: there is no checkpoint, or it is damaged.
+    """
+    return tree.unflatten(_structs(open_stores(directory)))
+
+
+def _structs(stores: Mapping[str, ts.TensorStore]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        path: jax.ShapeDtypeStruct(tuple(store.shape), store.dtype.numpy_dtype)
+        for path, store in stores.items()
+    }
+
+
+def read_leaf(directory: epath.PathLike, path: str) -> np.ndarray:
+    """One array of a `params/` folder, as stored.
+
+    Raises:
+        InputError: there is no such array, or the checkpoint is damaged.
+    """
+    leaves = tree.flatten(open_leaves(directory))
+    if path not in leaves:
+        raise InputError(f"{directory} has no parameter {path!r}.")
+    return leaves[path].whole()
+
+
+def read_params(
+    directory: epath.PathLike,
+    *,
+    like: Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    only: Callable[[str], bool] = lambda path: True,
+) -> dict[str, Any]:
+    """Restores parameters from a `params/` folder.
+
+    Args:
+        directory: an Orbax PyTree checkpoint of the parameter tree alone.
+        like: nested dict of `jax.ShapeDtypeStruct` that the folder must match in structure and
+            shapes (not in dtype). A leaf with a sharding is restored to it, each device reading its
+            own part. None takes the folder as it is.
+        dtype: of the result; None keeps what is stored.
+        only: chooses leaves by path; the others are neither checked nor read.
+
+    Returns:
+        Nested dict of the chosen leaves: `jax.Array` where `like` gives a sharding, else NumPy.
+
+    Raises:
+        InputError: paths are missing, unexpected or misshapen (all are listed), or the checkpoint
+            is damaged.
+    """
+    stores = {path: store for path, store in open_stores(directory).items() if only(path)}
+    stored = _structs(stores)
+    wanted = stored
+    if like is not None:
+        wanted = {path: leaf for path, leaf in tree.flatten(like).items() if only(path)}
+        tree.check_match(stored, expected=wanted, trouble=f"{directory} does not fit the model")
+    restored = {}
+    with reading(directory):
+        for path, leaf in wanted.items():
+            target = np.dtype(dtype or stored[path].dtype)
+            sharding = getattr(leaf, "sharding", None)
+            restored[path] = _restore(
+                stores[path], jax.ShapeDtypeStruct(leaf.shape, target, sharding=sharding)
+            )
+    return tree.unflatten(restored)
+
+
+def _restore(store: ts.TensorStore, target: jax.ShapeDtypeStruct) -> np.ndarray | jax.Array:
+    cast = ts.cast(store, target.dtype)
+    if target.sharding is None:
+        return cast.read().result()
+
+    # Devices that hold the same part share one read.
+    @functools.cache
+    def read(bounds):
+        return cast[tuple(slice(*bound) for bound in bounds)].read().result()
+
+    def read_part(index):
+        return read(tuple(s.indices(size)[:2] for s, size in zip(index, store.shape, strict=True)))
+
+    return jax.make_array_from_callback(tuple(store.shape), target.sharding, read_part)

@@ -1,0 +1,127 @@
+"""Pictures to crops: the release's `anyres` tiling with the `unires` merge.
+
+Shapes: N kept crops, S side of a crop.
+"""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
+
+# Every grid from 1x1 to 6x6 crops, as in the release's training scripts.
+DEFAULT_PINPOINTS = "(1x1),...,(6x6)"
+
+
+class Grid(NamedTuple):
+    """A tiling: so many crops across and down."""
+
+    columns: int
+    rows: int
+
+
+def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
+    """The tilings that `image_grid_pinpoints` of a config.json allows, in its order.
+
+    Args:
+        pinpoints: a range such as `(1x1),...,(6x6)` in crops, or `[[384, 768], ...]` (width and
+            height in pixels), as a list or as its text.
+        size: S, the side of a crop in pixels.
+
+    Raises:
+        InputError: another form, or pixels that are not whole crops.
+    """
+    if isinstance(pinpoints, str) and "x" in pinpoints:
+        ends = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
+        if ends:
+            (left, top), (right, bottom) = ends[0], ends[-1]
+            columns, rows = range(left, right + 1), range(top, bottom + 1)
+            return tuple(Grid(column, row) for column in columns for row in rows)
+    pixels = [tuple(map(int, p)) for p in re.findall(r"(\d+)\s*,\s*(\d+)", str(pinpoints))]
+    if not pixels or any(side % size for pair in pixels for side in pair):
+        raise InputError(
+            f"image_grid_pinpoints is {pinpoints!r}: give a range such as {DEFAULT_PINPOINTS!r} or"
+            f" widths and heights that are multiples of the crop side {size}."
+        )
+    return tuple(Grid(width // size, height // size) for width, height in pixels)
+
+
+def read_image(path: str | Path, *, size: int, grids: Sequence[Grid]) -> np.ndarray:
+    """The crops that the model sees of one picture: uint8 [N,S,S,3], row by row.
+
+    The picture is fitted into the best of `grids` with its aspect kept, centred on black, and cut.
+    The release puts the whole picture, squeezed to one crop, in front, and drops it after the
+    compressor whenever there are others, which is always; so it is not made here. Orientation tags
+    are not applied, as in the release.
+
+    Raises:
+        InputError: no such file, not a picture, damaged, or too many pixels to be safe.
+    """
+    picture = _opened(Path(path))
+    grid = best_grid(picture.width, picture.height, grids=grids, size=size)
+    canvas = np.asarray(_letterboxed(picture, grid.columns * size, grid.rows * size))
+    tiles = canvas.reshape(grid.rows, size, grid.columns, size, 3)
+    return tiles.swapaxes(1, 2).reshape(-1, size, size, 3)
+
+
+def group_crops(crops: np.ndarray) -> np.ndarray:
+    """Each crop four times, since the compressor takes groups of four: [N,S,S,3] -> [N,4,S,S,3]."""
+    return np.repeat(crops[:, None], FRAMES_PER_GROUP, axis=1)
+
+
+def best_grid(width: int, height: int, *, grids: Sequence[Grid], size: int) -> Grid:
+    """The grid that keeps most of the picture's pixels, and of those the one that wastes fewest."""
+
+    def fit(grid: Grid) -> tuple[int, int]:
+        wide, high = grid.columns * size, grid.rows * size
+        scale = min(wide / width, high / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - wide * high
+
+    return max(grids, key=fit)
+
+
+def _opened(path: Path) -> Image.Image:
+    if not os.path.isfile(path):
+        raise InputError(f"Picture {path} does not exist: check the path.")
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+                raise _too_large(path)
+            return picture.convert("RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path) from error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a broken file makes them trip on.
+        raise InputError(
+            f"Picture {path} cannot be read, it is damaged or no picture ({error}): replace or"
+            " remove the file."
+        ) from error
+
+
+def _too_large(path: Path) -> InputError:
+    limit = Image.MAX_IMAGE_PIXELS // 1_000_000
+    return InputError(
+        f"Picture {path} has more than {limit} million pixels, too many to open safely: make it"
+        " smaller or remove it."
+    )
+
+
+def _letterboxed(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture at the largest size that fits, aspect kept, centred on black."""
+    across, down = width / picture.width, height / picture.height
+    if across < down:
+        fitted = width, min(math.ceil(picture.height * across), height)
+    else:
+        fitted = min(math.ceil(picture.width * down), width), height
+    canvas = Image.new("RGB", (width, height))
+    corner = (width - fitted[0]) // 2, (height - fitted[1]) // 2
+    canvas.paste(picture.resize(fitted, Image.Resampling.BICUBIC), corner)
+    return canvas

@@ -1,0 +1,41 @@
+"""The tiny preset's tokenizer: Qwen2.5's method, trained on the embedded clips' own text.
+
+`tokenizer.json` beside this file is what `train()` returns, saved.
+"""
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+from vxlpro_jax.data.chat import SYSTEM_MESSAGE, stamp_text
+from vxlpro_jax.data.synthetic import TRAIN_CLIPS, make_clip
+from vxlpro_jax.data.tokenizer import SPECIAL_TOKENS, byte_level
+
+TINY_TOKENIZER = Path(__file__).parent
+VOCAB_SIZE = 1024
+
+
+def train() -> tokenizers.Tokenizer:
+    """Trains it: at most 1024 ids, the 14 special ones last, and any byte can be written.
+
+    Digits are split one by one as in Qwen2.5, so that a time stamp has exactly 10 ids.
+    """
+    tokenizer = byte_level(models.BPE(), specials=())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS),
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(), trainer)
+    return byte_level(tokenizer.model)
+
+
+def _texts():
+    for index in range(TRAIN_CLIPS):
+        yield f"system\n{SYSTEM_MESSAGE}\nuser\nassistant\n"
+        yield stamp_text(index / 2)
+        for question in make_clip(index).questions:
+            yield f"\n{question.text}"
+            yield question.answer

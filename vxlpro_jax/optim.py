@@ -1,0 +1,69 @@
+"""AdamW with parameter groups chosen by path."""
+
+import re
+from typing import Any
+
+import jax
+import optax
+
+from vxlpro_jax.config import OptimConfig
+
+# In every checkpoint but never run, so they get no gradient and must not decay either.
+_UNUSED = r"vision/post_ln/|selector/window/v/"
+_NO_DECAY = r"(scale|bias|pos_embed|temporal_encoding|rel_k|rel_v)$"
+
+
+def schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
+    """Learning rate of each step: linear warm-up, then cosine decay to zero."""
+    warmup = round(config.warmup * total_steps)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.lr / max(warmup, 1),
+        peak_value=config.lr,
+        warmup_steps=warmup,
+        decay_steps=max(total_steps, warmup + 1),
+    )
+
+
+def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransformation:
+    """The transformation for a parameter tree; frozen leaves hold no state and never change."""
+    trained = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=_decays),
+        optax.scale_by_learning_rate(schedule(config, total_steps=total_steps)),
+        optax.stateless(lambda updates, params: _scale_groups(updates, config)),
+    )
+
+    def labels(params):
+        return _map_paths(lambda path, _: "trained" if _scale(path, config) else "frozen", params)
+
+    return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
+
+
+def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
+    """The gradients that the optimizer applies, for their norm."""
+    flat = jax.tree_util.tree_leaves_with_path(grads)
+    return [grad for path, grad in flat if _scale(_name(path), config)]
+
+
+def _scale(path: str, config: OptimConfig) -> float:
+    if re.search(_UNUSED, path):
+        return 0.0
+    matches = (group.lr_scale for group in config.groups if re.search(group.pattern, path))
+    return next(matches, 1.0)
+
+
+def _scale_groups(updates, config):
+    return _map_paths(lambda path, update: update * _scale(path, config), updates)
+
+
+def _decays(params):
+    return _map_paths(lambda path, _: not re.search(_NO_DECAY, path), params)
+
+
+def _map_paths(function, params):
+    return jax.tree_util.tree_map_with_path(lambda path, x: function(_name(path), x), params)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,255 @@
+"""Trains a model: `python -m vxlpro_jax.train --config=configs/stage2.py [--workdir DIR]`.
+
+The same command started again in the same WORKDIR continues where its last checkpoint stands.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from vxlpro_jax import checkpoint, cli, metrics, optim, sharding
+from vxlpro_jax.config import InputError, TrainConfig, from_mapping
+from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.models.video_xl_pro import abstract_params, init_params
+from vxlpro_jax.train_checkpoint import RunCheckpoints
+from vxlpro_jax.train_state import TrainState
+from vxlpro_jax.train_step import make_train_step
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line `argv`."""
+    arguments = parse_arguments(argv)
+    train(arguments.config, workdir=arguments.workdir)
+
+
+def train(config: TrainConfig, *, workdir: Path) -> None:
+    """Trains until `config.total_steps`, from scratch, `init_from` or the last checkpoint.
+
+    Raises:
+        InputError: the config, the data or a checkpoint does not fit.
+    """
+    # ---- What the run is -------------------------------------------------------------------------
+    config = resolve(config)
+    announce(config, workdir=workdir)
+    prepare_workdir(config, workdir=workdir)
+
+    # ---- Mesh and data ---------------------------------------------------------------------------
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.data.batch_size, mesh=mesh)
+    jax.set_mesh(mesh)
+    data = build_pipeline(
+        config.data,
+        image_size=config.model.vision.image_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        bad_samples_path=workdir / "bad_samples.jsonl",
+    )
+    to_devices = functools.partial(
+        jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
+    )
+
+    # ---- State: own checkpoint > init_from > scratch ---------------------------------------------
+    optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
+    checkpoints = RunCheckpoints(workdir)
+    abstract = abstract_state(config, optimizer=optimizer, mesh=mesh)
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore(abstract, data)
+        print(f"Continues at step {int(state.step)} of {workdir}.")
+    else:
+        state = initial_state(config, abstract=abstract, optimizer=optimizer)
+    first_step = int(state.step)
+
+    # ---- Loop ------------------------------------------------------------------------------------
+    train_step = jax.jit(make_train_step(config, optimizer=optimizer), donate_argnums=0)
+    writer = metrics.MetricsWriter(workdir, first_step=first_step, total_steps=config.total_steps)
+    for step in range(first_step + 1, config.total_steps + 1):
+        waited = time.monotonic()
+        batch = jax.tree.map(to_devices, next(data))
+        waited = time.monotonic() - waited
+        state, scalars = train_step(state, batch)
+        writer.add(step, scalars, data_wait=waited)
+        is_last = step == config.total_steps
+        if step % config.log_every == 0 or step % config.checkpoint_every == 0 or is_last:
+            writer.flush()
+        # The next batch is taken after the save, so the saved position matches the saved step.
+        if step % config.checkpoint_every == 0 or is_last:
+            with writer.paused():
+                checkpoints.save(state, data)
+
+    # ---- End -------------------------------------------------------------------------------------
+    writer.close()
+    checkpoints.close()
+    data.close()
+    metrics.draw_curves(workdir)
+    print(f"Done: {workdir} holds checkpoints, metrics.jsonl, curves.png and tensorboard/.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line: the run's config and its folder."""
+
+    config: TrainConfig
+    workdir: Path
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
+    """Reads `--config=FILE[:ARG]`, `--config.path=value` and `--workdir`.
+
+    Raises:
+        InputError: a flag or a key is unknown, or a value does not fit.
+    """
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    try:
+        rest = values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"Command line: {error}") from error
+    if len(rest) > 1 or config.value is None:
+        raise InputError(
+            "Command line: give --config=configs/stage2.py[:PRESET,option=value], optionally"
+            f" --workdir=DIR and --config.path=value; got {' '.join(argv[1:]) or 'nothing'}."
+        )
+    name = Path(config_flags.get_config_filename(values["config"])).stem
+    run = from_mapping(TrainConfig, config.value.to_dict())
+    default = Path("runs") / f"{name}-{config.value.model.preset}"
+    return Arguments(run, Path(values.workdir or default).expanduser().absolute())
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fills in what follows from other fields: the tokenizer, and the vocabulary of `init_from`.
+
+    Raises:
+        InputError: a full-size run without data or tokenizer, or a layout unlike `init_from`'s.
+    """
+    model, tokenizer = config.model, config.data.tokenizer
+    if config.init_from:
+        root = checkpoint.locate(config.init_from).root
+        stored = checkpoint.read_model_config(root)
+        if stored.dts != model.dts:
+            raise InputError(
+                f"{config.init_from} was trained with DTS layout {stored.dts.layout!r}: set"
+                f" --config.model.dts.layout={stored.dts.layout}."
+            )
+        head = {name: getattr(stored.decoder, name) for name in ("vocab_size", "tied_head")}
+        model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **head))
+        tokenizer = tokenizer or str(root)
+    if not tokenizer and not is_tiny(config):
+        raise InputError(
+            "A full-size run needs a tokenizer: set --config.init_from to a converted checkpoint"
+            " (see checkpoints_convert), or --config.data.tokenizer to a folder with"
+            " tokenizer.json."
+        )
+    if not config.data.path and not is_tiny(config):
+        raise InputError(
+            "A full-size run needs data: set --config.data.path to a LLaVA-format JSON file and"
+            " --config.data.video_root to the folder of its videos."
+        )
+    tokenizer = tokenizer or str(TINY_TOKENIZER)
+    size = Tokenizer.from_folder(tokenizer).vocab_size
+    if size > model.decoder.vocab_size:
+        raise InputError(
+            f"Tokenizer {tokenizer} has {size} ids, the model only {model.decoder.vocab_size}: use"
+            " the tokenizer that belongs to the model."
+        )
+    data = dataclasses.replace(config.data, tokenizer=tokenizer)
+    return dataclasses.replace(config, model=model, data=data)
+
+
+def is_tiny(config: TrainConfig) -> bool:
+    """Whether the embedded tokenizer and clips may stand in for the user's own."""
+    return config.model.decoder.vocab_size <= 1024
+
+
+def announce(config: TrainConfig, *, workdir: Path) -> None:
+    """Says what is about to run, and for the tiny preset how to run the real one."""
+    if is_tiny(config):
+        print(
+            "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
+            " everything run.\nThe released size: --config=configs/stage2.py:3b"
+            " --config.init_from=CHECKPOINT --config.data.path=FILE.json"
+            " --config.data.video_root=DIR"
+        )
+    count = sum(x.size for x in jax.tree.leaves(abstract_params(config.model)))
+    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+    print(f"{count:,} parameters on {devices}; {config.total_steps} steps; writes to {workdir}.")
+
+
+def prepare_workdir(config: TrainConfig, *, workdir: Path) -> None:
+    """Writes the model's sizes, its tokenizer and the run's config, or checks them on a restart.
+
+    Raises:
+        InputError: the folder holds a run with another config.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    written = workdir / "train_config.json"
+    content = json.dumps(dataclasses.asdict(config), indent=2)
+    if written.exists():
+        _check_same_run(json.loads(written.read_text()), json.loads(content), workdir=workdir)
+    checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
+    _write(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
+    _write(written, content)
+
+
+def _check_same_run(old: dict, new: dict, *, workdir: Path) -> None:
+    fixed = ("model", "data", "optim", "seed", "keep_ratio")
+    changed = [key for key in fixed if old[key] != new[key]]
+    if changed:
+        raise InputError(
+            f"{workdir} holds a run with another {', '.join(changed)}: choose another --workdir,"
+            " delete that folder, or start the command that made it."
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
+    """Shapes, types and shardings of the state, without allocating it."""
+
+    def create():
+        params = init_params(config.model, key=jax.random.key(0))
+        params = jax.tree.map(lambda x: x.astype(config.param_dtype), params)
+        return TrainState.create(params, optimizer=optimizer, seed=config.seed)
+
+    shapes = jax.eval_shape(create)
+    shardings = sharding.state_shardings(shapes, params=shapes.params, mesh=mesh)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+
+
+def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> TrainState:
+    """The state before the first step, made in place on its devices."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    if config.init_from:
+        located = checkpoint.locate(config.init_from)
+        params = checkpoint.read_params(
+            located.params, like=abstract.params, dtype=config.param_dtype
+        )
+    else:
+
+        def init(key):
+            params = init_params(config.model, key=key)
+            return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
+
+        params = jax.jit(init, out_shardings=shardings.params)(jax.random.key(config.seed))
+    create = functools.partial(TrainState.create, optimizer=optimizer, seed=config.seed)
+    return jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv))

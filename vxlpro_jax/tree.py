@@ -1,0 +1,53 @@
+"""Nested dicts of parameters and the slash-joined paths that name their leaves."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vxlpro_jax.config import InputError
+
+Leaf = TypeVar("Leaf")
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a": {"b": x}}` -> `{"a/b": x}`, in the order of the tree. Empty branches vanish."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{path}": leaf for path, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Leaf]) -> dict[str, Any]:
+    """The inverse of `flatten`: `{"a/b": x}` -> `{"a": {"b": x}}`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *branches, last = path.split("/")
+        node = tree
+        for branch in branches:
+            node = node.setdefault(branch, {})
+        node[last] = leaf
+    return tree
+
+
+def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], trouble: str) -> None:
+    """Holds two flat mappings of arrays to the same names and shapes.
+
+    Raises:
+        InputError: `trouble`, a sentence without its stop, and every missing, unexpected and
+            misshapen name.
+    """
+    misshapen = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in found.keys() & expected.keys()
+        if tuple(found[name].shape) != tuple(expected[name].shape)
+    ]
+    problems = {
+        "missing are": expected.keys() - found.keys(),
+        "unexpected are": found.keys() - expected.keys(),
+        "misshapen are": misshapen,
+    }
+    told = [f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names]
+    if told:
+        raise InputError(f"{trouble}: {'; '.join(told)}.")
