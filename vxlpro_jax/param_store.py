@@ -70,7 +70,7 @@ def write_params(directory: epath.PathLike, *, leaves: Mapping[str, Any]) -> Non
     path = epath.Path(directory).resolve()
     if path.exists():
         raise InputError(f"{path} exists already: choose another destination or remove it.")
-    lazy = {name: _as_lazy(leaf) for name, leaf in tree.flatten(leaves).items()}
+    lazy = {name: as_lazy(leaf) for name, leaf in tree.flatten(leaves).items()}
     registry = type_handlers.create_type_handler_registry(
         (LazyLeaf, _LazyHandler()), (jax.Array, type_handlers.ArrayHandler())
     )
@@ -79,7 +79,8 @@ def write_params(directory: epath.PathLike, *, leaves: Mapping[str, Any]) -> Non
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree.unflatten(lazy)))
 
 
-def _as_lazy(leaf: Any) -> LazyLeaf:
+def as_lazy(leaf: Any) -> LazyLeaf:
+    """A NumPy or JAX array as a `LazyLeaf`; one that is lazy already stays as it is."""
     if isinstance(leaf, LazyLeaf):
         return leaf
 

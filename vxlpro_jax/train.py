@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vxlpro_jax import checkpoint, cli, metrics, optim, sharding
-from vxlpro_jax.config import InputError, TrainConfig, from_mapping
+from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
@@ -109,7 +109,9 @@ def parse_arguments(argv: list[str]) -> Arguments:
         InputError: a flag or a key is unknown, or a value does not fit.
     """
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    config = config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=argv
+    )
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     try:
         rest = values(argv)
@@ -168,7 +170,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 def is_tiny(config: TrainConfig) -> bool:
     """Whether the embedded tokenizer and clips may stand in for the user's own."""
-    return config.model.decoder.vocab_size <= 1024
+    return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
 
 
 def announce(config: TrainConfig, *, workdir: Path) -> None:

@@ -1,0 +1,127 @@
+"""A model folder to train from, out of stock parts.
+
+    python -m checkpoints_convert.assemble --decoder DIR --vision DIR [--dts FILE] --dst DIR
+
+The decoder is Qwen2.5-3B-Instruct, the vision tower SigLIP-so400m, both as Hugging Face folders;
+the Dynamic Token Synthesizer may come from its published state dict. All else starts as in the
+release.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from checkpoints_convert import cli, init, mapping, safetensors_io, torch_bin
+from checkpoints_convert.casting import cast
+from checkpoints_convert.model_folder import dtype_names, write_model
+from checkpoints_convert.release import open_release, reconcile
+from vxlpro_jax.config import InputError, ModelConfig
+from vxlpro_jax.param_store import LazyLeaf
+
+_CONNECTORS = ("model.mm_projector.", "model.text_mlp.", "model.WindowTimeToTokenAttention.")
+# Parts of a stock SigLIP that Video-XL-Pro does not have.
+_NOT_TOWER = r"^(text_model\.|vision_model\.head\.|logit_)|\.position_ids$"
+
+
+def assemble(
+    destination: Path, *, decoder: Path, vision: Path, dts: Path | None = None, seed: int = 0
+) -> None:
+    """Makes the model folder `destination`, in the decoder's dtype.
+
+    Args:
+        destination: must not exist.
+        decoder: Qwen2.5 folder; its tokenizer files are copied.
+        vision: SigLIP folder; its last layer and its text tower are left out.
+        dts: state dict (`torch.save` or safetensors) of the synthesizer, or None for a fresh one.
+        seed: of all that is drawn.
+
+    Raises:
+        InputError: a part is incomplete, damaged or of other sizes; the destination exists.
+    """
+    language, images = open_release(decoder), open_release(vision)
+    found = reconcile(language.config, language.tensors)
+    if mapping.EMBEDDING not in found.tensors:
+        raise InputError(f"{decoder} is not a Qwen2.5 folder: it has no {mapping.EMBEDDING}.")
+    tower_config = images.config.get("vision_config", images.config)
+    sizes = ModelConfig.from_release(found.config | {"vision_config": tower_config})
+    expected = mapping.torch_structs(mapping.param_shapes(sizes))
+    parts = {
+        "decoder": found.tensors,
+        "vision": _tower(images.tensors, depth=sizes.vision.depth),
+        "dts": _read_dts(dts) if dts else _fresh(expected, (mapping.DTS,), seed=seed),
+        "connectors": _fresh(expected, _CONNECTORS, seed=seed),
+    }
+    dtype = found.tensors[mapping.EMBEDDING].dtype
+    tensors = {name: cast(leaf, dtype) for part in parts.values() for name, leaf in part.items()}
+    write_model(
+        destination,
+        tensors=tensors,
+        config_text=_config_text(found.config, sizes, dtype=str(dtype)),
+        tokenizer_from=decoder,
+        sources=(*language.files, *images.files, *([dts] if dts else [])),
+        facts={
+            "made_by": "assemble",
+            "seed": seed,
+            "dtype": str(dtype),
+            "source_dtypes": {part: dtype_names(leaves) for part, leaves in parts.items()},
+            "stores_tied_head": found.stores_tied_head,
+        },
+    )
+
+
+def _tower(tensors: Mapping[str, LazyLeaf], *, depth: int) -> dict[str, LazyLeaf]:
+    """Names as in the release, without the layer after the first `depth`, which it deletes."""
+    unused = re.compile(rf"{_NOT_TOWER}|\.encoder\.layers\.{depth}\.")
+    return {mapping.TOWER + name: leaf for name, leaf in tensors.items() if not unused.search(name)}
+
+
+def _read_dts(file: Path) -> dict[str, LazyLeaf]:
+    """The synthesizer's tensors, whatever prefix the state dict puts before their names."""
+    if not file.is_file():
+        raise InputError(f"{file} does not exist.")
+    is_safe = file.suffix == ".safetensors"
+    tensors = (safetensors_io if is_safe else torch_bin).read_tensors(file)
+    ends = [name for name in tensors if re.search(r"(^|\.)temporal_encoding$", name)]
+    if len(ends) != 1:
+        raise InputError(f"{file} is not a DTS state dict: it has {len(ends)} temporal_encoding.")
+    prefix = ends[0].removesuffix("temporal_encoding")
+    return {mapping.DTS + name.removeprefix(prefix): leaf for name, leaf in tensors.items()}
+
+
+def _fresh(
+    expected: Mapping[str, jax.ShapeDtypeStruct], prefixes: tuple[str, ...], *, seed: int
+) -> dict[str, LazyLeaf]:
+    chosen = {name: struct for name, struct in expected.items() if name.startswith(prefixes)}
+    return init.initialize(chosen, seed=seed)
+
+
+def _config_text(decoder: Mapping[str, Any], sizes: ModelConfig, *, dtype: str) -> str:
+    return json.dumps({**decoder, **sizes.to_release(), "torch_dtype": dtype}, indent=2) + "\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="checkpoints_convert.assemble")
+    parser.add_argument("--decoder", type=Path, required=True, help="Qwen2.5-3B-Instruct folder")
+    parser.add_argument("--vision", type=Path, required=True, help="siglip-so400m folder")
+    parser.add_argument("--dts", type=Path, help="state dict of the synthesizer")
+    parser.add_argument("--dst", type=Path, required=True, help="model folder to make")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    assemble(
+        options.dst,
+        decoder=options.decoder,
+        vision=options.vision,
+        dts=options.dts,
+        seed=options.seed,
+    )
+    print(f"Wrote {options.dst}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,83 @@
+"""Writing a model folder: parameters, config.json, tokenizer files, provenance.json."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import vxlpro_jax
+from checkpoints_convert import folders, mapping, progress
+from vxlpro_jax import tree
+from vxlpro_jax.checkpoint import copy_tokenizer
+from vxlpro_jax.config import ModelConfig
+from vxlpro_jax.param_store import LazyLeaf, write_params
+
+
+def write_model(
+    destination: Path,
+    *,
+    tensors: Mapping[str, LazyLeaf],
+    config_text: str,
+    tokenizer_from: Path,
+    sources: Iterable[Path],
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes a model folder, complete or not at all.
+
+    Args:
+        destination: must not exist.
+        tensors: by torch name, exactly those of the model.
+        config_text: content of config.json, release format.
+        tokenizer_from: folder of the tokenizer files.
+        sources: files to name and hash in provenance.json.
+        facts: what else provenance.json says.
+
+    Raises:
+        InputError: the tensors do not fit the config; the destination exists.
+    """
+    params = mapping.to_params(tensors, config=ModelConfig.from_release(json.loads(config_text)))
+    needed_bytes = folders.total_bytes(tensors.values())
+    with folders.new_folder(destination, needed_bytes=needed_bytes) as folder:
+        provenance = {
+            **facts,
+            "sources": [folders.fingerprint(file) for file in sources],
+            "versions": _versions(),
+        }
+        _write_params(folder / "params", tree.flatten(params))
+        copy_tokenizer(tokenizer_from, folder)
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        (folder / "config.json").write_text(config_text)
+
+
+def dtype_names(tensors: Mapping[str, LazyLeaf]) -> str | dict[str, str]:
+    """The dtype of all tensors, or where they differ that of each."""
+    dtypes = {name: str(leaf.dtype) for name, leaf in tensors.items()}
+    return dtypes if len(set(dtypes.values())) > 1 else next(iter(dtypes.values()))
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jax", "orbax-checkpoint", "tensorstore", "numpy")
+    return {
+        "vxlpro_jax": vxlpro_jax.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _write_params(directory: Path, leaves: Mapping[str, LazyLeaf]) -> None:
+    total = folders.total_bytes(leaves.values())
+    with progress.track("Writing parameters", total_bytes=total) as advance:
+        watched = {path: _watch(leaf, advance) for path, leaf in leaves.items()}
+        write_params(directory, leaves=tree.unflatten(watched))
+
+
+def _watch(leaf: LazyLeaf, advance: progress.Advance) -> LazyLeaf:
+    def read(start, stop):
+        array = leaf.read(start, stop)
+        advance(array.nbytes)
+        return array
+
+    return dataclasses.replace(leaf, read=read)

@@ -1,0 +1,100 @@
+"""A model folder, or the newest step of a training run, to release-format safetensors.
+
+python -m checkpoints_convert.orbax_to_torch --src DIR --dst DIR [--max_shard_size 5GB]
+"""
+
+import argparse
+import itertools
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from checkpoints_convert import cli, folders, mapping, progress
+from checkpoints_convert.safetensors_io import plan_shards, write_shards
+from vxlpro_jax import tree
+from vxlpro_jax.checkpoint import copy_tokenizer, locate, read_json
+from vxlpro_jax.config import InputError, ModelConfig
+from vxlpro_jax.param_store import open_leaves
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def convert(source: Path, destination: Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
+    """Converts a model folder or training folder into the release-format folder `destination`.
+
+    Args:
+        source: holds `params/`, or `checkpoints/` of which the newest complete step is taken.
+        destination: must not exist.
+        max_shard_bytes: most bytes of tensors in one file, unless one tensor alone is larger.
+
+    Raises:
+        InputError: the source is no checkpoint, damaged, or does not fit its config.json; the
+            destination exists.
+    """
+    located = locate(source)
+    root = Path(located.root)
+    config = read_json(root / "config.json")
+    leaves = open_leaves(located.params)
+    expected = mapping.param_shapes(ModelConfig.from_release(config))
+    flat = tree.flatten(leaves)
+    trouble = f"{located.params} does not fit its config.json"
+    tree.check_match(flat, expected=tree.flatten(expected), trouble=trouble)
+    structs = mapping.torch_structs(leaves)
+    arrays = (tensor.array for tensor in mapping.to_torch(leaves))
+    if mapping.HEAD not in structs and _stores_tied_head(root):
+        structs |= {mapping.HEAD: structs[mapping.EMBEDDING]}
+        arrays = itertools.chain(arrays, (leaf.whole() for leaf in [flat["decoder/embed"]]))
+    nbytes = folders.total_bytes(structs.values())
+    with (
+        folders.new_folder(destination, needed_bytes=nbytes) as folder,
+        progress.track("Writing tensors", total_bytes=nbytes) as advance,
+    ):
+        shards = plan_shards(structs, max_shard_bytes=max_shard_bytes)
+        write_shards(folder, shards=shards, arrays=_watch(arrays, advance))
+        copy_tokenizer(root, folder)
+        shutil.copyfile(root / "config.json", folder / "config.json")
+
+
+def _stores_tied_head(root: Path) -> bool:
+    file = root / "provenance.json"
+    return file.exists() and read_json(file).get("stores_tied_head", False)
+
+
+def _watch(arrays: Iterable[np.ndarray], advance: progress.Advance) -> Iterator[np.ndarray]:
+    for array in arrays:
+        yield array
+        advance(array.nbytes)
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `5GB`, `200MB`, `1.5GiB` or a plain number.
+
+    Raises:
+        InputError: anything else.
+    """
+    match = re.fullmatch(r"([\d.]+)\s*([KMG]i?B)?", text.strip(), re.IGNORECASE)
+    try:
+        size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise InputError(f"--max_shard_size is {text!r}: write it like 5GB or 500MB.")
+    return size
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="checkpoints_convert.orbax_to_torch")
+    parser.add_argument("--src", type=Path, required=True, help="model folder or training folder")
+    parser.add_argument("--dst", type=Path, required=True, help="release-format folder to make")
+    parser.add_argument("--max_shard_size", default="5GB", help="most bytes of one file")
+    options = parser.parse_args(arguments)
+    convert(options.src, options.dst, max_shard_bytes=parse_size(options.max_shard_size))
+    print(f"Wrote {options.dst}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,57 @@
+"""Packaging of vxlpro_jax."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "vxlpro_jax" / "__init__.py").read_text()
+).group(1)
+
+CONVERT = ["torch>=2.8"]
+TEST = [
+    *CONVERT,
+    "dashscope>=1.20",  # only for the vocabulary file of Qwen2.5 that it ships
+    "pytest>=8.0",
+    "transformers>=4.56",
+]
+
+setup(
+    name="vxlpro_jax",
+    version=VERSION,
+    description="Video-XL-Pro in JAX/Flax: train, convert and run long-video language models.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["vxlpro_jax*", "checkpoints_convert*", "configs*"]),
+    package_data={"vxlpro_jax.data.tiny_tokenizer": ["tokenizer.json"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "av>=14.0",
+        "einops>=0.8",
+        "etils[epath]>=1.12",
+        "flax>=0.12",
+        "grain>=0.2.12",
+        "jax>=0.10",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11.0",
+        "tensorboardX>=2.6",
+        "tensorstore>=0.1.80",
+        "tokenizers>=0.22",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10"],
+        "gpu": ["jax[cuda13]>=0.10"],
+        "convert": CONVERT,
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.14"],
+    },
+)

@@ -1,0 +1,49 @@
+"""Fixtures for every test."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory) -> Path:
+    """The golden release-format checkpoint (config.json, model.safetensors) and its `case_*.npz`.
+
+    Most rows of its embedding are zero and are not stored; of the cases f16 and image3 the largest
+    intermediates are left out.
+    """
+    folder = tmp_path_factory.mktemp("golden")
+    for file in [_GOLDEN / "config.json", *_GOLDEN.glob("case_*.npz")]:
+        shutil.copy(file, folder)
+    vocab = json.loads((_GOLDEN / "config.json").read_text())["vocab_size"]
+    header, blobs, end = {}, [], 0
+    for name, array in _golden_weights(vocab).items():
+        header[name] = {
+            "dtype": "BF16",
+            "shape": array.shape,
+            "data_offsets": (end, end := end + array.nbytes),
+        }
+        blobs.append(array.tobytes())
+    head = json.dumps(header).encode()
+    parts = [len(head).to_bytes(8, "little"), head, *blobs]
+    (folder / "model.safetensors").write_bytes(b"".join(parts))
+    return folder
+
+
+def _golden_weights(vocab: int) -> dict[str, np.ndarray]:
+    """bfloat16 bits by torch name. Stored: rows 0..2047 and 151643.. of the embedding."""
+    with np.load(_GOLDEN / "weights.npz") as file:
+        bits = file["high"].astype(np.uint16) << 8 | file["low"]
+        shapes = json.loads(str(file["shapes"]))
+    weights, start = {}, 0
+    for name, shape in shapes.items():
+        weights[name] = bits[start : (start := start + int(np.prod(shape)))].reshape(shape)
+    stored = weights["model.embed_tokens.weight"]
+    embedding = np.zeros((vocab, stored.shape[1]), np.uint16)
+    embedding[:2048], embedding[151_643:] = stored[:2048], stored[2048:]
+    return weights | {"model.embed_tokens.weight": embedding}

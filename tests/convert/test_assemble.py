@@ -1,0 +1,156 @@
+"""A model folder out of stock parts, checked tensor by tensor through the export."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints_convert import assemble, init, orbax_to_torch
+from vxlpro_jax.checkpoint import read_model_config
+from vxlpro_jax.config import InputError
+
+TOWER = "model.vision_tower.vision_tower."
+
+
+@pytest.fixture
+def parts(tmp_path, helpers):
+    """Folders as Hugging Face has them, and the tensors in them."""
+    decoder = helpers.random_tensors(helpers.decoder_shapes())
+    vision = helpers.random_tensors(
+        {
+            **helpers.tower_shapes(layers=4),
+            "vision_model.head.probe": (1, 1, 32),
+            "text_model.encoder.layers.0.mlp.fc1.weight": (3, 5),
+            "logit_scale": (),
+            "logit_bias": (1,),
+        },
+        dtype="F32",
+    )
+    dts = helpers.random_tensors(helpers.dts_shapes(), dtype="F32")
+    language = {k: v for k, v in helpers.config.items() if k != "vision_config"}
+    language |= {"model_type": "qwen2", "eos_token_id": 7}
+    images = {"model_type": "siglip", "vision_config": helpers.config["vision_config"]}
+    helpers.write_release(tmp_path / "qwen", decoder, config=language)
+    helpers.write_release(tmp_path / "siglip", vision, config=images)
+    torch.save(dts, tmp_path / "dts.pth")
+    return {"decoder": decoder, "vision": vision, "dts": dts}
+
+
+def assembled(tmp_path, helpers, **options):
+    assemble.assemble(
+        tmp_path / "model", decoder=tmp_path / "qwen", vision=tmp_path / "siglip", **options
+    )
+    orbax_to_torch.convert(tmp_path / "model", tmp_path / "back")
+    return helpers.read_release(tmp_path / "back")
+
+
+def values(stored):
+    dtype, shape, data = stored
+    assert dtype == "BF16"
+    return torch.frombuffer(bytearray(data), dtype=torch.bfloat16).float().numpy().reshape(shape)
+
+
+def test_parts_are_taken_over(tmp_path, helpers, parts):
+    result = assembled(tmp_path, helpers, dts=tmp_path / "dts.pth")
+    assert {name: shape for name, (_, shape, _) in result.items()} == helpers.release_shapes()
+    expected = dict(parts["decoder"])
+    expected |= {"model.sae." + name: t.bfloat16() for name, t in parts["dts"].items()}
+    expected |= {
+        TOWER + name: tensor.bfloat16()
+        for name, tensor in parts["vision"].items()
+        if TOWER + name in helpers.release_shapes()
+    }
+    assert TOWER + "vision_model.encoder.layers.2.layer_norm1.bias" in expected
+    assert TOWER + "vision_model.encoder.layers.3.layer_norm1.bias" not in expected
+    assert {name: result[name] for name in expected} == helpers.as_stored(expected)
+
+
+def test_folder_is_a_model(tmp_path, helpers, parts):
+    assembled(tmp_path, helpers)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["model_type"] == "llava_qwen"
+    assert config["eos_token_id"] == 7
+    assert config["vision_config"]["num_hidden_layers"] == 4
+    assert read_model_config(tmp_path / "model").vision.depth == 3
+    assert (tmp_path / "model" / "tokenizer.json").exists()
+    provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
+    assert provenance["seed"] == 0
+
+
+def test_the_rest_starts_as_in_the_release(tmp_path, helpers, parts):
+    result = assembled(tmp_path, helpers)
+    for name in ("qkv.weight", "qkv.bias", "proj_out.weight", "proj_out.bias"):
+        assert not values(result[f"model.sae.encoder.4.{name}"]).any()
+    assert (values(result["model.sae.encoder.0.norm.weight"]) == 1).all()
+    assert not values(result["model.sae.encoder.1.norm.bias"]).any()
+    bounds = {
+        "model.mm_projector.0.weight": 32**-0.5,
+        "model.mm_projector.0.bias": 32**-0.5,
+        "model.mm_projector.2.bias": 16**-0.5,
+        "model.text_mlp.0.weight": 16**-0.5,
+        "model.WindowTimeToTokenAttention.v_proj.weight": 16**-0.5,
+        "model.sae.encoder.3.q.weight": 32**-0.5,
+        "model.sae.encoder.5.conv.weight": (32 * 27) ** -0.5,
+        "model.sae.encoder.5.conv.bias": (32 * 27) ** -0.5,
+        "model.sae.encoder.1.relative_position_k.embeddings_table": (6 / (129 + 32)) ** 0.5,
+    }
+    for name, bound in bounds.items():
+        drawn = values(result[name])
+        assert np.abs(drawn).max() <= bound * 1.01, name
+        # Of n uniform draws the largest is this near the bound but once in 10,000.
+        assert np.abs(drawn).max() >= bound * (1e-4 ** (1 / drawn.size)) * 0.99, name
+        assert abs(drawn.mean()) < 4 * bound / (3 * drawn.size) ** 0.5, name
+    encoding = values(result["model.sae.temporal_encoding"])
+    assert 0.7 < encoding.std() < 1.3
+
+
+def test_seed_decides(helpers):
+    shapes = {name: torch.empty(shape) for name, shape in helpers.connector_shapes().items()}
+    name = "model.text_mlp.0.weight"
+
+    def draw(seed, names):
+        return init.initialize({n: shapes[n] for n in names}, seed=seed)[name].whole()
+
+    np.testing.assert_array_equal(draw(3, shapes), draw(3, [name]))
+    assert (draw(3, shapes) != draw(4, shapes)).mean() > 0.99
+
+
+def test_prefixed_dts(tmp_path, helpers, parts):
+    prefixed = {f"module.sae.{name}": tensor for name, tensor in parts["dts"].items()}
+    torch.save({"state_dict": prefixed}, tmp_path / "dts.pth")
+    result = assembled(tmp_path, helpers, dts=tmp_path / "dts.pth")
+    encoding = parts["dts"]["temporal_encoding"].bfloat16()
+    assert result["model.sae.temporal_encoding"][2] == helpers.to_bytes(encoding)
+
+
+def test_vision_folder_of_the_tower_alone(tmp_path, helpers, parts):
+    config = helpers.config["vision_config"] | {"model_type": "siglip_vision_model"}
+    (tmp_path / "siglip" / "config.json").write_text(json.dumps(config))
+    assert len(assembled(tmp_path, helpers)) == len(helpers.release_shapes())
+
+
+def test_incomplete_parts_are_named(tmp_path, helpers, parts):
+    def fails(match, **options):
+        with pytest.raises(InputError, match=match):
+            assembled(tmp_path, helpers, **options)
+        assert not (tmp_path / "model").exists()
+
+    del parts["dts"]["encoder.2.conv.bias"]
+    parts["dts"]["encoder.9.bias"] = parts["dts"]["encoder.0.q.bias"]
+    torch.save(parts["dts"], tmp_path / "dts.pth")
+    fails(
+        r"missing are: model.sae.encoder.2.conv.bias; unexpected are: model.sae.encoder.9.bias",
+        dts=tmp_path / "dts.pth",
+    )
+    torch.save({"a": torch.zeros(1)}, tmp_path / "dts.pth")
+    fails("not a DTS state dict", dts=tmp_path / "dts.pth")
+    fails("nothing.pth does not exist", dts=tmp_path / "nothing.pth")
+    del parts["vision"]["vision_model.encoder.layers.1.mlp.fc1.bias"]
+    helpers.write_safetensors(tmp_path / "siglip" / "model.safetensors", parts["vision"])
+    fails("missing are: .*encoder.layers.1.mlp.fc1.bias")
+    shutil.copytree(tmp_path / "siglip", tmp_path / "swapped")
+    shutil.rmtree(tmp_path / "qwen")
+    (tmp_path / "swapped").rename(tmp_path / "qwen")
+    fails("is not a Qwen2.5 folder")

@@ -1,0 +1,107 @@
+"""Decoder against the oracle over more than 512 positions, with and without a cache."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch_reference.bridge import params_of, randomized
+
+from vxlpro_jax.models.kv_cache import KVCache
+from vxlpro_jax.models.qwen2 import Qwen2
+
+LENGTH = 530
+
+
+@pytest.fixture(scope="module")
+def embeddings(config):
+    return np.random.default_rng(0).standard_normal((2, LENGTH, config.decoder.width))
+
+
+def decoder(config, params, *, backend="auto"):
+    """Logits of embeddings, jitted."""
+    model = Qwen2(config.decoder, backend)
+
+    @jax.jit
+    def run(params, x, positions, segments):
+        def both(model, x):
+            return model.logits(model(x, positions=positions, segments=segments))
+
+        return model.apply({"params": params}, x, method=both)
+
+    def logits(x, *, positions=None, segments=None):
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        return np.asarray(run(params["decoder"], x, positions, segments))
+
+    return logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("backend", ["xla", "chunked"])
+def test_logits(config, embeddings, tied, backend):
+    """The second vocabulary is one row larger, as some checkpoints have it."""
+    sizes = dataclasses.replace(config.decoder, tied_head=tied, vocab_size=211 + (not tied))
+    config = dataclasses.replace(config, decoder=sizes)
+    oracle = randomized(config)
+    theirs = torch.stack([oracle.decode(row) for row in torch.from_numpy(embeddings)])
+    ours = decoder(config, params_of(oracle), backend=backend)(embeddings)
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["xla", "chunked"])
+def test_samples_of_a_row_are_apart(config, oracle, params, embeddings, backend):
+    """Two samples and padding in one row give what each gives alone."""
+    bounds = (0, 290, 521)
+    row = embeddings[:1]
+    segments = np.zeros((1, LENGTH), np.int32)
+    positions = np.zeros((1, LENGTH), np.int32)
+    for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        segments[:, start:stop] = index + 1
+        positions[:, start:stop] = np.arange(stop - start)
+    ours = decoder(config, params, backend=backend)(row, positions=positions, segments=segments)
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        theirs = oracle.decode(torch.from_numpy(row[0, start:stop])).detach().numpy()
+        np.testing.assert_allclose(ours[0, start:stop], theirs, rtol=0, atol=1e-9)
+
+
+def test_cache_equals_full_forward(config, params, embeddings):
+    """Prefill of rows of unequal length, then one position at a time."""
+    model, lengths, steps = Qwen2(config.decoder), np.array([520, 512], np.int32), 6
+    full = decoder(config, params)(embeddings)
+    extend = jax.jit(
+        lambda x, cache: model.apply({"params": params["decoder"]}, x, cache, method="extend")
+    )
+    logits = jax.jit(
+        lambda hidden: model.apply({"params": params["decoder"]}, hidden, method="logits")
+    )
+    cache = KVCache.empty(config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype)
+    hidden, cache = extend(embeddings[:, :520], cache)
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(
+            logits(hidden)[row, :length], full[row, :length], rtol=0, atol=1e-9
+        )
+    cache = cache.replace(lengths=jnp.asarray(lengths))
+    for step in range(steps):
+        at = lengths + step
+        hidden, cache = extend(embeddings[np.arange(2), at][:, None], cache)
+        np.testing.assert_allclose(logits(hidden)[:, 0], full[np.arange(2), at], rtol=0, atol=1e-9)
+
+
+def test_depth_does_not_change_the_program(config, params):
+    """Layers are scanned: the jaxpr of six layers is as long as that of two."""
+
+    def equations(depth):
+        sizes = dataclasses.replace(config.decoder, depth=depth)
+        model = Qwen2(sizes)
+        x = jax.ShapeDtypeStruct((1, 8, sizes.width), jnp.float32)
+        ints = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+        variables = jax.eval_shape(
+            lambda x, p: model.init(jax.random.key(0), x, positions=p), x, ints
+        )
+        run = jax.make_jaxpr(lambda v, x, p: model.apply(v, x, positions=p))
+        return str(run(variables, x, ints)).count("\n")
+
+    assert equations(6) == equations(2)

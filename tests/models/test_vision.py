@@ -1,0 +1,94 @@
+"""Tower, resize, DTS and projector against the oracle."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch_reference.bridge import params_of, randomized
+from torch_reference.dts import to_groups
+from torch_reference.siglip import to_dts_grid
+
+from vxlpro_jax.config import DtsConfig
+from vxlpro_jax.models.video_xl_pro import VideoXLPro
+from vxlpro_jax.ops import grids
+
+
+def apply(config, params, method, *args):
+    run = jax.jit(lambda params, *args: VideoXLPro(config).apply(params, *args, method=method))
+    return np.asarray(run({"params": params}, *args))
+
+
+def difference(ours, tensor):
+    theirs = tensor.detach().numpy()
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max()
+
+
+def test_tower_and_resize(config, oracle, params):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 66, 66, 3), np.uint8)
+    features = oracle.model.vision_tower.vision_tower(torch.from_numpy(frames))
+    ours = apply(config, params, "features", frames)
+    assert difference(ours, to_dts_grid(features).permute(0, 2, 3, 1)) < 1e-10
+
+
+@pytest.mark.parametrize("side", [27, 24, 16])
+def test_resize_from_any_grid(side):
+    features = np.random.default_rng(0).standard_normal((2, side * side, 5))
+    theirs = to_dts_grid(torch.from_numpy(features)).permute(0, 2, 3, 1)
+    assert difference(np.asarray(grids.resize_to_dts_grid(features)), theirs) < 1e-12
+
+
+def test_resize_of_bfloat16_is_computed_in_float32():
+    features = jax.numpy.asarray(
+        np.random.default_rng(0).standard_normal((1, 729, 3)), jax.numpy.bfloat16
+    )
+    exact = grids.resize_to_dts_grid(features.astype(jax.numpy.float32))
+    resized = grids.resize_to_dts_grid(features)
+    assert resized.dtype == features.dtype
+    np.testing.assert_array_equal(resized, exact.astype(jax.numpy.bfloat16))
+
+
+@pytest.mark.parametrize("layout", ["released", "temporal"])
+def test_dts_in_both_layouts(config, oracle, params, layout):
+    config = dataclasses.replace(config, dts=DtsConfig(layout=layout))
+    grid = np.random.default_rng(1).standard_normal((8, 24, 24, config.vision.width))
+    frames_first = torch.from_numpy(grid).permute(0, 3, 1, 2)
+    theirs = oracle.model.sae(to_groups(frames_first, layout=layout))[:, :, 0]
+    ours = apply(config, params, "compress", grid)
+    assert difference(ours, theirs.permute(0, 2, 3, 1)) < 1e-10
+
+
+def test_released_layout_puts_channel_c_of_frame_f_where_the_release_does():
+    width = 8
+    frame, channel = np.meshgrid(np.arange(4), np.arange(width), indexing="ij")
+    grid = np.broadcast_to((100 * frame + channel)[:, None, None], (4, 1, 1, width))
+    groups = grids.group_frames(jax.numpy.asarray(grid), layout="released")
+    for f, c in np.ndindex(4, width):
+        assert groups[0, c % 4, 0, 0, (width // 4) * f + c // 4] == 100 * f + c
+
+
+def test_projector_and_pool(config, oracle, params):
+    compressed = np.random.default_rng(2).standard_normal((2, 24, 24, config.vision.width))
+    theirs = oracle.model.mm_projector(torch.from_numpy(compressed).flatten(1, 2))
+    ours = apply(config, params, "project", compressed)
+    assert difference(ours, theirs) < 1e-10
+    pooled = torch.nn.functional.avg_pool2d(theirs.transpose(1, 2).unflatten(-1, (24, 24)), 2)
+    assert difference(np.asarray(grids.pool_2x2(ours)), pooled.flatten(2).transpose(1, 2)) < 1e-10
+
+
+def test_frames_do_not_see_each_other_and_groups_do_not_either(config, params):
+    frames = np.random.default_rng(3).integers(0, 256, (1, 2, 4, 66, 66, 3), np.uint8)
+    both = apply(config, params, "encode", frames)
+    changed = frames.copy()
+    changed[:, 0] = 255 - changed[:, 0]
+    after = apply(config, params, "encode", changed)
+    np.testing.assert_array_equal(after[:, 1], both[:, 1])
+    assert np.abs(after[:, 0] - both[:, 0]).max() > 1e-3
+
+
+def test_seed_of_the_oracle_matters(config, params):
+    other = params_of(randomized(config, seed=1))
+    same = jax.tree.map(np.array_equal, params, other)
+    assert not any(jax.tree.leaves(same))

@@ -1,0 +1,85 @@
+"""Answers questions about a video or a picture.
+
+`python -m vxlpro_jax.generate --checkpoint DIR --video FILE --prompt TEXT [--prompt TEXT ...]`
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from vxlpro_jax import cli
+from vxlpro_jax.answering import Answerer, Encoded, Options
+from vxlpro_jax.config import InputError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line `argv`, without the program's name."""
+    args = parse_arguments(argv)
+    options = Options(
+        keep_ratio=args.keep_ratio,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+    )
+    if args.max_frames < 1:
+        raise InputError(f"--max_frames is {args.max_frames}: ask for at least one frame.")
+    answerer = Answerer.load(args.checkpoint, dtype=args.dtype)
+    if args.video:
+        encoded = answerer.encode_video(args.video, max_frames=args.max_frames)
+    else:
+        encoded = answerer.encode_image(args.image)
+    plans = [answerer.plan(encoded, prompt, options=options) for prompt in args.prompt]
+    for prompt, plan in zip(args.prompt, plans, strict=True):
+        pieces = answerer.answer(encoded, plan, options=options)
+        if args.json:
+            print(json.dumps(_record(prompt, "".join(pieces), encoded, plan.keep)), flush=True)
+        else:
+            _stream(prompt if len(plans) > 1 else None, pieces)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line; argparse itself exits with 2 on a mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vxlpro_jax.generate",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="model folder or training folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--video", help="video file")
+    source.add_argument("--image", help="picture file")
+    add("--prompt", required=True, action="append", help="question; repeat it for several")
+    add("--max_frames", type=int, default=128, help="frames sampled uniformly from the video")
+    add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
+    add("--temperature", type=float, default=0.0, help="0 is deterministic")
+    add("--top_p", type=float, default=1.0, help="nucleus of sampling")
+    add("--seed", type=int, default=0, help="of sampling")
+    add("--max_new_tokens", type=int, default=256, help="length limit of an answer")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="as stored if not given")
+    add("--json", action="store_true", help="one JSON object a prompt instead of text")
+    return parser.parse_args(argv)
+
+
+def _stream(prompt, pieces):
+    if prompt is not None:
+        print(f"> {prompt}")
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def _record(prompt: str, answer: str, encoded: Encoded, keep: int) -> dict:
+    return {
+        "prompt": prompt,
+        "answer": answer,
+        "groups": len(encoded.visual),
+        "visual_tokens": encoded.num_tokens,
+        "kept_visual_tokens": keep,
+    }
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv[1:]))
