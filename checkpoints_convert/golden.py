@@ -30,6 +30,7 @@ from vxlpro_jax.config import (
     InputError,
     ModelConfig,
 )
+from vxlpro_jax.jit import jit
 from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
@@ -165,7 +166,7 @@ def _compiled(config: ModelConfig, method: str | Callable):
     def apply(params, *inputs):
         return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
 
-    return jax.jit(apply)
+    return jit(apply)
 
 
 _TOWER = ("vision/", "dts/", "projector/")
@@ -403,7 +404,7 @@ class _Stages:
             return cross_entropy(logits, labels=labels[None].astype(np.int32)).mean
 
         parts = (*_TOWER, "selector/", "decoder/")
-        return jax.jit(jax.value_and_grad(loss))(self.model.params(*parts), self._text(ids))
+        return jit(jax.value_and_grad(loss))(self.model.params(*parts), self._text(ids))
 
 
 def _flat(windows: jax.Array) -> jax.Array:

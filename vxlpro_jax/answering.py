@@ -18,6 +18,7 @@ from vxlpro_jax import checkpoint
 from vxlpro_jax.config import STAMP_TOKENS, TOKENS_PER_GROUP, InputError, ModelConfig
 from vxlpro_jax.data import chat, images, video
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
+from vxlpro_jax.jit import jit
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Sequence, Text, VideoXLPro, abstract_params
 from vxlpro_jax.ops.selection import keep_count
@@ -222,7 +223,7 @@ def _compiled(config: ModelConfig, method: str, donate: tuple[int, ...]):
     def apply(params, *inputs):
         return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
 
-    return jax.jit(apply, donate_argnums=tuple(1 + index for index in donate))
+    return jit(apply, donate_argnums=tuple(1 + index for index in donate))
 
 
 @functools.partial(jax.jit, static_argnames=("temperature", "top_p"))

@@ -19,6 +19,7 @@ from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.jit import jit
 from vxlpro_jax.models.video_xl_pro import abstract_params, init_params
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_state import TrainState
@@ -70,7 +71,7 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
     first_step = int(state.step)
 
     # ---- Loop ------------------------------------------------------------------------------------
-    train_step = jax.jit(make_train_step(config, optimizer=optimizer), donate_argnums=0)
+    train_step = jit(make_train_step(config, optimizer=optimizer), donate_argnums=0)
     writer = metrics.MetricsWriter(workdir, first_step=first_step, total_steps=config.total_steps)
     for step in range(first_step + 1, config.total_steps + 1):
         waited = time.monotonic()
@@ -248,9 +249,9 @@ def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> Tr
             params = init_params(config.model, key=key)
             return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
 
-        params = jax.jit(init, out_shardings=shardings.params)(jax.random.key(config.seed))
+        params = jit(init, out_shardings=shardings.params)(jax.random.key(config.seed))
     create = functools.partial(TrainState.create, optimizer=optimizer, seed=config.seed)
-    return jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
+    return jit(create, out_shardings=shardings, donate_argnums=0)(params)
 
 
 if __name__ == "__main__":

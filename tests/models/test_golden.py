@@ -27,8 +27,6 @@ def model_folder(golden_folder, tmp_path_factory):
 def test_every_stage_and_gradient(golden_folder, model_folder, name, dtype):
     case = golden.read_case(golden_folder / f"case_{name}.npz")
     with jax.enable_x64(dtype == "float64"):
-        rows = golden.compare(
-            model_folder, case, dtype=dtype, tolerance=golden.DEFAULTS[dtype]
-        )
+        rows = golden.compare(model_folder, case, dtype=dtype, tolerance=golden.DEFAULTS[dtype])
     assert len(rows) == _STAGES[name] + len(case["grad_names"])
     assert [row for row in rows if not row.ok] == []

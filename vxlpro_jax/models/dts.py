@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.config import FRAMES_PER_GROUP, AttentionBackend
 from vxlpro_jax.models.layers import Dense, GroupNorm, torch_uniform, zeros
+from vxlpro_jax.ops.attention import attention
 from vxlpro_jax.ops.conv3d import halve_time
 from vxlpro_jax.ops.precision import at_least_float32
 
@@ -19,20 +20,24 @@ _MAX_DISTANCE = 64
 class Dts(nn.Module):
     """The release's `sae.py::SiglipAE`: twice spatial attention, temporal attention, halving."""
 
+    attention: AttentionBackend = "auto"
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[G, 4, h, w, C] -> [G, h, w, C]."""
         init, shape = nn.initializers.normal(1.0), (FRAMES_PER_GROUP, x.shape[-1])
         x = x + self.param("temporal_encoding", init, shape, jnp.float32)[:, None, None]
         for index in range(2):
-            x = _Block(name=f"block{index}")(x)
+            x = _Block(self.attention, name=f"block{index}")(x)
         return x[:, 0]
 
 
 class _Block(nn.Module):
+    attention: AttentionBackend
+
     @nn.compact
     def __call__(self, x):
-        x = x + _SpatialAttention(name="spatial")(x)
+        x = x + _SpatialAttention(self.attention, name="spatial")(x)
         x = x + _TemporalAttention(name="temporal")(x)
         return _HalveTime(name="conv")(x)
 
@@ -40,14 +45,14 @@ class _Block(nn.Module):
 class _SpatialAttention(nn.Module):
     """One head of width C over the positions of each time slot."""
 
+    attention: AttentionBackend
+
     @nn.compact
     def __call__(self, x):
         width = x.shape[-1]
-        y = rearrange(GroupNorm(axes=(1, 2, 3), name="norm")(x), "g t h w c -> (g t) (h w) c")
+        y = rearrange(GroupNorm(axes=(1, 2, 3), name="norm")(x), "g t h w c -> (g t) (h w) 1 c")
         q, k, v = (Dense(width, name=name)(y) for name in "qkv")
-        logits = jnp.einsum("gic,gjc->gij", q * width**-0.5, k)
-        weights = jax.nn.softmax(at_least_float32(logits), axis=-1).astype(v.dtype)
-        out = Dense(width, name="out")(jnp.einsum("gij,gjc->gic", weights, v))
+        out = Dense(width, name="out")(attention(q, k, v, backend=self.attention))
         return out.reshape(x.shape)
 
 

@@ -63,7 +63,7 @@ class VideoXLPro(nn.Module):
         """Parts: `vision`, `dts`, `projector`, `selector`, `decoder`."""
         c = self.config
         self.vision = Siglip(c.vision, c.attention)
-        self.dts = Dts()
+        self.dts = Dts(c.attention)
         self.projector = Projector(c.decoder.width)
         self.selector = Selector(c.decoder.width)
         self.decoder = Qwen2(c.decoder, c.attention)

@@ -4,16 +4,15 @@ Shapes: `B` rows, `T` queries, `S` keys, `N` query heads, `K` key/value heads (N
 `H` head width.
 """
 
-import functools
-
+import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax.config import AttentionBackend
-from vxlpro_jax.ops.precision import at_least_float32
 
-_XLA_LOGITS_BYTES = 2**30
+# Logits in memory at once. On a CPU they should stay in its cache.
+_LOGITS_BYTES = {"cpu": 2**26, "gpu": 2**30, "tpu": 2**30}
 _CHUNK = 256
 
 
@@ -37,60 +36,88 @@ def attention(
             up to its own index. None means not causal.
         q_segments: int32 [B, T]; with `kv_segments`, a query sees the keys of its own segment.
         kv_segments: int32 [B, S].
-        backend: `xla` holds all B N T S logits at once; `chunked` holds those of 256 queries and
-            recomputes them in the backward pass, so memory is linear in length; `auto` takes
-            `xla` while its logits stay under 1 GiB.
+        backend: `xla` holds all B N T S logits at once; `chunked` takes 256 queries of one row at a
+            time and computes them again in the backward pass, so memory is linear in length;
+            `auto` takes `xla` for as many rows at once as keep the logits under a limit, and
+            `chunked` where a single row would exceed it.
 
     Returns:
         [B, T, N, H] in q's type. A query that sees no key gets the mean of the values.
     """
     _check_shapes(q, k, v)
-    if backend == "auto":
-        logits_bytes = 4 * q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1]
-        backend = "xla" if logits_bytes <= _XLA_LOGITS_BYTES else "chunked"
-    attend = functools.partial(_attend, k=k, v=v, kv_segments=kv_segments)
-    if backend == "xla" or q.shape[1] <= _CHUNK:
-        return attend(q, q_positions=q_positions, q_segments=q_segments)
-    return _map_chunks(attend, q, q_positions=q_positions, q_segments=q_segments)
+    inputs = _Inputs(q, k, v, q_positions, q_segments, kv_segments)
+    row_bytes = 4 * q.shape[1] * q.shape[2] * k.shape[1]
+    rows = _LOGITS_BYTES[jax.default_backend()] // row_bytes
+    if backend == "xla" or (backend == "auto" and rows >= len(q)):
+        return _attend(inputs)
+    if backend == "auto" and rows >= 1:
+        return _map_rows(_attend, inputs, rows=rows)
+    return _map_rows(_attend_in_chunks, inputs, rows=1)
 
 
-def _attend(q, *, k, v, q_positions, q_segments, kv_segments):
-    heads, kv_heads = q.shape[2], k.shape[2]
-    q = rearrange(q * q.shape[-1] ** -0.5, "b t (k g) h -> b k g t h", k=kv_heads)
+@flax.struct.dataclass
+class _Inputs:
+    """The arguments of `attention`, or those of some rows or queries."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    q_positions: jax.Array | None
+    q_segments: jax.Array | None
+    kv_segments: jax.Array | None
+
+
+def _attend(x: _Inputs) -> jax.Array:
+    # Keys before queries: XLA's CPU backend vectorises sums over an axis that is not the last.
+    heads, kv_heads = x.q.shape[2], x.k.shape[2]
+    q = rearrange(x.q * x.q.shape[-1] ** -0.5, "b t (k g) h -> b t k g h", k=kv_heads)
     acc = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bkgth,bskh->bkgts", q, k, preferred_element_type=acc)
-    mask = _mask(k.shape[1], q_positions, q_segments, kv_segments)
+    logits = jnp.einsum("bskh,btkgh->bkgst", x.k, q, preferred_element_type=acc)
+    mask = _mask(x)
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(acc).min)
-    weights = jax.nn.softmax(at_least_float32(logits), axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bskh->btkgh", weights, v)
-    return rearrange(out, "b t k g h -> b t (k g) h", k=kv_heads, g=heads // kv_heads)
+    largest = jax.lax.stop_gradient(logits.max(axis=-2, keepdims=True))
+    weights = jnp.exp(logits - largest)
+    out = jnp.einsum("bkgst,bskh->btkgh", weights.astype(x.v.dtype), x.v)
+    total = rearrange(weights.sum(axis=-2), "b k g t -> b t k g 1").astype(out.dtype)
+    return rearrange(out / total, "b t k g h -> b t (k g) h", g=heads // kv_heads)
 
 
-def _mask(num_keys, q_positions, q_segments, kv_segments):
-    """bool [B, T, S], or None where every query sees every key."""
+def _mask(x: _Inputs) -> jax.Array | None:
+    """bool [B, S, T], or None where every query sees every key."""
     mask = None
-    if q_positions is not None:
-        mask = jnp.arange(num_keys) <= q_positions[..., None]
-    if q_segments is not None:
-        same = q_segments[..., None] == kv_segments[:, None, :]
+    if x.q_positions is not None:
+        mask = jnp.arange(x.k.shape[1])[:, None] <= x.q_positions[:, None, :]
+    if x.q_segments is not None:
+        same = x.kv_segments[:, :, None] == x.q_segments[:, None, :]
         mask = same if mask is None else mask & same
     return mask
 
 
-def _map_chunks(attend, q, **per_query):
-    """Runs `attend` on 256 queries at a time; the last chunk is padded with copies of query 0."""
-    length = q.shape[1]
-    num_chunks = -(-length // _CHUNK)
+def _map_rows(attend, inputs: _Inputs, *, rows: int) -> jax.Array:
+    """`attend` on some rows at a time; the backward pass computes their logits again."""
 
-    def split(x):
-        padded = jnp.concatenate(
-            [x, jnp.repeat(x[:, :1], num_chunks * _CHUNK - length, axis=1)], axis=1
-        )
-        return rearrange(padded, "b (c t) ... -> c b t ...", t=_CHUNK)
+    def one(row):
+        return attend(jax.tree.map(lambda x: x[None], row))[0]
 
-    chunks = jax.tree.map(split, (q, per_query))
-    out = jax.lax.map(jax.checkpoint(lambda chunk: attend(chunk[0], **chunk[1])), chunks)
+    return jax.lax.map(jax.checkpoint(one), inputs, batch_size=rows)
+
+
+def _attend_in_chunks(x: _Inputs) -> jax.Array:
+    """256 queries at a time; the last chunk is filled up with copies of the first query."""
+    length = x.q.shape[1]
+    missing = -length % _CHUNK
+
+    def split(array):
+        filled = jnp.concatenate([array, jnp.repeat(array[:, :1], missing, axis=1)], axis=1)
+        return rearrange(filled, "b (c t) ... -> c b t ...", t=_CHUNK)
+
+    def one(chunk):
+        q, q_positions, q_segments = chunk
+        return _attend(x.replace(q=q, q_positions=q_positions, q_segments=q_segments))
+
+    chunks = jax.tree.map(split, (x.q, x.q_positions, x.q_segments))
+    out = jax.lax.map(jax.checkpoint(one), chunks)
     return rearrange(out, "c b t ... -> b (c t) ...")[:, :length]
 
 
@@ -98,6 +125,6 @@ def _check_shapes(q, k, v):
     fits = k.shape == v.shape and q.shape[-1] == k.shape[-1] and q.shape[0] == k.shape[0]
     if not fits or q.ndim != 4 or q.shape[2] % k.shape[2]:
         raise ValueError(
-            f"attention takes q [B, T, N, H] and k, v [B, S, K, H] with N a multiple of K; got "
-            f"q {q.shape}, k {k.shape}, v {v.shape}."
+            "attention takes q [B, T, N, H] and k, v [B, S, K, H] with N a multiple of K; got"
+            f" q {q.shape}, k {k.shape}, v {v.shape}."
         )

@@ -12,9 +12,8 @@ def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array
     """3x3x3 convolution with stride (2, 1, 1) and replicate padding.
 
     Time is padded by one slot in front and none behind, h and w by one on both sides, as in the
-    release's `sae_utils.py::SamePadConv3d`. Written as nine matrix products, one for each time and
-    row offset, because XLA's own 3-D convolution is several times slower on CPUs, above all
-    backward, and no faster elsewhere at these widths.
+    release's `sae_utils.py::SamePadConv3d`. The slot in front is a copy of the first, so for the
+    first output their two kernel taps are added instead, which saves a fifth of the DTS's products.
 
     Args:
         x: [G, t, h, w, C], t even.
@@ -24,12 +23,27 @@ def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array
     Returns:
         [G, t/2, h, w, D].
     """
-    slots, rows, columns = x.shape[1:4]
-    padded = jnp.pad(x, ((0, 0), (1, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    beside = jnp.concatenate([padded[:, :, :, at : at + columns] for at in range(3)], axis=-1)
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    merged = jnp.stack([kernel[0] + kernel[1], kernel[2]])
+    outputs = [_convolve(x[:, :2], merged)]
+    if x.shape[1] > 2:
+        outputs.append(_convolve(x[:, 1:], kernel))
+    return jnp.concatenate(outputs, axis=1) + bias
+
+
+def _convolve(x, kernel):
+    """Stride 2 in time, no padding: [G, t, h+2, w+2, C] -> [G, t', h, w, D].
+
+    One matrix product for each time and row offset, because XLA's own 3-D convolution is several
+    times slower on CPUs, above all backward.
+    """
+    taps, rows, columns = kernel.shape[0], x.shape[2] - 2, x.shape[3] - 2
+    slots = (x.shape[1] - taps) // 2 + 1
+    x = jnp.concatenate([x[:, :, :, at : at + columns] for at in range(3)], axis=-1)
     kernel = rearrange(kernel, "t h w c d -> t h (w c) d")
-    out = bias
-    for time in range(3):
-        for row in range(3):
-            out = out + beside[:, time : time + slots - 1 : 2, row : row + rows] @ kernel[time, row]
-    return out
+    products = (
+        x[:, time : time + 2 * slots - 1 : 2, row : row + rows] @ kernel[time, row]
+        for time in range(taps)
+        for row in range(3)
+    )
+    return sum(products)

@@ -1,0 +1,28 @@
+"""`jax.jit` with the compiler options that suit the backend."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# XLA's newer matrix library for CPUs (YNNPACK, default since jax 0.10) reaches two thirds of the
+# older one's speed at this model's sizes; an empty list of fusions turns it off.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def jit(function: Callable, **kwargs: Any) -> Callable:
+    """As `jax.jit`, on CPUs with the faster matrix library."""
+    return jax.jit(function, compiler_options=_options(jax.default_backend()), **kwargs)
+
+
+@functools.cache
+def _options(backend: str) -> dict[str, Any] | None:
+    """The options, or None where this version of JAX does not know them."""
+    if backend != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS).lower(0).compile()
+    except Exception:  # jaxlib has no narrower type for an unknown option
+        return None
+    return _CPU_OPTIONS
