@@ -11,7 +11,7 @@ def get_config(arg=None):
     preset, options = common.parse_arg(arg, frames=0, batch=0, text=0)
     if preset == "tiny":
         c = common.base(
-            preset, frames=options.frames or 8, text=options.text or 96, batch=options.batch or 8
+            preset, frames=options.frames or 8, text=options.text or 96, batch=options.batch or 4
         )
         c.optim.lr = 2e-3
         return c

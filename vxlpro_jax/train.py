@@ -25,6 +25,8 @@ from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
 
+_RUN_CONFIG = "train_config.json"
+
 
 def main(argv: list[str]) -> None:
     """Runs the command line `argv`."""
@@ -41,7 +43,7 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
     # ---- What the run is -------------------------------------------------------------------------
     config = resolve(config)
     announce(config, workdir=workdir)
-    prepare_workdir(config, workdir=workdir)
+    check_workdir(config, workdir=workdir)
 
     # ---- Mesh and data ---------------------------------------------------------------------------
     mesh = sharding.make_mesh(config.mesh)
@@ -68,6 +70,7 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
         print(f"Continues at step {int(state.step)} of {workdir}.")
     else:
         state = initial_state(config, abstract=abstract, optimizer=optimizer)
+    write_workdir(config, workdir=workdir)
     first_step = int(state.step)
 
     # ---- Loop ------------------------------------------------------------------------------------
@@ -188,30 +191,31 @@ def announce(config: TrainConfig, *, workdir: Path) -> None:
     print(f"{count:,} parameters on {devices}; {config.total_steps} steps; writes to {workdir}.")
 
 
-def prepare_workdir(config: TrainConfig, *, workdir: Path) -> None:
-    """Writes the model's sizes, its tokenizer and the run's config, or checks them on a restart.
+def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
+    """Refuses to continue a run of another kind.
 
     Raises:
         InputError: the folder holds a run with another config.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    written = workdir / "train_config.json"
-    content = json.dumps(dataclasses.asdict(config), indent=2)
-    if written.exists():
-        _check_same_run(json.loads(written.read_text()), json.loads(content), workdir=workdir)
-    checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
-    _write(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
-    _write(written, content)
-
-
-def _check_same_run(old: dict, new: dict, *, workdir: Path) -> None:
+    written = workdir / _RUN_CONFIG
+    if not written.exists():
+        return
+    old, new = checkpoint.read_json(written), json.loads(json.dumps(dataclasses.asdict(config)))
     fixed = ("model", "data", "optim", "seed", "keep_ratio")
-    changed = [key for key in fixed if old[key] != new[key]]
+    changed = [key for key in fixed if old.get(key) != new[key]]
     if changed:
         raise InputError(
             f"{workdir} holds a run with another {', '.join(changed)}: choose another --workdir,"
             " delete that folder, or start the command that made it."
         )
+
+
+def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
+    """Writes the run's config, and what makes the folder a checkpoint: sizes and tokenizer."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
+    _write(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
+    _write(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))
 
 
 def _write(path: Path, text: str) -> None:
