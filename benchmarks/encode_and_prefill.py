@@ -242,24 +242,24 @@ def _rows(name, shape, start, stop):
 
 def _our_encode(config):
     jax = importlib.import_module("jax")
+    jit = importlib.import_module("vxlpro_jax.jit").jit
     model = importlib.import_module("vxlpro_jax.models.video_xl_pro").VideoXLPro(config)
     params = _our_params(config, parts=("vision", "dts", "projector"))
     frames = jax.device_put(_frames(config).reshape(1, -1, 4, *_frames(config).shape[1:]))
-    encode = jax.jit(
-        lambda params, frames: model.apply({"params": params}, frames, method="encode")
-    )
+    encode = jit(lambda params, frames: model.apply({"params": params}, frames, method="encode"))
     return lambda: np.asarray(encode(params, frames))[0]
 
 
 def _our_prefill(config):
     jax = importlib.import_module("jax")
+    jit = importlib.import_module("vxlpro_jax.jit").jit
     models = importlib.import_module("vxlpro_jax.models.qwen2")
     caches = importlib.import_module("vxlpro_jax.models.kv_cache")
     model = models.Qwen2(config.decoder)
     params = _our_params(config, parts=("decoder",))["decoder"]
     x = jax.device_put(_embeddings(config))
 
-    @jax.jit
+    @jit
     def prefill(params, x):
         def run(model, x):
             cache = caches.KVCache.empty(config.decoder, batch=1, slots=POSITIONS, dtype=x.dtype)

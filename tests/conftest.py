@@ -1,11 +1,16 @@
 """Fixtures for every test."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Tests compile far longer than they run. Processes that they start inherit this.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 _GOLDEN = Path(__file__).parent / "golden"
 

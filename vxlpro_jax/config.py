@@ -304,9 +304,11 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 
 def _convert(kind: Any, value: Any, default: Any, path: str) -> Any:
-    if kind is ModelConfig:
-        return from_mapping(ModelConfig, value, path=path)
     if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{path} is {value!r}: expected a mapping of its fields.")
+        if kind is ModelConfig:
+            return from_mapping(ModelConfig, value, path=path)
         return _replace(default, value, path)
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
@@ -314,10 +316,22 @@ def _convert(kind: Any, value: Any, default: Any, path: str) -> Any:
             raise InputError(f"{path} is {value!r}: choose one of {choices}.")
         return value
     if typing.get_origin(kind) is tuple:
-        item = typing.get_args(kind)[0]
-        return tuple(from_mapping(item, v, path=path) if item is ParamGroup else v for v in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return _convert_tuple(typing.get_args(kind), value, path)
+    if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         raise InputError(f"{path} is {value!r}: expected {kind.__name__}.")
     return value
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    """`kinds` as in a type hint: one for each item, or one and `...` for any number of them."""
+    if not isinstance(value, tuple | list):
+        raise InputError(f"{path} is {value!r}: expected a tuple.")
+    if kinds[-1] is ...:
+        kinds = (kinds[0],) * len(value)
+    if len(value) != len(kinds):
+        raise InputError(f"{path} is {value!r}: expected {len(kinds)} values.")
+    return tuple(
+        _convert(kind, item, kind(), path) for kind, item in zip(kinds, value, strict=True)
+    )

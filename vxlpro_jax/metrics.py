@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -121,7 +122,7 @@ def _console_line(row, *, total_steps):
 
 def _check_finite(rows):
     for row in rows:
-        if not row["loss"] < float("inf"):
+        if not math.isfinite(row["loss"]):
             raise FloatingPointError(
                 f"Loss is {row['loss']} at step {row['step']}: lower optim.lr or optim.clip_norm"
                 " and start again from the last checkpoint."

@@ -62,7 +62,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     count = jax.device_count()
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if len(free) > 1 or count % fixed or (not free and fixed != count):
+    impossible = len(free) > 1 or fixed < 1 or min(sizes.values()) < -1
+    if impossible or count % fixed or (not free and fixed != count):
         raise InputError(
             f"Mesh {sizes} does not fit {count} devices: make the axes multiply to {count}, or set"
             " one of them to -1."

@@ -74,7 +74,12 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
     first_step = int(state.step)
 
     # ---- Loop ------------------------------------------------------------------------------------
-    train_step = jit(make_train_step(config, optimizer=optimizer), donate_argnums=0)
+    # Held to the table: left to the compiler, shardings drift, and the second step compiles again.
+    train_step = jit(
+        make_train_step(config, optimizer=optimizer),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
+    )
     writer = metrics.MetricsWriter(workdir, first_step=first_step, total_steps=config.total_steps)
     for step in range(first_step + 1, config.total_steps + 1):
         waited = time.monotonic()
@@ -119,17 +124,28 @@ def parse_arguments(argv: list[str]) -> Arguments:
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     try:
         rest = values(argv)
+        # Only here a file that cannot be loaded is told.
+        given = None if config.value is None else config.value.to_dict()
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"Command line: {error}") from error
-    if len(rest) > 1 or config.value is None:
+        raise InputError(f"Command line: {_reason(error)}") from error
+    if len(rest) > 1 or given is None:
         raise InputError(
             "Command line: give --config=configs/stage2.py[:PRESET,option=value], optionally"
             f" --workdir=DIR and --config.path=value; got {' '.join(argv[1:]) or 'nothing'}."
         )
     name = Path(config_flags.get_config_filename(values["config"])).stem
-    run = from_mapping(TrainConfig, config.value.to_dict())
-    default = Path("runs") / f"{name}-{config.value.model.preset}"
+    run = from_mapping(TrainConfig, given)
+    default = Path("runs") / f"{name}-{given['model']['preset']}"
     return Arguments(run, Path(values.workdir or default).expanduser().absolute())
+
+
+def _reason(error: Exception) -> str:
+    """What the flags object to: ml_collections wraps KeyErrors and puts tracebacks in front."""
+    inner = error.args[0] if error.args else error
+    cause = inner if isinstance(inner, KeyError) else error
+    if isinstance(cause, KeyError):
+        return "unknown key " + ": ".join(str(cause.args[0]).splitlines())
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def resolve(config: TrainConfig) -> TrainConfig:

@@ -1,6 +1,7 @@
 """Decoder against the oracle over more than 512 positions, with and without a cache."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +59,11 @@ def test_samples_of_a_row_are_apart(config, oracle, params, embeddings, backend)
     row = embeddings[:1]
     segments = np.zeros((1, LENGTH), np.int32)
     positions = np.zeros((1, LENGTH), np.int32)
-    for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for index, (start, stop) in enumerate(itertools.pairwise(bounds)):
         segments[:, start:stop] = index + 1
         positions[:, start:stop] = np.arange(stop - start)
     ours = decoder(config, params, backend=backend)(row, positions=positions, segments=segments)
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         theirs = oracle.decode(torch.from_numpy(row[0, start:stop])).detach().numpy()
         np.testing.assert_allclose(ours[0, start:stop], theirs, rtol=0, atol=1e-9)
 

@@ -1,0 +1,89 @@
+"""What several tests share: a micro model, a small data set, and subprocesses that run commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from vxlpro_jax.config import DecoderConfig, ModelConfig, VisionConfig
+from vxlpro_jax.data.synthetic import write_mp4
+
+ROOT = Path(__file__).parent.parent
+
+# Its vocabulary holds the shipped tokenizer's 436 ids.
+MICRO = ModelConfig(
+    vision=VisionConfig(width=32, depth=1, num_heads=2, mlp_width=64, image_size=56),
+    decoder=DecoderConfig(
+        vocab_size=440,
+        width=32,
+        depth=1,
+        num_heads=2,
+        num_kv_heads=2,
+        mlp_width=64,
+        max_positions=1024,
+    ),
+)
+
+
+def write_clip(path: Path, *, frames: int, seed: int = 0) -> Path:
+    """A real mp4 of slowly changing noise, two frames a second."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (frames, 4, 4, 3), np.uint8)
+    write_mp4(path, [np.kron(frame, np.ones((16, 16, 1), np.uint8)) for frame in coarse], fps=2)
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    """An mp4 that holds sound alone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000)
+        samples = np.zeros((1, 1024), np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_dataset(folder: Path) -> Path:
+    """Two clips of 3 and 8 frames, one picture, one text: exactly one batch of four."""
+    write_clip(folder / "short.mp4", frames=3, seed=1)
+    write_clip(folder / "long.mp4", frames=8, seed=2)
+    pixels = np.random.default_rng(3).integers(0, 256, (56, 56, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    records = [
+        {"video": "short.mp4", "conversations": chat("<image>\nWhich way?", "left")},
+        {"video": "long.mp4", "conversations": chat("<image>\nWhat colour?", "red")},
+        {"image": "picture.png", "conversations": chat("<image>\nWhat shape?", "circle")},
+        {"conversations": chat("How many?", "four")},
+    ]
+    (folder / "data.json").write_text(json.dumps(records))
+    return folder / "data.json"
+
+
+def chat(question: str, answer: str) -> list[dict]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def python(*arguments, cwd=ROOT, **environment) -> subprocess.Popen:
+    """Starts Python on `arguments` with this checkout importable; output is piped as text."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "JAX_PLATFORMS": "cpu",
+        **environment,
+    }
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

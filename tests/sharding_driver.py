@@ -1,0 +1,114 @@
+"""Trains a few steps on one device and on meshes of eight; prints what each gave as JSON.
+
+Run by test_sharding.py in a process of its own, because the number of CPU devices is fixed once.
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+from helpers import MICRO
+
+from vxlpro_jax import optim, sharding, tree
+from vxlpro_jax.config import IMAGE_TOKEN, MeshConfig, OptimConfig, TrainConfig
+from vxlpro_jax.jit import jit
+from vxlpro_jax.models.video_xl_pro import init_params
+from vxlpro_jax.train_state import TrainState
+from vxlpro_jax.train_step import make_train_step
+
+STEPS, ROWS, GROUPS, TEXT = 3, 4, 2, 28
+
+
+def main():
+    vision = dataclasses.replace(MICRO.vision, image_size=28)
+    model = dataclasses.replace(MICRO, vision=vision)
+    # A large eps: Adam would blow rounding up to full steps where the true gradient is zero.
+    optim_config = OptimConfig(lr=1e-2, warmup=0.5, weight_decay=0.01, eps=1e-2)
+    config = TrainConfig(model=model, optim=optim_config, total_steps=STEPS)
+    batches = [random_batch(seed) for seed in range(STEPS)]
+    params = jit(lambda key: init_params(model, key=key))(jax.random.key(0))
+    alone = train(config, params, batches)
+    results = {"alone": alone["losses"], "meshes": {}}
+    for name in sys.argv[1:]:
+        sizes = dict(zip(sharding.AXES, map(int, name.split(",")), strict=True))
+        mesh = sharding.make_mesh(MeshConfig(**sizes))
+        with jax.set_mesh(mesh):
+            spread = train(config, params, batches, mesh=mesh)
+        far = jax.tree.map(
+            lambda a, b: float(np.abs(a - b).max()), spread["params"], alone["params"]
+        )
+        results["meshes"][name] = {
+            "losses": spread["losses"],
+            "furthest": max(jax.tree.leaves(far)),
+            "specs": spread["specs"],
+            "collectives": spread["collectives"],
+        }
+    print(json.dumps(results))
+
+
+def train(config, params, batches, *, mesh=None):
+    optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
+    state = TrainState.create(params, optimizer=optimizer, seed=0)
+    shardings = None
+    if mesh is not None:
+        shardings = sharding.state_shardings(state, params=state.params, mesh=mesh)
+        state = jax.device_put(state, shardings)
+        batches = [jax.device_put(batch, sharding.batch_sharding(mesh)) for batch in batches]
+    step = jit(make_train_step(config, optimizer=optimizer), out_shardings=(shardings, None))
+    step = step.lower(state, batches[0]).compile()
+    losses = []
+    for batch in batches:
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    text = step.as_text()
+    names = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    return {
+        "losses": losses,
+        "params": jax.device_get(state.params),
+        "specs": specs(state),
+        "collectives": sum(text.count(f"{name}(") for name in names),
+    }
+
+
+def specs(state):
+    """After the last step: each parameter's and each moment's sharding and shard shape."""
+
+    def told(leaf):
+        shard = leaf.sharding.shard_shape(leaf.shape)
+        return {
+            "shape": leaf.shape,
+            "shard": shard,
+            "spec": str(getattr(leaf.sharding, "spec", "")),
+        }
+
+    params = {path: told(leaf) for path, leaf in tree.flatten(state.params).items()}
+    moments = []
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state):
+        name = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        owner = [path for path in params if name.endswith(f"/{path}")]
+        if owner:
+            moments.append({"of": max(owner, key=len), **told(leaf)})
+    return {"params": params, "moments": moments}
+
+
+def random_batch(seed):
+    """Unequal videos, one row without any, one image position a row."""
+    rng = np.random.default_rng(seed)
+    group_segments = np.array([[1, 1], [1, 0], [0, 0], [1, 1]], np.int32)
+    tokens = rng.integers(0, 400, (ROWS, TEXT), np.int32)
+    tokens[group_segments[:, 0] > 0, 3] = IMAGE_TOKEN
+    labels = np.where(np.arange(TEXT) > 10, tokens, -100).astype(np.int32)
+    return {
+        "frames": rng.integers(0, 256, (ROWS, GROUPS, 4, 28, 28, 3), np.uint8),
+        "stamp_ids": rng.integers(0, 400, (ROWS, GROUPS, 10), np.int32),
+        "group_segments": group_segments,
+        "tokens": tokens,
+        "token_segments": np.ones((ROWS, TEXT), np.int32),
+        "labels": labels,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Command lines: a mistake is one sentence on stderr and exit code 2, and nothing is written."""
+
+import sys
+
+import pytest
+from helpers import python
+
+from vxlpro_jax import cli, generate
+from vxlpro_jax import train as train_module
+from vxlpro_jax.config import InputError
+
+CONFIG = "configs/stage2.py"
+
+# How ml_collections loads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def run(main, argv, capsys):
+    """Exit code and stderr of a command run in this process."""
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(lambda: main(argv))
+    return exit_info.value.code, capsys.readouterr().err
+
+
+# ---- cli.run ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_code_of_a_command_that_ends(returned, code):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(lambda: returned)
+    assert exit_info.value.code == code
+
+
+def test_interrupt_and_mistakes(capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    def mistaken(_):
+        raise InputError("The thing is wrong: mend it.")
+
+    assert run(interrupted, [], capsys) == (130, "")
+    assert run(mistaken, [], capsys) == (2, "error: The thing is wrong: mend it.\n")
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    def broken():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.run(broken)
+
+
+# ---- train --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--config=configs/stage2.py"),
+        (["--config=configs/nowhere.py"], "nowhere.py"),
+        ([f"--config={CONFIG}:7b"], "Unknown preset '7b': known are tiny, 3b"),
+        ([f"--config={CONFIG}:3b,frame=8"], "Unknown option 'frame'"),
+        ([f"--config={CONFIG}", "--config.total_step=3"], "total_steps"),
+        ([f"--config={CONFIG}", "--config.optim.rate=3"], "rate"),
+        ([f"--config={CONFIG}", "--config.total_steps=many"], "total_steps"),
+        ([f"--config={CONFIG}", "--config.model.dts.layout=mixed"], "choose one of 'released'"),
+        ([f"--config={CONFIG}", "--config.model.preset=7b"], "Unknown preset '7b'"),
+        ([f"--config={CONFIG}", "--work_dir=x"], "workdir"),
+        ([f"--config={CONFIG}", "extra"], "extra"),
+        ([f"--config={CONFIG}", "--config.data.path=nowhere.json"], "nowhere.json does not exist"),
+        ([f"--config={CONFIG}", "--config.data.tokenizer=nowhere"], "nowhere"),
+        ([f"--config={CONFIG}", "--config.init_from=nowhere"], "nowhere does not exist"),
+        ([f"--config={CONFIG}", "--config.mesh.data=7"], "make the axes multiply"),
+        ([f"--config={CONFIG}:3b"], "A full-size run needs a tokenizer"),
+    ],
+)
+def test_mistakes_of_train(arguments, said, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    argv = ["train", *arguments, f"--workdir={workdir}"]
+    code, error = run(train_module.main, argv, capsys)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert "Traceback" not in error
+    assert not workdir.exists()
+
+
+def test_values_of_the_command_line_arrive(tmp_path):
+    arguments = train_module.parse_arguments(
+        [
+            "train",
+            f"--config={CONFIG}:tiny,frames=4",
+            "--config.total_steps=3",
+            "--config.seed=7",
+            "--config.checkpoint_every=2",
+            "--config.optim.lr=0.5",
+            "--config.data.path=some.json",
+            "--config.model.dts.layout=temporal",
+            f"--workdir={tmp_path}",
+        ]
+    )
+    config = arguments.config
+    assert arguments.workdir == tmp_path
+    assert (config.total_steps, config.seed, config.checkpoint_every) == (3, 7, 2)
+    assert (config.optim.lr, config.data.path, config.data.max_frames) == (0.5, "some.json", 4)
+    assert config.model.dts.layout == "temporal"
+
+
+def test_default_workdir_is_named_after_config_and_preset():
+    arguments = train_module.parse_arguments(["train", f"--config={CONFIG}:3b"])
+    assert arguments.workdir.parts[-2:] == ("runs", "stage2-3b")
+    assert arguments.workdir.is_absolute()
+
+
+# ---- Real processes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "vxlpro_jax.train", f"--config={CONFIG}", "--config.sed=1"], "seed"),
+        (
+            ["-m", "vxlpro_jax.generate", "--checkpoint=nowhere", "--video=x", "--prompt=x"],
+            "nowhere does not exist",
+        ),
+    ],
+)
+def test_process_ends_with_a_sentence(arguments, said):
+    process = python(*arguments)
+    out, error = process.communicate()
+    assert process.returncode == 2
+    assert out == ""
+    assert error.startswith("error: ")
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_generate_without_a_source_is_refused(capsys):
+    code, error = run(generate.main, ["--checkpoint=x", "--prompt=x"], capsys)
+    assert code == 2
+    assert "--video --image" in error
+    assert "train" not in sys.argv[0]

@@ -1,0 +1,372 @@
+"""Answering with a micro model: determinism, sharing, sampling, padding, and mistakes."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import MICRO, python, write_clip, write_sound
+from PIL import Image
+
+from vxlpro_jax import answering, checkpoint, cli, generate
+from vxlpro_jax.answering import Answerer, Options, sample
+from vxlpro_jax.config import IMAGE_TOKEN, InputError
+from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.jit import jit
+from vxlpro_jax.models.kv_cache import KVCache
+from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
+
+PROMPTS = ("What colour is the shape?", "Which way does it move, and how far?", "Why?")
+SHORT = Options(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model folder with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    rng = np.random.default_rng(0)
+    shapes = abstract_params(MICRO)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+    # What the last id attends to must outweigh the id itself.
+    for name in ("q", "k", "v", "out"):
+        params["decoder"]["layers"]["attn"][name]["kernel"] *= 3
+    checkpoint.write_params(folder / "params", leaves=params)
+    (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
+    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A clip, a picture, and files that are neither."""
+    folder = tmp_path_factory.mktemp("files")
+    write_clip(folder / "clip.mp4", frames=6)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 110, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    write_sound(folder / "sound.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("This is no video." * 100)
+    whole = (folder / "clip.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answerer(folder):
+    return Answerer.load(folder)
+
+
+@pytest.fixture(scope="module")
+def encoded(answerer, files):
+    return answerer.encode_video(files / "clip.mp4", max_frames=8)
+
+
+@pytest.fixture
+def run(folder, files, capsys):
+    """Runs the command in this process on the clip; returns its exit code, stdout and stderr."""
+
+    def call(*arguments, source=None, model=folder):
+        source = source or f"--video={files / 'clip.mp4'}"
+        argv = [f"--checkpoint={model}", source, *arguments]
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(lambda: generate.main(argv))
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return call
+
+
+def answer(answerer, encoded, prompt, options=SHORT):
+    plan = answerer.plan(encoded, prompt, options=options)
+    return "".join(answerer.answer(encoded, plan, options=options))
+
+
+# ---- Answers ------------------------------------------------------------------------------------
+
+
+def test_same_question_same_answer(answerer, encoded, files):
+    again = answerer.encode_video(files / "clip.mp4", max_frames=8)
+    first, second = (answer(answerer, one, PROMPTS[0]) for one in (encoded, again))
+    assert first == second
+    assert first
+
+
+def test_seed_does_not_matter_at_temperature_zero(answerer, encoded):
+    one, two = (dataclasses.replace(SHORT, seed=seed) for seed in (1, 2))
+    assert answer(answerer, encoded, PROMPTS[0], one) == answer(answerer, encoded, PROMPTS[0], two)
+
+
+def test_several_prompts_equal_each_asked_alone(run):
+    options = ("--max_frames=8", "--max_new_tokens=6", "--json")
+    code, out, _ = run(*(f"--prompt={prompt}" for prompt in PROMPTS), *options)
+    assert code == 0
+    together = [json.loads(line) for line in out.splitlines()]
+    alone = [json.loads(run(f"--prompt={prompt}", *options)[1]) for prompt in PROMPTS]
+    assert together == alone
+    assert len({row["answer"] for row in alone}) > 1
+
+
+def test_json_says_what_was_seen(run):
+    _, out, _ = run("--prompt=Why?", "--max_frames=8", "--max_new_tokens=3", "--json")
+    record = json.loads(out)
+    answer = record.pop("answer")
+    assert isinstance(answer, str)
+    # Six frames are two groups of four: 288 visual tokens, of which floor(259.2 / 16) * 16 stay.
+    assert record == {
+        "prompt": "Why?",
+        "groups": 2,
+        "visual_tokens": 288,
+        "kept_visual_tokens": 256,
+    }
+
+
+def test_text_streams_and_names_the_prompt_only_if_several(run):
+    options = ("--max_frames=8", "--max_new_tokens=6")
+    _, single, _ = run("--prompt=Why?", *options)
+    _, twice, _ = run("--prompt=Why?", "--prompt=Why?", *options)
+    assert twice == 2 * f"> Why?\n{single}"
+
+
+def test_pieces_are_the_answer_cut_anywhere(answerer, encoded):
+    plan = answerer.plan(encoded, PROMPTS[0], options=SHORT)
+    pieces = list(answerer.answer(encoded, plan, options=SHORT))
+    assert 1 < len(pieces) <= SHORT.max_new_tokens + 1
+
+
+def test_a_picture_is_answered_too(run, files):
+    code, out, _ = run(
+        "--prompt=Why?", "--max_new_tokens=2", "--json", source=f"--image={files / 'picture.png'}"
+    )
+    assert code == 0
+    assert json.loads(out)["groups"] > 1
+
+
+def test_fewer_frames_are_encoded_alike(answerer, files, encoded):
+    """Groups do not see each other: the first four of six frames give the first group."""
+    frames = answering.video.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
+    alone = answerer._encode(frames[None], times=np.zeros(1))
+    np.testing.assert_allclose(alone.visual[0], encoded.visual[0], atol=1e-4)
+
+
+# ---- Padding ------------------------------------------------------------------------------------
+
+
+def test_padding_does_not_change_the_logits(answerer, encoded):
+    """The bucketed prefill against one without a single padded slot."""
+    plan = answerer.plan(encoded, PROMPTS[1], options=SHORT)
+    sequence, length = answerer._assemble(encoded, plan)
+    kept = answering._trim(sequence, answering._round_up(length, 256))
+    cache = KVCache.empty(MICRO.decoder, batch=1, slots=512, dtype=np.float32)
+    padded, _ = answerer._apply("prefill", kept, cache)
+
+    def unpadded(params, visual):
+        text = Text(
+            tokens=plan.ids[None],
+            token_segments=np.ones((1, len(plan.ids)), np.int32),
+            stamp_ids=encoded.stamp_ids[None],
+            group_segments=np.ones((1, len(visual)), np.int32),
+            keep_counts=np.array([[plan.keep]], np.int32),
+        )
+        model = functools.partial(VideoXLPro(MICRO).apply, {"params": params})
+        sequence = model(visual[None], text, method="assemble")
+        cache = KVCache.empty(MICRO.decoder, batch=1, slots=length, dtype=np.float32)
+        return model(answering._trim(sequence, length), cache, method="prefill")[0]
+
+    assert length == len(plan.ids) - 1 + 20 + plan.keep
+    bare = jit(unpadded)(answerer._params, encoded.visual)
+    np.testing.assert_allclose(padded, bare, atol=2e-4)
+    assert np.std(bare) > 0.1
+
+
+# ---- Sampling -----------------------------------------------------------------------------------
+
+
+def test_sampling_follows_the_seed(answerer, encoded):
+    def drawn(seed):
+        options = Options(max_new_tokens=6, temperature=5.0, seed=seed)
+        return answer(answerer, encoded, PROMPTS[0], options)
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(4)}) > 1
+
+
+def test_tiny_top_p_is_greedy(answerer, encoded):
+    options = Options(max_new_tokens=6, temperature=5.0, top_p=1e-6, seed=3)
+    assert answer(answerer, encoded, PROMPTS[0], options) == answer(answerer, encoded, PROMPTS[0])
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    probabilities = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
+    keys = jax.random.split(jax.random.key(0), 400)
+    for top_p, allowed in ((0.3, {1}), (0.65, {1, 3}), (0.8, {1, 3, 4}), (1.0, {0, 1, 2, 3, 4})):
+        draw = jax.vmap(
+            lambda key, p=top_p: sample(
+                np.log(probabilities)[None], key=key, temperature=1.0, top_p=p
+            )[0]
+        )
+        assert set(np.asarray(draw(keys)).tolist()) == allowed
+
+
+def test_temperature_sharpens():
+    logits = np.array([[0.0, 1.0, 2.0]])
+    keys = jax.random.split(jax.random.key(0), 4000)
+    for temperature in (0.5, 2.0):
+        draw = jax.vmap(
+            lambda key, t=temperature: sample(logits, key=key, temperature=t, top_p=1.0)[0]
+        )
+        found = np.bincount(np.asarray(draw(keys)), minlength=3) / 4000
+        weights = np.exp(logits[0] / temperature)
+        np.testing.assert_allclose(found, weights / weights.sum(), atol=0.03)
+
+
+# ---- The context --------------------------------------------------------------------------------
+
+
+def with_context(answerer, positions):
+    decoder = dataclasses.replace(MICRO.decoder, max_positions=positions)
+    config = dataclasses.replace(MICRO, decoder=decoder)
+    return Answerer(answerer._params, config=config, tokenizer=answerer.tokenizer)
+
+
+def test_narrow_context_keeps_fewer_tokens_but_always_fits(answerer, encoded):
+    for positions in range(100, 400, 7):
+        narrow = with_context(answerer, positions)
+        try:
+            plan = narrow.plan(encoded, "Why?", options=SHORT)
+        except InputError:
+            assert positions < 120
+            continue
+        total = len(plan.ids) - 1 + SHORT.max_new_tokens + 20 + plan.keep
+        assert total <= positions
+        assert plan.keep == 256 or positions - total < 16
+        assert plan.keep % 16 == 0
+
+
+def test_narrow_context_answers_within_it(answerer, encoded):
+    narrow = with_context(answerer, 200)
+    plan = narrow.plan(encoded, "Why?", options=SHORT)
+    assert plan.keep < 256
+    assert "".join(narrow.answer(encoded, plan, options=SHORT))
+
+
+def test_prompt_has_one_image_position(answerer, encoded):
+    plan = answerer.plan(encoded, "Why?", options=SHORT)
+    assert (plan.ids == IMAGE_TOKEN).sum() == 1
+
+
+# ---- Mistakes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompt=" + "why " * 2000], "shorten the prompt or lower --max_new_tokens"),
+        (["--prompt=Why?", "--max_new_tokens=5000"], "shorten the prompt or lower --max_new_tok"),
+        (["--prompt=What is <image>?"], "remove it"),
+        (["--prompt=Why?", "--max_frames=0"], "--max_frames is 0"),
+        (["--prompt=Why?", "--keep_ratio=0"], "--keep_ratio is 0.0"),
+        (["--prompt=Why?", "--keep_ratio=1.5"], "--keep_ratio is 1.5"),
+        (["--prompt=Why?", "--temperature=-1"], "--temperature is -1.0"),
+        (["--prompt=Why?", "--temperature=nan"], "--temperature is nan"),
+        (["--prompt=Why?", "--top_p=0"], "--top_p is 0.0"),
+        (["--prompt=Why?", "--max_new_tokens=0"], "--max_new_tokens is 0"),
+    ],
+)
+def test_wrong_options(run, arguments, said):
+    code, out, error = run("--max_frames=8", *arguments)
+    assert (code, out) == (2, "")
+    assert error.startswith("error: ")
+    assert said in error
+
+
+def test_frames_that_cannot_fit(answerer):
+    """130 groups need 1300 positions for their time stamps; the context is 1024."""
+    long = answering.Encoded(np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32))
+    with pytest.raises(InputError, match=r"130 groups .* 1300 positions.*: lower --max_frames"):
+        answerer.plan(long, "Why?", options=SHORT)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere.mp4", "does not exist"),
+        ("sound.mp4", "no video stream"),
+        ("empty.mp4", "empty.mp4"),
+        ("text.mp4", "text.mp4"),
+        ("cut.mp4", "cut.mp4"),
+    ],
+)
+def test_unusable_videos(run, files, name, said):
+    code, out, error = run("--prompt=Why?", source=f"--video={files / name}")
+    assert (code, out) == (2, "")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_unusable_picture(run, files):
+    code, _, error = run("--prompt=Why?", source=f"--image={files / 'text.mp4'}")
+    assert code == 2
+    assert "text.mp4" in error
+
+
+def damaged(folder, copy, damage):
+    """A copy of the model folder with one thing wrong."""
+    copy.mkdir()
+    for file in folder.rglob("*"):
+        target = copy / file.relative_to(folder)
+        if file.is_dir():
+            target.mkdir(exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    damage(copy)
+    return copy
+
+
+def truncate(folder):
+    largest = max((f for f in (folder / "params").rglob("*") if f.is_file()), key=size_of)
+    largest.write_bytes(largest.read_bytes()[: size_of(largest) // 2])
+
+
+def size_of(file):
+    return file.stat().st_size
+
+
+def widen(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 72}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (truncate, "cannot be read as an Orbax checkpoint"),
+        (widen, "misshapen are: decoder/layers/mlp/down/kernel"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json does not exist"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
+    ],
+)
+def test_unusable_checkpoints(run, folder, tmp_path, damage, said):
+    broken = damaged(folder, tmp_path / "broken", damage)
+    code, out, error = run("--prompt=Why?", model=broken)
+    assert (code, out) == (2, "")
+    assert said in error
+
+
+def test_process_ends_with_a_sentence(folder, files):
+    """The command itself, started in another folder."""
+    process = python(
+        "-m",
+        "vxlpro_jax.generate",
+        f"--checkpoint={folder}",
+        f"--video={files / 'sound.mp4'}",
+        "--prompt=Why?",
+        cwd=files,
+    )
+    out, error = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert error.startswith("error: ")
+    assert "no video stream" in error

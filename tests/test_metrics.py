@@ -1,0 +1,118 @@
+"""metrics.jsonl: one line a step whatever happens, rates from an injected clock."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from vxlpro_jax.metrics import MetricsWriter, draw_curves
+
+
+class Clock:
+    """Seconds that only pass when told."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def open_writer(tmp_path, clock):
+    writers = []
+
+    def build(first_step=0):
+        writer = MetricsWriter(tmp_path, first_step=first_step, total_steps=9, clock=clock)
+        writers.append(writer)
+        return writer
+
+    yield build
+    for writer in writers:
+        writer._tensorboard.close()
+
+
+def add(writer, clock, step, loss=1.0):
+    writer.add(step, scalars(loss), data_wait=0.0)
+    clock.now += 1
+
+
+def scalars(loss=1.0):
+    values = {"loss": loss, "lr": 0.1, "grad_norm": 2.0, "tokens": 600, "frames": 12}
+    return {name: jnp.asarray(value) for name, value in values.items()}
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_object_a_step(tmp_path, open_writer, clock, capsys):
+    writer = open_writer()
+    writer.add(1, scalars(3.0), data_wait=0.25)
+    writer.add(2, scalars(2.0), data_wait=0.5)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    clock.now += 4
+    writer.flush()
+    first, second = rows(tmp_path)
+    assert (first["step"], first["loss"], first["data_wait"]) == (1, 3.0, 0.25)
+    assert (second["step"], second["loss"]) == (2, 2.0)
+    assert first["step_seconds"] == 2
+    assert first["tokens_per_second"] == 300
+    assert first["frames_per_second"] == 6
+    assert "step 2/9  loss 2.0000" in capsys.readouterr().out
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_paused_time_is_not_training(tmp_path, open_writer, clock):
+    writer = open_writer()
+    clock.now += 1
+    with writer.paused():
+        clock.now += 50
+    add(writer, clock, 1)
+    writer.close()
+    assert rows(tmp_path)[0]["step_seconds"] == 2
+
+
+def test_resuming_drops_later_and_partial_lines(tmp_path, open_writer, clock):
+    lines = [json.dumps({"step": step, "loss": step / 2}) for step in range(1, 6)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 6, "lo')
+    writer = open_writer(first_step=3)
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(line + "\n" for line in lines[:3])
+    add(writer, clock, 4)
+    writer.close()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_partial_line_of_a_kept_step_is_dropped_too(tmp_path, open_writer):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2')
+    open_writer(first_step=9)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_loss_that_is_not_finite_stops_the_run(tmp_path, open_writer, clock, loss):
+    writer = open_writer()
+    add(writer, clock, 1, 1.0)
+    add(writer, clock, 2, loss)
+    with pytest.raises(FloatingPointError, match=r"Loss is .* at step 2: lower optim.lr"):
+        writer.flush()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_flushing_nothing_writes_nothing(tmp_path, open_writer):
+    open_writer().close()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_curves_are_a_picture(tmp_path, open_writer, clock):
+    writer = open_writer()
+    for step in (1, 2):
+        add(writer, clock, step, 3.0 / step)
+    writer.close()
+    draw_curves(tmp_path)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,139 @@
+"""The sharding table, meshes, and eight devices against one."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import python
+from jax.sharding import PartitionSpec as P
+
+from vxlpro_jax import sharding, tree
+from vxlpro_jax.config import PRESETS, InputError, MeshConfig
+from vxlpro_jax.models.video_xl_pro import abstract_params
+
+DRIVER = Path(__file__).parent / "sharding_driver.py"
+MESHES = ("2,2,2,1", "1,2,2,2")  # data, fsdp, tensor, context
+
+
+# ---- The table ----------------------------------------------------------------------------------
+
+
+def all_paths():
+    return {path for config in PRESETS.values() for path in tree.flatten(abstract_params(config))}
+
+
+def test_every_parameter_has_exactly_one_rule_that_fits_its_rank():
+    for config in PRESETS.values():
+        for path, leaf in tree.flatten(abstract_params(config)).items():
+            assert len(sharding.spec_of(path)) <= leaf.ndim, path
+
+
+def test_no_rule_is_idle():
+    paths = all_paths() | {"decoder/lm_head/kernel"}
+    used = {id(sharding.spec_of(path)) for path in paths}
+    idle = [pattern for pattern, spec in sharding.RULES if id(spec) not in used]
+    assert not idle
+
+
+def test_big_parameters_are_spread_over_both_axes():
+    """Of the released size, what is not sharded must be small enough to copy everywhere."""
+    for path, leaf in tree.flatten(abstract_params(PRESETS["3b"])).items():
+        if leaf.size > 4 * 2**20:
+            assert {"fsdp", "tensor"} <= set(sharding.spec_of(path)), path
+
+
+def test_unmatched_path_is_named():
+    with pytest.raises(ValueError, match=r"'decoder/gate' must match one .* matches: none"):
+        sharding.spec_of("decoder/gate")
+
+
+def test_doubly_matched_path_is_named(monkeypatch):
+    again = (*sharding.RULES, (r"decoder/emb.*", P()))
+    monkeypatch.setattr(sharding, "RULES", again)
+    with pytest.raises(ValueError, match=r"matches: decoder/embed, decoder/emb\.\*"):
+        sharding.spec_of("decoder/embed")
+
+
+# ---- Meshes -------------------------------------------------------------------------------------
+
+
+def test_one_axis_takes_what_is_left():
+    mesh = sharding.make_mesh(MeshConfig())
+    assert mesh.axis_names == sharding.AXES
+    assert dict(mesh.shape) == {"data": 1, "fsdp": jax.device_count(), "tensor": 1, "context": 1}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"data": -1, "fsdp": -1},
+        {"fsdp": 3 * jax.device_count()},
+        {"fsdp": -1, "tensor": 3 * jax.device_count()},
+        {"data": 0},
+        {"data": -2},
+        {"data": 0, "fsdp": 1},
+    ],
+)
+def test_mesh_that_does_not_fit_is_refused(sizes):
+    with pytest.raises(InputError, match=r"does not fit \d+ devices: make the axes multiply"):
+        sharding.make_mesh(MeshConfig(**sizes))
+
+
+def test_batch_must_share_evenly():
+    class Mesh:
+        shape = {"data": 2, "fsdp": 3, "tensor": 5, "context": 7}  # noqa: RUF012
+
+    sharding.check_batch(12, mesh=Mesh())
+    with pytest.raises(InputError, match=r"data.batch_size 8 is not divisible by data x fsdp = 6"):
+        sharding.check_batch(8, mesh=Mesh())
+
+
+# ---- Eight devices ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs():
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    paths = str(DRIVER.parent)
+    process = python(DRIVER, *MESHES, XLA_FLAGS=flags, PYTHONPATH=f"{DRIVER.parent.parent}:{paths}")
+    out, error = process.communicate()
+    assert process.returncode == 0, error
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_give_the_losses_of_one(runs, mesh):
+    np.testing.assert_allclose(runs["meshes"][mesh]["losses"], runs["alone"], rtol=2e-5)
+    assert len(set(runs["alone"])) == 3
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_give_the_parameters_of_one(runs, mesh):
+    """Adam moves a weight by up to the rate, 1e-2; they may differ by a twentieth of that."""
+    assert runs["meshes"][mesh]["furthest"] < 5e-4
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_shards_are_what_the_table_says(runs, mesh):
+    sizes = dict(zip(sharding.AXES, map(int, mesh.split(",")), strict=True))
+    told = runs["meshes"][mesh]
+    for path, leaf in told["specs"]["params"].items():
+        spec = (*sharding.spec_of(path), *[None] * len(leaf["shape"]))
+        expected = [
+            size // sizes[axis] if axis and size % sizes[axis] == 0 else size
+            for size, axis in zip(leaf["shape"], spec, strict=False)
+        ]
+        assert leaf["shard"] == expected, path
+    assert told["collectives"] > 0
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_moments_are_sharded_as_their_parameters(runs, mesh):
+    specs = runs["meshes"][mesh]["specs"]
+    for moment in specs["moments"]:
+        owner = specs["params"][moment["of"]]
+        assert (moment["shape"], moment["shard"]) == (owner["shape"], owner["shard"]), moment
+    sharded = [m for m in specs["moments"] if m["shape"] != m["shard"]]
+    assert len(sharded) > 40

@@ -1,0 +1,269 @@
+"""Training end to end on real files: killed and resumed, frozen groups, refused restarts."""
+
+import dataclasses
+import json
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import ROOT, python, write_dataset
+from training_driver import STEPS, run_config
+
+from vxlpro_jax import checkpoint, optim, sharding, tree
+from vxlpro_jax.config import PRESETS, DtsConfig, InputError, MeshConfig, TrainConfig
+from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.train import (
+    abstract_state,
+    announce,
+    check_workdir,
+    initial_state,
+    resolve,
+    train,
+    write_workdir,
+)
+
+DRIVER = Path(__file__).parent / "training_driver.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def start(data, tmp_path_factory):
+    """Starts a training process; one compilation serves all of them."""
+    compiled = tmp_path_factory.mktemp("compiled")
+
+    def build(workdir):
+        return python(
+            DRIVER,
+            workdir,
+            data,
+            PYTHONPATH=f"{ROOT}:{DRIVER.parent}",
+            XLA_FLAGS="--xla_backend_optimization_level=0",
+            JAX_COMPILATION_CACHE_DIR=str(compiled),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        )
+
+    return build
+
+
+def finish(process):
+    out, error = process.communicate()
+    assert process.returncode == 0, error
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    finish(start(workdir))
+    return workdir
+
+
+@pytest.fixture
+def no_mesh():
+    """`train` sets the mesh of its process; the next test begins without one."""
+    yield
+    jax.set_mesh(jax.make_mesh((1,), ("none",))).__exit__(None, None, None)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def params_at(workdir, step):
+    return tree.flatten(checkpoint.read_params(workdir / "checkpoints" / str(step) / "params"))
+
+
+# ---- A whole run --------------------------------------------------------------------------------
+
+
+def test_loss_falls(finished):
+    losses = [row["loss"] for row in rows(finished)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(np.isfinite(losses))
+
+
+def test_one_row_a_step_with_what_it_saw(finished, data):
+    config = run_config(data)
+    table = rows(finished)
+    assert [row["step"] for row in table] == list(range(1, STEPS + 1))
+    schedule = optim.schedule(config.optim, total_steps=STEPS)
+    for row in table:
+        np.testing.assert_allclose(row["lr"], schedule(row["step"] - 1), rtol=1e-4)
+        # Clips of 3 and 8 frames and a picture of one crop fill 1, 2 and 1 groups of four.
+        assert row["frames"] == 16
+        assert row["grad_norm"] > 0
+        assert row["step_seconds"] > 0
+
+
+def test_folder_holds_everything(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {
+        "config.json",
+        "tokenizer.json",
+        "train_config.json",
+        "checkpoints",
+        "curves.png",
+        "tensorboard",
+    } <= names
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"6", "8"}
+
+
+def test_frozen_and_unused_parameters_stay_and_all_others_move(finished):
+    before, after = params_at(finished, 6), params_at(finished, 8)
+    still = {path for path in before if np.array_equal(before[path], after[path])}
+    unused = {path for path in before if "selector/window/v/" in path}
+    frozen = {path for path in before if path.startswith("vision/")}
+    assert still == frozen | unused
+
+
+# ---- Killed and started again -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resumed(start, finished, tmp_path_factory):
+    """The folder of a run that was killed midway and started again, and the second's output."""
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    process = start(workdir)
+    while process.poll() is None and not (workdir / "checkpoints" / "4").is_dir():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    assert len(rows(workdir)) < STEPS
+    # What a kill within a write leaves behind.
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
+    return workdir, finish(start(workdir))
+
+
+def test_resumed_run_has_the_losses_of_an_uninterrupted_one(resumed, finished):
+    workdir, out = resumed
+    assert "Continues at step " in out
+    exact = ("step", "loss", "lr", "grad_norm", "targets", "tokens", "frames")
+    ours, theirs = (
+        [[row[key] for key in exact] for row in rows(path)] for path in (workdir, finished)
+    )
+    assert ours == theirs
+
+
+def test_resumed_run_has_the_parameters_of_an_uninterrupted_one(resumed, finished):
+    ours, theirs = params_at(resumed[0], STEPS), params_at(finished, STEPS)
+    assert ours.keys() == theirs.keys()
+    for path, array in theirs.items():
+        assert ours[path].tobytes() == array.tobytes(), path
+
+
+def test_finished_run_started_again_changes_nothing(finished, data, no_mesh, capsys):
+    before = (finished / "metrics.jsonl").read_text()
+    train(run_config(data), workdir=finished)
+    assert f"Continues at step {STEPS}" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+# ---- Where a run starts -------------------------------------------------------------------------
+
+
+def test_init_from_starts_at_the_parameters_of_another_run(finished, data):
+    config = dataclasses.replace(run_config(data), init_from=str(finished), seed=9)
+    config = resolve(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=""))
+    )
+    assert config.data.tokenizer == str(finished)
+    optimizer = optim.optimizer(config.optim, total_steps=STEPS)
+    abstract = abstract_state(config, optimizer=optimizer, mesh=sharding.make_mesh(MeshConfig()))
+    state = initial_state(config, abstract=abstract, optimizer=optimizer)
+    assert int(state.step) == 0
+    for path, array in tree.flatten(state.params).items():
+        np.testing.assert_array_equal(array, params_at(finished, STEPS)[path], err_msg=path)
+
+
+def test_init_from_of_another_layout_is_refused(finished, data):
+    model = dataclasses.replace(run_config(data).model, dts=DtsConfig(layout="temporal"))
+    config = dataclasses.replace(run_config(data), init_from=str(finished), model=model)
+    with pytest.raises(InputError, match=r"DTS layout 'released': set --config.model.dts.layout"):
+        resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 5}, "another seed"),
+        ({"keep_ratio": (0.5, 0.6)}, "another keep_ratio"),
+        ({"optim": TrainConfig().optim}, "another optim"),
+    ],
+)
+def test_changed_config_is_refused_in_the_same_folder(finished, data, change, named):
+    config = dataclasses.replace(run_config(data), **change)
+    before = (finished / "train_config.json").read_text()
+    with pytest.raises(InputError, match=named):
+        train(config, workdir=finished)
+    assert (finished / "train_config.json").read_text() == before
+
+
+def test_longer_run_of_the_same_config_is_welcome(data, tmp_path):
+    config = resolve(run_config(data))
+    write_workdir(config, workdir=tmp_path)
+    check_workdir(dataclasses.replace(config, total_steps=99, log_every=3), workdir=tmp_path)
+
+
+# ---- Mistakes are told before anything is written -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": "nowhere.json"}, "Data file nowhere.json does not exist"),
+        ({"tokenizer": "nowhere"}, "nowhere"),
+        ({"max_frames": 6}, "data.max_frames is 6"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_wrong_data_writes_nothing(data, tmp_path, no_mesh, change, message):
+    config = run_config(data)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **change))
+    with pytest.raises(InputError, match=message):
+        train(config, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_full_size_needs_tokenizer_and_data():
+    config = TrainConfig(model=PRESETS["3b"])
+    with pytest.raises(InputError, match="needs a tokenizer"):
+        resolve(config)
+    here = dataclasses.replace(config.data, tokenizer="somewhere")
+    with pytest.raises(InputError, match=r"needs data: set --config.data.path"):
+        resolve(dataclasses.replace(config, data=here))
+
+
+def test_tokenizer_must_fit_the_vocabulary(data):
+    config = run_config(data)
+    decoder = dataclasses.replace(config.model.decoder, vocab_size=400)
+    model = dataclasses.replace(config.model, decoder=decoder)
+    with pytest.raises(InputError, match="has 436 ids, the model only 400"):
+        resolve(dataclasses.replace(config, model=model))
+
+
+def test_tiny_preset_says_what_it_is(tmp_path, capsys):
+    announce(TrainConfig(), workdir=tmp_path)
+    first = capsys.readouterr().out.splitlines()[:2]
+    assert first[0].startswith("This is the tiny preset")
+    assert "--config=configs/stage2.py:3b" in first[1]
+    announce(TrainConfig(model=PRESETS["3b"]), workdir=tmp_path)
+    assert capsys.readouterr().out.startswith("3,604,752,160 parameters on ")
+
+
+def test_batch_holds_clip_picture_and_text(data):
+    """What the runs above are fed: text-only rows have no group, the others their own."""
+    config = run_config(data)
+    iterator = build_pipeline(config.data, image_size=56, seed=0)
+    batch = next(iterator)
+    iterator.close()
+    assert sorted((batch["group_segments"] > 0).sum(1).tolist()) == [0, 1, 1, 2]
