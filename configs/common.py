@@ -25,8 +25,8 @@ def base(preset, *, frames, text, batch):
     """Every field a stage can set, with the values that all stages share."""
     c = ml_collections.ConfigDict()
     c.seed = 0
-    c.total_steps = 120
-    c.checkpoint_every = 40
+    c.total_steps = 80
+    c.checkpoint_every = 20
     c.log_every = 10
     c.init_from = ""
     c.keep_ratio = (0.7, 0.99)
