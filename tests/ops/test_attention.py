@@ -124,9 +124,7 @@ def test_auto_takes_rows_then_chunks_and_stays_the_same(monkeypatch, limit):
     """`limit` is how many rows' logits fit: all but one, one, and none."""
     q, k, v = inputs(rows=3, queries=300, keys=30)
     row_bytes = 4 * 300 * 4 * 30
-    monkeypatch.setattr(
-        attention_module, "_LOGITS_BYTES", {jax.default_backend(): int(limit * row_bytes)}
-    )
+    monkeypatch.setattr(attention_module, "_CPU_LOGITS_BYTES", int(limit * row_bytes))
     largest = largest_intermediate(lambda *x: attention(*x), q, k, v)
     assert largest <= max(limit, 256 / 300) * 300 * 4 * 30
     np.testing.assert_allclose(attention(q, k, v), naive(q, k, v), atol=1e-12)

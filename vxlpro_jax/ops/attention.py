@@ -12,7 +12,8 @@ from einops import rearrange
 from vxlpro_jax.config import AttentionBackend
 
 # Logits in memory at once. On a CPU they should stay in its cache.
-_LOGITS_BYTES = {"cpu": 2**26, "gpu": 2**30, "tpu": 2**30}
+_CPU_LOGITS_BYTES = 2**26
+_LOGITS_BYTES = 2**30
 _CHUNK = 256
 
 
@@ -47,7 +48,8 @@ def attention(
     _check_shapes(q, k, v)
     inputs = _Inputs(q, k, v, q_positions, q_segments, kv_segments)
     row_bytes = 4 * q.shape[1] * q.shape[2] * k.shape[1]
-    rows = _LOGITS_BYTES[jax.default_backend()] // row_bytes
+    limit = _CPU_LOGITS_BYTES if jax.default_backend() == "cpu" else _LOGITS_BYTES
+    rows = limit // row_bytes
     if backend == "xla" or (backend == "auto" and rows >= len(q)):
         return _attend(inputs)
     if backend == "auto" and rows >= 1:
