@@ -21,6 +21,7 @@ from einops import rearrange, repeat
 
 from checkpoints_convert import mapping
 from vxlpro_jax import checkpoint
+from vxlpro_jax.answering import compiled
 from vxlpro_jax.config import (
     FRAMES_PER_GROUP,
     IGNORE_LABEL,
@@ -28,7 +29,6 @@ from vxlpro_jax.config import (
     STAMP_TOKENS,
     WINDOW,
     InputError,
-    ModelConfig,
 )
 from vxlpro_jax.jit import jit
 from vxlpro_jax.losses import cross_entropy
@@ -158,15 +158,7 @@ class _Model:
 
     def run(self, method: str | Callable, *inputs: Any, parts: tuple[str, ...]) -> Any:
         """Applies a method of the model."""
-        return _compiled(self.config, method)(self.params(*parts), *inputs)
-
-
-@functools.cache
-def _compiled(config: ModelConfig, method: str | Callable):
-    def apply(params, *inputs):
-        return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
-
-    return jit(apply)
+        return compiled(self.config, method)(self.params(*parts), *inputs)
 
 
 _TOWER = ("vision/", "dts/", "projector/")

@@ -6,7 +6,7 @@ Shapes: `G` groups, `T` text slots, `L` decoder slots, `V` vocabulary. One sampl
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -215,11 +215,19 @@ class Answerer:
         return sequence, int(sequence.layout.lengths[0])
 
     def _apply(self, method: str, *inputs: Any, donate: tuple[int, ...] = ()) -> Any:
-        return _compiled(self.config, method, donate)(self._params, *inputs)
+        return compiled(self.config, method, donate)(self._params, *inputs)
 
 
 @functools.cache
-def _compiled(config: ModelConfig, method: str, donate: tuple[int, ...]):
+def compiled(config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()) -> Callable:
+    """A method of the model as a jitted function of parameters and inputs, made once.
+
+    Args:
+        config: of the model.
+        method: its name, or a function of the bound model and the inputs.
+        donate: which inputs, counted from 0, may be overwritten.
+    """
+
     def apply(params, *inputs):
         return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
 

@@ -244,8 +244,7 @@ def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
     """Shapes, types and shardings of the state, without allocating it."""
 
     def create():
-        params = init_params(config.model, key=jax.random.key(0))
-        params = jax.tree.map(lambda x: x.astype(config.param_dtype), params)
+        params = fresh_params(jax.random.key(0), config=config)
         return TrainState.create(params, optimizer=optimizer, seed=config.seed)
 
     shapes = jax.eval_shape(create)
@@ -253,6 +252,12 @@ def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
+
+
+def fresh_params(key: jax.Array, *, config: TrainConfig) -> dict:
+    """Newly initialised parameters in the run's `param_dtype`."""
+    params = init_params(config.model, key=key)
+    return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
 
 
 def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> TrainState:
@@ -264,11 +269,7 @@ def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> Tr
             located.params, like=abstract.params, dtype=config.param_dtype
         )
     else:
-
-        def init(key):
-            params = init_params(config.model, key=key)
-            return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
-
+        init = functools.partial(fresh_params, config=config)
         params = jit(init, out_shardings=shardings.params)(jax.random.key(config.seed))
     create = functools.partial(TrainState.create, optimizer=optimizer, seed=config.seed)
     return jit(create, out_shardings=shardings, donate_argnums=0)(params)
