@@ -15,6 +15,7 @@ TEST = [
     *CONVERT,
     "dashscope>=1.20",  # only for the vocabulary file of Qwen2.5 that it ships
     "pytest>=8.0",
+    "pytest-xdist>=3.8",
     "transformers>=4.56",
 ]
 

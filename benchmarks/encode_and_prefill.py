@@ -221,9 +221,8 @@ def _torch_prefill(config, *, kind):
 # ---- ours ----------------------------------------------------------------------------------------
 
 
-def _our_params(config, *, parts):
-    """The same weights in our tree, one leaf at a time."""
-    jax = importlib.import_module("jax")
+def _our_leaves(config):
+    """The same weights in our tree, not in memory yet."""
     mapping = importlib.import_module("checkpoints_convert.mapping")
     store = importlib.import_module("vxlpro_jax.param_store")
     tensors = {}
@@ -232,8 +231,17 @@ def _our_params(config, *, parts):
         tensors[name] = store.LazyLeaf(
             shape=struct.shape, dtype=np.dtype(np.float32), rows=struct.shape[0], read=read
         )
-    leaves = mapping.to_params(tensors, config=config)
-    return jax.tree.map(lambda leaf: jax.device_put(leaf.whole()), {k: leaves[k] for k in parts})
+    return mapping.to_params(tensors, config=config)
+
+
+def _load(leaves):
+    jax = importlib.import_module("jax")
+    return jax.tree.map(lambda leaf: jax.device_put(leaf.whole()), leaves)
+
+
+def _load_row(leaves, row):
+    jax = importlib.import_module("jax")
+    return jax.tree.map(lambda leaf: jax.device_put(leaf.read(row, row + 1)[0]), leaves)
 
 
 def _rows(name, shape, start, stop):
@@ -244,7 +252,8 @@ def _our_encode(config):
     jax = importlib.import_module("jax")
     jit = importlib.import_module("vxlpro_jax.jit").jit
     model = importlib.import_module("vxlpro_jax.models.video_xl_pro").VideoXLPro(config)
-    params = _our_params(config, parts=("vision", "dts", "projector"))
+    leaves = _our_leaves(config)
+    params = _load({part: leaves[part] for part in ("vision", "dts", "projector")})
     frames = jax.device_put(_frames(config).reshape(1, -1, 4, *_frames(config).shape[1:]))
     encode = jit(lambda params, frames: model.apply({"params": params}, frames, method="encode"))
     return lambda: np.asarray(encode(params, frames))[0]
@@ -255,8 +264,12 @@ def _our_prefill(config):
     jit = importlib.import_module("vxlpro_jax.jit").jit
     models = importlib.import_module("vxlpro_jax.models.qwen2")
     caches = importlib.import_module("vxlpro_jax.models.kv_cache")
-    model = models.Qwen2(config.decoder)
-    params = _our_params(config, parts=("decoder",))["decoder"]
+    # As `vxlpro_jax.generate` holds them on a CPU.
+    model = models.Qwen2(dataclasses.replace(config.decoder, scan_layers=False))
+    leaves = _our_leaves(config)["decoder"]
+    stacked = leaves.pop("layers")
+    params = _load(leaves)
+    params |= {f"layers_{row}": _load_row(stacked, row) for row in range(config.decoder.depth)}
     x = jax.device_put(_embeddings(config))
 
     @jit

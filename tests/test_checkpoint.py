@@ -97,6 +97,17 @@ def test_dtype_and_choice(directory, params):
     )
 
 
+def test_a_branch_is_read_row_by_row(directory, params):
+    rows = {
+        f"layers_{row}": jax.tree.map(lambda leaf, at=row: leaf[at], params["layers"])
+        for row in range(len(params["layers"]["bias"]))
+    }
+    expected = rows | {name: leaf for name, leaf in params.items() if name != "layers"}
+    assert_same_bits(read_params(directory, unstack="layers"), expected)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    assert_same_bits(read_params(directory, like=like, unstack="layers"), expected)
+
+
 def test_shardings_are_restored(directory, params):
     count = len(jax.devices())
     mesh = jax.make_mesh((count,), ("x",), axis_types=(AxisType.Auto,))

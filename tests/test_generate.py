@@ -169,7 +169,7 @@ def test_padding_does_not_change_the_logits(answerer, encoded):
             group_segments=np.ones((1, len(visual)), np.int32),
             keep_counts=np.array([[plan.keep]], np.int32),
         )
-        model = functools.partial(VideoXLPro(MICRO).apply, {"params": params})
+        model = functools.partial(VideoXLPro(answerer.config).apply, {"params": params})
         sequence = model(visual[None], text, method="assemble")
         cache = KVCache.empty(MICRO.decoder, batch=1, slots=length, dtype=np.float32)
         return model(answering._trim(sequence, length), cache, method="prefill")[0]
@@ -225,7 +225,7 @@ def test_temperature_sharpens():
 
 
 def with_context(answerer, positions):
-    decoder = dataclasses.replace(MICRO.decoder, max_positions=positions)
+    decoder = dataclasses.replace(answerer.config.decoder, max_positions=positions)
     config = dataclasses.replace(MICRO, decoder=decoder)
     return Answerer(answerer._params, config=config, tokenizer=answerer.tokenizer)
 

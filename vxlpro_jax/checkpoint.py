@@ -156,6 +156,7 @@ def read_params(
     like: Mapping[str, Any] | None = None,
     dtype: Any = None,
     only: Callable[[str], bool] = lambda path: True,
+    unstack: str | None = None,
 ) -> dict[str, Any]:
     """Restores parameters from a `params/` folder.
 
@@ -166,6 +167,8 @@ def read_params(
             own part. None takes the folder as it is.
         dtype: of the result; None keeps what is stored.
         only: chooses leaves by path; the others are neither checked nor read.
+        unstack: a branch to be returned as one branch a row, `decoder/layers` as
+            `decoder/layers_0`, `decoder/layers_1` and so on. A sharding of such a leaf is a row's.
 
     Returns:
         Nested dict of the chosen leaves: `jax.Array` where `like` gives a sharding, else NumPy.
@@ -183,25 +186,32 @@ def read_params(
     restored = {}
     with reading(directory):
         for path, leaf in wanted.items():
-            target = np.dtype(dtype or stored[path].dtype)
             sharding = getattr(leaf, "sharding", None)
-            restored[path] = _restore(
-                stores[path], jax.ShapeDtypeStruct(leaf.shape, target, sharding=sharding)
-            )
+            cast = ts.cast(stores[path], np.dtype(dtype or stored[path].dtype))
+            for name, part in _parts(path, cast, unstack=unstack):
+                restored[name] = _restore(part, sharding)
     return tree.unflatten(restored)
 
 
-def _restore(store: ts.TensorStore, target: jax.ShapeDtypeStruct) -> np.ndarray | jax.Array:
-    cast = ts.cast(store, target.dtype)
-    if target.sharding is None:
-        return cast.read().result()
+def _parts(path: str, store: ts.TensorStore, *, unstack: str | None):
+    """The leaf by its name, or its rows by theirs."""
+    if unstack is None or not path.startswith(f"{unstack}/"):
+        return [(path, store)]
+    rest = path.removeprefix(unstack)
+    return [(f"{unstack}_{row}{rest}", store[row]) for row in range(store.shape[0])]
+
+
+def _restore(store: ts.TensorStore, sharding: jax.sharding.Sharding | None):
+    """A NumPy array, or a JAX array of the given sharding."""
+    if sharding is None:
+        return store.read().result()
 
     # Devices that hold the same part share one read.
     @functools.cache
     def read(bounds):
-        return cast[tuple(slice(*bound) for bound in bounds)].read().result()
+        return store[tuple(slice(*bound) for bound in bounds)].read().result()
 
     def read_part(index):
         return read(tuple(s.indices(size)[:2] for s, size in zip(index, store.shape, strict=True)))
 
-    return jax.make_array_from_callback(tuple(store.shape), target.sharding, read_part)
+    return jax.make_array_from_callback(tuple(store.shape), sharding, read_part)

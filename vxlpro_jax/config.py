@@ -66,7 +66,11 @@ class DtsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Qwen2.5 decoder. Defaults: Qwen2.5-3B-Instruct as released."""
+    """Qwen2.5 decoder. Defaults: Qwen2.5-3B-Instruct as released.
+
+    With `scan_layers` the layers' parameters are stacked and compile time does not grow with depth;
+    without, each layer has its own, which saves the copy that a scan on a CPU makes of them.
+    """
 
     vocab_size: int = 151_936
     width: int = 2048
@@ -79,6 +83,7 @@ class DecoderConfig:
     tied_head: bool = True
     max_positions: int = 32_768
     remat: bool = False
+    scan_layers: bool = True
 
     @property
     def head_dim(self) -> int:

@@ -58,7 +58,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--top_p", type=float, default=1.0, help="nucleus of sampling")
     add("--seed", type=int, default=0, help="of sampling")
     add("--max_new_tokens", type=int, default=256, help="length limit of an answer")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="as stored if not given")
+    types = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=types, help="if not given: as stored, on a CPU float32")
     add("--json", action="store_true", help="one JSON object a prompt instead of text")
     return parser.parse_args(argv)
 

@@ -16,8 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import tree
 from vxlpro_jax.config import InputError, MeshConfig
-
-AXES = ("data", "fsdp", "tensor", "context")
+from vxlpro_jax.ops.mesh import AXES
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"(vision|decoder)/layers/attn/[qkv]/kernel", P(None, "fsdp", "tensor")),

@@ -1,6 +1,7 @@
 """Decoder against the oracle over more than 512 positions, with and without a cache."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -89,6 +90,26 @@ def test_cache_equals_full_forward(config, params, embeddings):
         at = lengths + step
         hidden, cache = extend(embeddings[np.arange(2), at][:, None], cache)
         np.testing.assert_allclose(logits(hidden)[:, 0], full[np.arange(2), at], rtol=0, atol=1e-9)
+
+
+def test_layers_apart_equal_scanned_ones(config, params, embeddings):
+    apart = Qwen2(dataclasses.replace(config.decoder, scan_layers=False))
+    leaves = dict(params["decoder"])
+    stacked = leaves.pop("layers")
+    for index in range(config.decoder.depth):
+        leaves[f"layers_{index}"] = jax.tree.map(lambda leaf, at=index: leaf[at], stacked)
+    cache = KVCache.empty(config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype)
+    at = jnp.broadcast_to(jnp.arange(LENGTH), embeddings.shape[:2])
+    for method, arguments in {"__call__": {"positions": at}, "extend": {"cache": cache}}.items():
+        scanned, unscanned = (
+            jax.jit(functools.partial(model.apply, method=method))(
+                {"params": weights}, embeddings, **arguments
+            )
+            for model, weights in ((Qwen2(config.decoder), params["decoder"]), (apart, leaves))
+        )
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12), scanned, unscanned
+        )
 
 
 def test_depth_does_not_change_the_program(config, params):

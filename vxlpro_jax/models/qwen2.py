@@ -18,6 +18,7 @@ from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
 from vxlpro_jax.ops.attention import attention
 from vxlpro_jax.ops.rope import rotate_heads
+from vxlpro_jax.ops.swiglu import swiglu
 
 _normal = nn.initializers.normal(0.02)
 _Linear = functools.partial(Dense, kernel_init=_normal, bias_init=zeros)
@@ -39,23 +40,26 @@ class _Where:
 
 
 class Qwen2(nn.Module):
-    """Decoder layers under `nn.scan`, so that compile time does not grow with depth."""
+    """The decoder; its layers are one scanned `layers`, or `layers_0`, `layers_1` and so on."""
 
     config: DecoderConfig
     attention: AttentionBackend = "auto"
 
     def setup(self) -> None:
-        """Parameters: `embed`, `layers` (stacked), `norm` and, if untied, `lm_head`."""
+        """Parameters: `embed`, the layers, `norm` and, if untied, `lm_head`."""
         c = self.config
         self.embedding = self.param("embed", _normal, (c.vocab_size, c.width), jnp.float32)
         block = nn.remat(_Block, prevent_cse=False) if c.remat else _Block
-        self.layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
-            length=c.depth,
-        )(c, self.attention)
+        if c.scan_layers:
+            self.layers = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(nn.broadcast, 0),
+                length=c.depth,
+            )(c, self.attention)
+        else:
+            self.layers = [block(c, self.attention) for _ in range(c.depth)]
         self.norm = RMSNorm(c.norm_eps)
         if not c.tied_head:
             self.lm_head = _Linear(c.vocab_size, use_bias=False)
@@ -78,7 +82,7 @@ class Qwen2(nn.Module):
             [B, T, D].
         """
         row = jnp.broadcast_to(jnp.arange(x.shape[1]), positions.shape)
-        x, _ = self.layers(x, _Where(positions, row, segments), None)
+        x, _ = self._run(x, _Where(positions, row, segments), None)
         return self.norm(x)
 
     def extend(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
@@ -92,8 +96,18 @@ class Qwen2(nn.Module):
             cache: at least T free slots in each row.
         """
         where = cache.lengths[:, None] + jnp.arange(x.shape[1])
-        x, (keys, values) = self.layers(x, _Where(where, where, None), (cache.keys, cache.values))
+        x, (keys, values) = self._run(x, _Where(where, where, None), (cache.keys, cache.values))
         return self.norm(x), KVCache(keys, values, cache.lengths + x.shape[1])
+
+    def _run(self, x, where, caches):
+        """All layers; `caches` and the returned ones are stacked, or None."""
+        if self.config.scan_layers:
+            return self.layers(x, where, caches)
+        written = []
+        for index, layer in enumerate(self.layers):
+            x, cache = layer(x, where, jax.tree.map(lambda part, at=index: part[at], caches))
+            written.append(cache)
+        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *written)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] in at least float32."""
@@ -157,6 +171,18 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        gate, up = (_Linear(self.width, use_bias=False, name=name)(x) for name in ("gate", "up"))
-        out = _Linear(x.shape[-1], use_bias=False, name="down")
-        return out(nn.silu(gate) * up)
+        wide, narrow = (x.shape[-1], self.width), (self.width, x.shape[-1])
+        return swiglu(
+            x,
+            gate=_Kernel(wide, name="gate")(),
+            up=_Kernel(wide, name="up")(),
+            down=_Kernel(narrow, name="down")(),
+        )
+
+
+class _Kernel(nn.Module):
+    shape: tuple[int, int]
+
+    @nn.compact
+    def __call__(self):
+        return self.param("kernel", _normal, self.shape, jnp.float32)

@@ -70,19 +70,20 @@ class _Inputs:
 
 
 def _attend(x: _Inputs) -> jax.Array:
-    # Keys before queries: XLA's CPU backend vectorises sums over an axis that is not the last.
-    heads, kv_heads = x.q.shape[2], x.k.shape[2]
-    q = rearrange(x.q * x.q.shape[-1] ** -0.5, "b t (k g) h -> b t k g h", k=kv_heads)
+    # Keys before queries and logits on the right: XLA's CPU backend vectorises sums over an axis
+    # that is not the last, and neither product has to transpose the logits.
+    groups = x.q.shape[2] // x.k.shape[2]
+    q = rearrange(x.q * x.q.shape[-1] ** -0.5, "b t (k g) h -> b t k g h", g=groups)
     acc = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bskh,btkgh->bkgst", x.k, q, preferred_element_type=acc)
+    logits = jnp.einsum("bskh,btkgh->bksgt", x.k, q, preferred_element_type=acc)
     mask = _mask(x)
     if mask is not None:
-        logits = jnp.where(mask[:, None, None], logits, jnp.finfo(acc).min)
-    largest = jax.lax.stop_gradient(logits.max(axis=-2, keepdims=True))
+        logits = jnp.where(mask[:, None, :, None], logits, jnp.finfo(acc).min)
+    largest = jax.lax.stop_gradient(logits.max(axis=2, keepdims=True))
     weights = jnp.exp(logits - largest)
-    out = jnp.einsum("bkgst,bskh->btkgh", weights.astype(x.v.dtype), x.v)
-    total = rearrange(weights.sum(axis=-2), "b k g t -> b t k g 1").astype(out.dtype)
-    return rearrange(out / total, "b t k g h -> b t (k g) h", g=heads // kv_heads)
+    out = jnp.einsum("bskh,bksgt->bkhgt", x.v, weights.astype(x.v.dtype))
+    out = out / weights.sum(axis=2)[:, :, None].astype(out.dtype)
+    return rearrange(out, "b k h g t -> b t (k g) h")
 
 
 def _mask(x: _Inputs) -> jax.Array | None:

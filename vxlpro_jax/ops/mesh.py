@@ -9,6 +9,7 @@ import math
 import jax
 from jax.sharding import PartitionSpec as P
 
+AXES = ("data", "fsdp", "tensor", "context")
 BATCH_AXES = ("data", "fsdp")
 FRAME_AXES = ("data", "fsdp", "context")
 

@@ -1,0 +1,20 @@
+"""The gated hidden layer against its formula; `test_sharding` runs the form that meshes take."""
+
+import jax
+import numpy as np
+import pytest
+
+from vxlpro_jax.ops.swiglu import swiglu
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("leading", [(), (1, 1), (2, 7), (2, 3, 4)])
+def test_swiglu(leading):
+    x = RNG.standard_normal((*leading, 6))
+    gate, up, down = (RNG.standard_normal(shape) for shape in ((6, 10), (6, 10), (10, 6)))
+    with jax.enable_x64(True):
+        out = swiglu(x, gate=gate, up=up, down=down)
+    hidden = x @ gate
+    expected = (hidden / (1 + np.exp(-hidden)) * (x @ up)) @ down
+    np.testing.assert_allclose(out, expected, atol=1e-12)
