@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import tree
 from vxlpro_jax.config import InputError, MeshConfig
-from vxlpro_jax.ops.mesh import AXES
+
+AXES = ("data", "fsdp", "tensor", "context")
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"(vision|decoder)/layers/attn/[qkv]/kernel", P(None, "fsdp", "tensor")),

@@ -9,9 +9,9 @@ import math
 import jax
 from jax.sharding import PartitionSpec as P
 
-AXES = ("data", "fsdp", "tensor", "context")
 BATCH_AXES = ("data", "fsdp")
 FRAME_AXES = ("data", "fsdp", "context")
+ALL_AXES = (*FRAME_AXES, "tensor")
 
 
 def shard_frames(x: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ def swiglu(x: jax.Array, *, gate: jax.Array, up: jax.Array, down: jax.Array) -> 
     x = jnp.asarray(x, gate.dtype)
     # On a CPU the product is a quarter faster with the longer axis of its result in front. Merging
     # the leading axes would move data between the devices of a mesh.
-    if jax.default_backend() == "cpu" and mesh.axis_size(mesh.AXES) == 1:
+    if jax.default_backend() == "cpu" and mesh.axis_size(mesh.ALL_AXES) == 1:
         return _features_first(x, gate, up, down)
     return (jax.nn.silu(x @ gate) * (x @ up)) @ down
 
