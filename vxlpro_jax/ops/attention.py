@@ -70,12 +70,12 @@ class _Inputs:
 
 
 def _attend(x: _Inputs) -> jax.Array:
-    # Keys before queries and logits on the right: XLA's CPU backend vectorises sums over an axis
-    # that is not the last, and neither product has to transpose the logits.
+    # Keys before queries, because XLA's CPU backend vectorises sums over an axis that is not the
+    # last; axes in the order of the products' own results, so that no logits are transposed.
     groups = x.q.shape[2] // x.k.shape[2]
-    q = rearrange(x.q * x.q.shape[-1] ** -0.5, "b t (k g) h -> b t k g h", g=groups)
+    q = rearrange(x.q * x.q.shape[-1] ** -0.5, "b t (k g) h -> b k g t h", g=groups)
     acc = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bskh,btkgh->bksgt", x.k, q, preferred_element_type=acc)
+    logits = jnp.einsum("bskh,bkgth->bksgt", x.k, q, preferred_element_type=acc)
     mask = _mask(x)
     if mask is not None:
         logits = jnp.where(mask[:, None, :, None], logits, jnp.finfo(acc).min)
