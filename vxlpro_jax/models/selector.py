@@ -47,7 +47,7 @@ class Selector(nn.Module):
     def setup(self) -> None:
         """Parameters: `text` and `window`."""
         self.text = Dense(self.width)
-        self.window = WindowAttention()
+        self.window = WindowAttention(self.width)
 
     def text_features(self, text: jax.Array) -> jax.Array:
         """The release's `text_mlp`: Linear, GELU (erf). [B, T, D] -> [B, T, D]."""
@@ -74,9 +74,8 @@ class Selector(nn.Module):
         num_segments = keep_counts.shape[1]
         features = self.text_features(text)
         query = mean_text(features, segments=text_segments, num_segments=num_segments)
-        attended = self.window(windows)
         query = seg.lookup(query, segments=group_segments)
-        scores = jnp.einsum("bgnd,bgd->bgn", at_least_float32(attended), query)
+        scores = self.window.scores(windows, query=query)
         flat_segments = jnp.repeat(group_segments, TOKENS_PER_GROUP, axis=1)
         scores = selection.normalize(
             rearrange(scores, "b g n -> b (g n)"), segments=flat_segments, num_segments=num_segments
@@ -111,18 +110,51 @@ class WindowAttention(nn.Module):
     checkpoint, so its parameters exist, but its output is never used.
     """
 
-    @nn.compact
+    width: int
+
+    def setup(self) -> None:
+        """Parameters: `q`, `k`, `v` and `out`."""
+        self.q, self.k, self.v, self.out = (Dense(self.width) for _ in range(4))
+
     def __call__(self, windows: jax.Array) -> jax.Array:
         """[B, G, 154, D] unrotated -> [B, G, 144, D]."""
-        width = windows.shape[-1]
+        weights, q = self._attend(windows)
+        out = jnp.einsum("bgnvs,bgsnh->bgvnh", weights.astype(q.dtype), q)
+        return self.out(rearrange(out, "b g v n h -> b g v (n h)"))
+
+    def scores(self, windows: jax.Array, *, query: jax.Array) -> jax.Array:
+        """Products of the attended positions and a query, up to a constant for each query.
+
+        Differs from the release, which projects every position and then multiplies: here the query
+        goes through the projection, whose bias shifts all scores alike. Scores differ from one
+        another by a thousandth of their size and are stretched to [0, 1], so that in float32 the
+        release's order loses three of seven digits; this one loses one less, and D products a
+        position.
+
+        Args:
+            windows: [B, G, 154, D] unrotated.
+            query: [B, G, D].
+
+        Returns:
+            [B, G, 144] in at least float32.
+        """
+        weights, q = self._attend(windows)
+        if self.is_initializing():
+            self(windows)
+        kernel = at_least_float32(self.out.variables["params"]["kernel"])
+        kernel = rearrange(kernel, "(n h) d -> n h d", n=_NUM_HEADS)
+        projected = jnp.einsum("nhd,bgd->bgnh", kernel, query)
+        values = jnp.einsum("bgsnh,bgnh->bgns", at_least_float32(q), projected)
+        return jnp.einsum("bgnvs,bgns->bgv", weights, values)
+
+    def _attend(self, windows):
+        """Weights [B, G, heads, 144, 10] in at least float32 and values [B, G, 10, heads, H]."""
         stamps, visual = windows[:, :, :STAMP_TOKENS], windows[:, :, STAMP_TOKENS:]
-        q = rearrange(Dense(width, name="q")(stamps), "b g s (n h) -> b g s n h", n=_NUM_HEADS)
-        k = rearrange(Dense(width, name="k")(visual), "b g v (n h) -> b g v n h", n=_NUM_HEADS)
-        Dense(width, name="v")(stamps)
-        logits = jnp.einsum("bgvnh,bgsnh->bgnvs", k, q) * (width // _NUM_HEADS) ** -0.5
-        weights = jax.nn.softmax(at_least_float32(logits), axis=-1).astype(q.dtype)
-        out = jnp.einsum("bgnvs,bgsnh->bgvnh", weights, q)
-        return Dense(width, name="out")(rearrange(out, "b g v n h -> b g v (n h)"))
+        q = rearrange(self.q(stamps), "b g s (n h) -> b g s n h", n=_NUM_HEADS)
+        k = rearrange(self.k(visual), "b g v (n h) -> b g v n h", n=_NUM_HEADS)
+        self.v(stamps)
+        logits = jnp.einsum("bgvnh,bgsnh->bgnvs", k, q) * (self.width // _NUM_HEADS) ** -0.5
+        return jax.nn.softmax(at_least_float32(logits), axis=-1), q
 
 
 def _rotate(windows, group_segments):
