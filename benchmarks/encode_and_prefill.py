@@ -1,10 +1,11 @@
 """Seconds of encoding a video and of reading a prompt, ours beside the equivalent torch modules.
 
-    python benchmarks/encode_and_prefill.py [--workload encode|prefill|both] [--rounds 3]
+    python benchmarks/encode_and_prefill.py [--workload encode|prefill|product|all] [--rounds 3]
 
 `encode` is tower, DTS, projector and pooling of 8 frames; `prefill` is 512 positions through the
-decoder into a key/value cache and the logits of the last; both in float32 on the CPU at the widths
-of the 3B preset. Weights are made up, the same for everyone, and the outputs are compared. Each
+decoder into a key/value cache and the logits of the last; `product` is the up projection of one
+layer alone, the bare matrix product of either library; all in float32 on the CPU at the widths of
+the 3B preset. Weights are made up, the same for everyone, and the outputs are compared. Each
 measurement is a fresh process, so that one set of weights is in memory at a time (`prefill` needs
 13 GiB), and the contestants take turns, so that a drifting machine is fair to all.
 """
@@ -29,7 +30,7 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 from vxlpro_jax.config import PRESETS, ModelConfig  # noqa: E402
 
-WORKLOADS = ("encode", "prefill")
+WORKLOADS = ("encode", "prefill", "product")
 CONTESTANTS = ("torch eager", "torch sdpa", "ours")
 FRAMES, POSITIONS = 8, 512
 
@@ -50,7 +51,7 @@ def main() -> None:
         run = prepare(args.contestant, workload=args.workload, config=config)
         print(json.dumps(measure(run, repeats=args.repeats)._asdict()))
         return
-    for workload in WORKLOADS if args.workload == "both" else (args.workload,):
+    for workload in WORKLOADS if args.workload == "all" else (args.workload,):
         measured = take_turns(workload, args=args)
         print(table(workload, measured=measured, layers=args.layers), flush=True)
 
@@ -59,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--workload", choices=(*WORKLOADS, "both"), default="both")
+    add("--workload", choices=(*WORKLOADS, "all"), default="all")
     add("--rounds", type=int, default=3, help="processes of each contestant")
     add("--repeats", type=int, default=2, help="timed runs in a process, after a warm-up")
     add("--layers", type=int, help="at most this many layers of tower and decoder: a quick look")
@@ -101,6 +102,7 @@ def table(workload: str, *, measured: dict[str, list[Measured]], layers: int | N
     title = {
         "encode": f"Tower, DTS, projector, {FRAMES} frames",
         "prefill": f"Decoder prefill, {POSITIONS} positions",
+        "product": f"One up projection, {POSITIONS} positions",
     }[workload]
     lines = [
         f"\n{title}, full width, {f'{layers} layers' if layers else 'all layers'}, float32, CPU:\n",
@@ -132,9 +134,10 @@ def measure(run: Callable[[], np.ndarray], *, repeats: int) -> Measured:
 def prepare(contestant: str, *, workload: str, config: ModelConfig) -> Callable[[], np.ndarray]:
     """Weights in memory and everything else ready: what is returned is what is timed."""
     if contestant == "ours":
-        return {"encode": _our_encode, "prefill": _our_prefill}[workload](config)
-    kind = contestant.split()[1]
-    return {"encode": _torch_encode, "prefill": _torch_prefill}[workload](config, kind=kind)
+        ours = {"encode": _our_encode, "prefill": _our_prefill, "product": _our_product}
+        return ours[workload](config)
+    torch = {"encode": _torch_encode, "prefill": _torch_prefill, "product": _torch_product}
+    return torch[workload](config, kind=contestant.split()[1])
 
 
 def made_up(name: str, *, shape: tuple[int, ...]) -> np.ndarray:
@@ -153,6 +156,11 @@ def _noise():
 def _frames(config):
     size = config.vision.image_size
     return np.random.default_rng(1).integers(0, 256, (FRAMES, size, size, 3), np.uint8)
+
+
+def _up(config):
+    """[hidden width, width], torch's order."""
+    return made_up("up_proj.weight", shape=(config.decoder.mlp_width, config.decoder.width))
 
 
 def _embeddings(config):
@@ -214,6 +222,18 @@ def _torch_prefill(config, *, kind):
                 x = layer(x)
             last = model.model.norm(x[:, -1])
             return torch.nn.functional.linear(last, model.model.embed_tokens.weight).numpy()
+
+    return run
+
+
+def _torch_product(config, *, kind):
+    """The same for every kind of attention."""
+    torch = importlib.import_module("torch")
+    x, weight = torch.from_numpy(_embeddings(config)[0]), torch.from_numpy(_up(config))
+
+    def run():
+        with torch.inference_mode():
+            return torch.nn.functional.linear(x, weight).numpy()
 
     return run
 
@@ -282,6 +302,16 @@ def _our_prefill(config):
         return model.apply({"params": params}, x, method=run)
 
     return lambda: np.asarray(jax.block_until_ready(prefill(params, x))[0])
+
+
+def _our_product(config):
+    """The result has features first, the faster order here and the one that `ops.swiglu` uses."""
+    jax = importlib.import_module("jax")
+    jit = importlib.import_module("vxlpro_jax.jit").jit
+    x = jax.device_put(_embeddings(config)[0])
+    kernel = jax.device_put(np.ascontiguousarray(_up(config).T))
+    product = jit(lambda x, kernel: jax.numpy.einsum("md,df->fm", x, kernel))
+    return lambda: np.asarray(jax.block_until_ready(product(x, kernel))).T
 
 
 if __name__ == "__main__":
