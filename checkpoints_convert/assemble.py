@@ -16,14 +16,14 @@ from typing import Any
 
 import jax
 
-from checkpoints_convert import cli, init, mapping, safetensors_io, torch_bin
+from checkpoints_convert import cli, mapping, safetensors_io, torch_bin
 from checkpoints_convert.casting import cast
 from checkpoints_convert.model_folder import dtype_names, write_model
 from checkpoints_convert.release import open_release, reconcile
 from vxlpro_jax.config import InputError, ModelConfig
-from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.models.video_xl_pro import init_params
+from vxlpro_jax.param_store import LazyLeaf, as_lazy
 
-_CONNECTORS = ("model.mm_projector.", "model.text_mlp.", "model.WindowTimeToTokenAttention.")
 # Parts of a stock SigLIP that Video-XL-Pro does not have.
 _NOT_TOWER = r"^(text_model\.|vision_model\.head\.|logit_)|\.position_ids$"
 
@@ -49,12 +49,11 @@ def assemble(
         raise InputError(f"{decoder} is not a Qwen2.5 folder: it has no {mapping.EMBEDDING}.")
     tower_config = images.config.get("vision_config", images.config)
     sizes = ModelConfig.from_release(found.config | {"vision_config": tower_config})
-    expected = mapping.torch_structs(mapping.param_shapes(sizes))
     parts = {
         "decoder": found.tensors,
         "vision": _tower(images.tensors, depth=sizes.vision.depth),
-        "dts": _read_dts(dts) if dts else _fresh(expected, (mapping.DTS,), seed=seed),
-        "connectors": _fresh(expected, _CONNECTORS, seed=seed),
+        "dts": _read_dts(dts) if dts else _fresh(sizes, parts=("dts",), seed=seed),
+        "connectors": _fresh(sizes, parts=("projector", "selector"), seed=seed),
     }
     dtype = found.tensors[mapping.EMBEDDING].dtype
     tensors = {name: cast(leaf, dtype) for part in parts.values() for name, leaf in part.items()}
@@ -93,11 +92,18 @@ def _read_dts(file: Path) -> dict[str, LazyLeaf]:
     return {mapping.DTS + name.removeprefix(prefix): leaf for name, leaf in tensors.items()}
 
 
-def _fresh(
-    expected: Mapping[str, jax.ShapeDtypeStruct], prefixes: tuple[str, ...], *, seed: int
-) -> dict[str, LazyLeaf]:
-    chosen = {name: struct for name, struct in expected.items() if name.startswith(prefixes)}
-    return init.initialize(chosen, seed=seed)
+def _fresh(config: ModelConfig, *, parts: tuple[str, ...], seed: int) -> dict[str, LazyLeaf]:
+    """Tensors of some parts as a newly initialised model has them."""
+
+    # Compiled, so that nothing else is drawn.
+    @jax.jit
+    def draw(key):
+        params = init_params(config, key=key)
+        return {part: params[part] for part in parts}
+
+    drawn = jax.tree.map(as_lazy, draw(jax.random.key(seed)))
+    arrays = mapping.to_torch(mapping.param_shapes(config) | drawn, parts=parts)
+    return {name: as_lazy(array) for name, _, array in arrays}
 
 
 def _config_text(decoder: Mapping[str, Any], sizes: ModelConfig, *, dtype: str) -> str:

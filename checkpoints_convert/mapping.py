@@ -6,7 +6,7 @@ the parameter. Sizes come from `abstract_params`, so this module knows none.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +47,11 @@ class Entry:
     def is_stacked(self) -> bool:
         """Whether the parameter stacks one tensor of every layer."""
         return "{layer}" in self.torch
+
+    @property
+    def part(self) -> str:
+        """The part of the model: `vision`, `dts`, `projector`, `selector` or `decoder`."""
+        return self.path.split("/")[0]
 
     def name(self, row: int) -> str:
         """The torch name of row `row` of a stacked parameter, or of an unstacked one."""
@@ -161,14 +166,19 @@ def torch_structs(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def to_torch(leaves: Mapping[str, Any]) -> Iterator[TorchArray]:
-    """Every torch tensor of a parameter tree, in the order of `torch_structs`.
+def to_torch(
+    leaves: Mapping[str, Any], *, parts: Collection[str] | None = None
+) -> Iterator[TorchArray]:
+    """The torch tensors of a parameter tree, in the order of `torch_structs`.
 
     Args:
         leaves: nested dict of `LazyLeaf`; each is read once, a block at a time where it is stacked.
+        parts: keys of `leaves`; the others are not read and need only shapes. None means all.
     """
     flat = tree.flatten(leaves)
     for entry in _entries(flat):
+        if parts is not None and entry.part not in parts:
+            continue
         leaf = flat[entry.path]
         if not entry.is_stacked:
             yield TorchArray(entry.torch, entry.path, entry.transform.to_torch(leaf.whole()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints_convert import assemble, init, orbax_to_torch
+from checkpoints_convert import assemble, orbax_to_torch
 from vxlpro_jax.checkpoint import read_model_config
 from vxlpro_jax.config import InputError
 
@@ -38,12 +38,11 @@ def parts(tmp_path, helpers):
     return {"decoder": decoder, "vision": vision, "dts": dts}
 
 
-def assembled(tmp_path, helpers, **options):
-    assemble.assemble(
-        tmp_path / "model", decoder=tmp_path / "qwen", vision=tmp_path / "siglip", **options
-    )
-    orbax_to_torch.convert(tmp_path / "model", tmp_path / "back")
-    return helpers.read_release(tmp_path / "back")
+def assembled(tmp_path, helpers, *, name="model", **options):
+    model, back = tmp_path / name, tmp_path / f"{name}-back"
+    assemble.assemble(model, decoder=tmp_path / "qwen", vision=tmp_path / "siglip", **options)
+    orbax_to_torch.convert(model, back)
+    return helpers.read_release(back)
 
 
 def values(stored):
@@ -106,15 +105,15 @@ def test_the_rest_starts_as_in_the_release(tmp_path, helpers, parts):
     assert 0.7 < encoding.std() < 1.3
 
 
-def test_seed_decides(helpers):
-    shapes = {name: torch.empty(shape) for name, shape in helpers.connector_shapes().items()}
+def test_seed_decides_and_the_parts_given_do_not(tmp_path, helpers, parts):
     name = "model.text_mlp.0.weight"
 
-    def draw(seed, names):
-        return init.initialize({n: shapes[n] for n in names}, seed=seed)[name].whole()
+    def draw(folder, **options):
+        return values(assembled(tmp_path, helpers, name=folder, **options)[name])
 
-    np.testing.assert_array_equal(draw(3, shapes), draw(3, [name]))
-    assert (draw(3, shapes) != draw(4, shapes)).mean() > 0.99
+    first = draw("first", seed=3)
+    np.testing.assert_array_equal(first, draw("given", seed=3, dts=tmp_path / "dts.pth"))
+    assert (first != draw("other", seed=4)).mean() > 0.9
 
 
 def test_prefixed_dts(tmp_path, helpers, parts):
