@@ -128,8 +128,8 @@ class WindowAttention(nn.Module):
         Differs from the release, which projects every position and then multiplies: here the query
         goes through the projection, whose bias shifts all scores alike. Scores differ from one
         another by a thousandth of their size and are stretched to [0, 1], so that in float32 the
-        release's order loses three of seven digits; this one loses one less, and D products a
-        position.
+        release's order loses three of seven digits; this one has about half its error, and takes D
+        fewer products a position.
 
         Args:
             windows: [B, G, 154, D] unrotated.
