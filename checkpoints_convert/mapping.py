@@ -127,8 +127,7 @@ def _decoder() -> Iterator[Entry]:
         yield from _dense(f"{layer}self_attn.{part}_proj", f"decoder/layers/attn/{part}")
     yield Entry(layer + "self_attn.o_proj.weight", "decoder/layers/attn/out/kernel", LINEAR)
     for part in ("gate", "up", "down"):
-        path = f"decoder/layers/mlp/{part}/kernel"
-        yield Entry(f"{layer}mlp.{part}_proj.weight", path, LINEAR)
+        yield Entry(f"{layer}mlp.{part}_proj.weight", f"decoder/layers/mlp/{part}")
     yield Entry("model.norm.weight", "decoder/norm/scale")
     yield Entry(HEAD, "decoder/lm_head/kernel", LINEAR)
 

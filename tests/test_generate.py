@@ -343,7 +343,7 @@ def widen(folder):
     ("damage", "said"),
     [
         (truncate, "cannot be read as an Orbax checkpoint"),
-        (widen, "misshapen are: decoder/layers/mlp/down/kernel"),
+        (widen, "misshapen are: decoder/layers/mlp/down"),
         (lambda folder: (folder / "config.json").unlink(), "config.json does not exist"),
         (lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),

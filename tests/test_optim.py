@@ -16,7 +16,7 @@ from vxlpro_jax.models.video_xl_pro import abstract_params
 
 UNUSED = ("vision/post_ln/scale", "selector/window/v/kernel")
 NO_DECAY = ("vision/layers/ln1/scale", "projector/fc1/bias", "dts/block0/temporal/rel_k")
-DECAY = ("projector/fc1/kernel", "decoder/embed", "decoder/layers/mlp/up/kernel")
+DECAY = ("projector/fc1/kernel", "decoder/embed", "decoder/layers/mlp/up")
 
 
 def params_of(paths):
@@ -73,12 +73,13 @@ def test_only_matrices_decay():
 
 
 def test_every_vector_and_table_of_the_model_is_spared_decay():
-    """Decay of the model's own tree: kernels and the embedding, nothing else."""
+    """Decay of the model's own tree: matrices that multiply and the embedding, nothing else."""
     params = jax.tree.map(lambda x: jnp.ones(x.shape[:1]), abstract_params(MICRO))
     config = OptimConfig(lr=0.1, warmup=0.0, weight_decay=1.0)
     after = run(config, params, grads=zeros_like(params))
     decayed = {path for path, value in after.items() if np.any(np.asarray(value) != 1)}
-    expected = {path for path in after if path.endswith(("kernel", "decoder/embed"))}
+    matrices = ("decoder/embed", "mlp/gate", "mlp/up", "mlp/down")
+    expected = {path for path in after if path.endswith(("kernel", *matrices))}
     assert decayed == expected - {"selector/window/v/kernel"}
 
 

@@ -22,6 +22,10 @@ def embeddings(config):
     return np.random.default_rng(0).standard_normal((2, LENGTH, config.decoder.width))
 
 
+def every_position(x):
+    return jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+
+
 def decoder(config, params, *, backend="auto"):
     """Logits of embeddings, jitted."""
     model = Qwen2(config.decoder, backend)
@@ -35,7 +39,7 @@ def decoder(config, params, *, backend="auto"):
 
     def logits(x, *, positions=None, segments=None):
         if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+            positions = every_position(x)
         return np.asarray(run(params["decoder"], x, positions, segments))
 
     return logits
@@ -74,7 +78,9 @@ def test_cache_equals_full_forward(config, params, embeddings):
     model, lengths, steps = Qwen2(config.decoder), np.array([520, 512], np.int32), 6
     full = decoder(config, params)(embeddings)
     extend = jax.jit(
-        lambda x, cache: model.apply({"params": params["decoder"]}, x, cache, method="extend")
+        lambda x, cache: model.apply(
+            {"params": params["decoder"]}, x, cache, at=every_position(x), method="extend"
+        )
     )
     logits = jax.jit(
         lambda hidden: model.apply({"params": params["decoder"]}, hidden, method="logits")
@@ -99,8 +105,11 @@ def test_layers_apart_equal_scanned_ones(config, params, embeddings):
     for index in range(config.decoder.depth):
         leaves[f"layers_{index}"] = jax.tree.map(lambda leaf, at=index: leaf[at], stacked)
     cache = KVCache.empty(config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype)
-    at = jnp.broadcast_to(jnp.arange(LENGTH), embeddings.shape[:2])
-    for method, arguments in {"__call__": {"positions": at}, "extend": {"cache": cache}}.items():
+    arguments_of = {
+        "__call__": {"positions": every_position(embeddings)},
+        "extend": {"cache": cache, "at": np.array([[0, LENGTH - 1], [300, 2]])},
+    }
+    for method, arguments in arguments_of.items():
         scanned, unscanned = (
             jax.jit(functools.partial(model.apply, method=method))(
                 {"params": weights}, embeddings, **arguments

@@ -1,7 +1,7 @@
 """Qwen2.5 decoder on embeddings, with or without a key/value cache.
 
-Shapes: `B` rows, `T` positions, `D` width, `N` query heads, `K` key/value heads, `H` head width,
-`V` vocabulary, `L` layers.
+Shapes: `B` rows, `T` positions, `A` positions asked for, `D` width, `N` query heads, `K` key/value
+heads, `H` head width, `V` vocabulary, `L` layers.
 """
 
 import functools
@@ -37,6 +37,10 @@ class _Where:
     rotary: jax.Array
     row: jax.Array
     segments: jax.Array | None
+
+    def pick(self, at: jax.Array | None) -> "_Where":
+        """Of the positions `at`, int32 [B, A]; of all if None."""
+        return self if at is None else jax.tree.map(lambda x: _pick(x, at), self)
 
 
 class Qwen2(nn.Module):
@@ -82,11 +86,11 @@ class Qwen2(nn.Module):
             [B, T, D].
         """
         row = jnp.broadcast_to(jnp.arange(x.shape[1]), positions.shape)
-        x, _ = self._run(x, _Where(positions, row, segments), None)
+        x, _ = self._run(x, _Where(positions, row, segments))
         return self.norm(x)
 
-    def extend(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Hidden states of new positions that follow the cached ones; each row is one sample.
+    def extend(self, x: jax.Array, cache: KVCache, *, at: jax.Array) -> tuple[jax.Array, KVCache]:
+        """Reads new positions that follow the cached ones; each row is one sample.
 
         `lengths` of the returned cache counts all T positions; a caller whose rows end in padding
         sets it back, and the padding is overwritten.
@@ -94,18 +98,29 @@ class Qwen2(nn.Module):
         Args:
             x: [B, T, D] embeddings.
             cache: at least T free slots in each row.
+            at: int32 [B, A], which of the T positions to return.
+
+        Returns:
+            Hidden states [B, A, D] after the final norm, and the cache with the T positions.
         """
         where = cache.lengths[:, None] + jnp.arange(x.shape[1])
-        x, (keys, values) = self._run(x, _Where(where, where, None), (cache.keys, cache.values))
-        return self.norm(x), KVCache(keys, values, cache.lengths + x.shape[1])
+        caches = (cache.keys, cache.values)
+        hidden, (keys, values) = self._run(x, _Where(where, where, None), caches=caches, at=at)
+        return self.norm(hidden), KVCache(keys, values, cache.lengths + x.shape[1])
 
-    def _run(self, x, where, caches):
-        """All layers; `caches` and the returned ones are stacked, or None."""
+    def _run(self, x, where, *, caches=None, at=None):
+        """All layers; `caches` and the returned ones are stacked, or None.
+
+        Layers apart, the last one reads only the positions `at`.
+        """
         if self.config.scan_layers:
-            return self.layers(x, where, caches)
+            x, caches = self.layers(x, where, caches)
+            return _pick(x, at), caches
         written = []
         for index, layer in enumerate(self.layers):
-            x, cache = layer(x, where, jax.tree.map(lambda part, at=index: part[at], caches))
+            is_last = index == len(self.layers) - 1
+            cache = jax.tree.map(lambda part, row=index: part[row], caches)
+            x, cache = layer(x, where, cache, at if is_last else None)
             written.append(cache)
         return x, jax.tree.map(lambda *parts: jnp.stack(parts), *written)
 
@@ -122,11 +137,11 @@ class _Block(nn.Module):
     attention: AttentionBackend
 
     @nn.compact
-    def __call__(self, x, where, cache):
+    def __call__(self, x, where, cache, at=None):
         c = self.config
         attn = _SelfAttention(c, self.attention, name="attn")
-        out, cache = attn(RMSNorm(c.norm_eps, name="ln1")(x), where, cache)
-        x = x + out
+        out, cache = attn(RMSNorm(c.norm_eps, name="ln1")(x), where, cache, at)
+        x = _pick(x, at) + out
         x = x + _Mlp(c.mlp_width, name="mlp")(RMSNorm(c.norm_eps, name="ln2")(x))
         return x, cache
 
@@ -136,12 +151,14 @@ class _SelfAttention(nn.Module):
     backend: AttentionBackend
 
     @nn.compact
-    def __call__(self, x, where, cache):
+    def __call__(self, x, where, cache, at):
         c = self.config
-        q = self._heads("q", x, c.num_heads)
+        asked = where.pick(at)
+        q = self._heads("q", _pick(x, at), c.num_heads)
         k = self._heads("k", x, c.num_kv_heads)
         v = self._heads("v", x, c.num_kv_heads)
-        q, k = (rotate_heads(y, positions=where.rotary, theta=c.rope_theta) for y in (q, k))
+        q = rotate_heads(q, positions=asked.rotary, theta=c.rope_theta)
+        k = rotate_heads(k, positions=where.rotary, theta=c.rope_theta)
         if cache is not None:
             starts = where.row[:, 0]
             k, v = cache = tuple(
@@ -152,8 +169,8 @@ class _SelfAttention(nn.Module):
             q,
             k,
             v,
-            q_positions=where.row,
-            q_segments=where.segments,
+            q_positions=asked.row,
+            q_segments=asked.segments,
             kv_segments=where.segments,
             backend=self.backend,
         )
@@ -171,18 +188,15 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        wide, narrow = (x.shape[-1], self.width), (self.width, x.shape[-1])
+        wide, narrow = (self.width, x.shape[-1]), (x.shape[-1], self.width)
         return swiglu(
             x,
-            gate=_Kernel(wide, name="gate")(),
-            up=_Kernel(wide, name="up")(),
-            down=_Kernel(narrow, name="down")(),
+            gate=self.param("gate", _normal, wide, jnp.float32),
+            up=self.param("up", _normal, wide, jnp.float32),
+            down=self.param("down", _normal, narrow, jnp.float32),
         )
 
 
-class _Kernel(nn.Module):
-    shape: tuple[int, int]
-
-    @nn.compact
-    def __call__(self):
-        return self.param("kernel", _normal, self.shape, jnp.float32)
+def _pick(x: jax.Array, at: jax.Array | None) -> jax.Array:
+    """Positions `at`, int32 [B, A], of [B, T, ...]; all if None."""
+    return x if at is None else jax.vmap(lambda row, index: row[index])(x, at)

@@ -152,14 +152,15 @@ class VideoXLPro(nn.Module):
 
     def prefill(self, sequence: Sequence, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Reads rows of one sample each into an empty cache; logits [B, V] of the last position."""
-        hidden, cache = self.decoder.extend(sequence.embeddings, cache)
         lengths = sequence.layout.lengths
-        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-        return self.decoder.logits(last), cache.replace(lengths=lengths)
+        last = (lengths - 1)[:, None]
+        hidden, cache = self.decoder.extend(sequence.embeddings, cache, at=last)
+        return self.decoder.logits(hidden[:, 0]), cache.replace(lengths=lengths)
 
     def step(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Reads one more id a row, int32 [B]; logits [B, V] of the next."""
-        hidden, cache = self.decoder.extend(self.decoder.embed(ids)[:, None], cache)
+        only = jnp.zeros((len(ids), 1), jnp.int32)
+        hidden, cache = self.decoder.extend(self.decoder.embed(ids)[:, None], cache, at=only)
         return self.decoder.logits(hidden[:, 0]), cache
 
 

@@ -45,4 +45,5 @@ def _angles(positions, *, width: int, theta: float, dtype):
     """Cosines and sines [..., width // 2] of position * theta^(-2i / width)."""
     exponents = jnp.arange(0, width, 2, dtype=dtype) / width
     angles = positions[..., None].astype(dtype) * theta**-exponents
-    return jnp.cos(angles), jnp.sin(angles)
+    # Else XLA computes them anew for every head.
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
