@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax.config import STAMP_TOKENS, TOKENS_PER_GROUP
-from vxlpro_jax.models.layers import Dense
+from vxlpro_jax.models.layers import Dense, torch_uniform
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops import selection
 from vxlpro_jax.ops.precision import at_least_float32
@@ -114,7 +114,8 @@ class WindowAttention(nn.Module):
 
     def setup(self) -> None:
         """Parameters: `q`, `k`, `v` and `out`."""
-        self.q, self.k, self.v, self.out = (Dense(self.width) for _ in range(4))
+        self.q, self.k, self.v = (Dense(self.width) for _ in range(3))
+        self.out = _Projection(self.width)
 
     def __call__(self, windows: jax.Array) -> jax.Array:
         """[B, G, 154, D] unrotated -> [B, G, 144, D]."""
@@ -139,12 +140,8 @@ class WindowAttention(nn.Module):
             [B, G, 144] in at least float32.
         """
         weights, q = self._attend(windows)
-        if self.is_initializing():
-            self(windows)
-        kernel = at_least_float32(self.out.variables["params"]["kernel"])
-        kernel = rearrange(kernel, "(n h) d -> n h d", n=_NUM_HEADS)
-        projected = jnp.einsum("nhd,bgd->bgnh", kernel, query)
-        values = jnp.einsum("bgsnh,bgnh->bgns", at_least_float32(q), projected)
+        query = rearrange(self.out.pull_back(query), "b g (n h) -> b g n h", n=_NUM_HEADS)
+        values = jnp.einsum("bgsnh,bgnh->bgns", at_least_float32(q), query)
         return jnp.einsum("bgnvs,bgns->bgv", weights, values)
 
     def _attend(self, windows):
@@ -155,6 +152,24 @@ class WindowAttention(nn.Module):
         self.v(stamps)
         logits = jnp.einsum("bgvnh,bgsnh->bgnvs", k, q) * (self.width // _NUM_HEADS) ** -0.5
         return jax.nn.softmax(at_least_float32(logits), axis=-1), q
+
+
+class _Projection(nn.Module):
+    """An affine map, and where a product with its result comes from."""
+
+    width: int
+
+    def setup(self):
+        uniform = torch_uniform(self.width)
+        self.kernel = self.param("kernel", uniform, (self.width, self.width), jnp.float32)
+        self.bias = self.param("bias", uniform, (self.width,), jnp.float32)
+
+    def __call__(self, x):
+        return x.astype(self.kernel.dtype) @ self.kernel + self.bias
+
+    def pull_back(self, query):
+        """The vectors whose products with x are those of `query` with the result, less the bias."""
+        return query @ at_least_float32(self.kernel).T
 
 
 def _rotate(windows, group_segments):
