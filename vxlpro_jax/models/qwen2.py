@@ -38,10 +38,6 @@ class _Where:
     row: jax.Array
     segments: jax.Array | None
 
-    def pick(self, at: jax.Array | None) -> "_Where":
-        """Of the positions `at`, int32 [B, A]; of all if None."""
-        return self if at is None else jax.tree.map(lambda x: _pick(x, at), self)
-
 
 class Qwen2(nn.Module):
     """The decoder; its layers are one scanned `layers`, or `layers_0`, `layers_1` and so on."""
@@ -153,7 +149,7 @@ class _SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x, where, cache, at):
         c = self.config
-        asked = where.pick(at)
+        asked = _pick(where, at)
         q = self._heads("q", _pick(x, at), c.num_heads)
         k = self._heads("k", x, c.num_kv_heads)
         v = self._heads("v", x, c.num_kv_heads)
@@ -197,6 +193,7 @@ class _Mlp(nn.Module):
         )
 
 
-def _pick(x: jax.Array, at: jax.Array | None) -> jax.Array:
-    """Positions `at`, int32 [B, A], of [B, T, ...]; all if None."""
-    return x if at is None else jax.vmap(lambda row, index: row[index])(x, at)
+def _pick(tree, at: jax.Array | None):
+    """Positions `at`, int32 [B, A], of every array [B, T, ...] of a tree; all if None."""
+    take = jax.vmap(lambda row, index: row[index])
+    return tree if at is None else jax.tree.map(lambda x: take(x, at), tree)

@@ -45,5 +45,5 @@ def _angles(positions, *, width: int, theta: float, dtype):
     """Cosines and sines [..., width // 2] of position * theta^(-2i / width)."""
     exponents = jnp.arange(0, width, 2, dtype=dtype) / width
     angles = positions[..., None].astype(dtype) * theta**-exponents
-    # Else XLA computes them anew for every head.
+    # Else XLA's CPU backend computes them anew for every head.
     return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
