@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from checkpoints_convert import cli, mapping, safetensors_io, torch_bin
+from checkpoints_convert import cli, dts_file, mapping
 from checkpoints_convert.casting import cast
 from checkpoints_convert.model_folder import dtype_names, write_model
 from checkpoints_convert.release import open_release, reconcile
@@ -52,7 +52,7 @@ def assemble(
     parts = {
         "decoder": found.tensors,
         "vision": _tower(images.tensors, depth=sizes.vision.depth),
-        "dts": _read_dts(dts) if dts else _fresh(sizes, parts=("dts",), seed=seed),
+        "dts": dts_file.read(dts) if dts else _fresh(sizes, parts=("dts",), seed=seed),
         "connectors": _fresh(sizes, parts=("projector", "selector"), seed=seed),
     }
     dtype = found.tensors[mapping.EMBEDDING].dtype
@@ -77,19 +77,6 @@ def _tower(tensors: Mapping[str, LazyLeaf], *, depth: int) -> dict[str, LazyLeaf
     """Names as in the release, without the layer after the first `depth`, which it deletes."""
     unused = re.compile(rf"{_NOT_TOWER}|\.encoder\.layers\.{depth}\.")
     return {mapping.TOWER + name: leaf for name, leaf in tensors.items() if not unused.search(name)}
-
-
-def _read_dts(file: Path) -> dict[str, LazyLeaf]:
-    """The synthesizer's tensors, whatever prefix the state dict puts before their names."""
-    if not file.is_file():
-        raise InputError(f"{file} does not exist.")
-    is_safe = file.suffix == ".safetensors"
-    tensors = (safetensors_io if is_safe else torch_bin).read_tensors(file)
-    ends = [name for name in tensors if re.search(r"(^|\.)temporal_encoding$", name)]
-    if len(ends) != 1:
-        raise InputError(f"{file} is not a DTS state dict: it has {len(ends)} temporal_encoding.")
-    prefix = ends[0].removesuffix("temporal_encoding")
-    return {mapping.DTS + name.removeprefix(prefix): leaf for name, leaf in tensors.items()}
 
 
 def _fresh(config: ModelConfig, *, parts: tuple[str, ...], seed: int) -> dict[str, LazyLeaf]:

@@ -1,6 +1,7 @@
 """A model folder, or the newest step of a training run, to release-format safetensors.
 
 python -m checkpoints_convert.orbax_to_torch --src DIR --dst DIR [--max_shard_size 5GB]
+python -m checkpoints_convert.orbax_to_torch --part dts --src DIR --dst FILE.pth|FILE.safetensors
 """
 
 import argparse
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoints_convert import cli, folders, mapping, progress
+from checkpoints_convert import cli, dts_file, folders, mapping, progress
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
 from vxlpro_jax import tree
-from vxlpro_jax.checkpoint import copy_tokenizer, locate, read_json
+from vxlpro_jax.checkpoint import copy_tokenizer, locate, read_json, read_model_config
 from vxlpro_jax.config import InputError, ModelConfig
 from vxlpro_jax.param_store import open_leaves
 
@@ -58,6 +59,23 @@ def convert(source: Path, destination: Path, *, max_shard_bytes: int = 5 * 10**9
         shutil.copyfile(root / "config.json", folder / "config.json")
 
 
+def convert_dts(source: Path, destination: Path) -> None:
+    """Writes the synthesizer of any folder that has one as a state dict (see `dts_file`).
+
+    Raises:
+        InputError: the source is no checkpoint, damaged, or has no DTS of the sizes in its
+            config.json; the destination cannot be written.
+    """
+    located = locate(source)
+    shapes = mapping.param_shapes(read_model_config(located.root))
+    leaves = open_leaves(located.params)
+    trouble = f"The DTS of {located.params} does not fit its config.json"
+    have, need = ({"dts": leaves.get("dts", {})}, {"dts": shapes["dts"]})
+    tree.check_match(tree.flatten(have), expected=tree.flatten(need), trouble=trouble)
+    rows = mapping.to_torch(shapes | {"dts": leaves["dts"]}, parts=("dts",))
+    dts_file.write(destination, tensors={row.name: row.array for row in rows})
+
+
 def _stores_tied_head(root: Path) -> bool:
     file = root / "provenance.json"
     return file.exists() and read_json(file).get("stores_tied_head", False)
@@ -89,10 +107,14 @@ def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="checkpoints_convert.orbax_to_torch")
     parser.add_argument("--src", type=Path, required=True, help="model folder or training folder")
-    parser.add_argument("--dst", type=Path, required=True, help="release-format folder to make")
+    parser.add_argument("--dst", type=Path, required=True, help="release folder or file to make")
+    parser.add_argument("--part", choices=("dts",), help="this part alone, as one file")
     parser.add_argument("--max_shard_size", default="5GB", help="most bytes of one file")
     options = parser.parse_args(arguments)
-    convert(options.src, options.dst, max_shard_bytes=parse_size(options.max_shard_size))
+    if options.part:
+        convert_dts(options.src, options.dst)
+    else:
+        convert(options.src, options.dst, max_shard_bytes=parse_size(options.max_shard_size))
     print(f"Wrote {options.dst}.")
 
 

@@ -160,6 +160,14 @@ def write_shards(folder: Path, *, shards: Iterable[Shard], arrays: Iterable[np.n
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
+def write_file(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays that are in memory already into one file."""
+    structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors.items()}
+    with _ShardWriter(file, structs) as writer:
+        for name, array in tensors.items():
+            writer.append(name, array)
+
+
 INDEX = "model.safetensors.index.json"
 
 

@@ -24,9 +24,11 @@ def parse_arg(arg, **defaults):
 def base(preset, *, frames, text, batch):
     """Every field a stage can set, with the values that all stages share."""
     c = ml_collections.ConfigDict()
+    c.task = "answer"
     c.seed = 0
     c.total_steps = 80
     c.checkpoint_every = 20
+    c.eval_every = 0
     c.log_every = 10
     c.init_from = ""
     c.keep_ratio = (0.7, 0.99)
@@ -41,8 +43,18 @@ def base(preset, *, frames, text, batch):
     c.model.dts = {"layout": "released"}
     c.model.decoder = {"remat": remat}
 
+    # All but the policy `sgm` itself is ours; the original is unpublished.
+    c.recot = ml_collections.ConfigDict()
+    c.recot.policy = "sgm"
+    c.recot.mask_ratio = (0.75, 0.75)
+    c.recot.difference_weight = 1.0
+    c.recot.decoder_width = 64 if preset == "tiny" else 512
+    c.recot.decoder_depth = 1 if preset == "tiny" else 2
+    c.recot.decoder_heads = 4 if preset == "tiny" else 8
+
     c.data = ml_collections.ConfigDict()
     c.data.path = ""
+    c.data.eval_path = ""
     c.data.video_root = ""
     c.data.image_root = ""
     c.data.workdir_cache = "~/.cache/vxlpro_jax"

@@ -12,9 +12,9 @@ import numpy as np
 from helpers import MICRO
 
 from vxlpro_jax import optim, sharding, tree
-from vxlpro_jax.config import IMAGE_TOKEN, MeshConfig, OptimConfig, TrainConfig
+from vxlpro_jax.config import IMAGE_TOKEN, MeshConfig, OptimConfig, RecotConfig, TrainConfig
 from vxlpro_jax.jit import jit
-from vxlpro_jax.models.video_xl_pro import init_params
+from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
 
@@ -26,12 +26,23 @@ def main():
     model = dataclasses.replace(MICRO, vision=vision)
     # A large eps: Adam would blow rounding up to full steps where the true gradient is zero.
     optim_config = OptimConfig(lr=1e-2, warmup=0.5, weight_decay=0.01, eps=1e-2)
-    config = TrainConfig(model=model, optim=optim_config, total_steps=STEPS)
+    recot = RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2)
+    config = TrainConfig(model=model, recot=recot, optim=optim_config, total_steps=STEPS)
+    meshes = sys.argv[1:]
+    results = {
+        task: compare(dataclasses.replace(config, task=task), meshes=meshes)
+        for task in ("answer", "recot")
+    }
+    print(json.dumps(results))
+
+
+def compare(config, *, meshes):
+    """One device's run, and beside it each mesh's."""
     batches = [random_batch(seed) for seed in range(STEPS)]
-    params = jit(lambda key: init_params(model, key=key))(jax.random.key(0))
+    params = jit(task_of(config).init_params)(jax.random.key(0))
     alone = train(config, params, batches)
     results = {"alone": alone["losses"], "meshes": {}}
-    for name in sys.argv[1:]:
+    for name in meshes:
         sizes = dict(zip(sharding.AXES, map(int, name.split(",")), strict=True))
         mesh = sharding.make_mesh(MeshConfig(**sizes))
         with jax.set_mesh(mesh):
@@ -45,7 +56,7 @@ def main():
             "specs": spread["specs"],
             "collectives": spread["collectives"],
         }
-    print(json.dumps(results))
+    return results
 
 
 def train(config, params, batches, *, mesh=None):

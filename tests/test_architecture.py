@@ -51,7 +51,10 @@ ALLOWED = {
     "optim": ("config",),
     "losses": ("config", "ops"),
     "train_state": (),
-    "train_step": ("config", "ops", "models", "losses", "optim", "train_state"),
+    "tasks": ("config", "ops", "models", "losses"),
+    "train_step": ("config", "tasks", "optim", "train_state"),
+    "warm_start": ("config", "checkpoint"),
+    "evals": ("config", "data", "jit", "models", "ops", "evals"),
     "train_checkpoint": ("config", "train_state"),
 }
 

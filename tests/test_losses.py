@@ -1,11 +1,11 @@
-"""Cross-entropy against NumPy, with and without targets."""
+"""Losses against NumPy, with and without anything to count."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax.config import IGNORE_LABEL
-from vxlpro_jax.losses import cross_entropy
+from vxlpro_jax.losses import cross_entropy, reconstruction
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (3, 7, 11)).astype(np.float32)
@@ -48,3 +48,37 @@ def test_bfloat16_logits_are_summed_in_float32():
     loss = cross_entropy(logits, labels=np.zeros((1, 1), int)).mean
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, np.log(4096), rtol=1e-6)
+
+
+def test_reconstruction_counts_hidden_tokens_and_the_changes_they_take_part_in():
+    shape = (2, 4, 6, 3)
+    predicted, targets = RNG.normal(size=shape), RNG.normal(size=shape)
+    hidden = (RNG.random(shape[:3]) < 0.5).astype(float)
+    tokens, changes = [], []
+    for group, frame, place in np.ndindex(*shape[:3]):
+        if hidden[group, frame, place]:
+            tokens.append(np.square(predicted - targets)[group, frame, place].mean())
+        if frame and hidden[group, frame - 1 : frame + 1, place].any():
+            pair = (predicted - targets)[group, frame - 1 : frame + 1, place]
+            changes.append(np.square(pair[1] - pair[0]).mean())
+    loss = reconstruction(predicted, targets=targets, hidden=hidden)
+    np.testing.assert_allclose(loss.tokens, np.mean(tokens), rtol=1e-5)
+    np.testing.assert_allclose(loss.changes, np.mean(changes), rtol=1e-5)
+
+
+def test_reconstruction_of_the_mean_pays_for_the_changes():
+    """A restored mean of the frames costs tokens half as much as their shuffle, changes as much."""
+    targets = RNG.normal(size=(1, 2, 500, 8))
+    mean = np.broadcast_to(targets.mean(1, keepdims=True), targets.shape)
+    hidden = np.ones(targets.shape[:3])
+    loss = reconstruction(mean, targets=targets, hidden=hidden)
+    exact = reconstruction(targets, targets=targets, hidden=hidden)
+    assert exact.tokens == exact.changes == 0
+    np.testing.assert_allclose(loss.tokens, 0.5, rtol=0.1)
+    np.testing.assert_allclose(loss.changes, 2, rtol=0.1)
+
+
+def test_reconstruction_of_nothing_is_zero():
+    zeros = np.zeros((1, 4, 6))
+    loss = reconstruction(RNG.normal(size=(1, 4, 6, 3)), targets=zeros[..., None], hidden=zeros)
+    assert loss.tokens == loss.changes == 0

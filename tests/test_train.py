@@ -15,6 +15,7 @@ from training_driver import STEPS, run_config
 from vxlpro_jax import checkpoint, optim, sharding, tree
 from vxlpro_jax.config import PRESETS, DtsConfig, InputError, MeshConfig, TrainConfig
 from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.train import (
     abstract_state,
     announce,
@@ -239,7 +240,7 @@ def test_full_size_needs_tokenizer_and_data():
     config = TrainConfig(model=PRESETS["3b"])
     with pytest.raises(InputError, match="needs a tokenizer"):
         resolve(config)
-    here = dataclasses.replace(config.data, tokenizer="somewhere")
+    here = dataclasses.replace(config.data, tokenizer=str(TINY_TOKENIZER))
     with pytest.raises(InputError, match=r"needs data: set --config.data.path"):
         resolve(dataclasses.replace(config, data=here))
 

@@ -23,6 +23,8 @@ IGNORE_LABEL = -100
 
 Layout = Literal["released", "temporal"]
 AttentionBackend = Literal["auto", "xla", "chunked"]
+MaskPolicy = Literal["sgm", "random", "tube", "motion"]
+Task = Literal["answer", "recot"]
 
 
 class InputError(ValueError):
@@ -183,6 +185,31 @@ _RELEASE_DECODER = {
     "norm_eps": "rms_norm_eps",
 }
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecotConfig:
+    """ReCoT: what is hidden from the compressor, the decoder that restores it, and the loss.
+
+    Only the scores of `sgm` are published; all else is ours. `random` ignores the content, `tube`
+    hides places throughout the four frames, `motion` keeps what changes. `mask_ratio` is the share
+    hidden of a clip whose frames have nothing in common, and of a still one. `difference_weight`
+    weighs the error of the changes between frames against that of the tokens.
+    """
+
+    policy: MaskPolicy = "sgm"
+    mask_ratio: tuple[float, float] = (0.75, 0.75)
+    difference_weight: float = 1.0
+    decoder_width: int = 512
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+
+    def __post_init__(self):
+        low, high = self.mask_ratio
+        _require(0 < low <= high < 1, "recot.mask_ratio must be two shares, the lower one first")
+        fits = self.decoder_width % self.decoder_heads == 0
+        _require(fits, "recot.decoder_width must be a multiple of recot.decoder_heads")
+
+
 PRESETS: dict[str, ModelConfig] = {
     "3b": ModelConfig(),
     "tiny": ModelConfig(
@@ -205,11 +232,13 @@ class DataConfig:
     """Where samples come from and the static shapes that they are padded to.
 
     `path` is a LLaVA-format JSON file; empty means the embedded synthetic clips, written once to
-    `workdir_cache`. `max_frames` is a multiple of four; `max_text_tokens` counts every text id of a
-    sample, template and answer included.
+    `workdir_cache`. `eval_path` is another, of samples that are only evaluated. `max_frames` is a
+    multiple of four; `max_text_tokens` counts every text id of a sample, template and answer
+    included.
     """
 
     path: str = ""
+    eval_path: str = ""
     video_root: str = ""
     image_root: str = ""
     workdir_cache: str = "~/.cache/vxlpro_jax"
@@ -255,15 +284,23 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run. `keep_ratio` bounds the uniform draw of the selector's keep ratio."""
+    """One training run.
 
+    `task` is what it learns: `answer` questions with the whole model, or `recot`, restoring hidden
+    tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
+    ratio. Held-out samples are evaluated every `eval_every` steps and at the end; with 0 never.
+    """
+
+    task: Task = "answer"
     model: ModelConfig = PRESETS["tiny"]
+    recot: RecotConfig = RecotConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = 0
     total_steps: int = 100
     checkpoint_every: int = 50
+    eval_every: int = 0
     log_every: int = 10
     init_from: str = ""
     keep_ratio: tuple[float, float] = (0.7, 0.99)

@@ -1,4 +1,8 @@
-"""Training losses. Shapes: `B` rows, `T` text slots, `V` vocabulary."""
+"""Training losses.
+
+Shapes: `B` rows, `T` text slots, `V` vocabulary; `G` groups, `f` frames of a group, `P` places, `C`
+channels.
+"""
 
 from typing import NamedTuple
 
@@ -30,3 +34,40 @@ def cross_entropy(logits: jax.Array, *, labels: jax.Array) -> CrossEntropy:
     )
     targets = jnp.maximum(is_target.sum(), 1)
     return CrossEntropy(mean=jnp.where(is_target, losses, 0).sum() / targets, targets=targets)
+
+
+class Reconstruction(NamedTuple):
+    """Attributes.
+
+    tokens: mean squared error of the hidden tokens.
+    changes: that of the differences between neighbouring frames of which one is hidden.
+    """
+
+    tokens: jax.Array
+    changes: jax.Array
+
+
+def reconstruction(
+    predicted: jax.Array, *, targets: jax.Array, hidden: jax.Array
+) -> Reconstruction:
+    """What restoring costs, in float32 or more; only what was hidden counts.
+
+    The error of the changes is what keeps the order of the frames: a compressor that forgets it
+    can still restore their mean, and the tokens alone hardly punish that.
+
+    Args:
+        predicted: [G, f, P, C].
+        targets: [G, f, P, C].
+        hidden: [G, f, P], 1 for tokens that count, 0 for visible ones and padding.
+    """
+    error = at_least_float32(predicted) - at_least_float32(targets)
+    hidden = hidden.astype(error.dtype)
+    either = jnp.maximum(hidden[:, 1:], hidden[:, :-1])
+    return Reconstruction(
+        tokens=_mean_square(error, hidden), changes=_mean_square(jnp.diff(error, axis=1), either)
+    )
+
+
+def _mean_square(error, weights):
+    squares = jnp.square(error).mean(axis=-1)
+    return (squares * weights).sum() / jnp.maximum(weights.sum(), 1)

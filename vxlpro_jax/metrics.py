@@ -104,18 +104,20 @@ def _to_numbers(row):
 
 
 def _rates(row, *, seconds):
-    return {
-        "step_seconds": seconds,
-        "tokens_per_second": row["tokens"] / seconds,
-        "frames_per_second": row["frames"] / seconds,
-    }
+    counted = {name: row[name] for name in ("tokens", "frames") if name in row}
+    per_second = {f"{name}_per_second": count / seconds for name, count in counted.items()}
+    return {"step_seconds": seconds, **per_second}
 
 
 def _console_line(row, *, total_steps):
+    speed = "".join(
+        f"{row[f'{name}_per_second']:.0f} {name}/s  "
+        for name in ("tokens", "frames")
+        if name in row
+    )
     return (
         f"step {row['step']}/{total_steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-        f"grad_norm {row['grad_norm']:.3f}  {row['step_seconds']:.2f} s/step  "
-        f"{row['tokens_per_second']:.0f} tokens/s  {row['frames_per_second']:.1f} frames/s  "
+        f"grad_norm {row['grad_norm']:.3f}  {row['step_seconds']:.2f} s/step  {speed}"
         f"data wait {row['data_wait'] / row['step_seconds']:.0%}"
     )
 

@@ -10,7 +10,7 @@ from vxlpro_jax.config import OptimConfig
 
 # In every checkpoint but never run, so they get no gradient and must not decay either.
 _UNUSED = r"vision/post_ln/|selector/window/v/"
-_NO_DECAY = r"(scale|bias|pos_embed|temporal_encoding|rel_k|rel_v)$"
+_NO_DECAY = r"(scale|bias|pos_embed|temporal_encoding|rel_k|rel_v|mask_token)$"
 
 
 def schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:

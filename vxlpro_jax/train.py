@@ -1,5 +1,6 @@
 """Trains a model: `python -m vxlpro_jax.train --config=configs/stage2.py [--workdir DIR]`.
 
+Stage 1 trains the compressor by ReCoT, stages 2 and 3 the whole model; the config names the task.
 The same command started again in the same WORKDIR continues where its last checkpoint stands.
 """
 
@@ -14,13 +15,14 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from vxlpro_jax import checkpoint, cli, metrics, optim, sharding
+from vxlpro_jax import checkpoint, cli, metrics, optim, sharding, warm_start
 from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.pipeline import build_pipeline, held_out
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.jit import jit
-from vxlpro_jax.models.video_xl_pro import abstract_params, init_params
+from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
@@ -52,6 +54,7 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
     data = build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,
+        with_text=config.task == "answer",
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -91,9 +94,11 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
         if step % config.log_every == 0 or step % config.checkpoint_every == 0 or is_last:
             writer.flush()
         # The next batch is taken after the save, so the saved position matches the saved step.
-        if step % config.checkpoint_every == 0 or is_last:
-            with writer.paused():
+        with writer.paused():
+            if step % config.checkpoint_every == 0 or is_last:
                 checkpoints.save(state, data)
+            if config.eval_every and (step % config.eval_every == 0 or is_last):
+                evaluate(state.params, config=config, workdir=workdir)
 
     # ---- End -------------------------------------------------------------------------------------
     writer.close()
@@ -154,28 +159,38 @@ def resolve(config: TrainConfig) -> TrainConfig:
     Raises:
         InputError: a full-size run without data or tokenizer, or a layout unlike `init_from`'s.
     """
+    sources = warm_start.open_sources(config.init_from)
+    compressor = warm_start.holder(sources, "dts")
+    if compressor and compressor.config.dts != config.model.dts:
+        layout = compressor.config.dts.layout
+        raise InputError(
+            f"{compressor.root} was trained with DTS layout {layout!r}: set"
+            f" --config.model.dts.layout={layout}."
+        )
+    if config.task == "answer":
+        config = _with_language(config, source=warm_start.holder(sources, "decoder"))
+    if not config.data.path and not is_tiny(config):
+        raise InputError(
+            "A full-size run needs data: set --config.data.path to a LLaVA-format JSON file and"
+            " --config.data.video_root to the folder of its videos."
+        )
+    if config.eval_every:
+        held_out(config.data)  # Told now rather than when the training is over.
+    return config
+
+
+def _with_language(config: TrainConfig, *, source: warm_start.Source | None) -> TrainConfig:
+    """Vocabulary and tokenizer of `source`, unless the config names another tokenizer."""
     model, tokenizer = config.model, config.data.tokenizer
-    if config.init_from:
-        root = checkpoint.locate(config.init_from).root
-        stored = checkpoint.read_model_config(root)
-        if stored.dts != model.dts:
-            raise InputError(
-                f"{config.init_from} was trained with DTS layout {stored.dts.layout!r}: set"
-                f" --config.model.dts.layout={stored.dts.layout}."
-            )
-        head = {name: getattr(stored.decoder, name) for name in ("vocab_size", "tied_head")}
+    if source:
+        head = {name: getattr(source.config.decoder, name) for name in ("vocab_size", "tied_head")}
         model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **head))
-        tokenizer = tokenizer or str(root)
+        tokenizer = tokenizer or str(source.root)
     if not tokenizer and not is_tiny(config):
         raise InputError(
             "A full-size run needs a tokenizer: set --config.init_from to a converted checkpoint"
             " (see checkpoints_convert), or --config.data.tokenizer to a folder with"
             " tokenizer.json."
-        )
-    if not config.data.path and not is_tiny(config):
-        raise InputError(
-            "A full-size run needs data: set --config.data.path to a LLaVA-format JSON file and"
-            " --config.data.video_root to the folder of its videos."
         )
     tokenizer = tokenizer or str(TINY_TOKENIZER)
     size = Tokenizer.from_folder(tokenizer).vocab_size
@@ -193,16 +208,24 @@ def is_tiny(config: TrainConfig) -> bool:
     return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
 
 
+def evaluate(params: dict, *, config: TrainConfig, workdir: Path) -> None:
+    """Measures the parameters on held-out samples; writes and prints the figures."""
+    if config.task == "recot":
+        print(json.dumps(recot_eval.evaluate(params, config=config, workdir=workdir)), flush=True)
+
+
 def announce(config: TrainConfig, *, workdir: Path) -> None:
     """Says what is about to run, and for the tiny preset how to run the real one."""
+    stage = {"recot": "stage1", "answer": "stage2"}[config.task]
     if is_tiny(config):
         print(
             "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
-            " everything run.\nThe released size: --config=configs/stage2.py:3b"
+            f" everything run.\nThe released size: --config=configs/{stage}.py:3b"
             " --config.init_from=CHECKPOINT --config.data.path=FILE.json"
             " --config.data.video_root=DIR"
         )
-    count = sum(x.size for x in jax.tree.leaves(abstract_params(config.model)))
+    shapes = jax.eval_shape(task_of(config).init_params, jax.random.key(0))
+    count = sum(x.size for x in jax.tree.leaves(shapes))
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     print(f"{count:,} parameters on {devices}; {config.total_steps} steps; writes to {workdir}.")
 
@@ -217,7 +240,7 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
     if not written.exists():
         return
     old, new = checkpoint.read_json(written), json.loads(json.dumps(dataclasses.asdict(config)))
-    fixed = ("model", "data", "optim", "seed", "keep_ratio")
+    fixed = ("task", "model", "recot", "data", "optim", "seed", "keep_ratio")
     changed = [key for key in fixed if old.get(key) != new[key]]
     if changed:
         raise InputError(
@@ -229,7 +252,8 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
 def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
     """Writes the run's config, and what makes the folder a checkpoint: sizes and tokenizer."""
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
+    if config.data.tokenizer:
+        checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
     _write(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
     _write(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))
 
@@ -256,21 +280,25 @@ def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
 
 def fresh_params(key: jax.Array, *, config: TrainConfig) -> dict:
     """Newly initialised parameters in the run's `param_dtype`."""
-    params = init_params(config.model, key=key)
+    params = task_of(config).init_params(key)
     return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
 
 
 def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> TrainState:
     """The state before the first step, made in place on its devices."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    if config.init_from:
-        located = checkpoint.locate(config.init_from)
-        params = checkpoint.read_params(
-            located.params, like=abstract.params, dtype=config.param_dtype
-        )
-    else:
-        init = functools.partial(fresh_params, config=config)
-        params = jit(init, out_shardings=shardings.params)(jax.random.key(config.seed))
+    sources = warm_start.open_sources(config.init_from)
+    params = warm_start.read_parts(sources, like=abstract.params, dtype=config.param_dtype)
+    missing = [part for part in abstract.params if part not in params]
+    if missing:
+        print(f"Newly initialised: {', '.join(missing)}.")
+
+        def init(key):
+            fresh = fresh_params(key, config=config)
+            return {part: fresh[part] for part in missing}
+
+        where = {part: shardings.params[part] for part in missing}
+        params |= jit(init, out_shardings=where)(jax.random.key(config.seed))
     create = functools.partial(TrainState.create, optimizer=optimizer, seed=config.seed)
     return jit(create, out_shardings=shardings, donate_argnums=0)(params)
 

@@ -20,7 +20,7 @@ from absl import flags
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
-from vxlpro_jax.data.sources import Record, load_records
+from vxlpro_jax.data.sources import Record, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
@@ -66,6 +66,7 @@ def build_pipeline(
     *,
     image_size: int,
     seed: int,
+    with_text: bool = True,
     process_index: int = 0,
     process_count: int = 1,
     pinpoints: Any = DEFAULT_PINPOINTS,
@@ -81,6 +82,7 @@ def build_pipeline(
         data: the data fields of the config; an empty `path` means the embedded synthetic clips.
         image_size: S, the side of the vision tower's input.
         seed: of the shuffles.
+        with_text: False leaves out the text (T = 0) and the records that are nothing else.
         process_index: this process's place among `process_count`.
         process_count: how many processes share a batch.
         pinpoints: `image_grid_pinpoints` as in a release-format config.json.
@@ -97,12 +99,14 @@ def build_pipeline(
             f" {FRAMES_PER_GROUP}, so give a positive multiple of {FRAMES_PER_GROUP}."
         )
     located = _locate(data)
-    records = load_records(located.path)
+    records = (load_records if with_text else load_visual_records)(located.path)
     shape = RowShape(
-        groups=data.max_frames // FRAMES_PER_GROUP, text=data.max_text_tokens, image_size=image_size
+        groups=data.max_frames // FRAMES_PER_GROUP,
+        text=data.max_text_tokens if with_text else 0,
+        image_size=image_size,
     )
     reader = SampleReader.build(
-        tokenizer_for(data),
+        tokenizer_for(data) if with_text else None,
         shape=shape,
         video_root=located.video_root,
         image_root=located.image_root,
@@ -121,6 +125,23 @@ def build_pipeline(
         num_workers=data.num_workers,
         bad_samples_path=bad_samples_path,
     )
+
+
+def held_out(data: DataConfig) -> DataConfig:
+    """The same fields for `data.eval_path`, or for the embedded clips that training never sees.
+
+    Raises:
+        InputError: `data.path` is set but `data.eval_path` is not.
+    """
+    if data.eval_path:
+        return dataclasses.replace(data, path=data.eval_path)
+    if data.path:
+        raise InputError(
+            "Evaluation needs clips that training does not see: set --config.data.eval_path to a"
+            " data file of them, or --config.eval_every=0."
+        )
+    synthetic = synthetic_set(Path(data.workdir_cache).expanduser())
+    return dataclasses.replace(data, path=str(synthetic.eval), video_root=str(synthetic.root))
 
 
 class _Located(NamedTuple):

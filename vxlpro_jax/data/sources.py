@@ -20,6 +20,20 @@ class Record(NamedTuple):
     scale: float = 1.0
 
 
+def load_visual_records(path: str | Path) -> tuple[Record, ...]:
+    """The samples of `load_records` that have a video or an image; they need no `conversations`.
+
+    Raises:
+        InputError: as `load_records`, or none has one.
+    """
+    samples = _read_samples(Path(path))
+    records = (_visual_record(sample, f"{path}, record {i}") for i, sample in enumerate(samples))
+    visual = tuple(record for record in records if record.video or record.image)
+    if not visual:
+        raise InputError(f"Data file {path} names no video and no image: stage 1 learns from them.")
+    return visual
+
+
 def load_records(path: str | Path) -> tuple[Record, ...]:
     """Reads a JSON list of samples: `conversations`, and `video` or `image` or neither.
 
@@ -30,7 +44,11 @@ def load_records(path: str | Path) -> tuple[Record, ...]:
         InputError: no such file, not JSON, no samples, or a record that cannot be used; the
             sentence names file, record and field.
     """
-    path = Path(path)
+    samples = _read_samples(Path(path))
+    return tuple(_record(sample, f"{path}, record {i}") for i, sample in enumerate(samples))
+
+
+def _read_samples(path: Path) -> list[Any]:
     if not path.is_file():
         raise InputError(f"Data file {path} does not exist: check data.path.")
     try:
@@ -39,7 +57,7 @@ def load_records(path: str | Path) -> tuple[Record, ...]:
         raise InputError(f"Data file {path} is not JSON ({error}): mend it.") from error
     if not isinstance(samples, list) or not samples:
         raise InputError(f"Data file {path} holds no list of samples: give a non-empty JSON list.")
-    return tuple(_record(sample, f"{path}, record {i}") for i, sample in enumerate(samples))
+    return samples
 
 
 def resolve_inside(root: str | Path, name: str) -> Path:
@@ -62,12 +80,8 @@ def resolve_inside(root: str | Path, name: str) -> Path:
 
 
 def _record(sample: Any, where: str) -> Record:
-    if not isinstance(sample, dict):
-        raise _wrong(where, "", f"is {_shown(sample)}: expected an object")
-    where = f"{where} (id {sample['id']!r})" if "id" in sample else where
-    video, image = (_path(sample, key, where) for key in ("video", "image"))
-    if video and image:
-        raise _wrong(where, "image", "stands beside field 'video': keep one of them")
+    visual = _visual_record(sample, where)
+    where, video, image = visual.name, visual.video, visual.image
     turns = _turns(sample.get("conversations"), where)
     try:
         places = check_image_mark(drop_leading_reply(turns))
@@ -76,7 +90,18 @@ def _record(sample: Any, where: str) -> Record:
     if places != bool(video or image):
         there = f"has {IMAGE_MARK} but no video or image" if places else f"lacks {IMAGE_MARK}"
         raise _wrong(where, "conversations", f"{there}: {IMAGE_MARK} marks the visual's place")
-    return Record(where, turns, video, image, _scale(sample, where))
+    return visual._replace(turns=turns)
+
+
+def _visual_record(sample: Any, where: str) -> Record:
+    """The record without its text."""
+    if not isinstance(sample, dict):
+        raise _wrong(where, "", f"is {_shown(sample)}: expected an object")
+    where = f"{where} (id {sample['id']!r})" if "id" in sample else where
+    video, image = (_path(sample, key, where) for key in ("video", "image"))
+    if video and image:
+        raise _wrong(where, "image", "stands beside field 'video': keep one of them")
+    return Record(where, (), video, image, _scale(sample, where))
 
 
 def _turns(turns: Any, where: str) -> tuple[Turn, ...]:

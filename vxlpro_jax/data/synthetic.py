@@ -18,7 +18,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
 from vxlpro_jax.data.chat import IMAGE_MARK
 
 VERSION = 1  # Part of the folder's name: raise it whenever what is written changes.
@@ -99,6 +99,40 @@ def clip_records(clip: Clip, *, name: str) -> list[dict]:
         }
         for i, asked in enumerate(([first], others))
     ]
+
+
+class MotionClips(NamedTuple):
+    """frames uint8 [N,4,S,S,3]; labels int [N], into `DIRECTIONS`; picked int [N], a frame each."""
+
+    frames: np.ndarray
+    labels: np.ndarray
+    picked: np.ndarray
+
+
+def motion_clips(count: int, *, side: int) -> MotionClips:
+    """Clips of four frames in which one shape moves, always the same.
+
+    Where the shape is tells nothing about where it goes: the middle of its way is drawn without
+    regard to the direction, and `picked` is any frame.
+    """
+    rng = np.random.default_rng([VERSION, count, side])
+    labels = rng.integers(len(DIRECTIONS), size=count)
+    steps = list(DIRECTIONS.values())
+    frames = np.stack([_motion(rng, step=steps[label], side=side) for label in labels])
+    return MotionClips(frames, labels, rng.integers(FRAMES_PER_GROUP, size=count))
+
+
+def _motion(rng: np.random.Generator, *, step: tuple[int, int], side: int) -> np.ndarray:
+    canvas = _Canvas(side, side, int(rng.integers(15, 75)))
+    (shape,), (colour,) = _pick(rng, SHAPES), _pick(rng, COLOURS)
+    middle, radius = rng.uniform(0.35, 0.65, 2), rng.uniform(0.1, 0.18)
+    centres = middle + np.linspace(-0.2, 0.2, FRAMES_PER_GROUP)[:, None] * step
+    return np.stack(
+        [
+            canvas.draw([_Figure(shape=shape, colour=colour, centre=tuple(at), radius=radius)])
+            for at in centres
+        ]
+    )
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: Fraction | int) -> None:

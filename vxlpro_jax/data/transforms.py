@@ -39,9 +39,12 @@ class RowShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleReader:
-    """Reads one record's file and encodes its text; `build` makes it from a config's values."""
+    """Reads one record's file and encodes its text; `build` makes it from a config's values.
 
-    tokenizer: Tokenizer
+    Without a tokenizer samples have no text, and their stamps are zeros.
+    """
+
+    tokenizer: Tokenizer | None
     shape: RowShape
     video_root: Path
     image_root: Path
@@ -50,7 +53,7 @@ class SampleReader:
     @classmethod
     def build(
         cls,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         *,
         shape: RowShape,
         video_root: Path,
@@ -86,6 +89,10 @@ class SampleReader:
         Raises:
             InputError: the file cannot be used, or the text is longer than a row.
         """
+        if self.tokenizer is None:
+            frames = self._groups(record).frames
+            stamps = np.zeros((len(frames), STAMP_TOKENS), np.int32)
+            return Sample(frames, stamps, np.zeros(0, np.int32), np.zeros(0, np.int32))
         chat = encode_conversation(record.turns, tokenizer=self.tokenizer)
         if len(chat.ids) > self.shape.text:
             raise InputError(

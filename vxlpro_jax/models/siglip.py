@@ -1,9 +1,7 @@
 """SigLIP vision tower, as far as the release runs it.
 
-Shapes: `F` frames, `P` patches (grid x grid), `C` width, `N` heads, `H` head width.
+Shapes: `F` frames, `P` patches (grid x grid), `C` width.
 """
-
-import functools
 
 import flax.linen as nn
 import jax
@@ -11,10 +9,8 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax.config import AttentionBackend, VisionConfig
-from vxlpro_jax.models.layers import Dense, LayerNorm, zeros
-from vxlpro_jax.ops.attention import attention
-
-_Linear = functools.partial(Dense, kernel_init=nn.initializers.xavier_uniform(), bias_init=zeros)
+from vxlpro_jax.models.encoder_block import EncoderBlock, Linear
+from vxlpro_jax.models.layers import LayerNorm
 
 
 class Siglip(nn.Module):
@@ -49,49 +45,11 @@ class Siglip(nn.Module):
             "pos_embed", nn.initializers.normal(c.width**-0.5), (c.grid**2, c.width), jnp.float32
         )
         patches = (patches.astype(position.dtype) / 255 - 0.5) / 0.5
-        x = _Linear(c.width, name="patch_embed")(patches) + position
-        block = nn.remat(_Block, prevent_cse=False) if c.remat else _Block
+        x = Linear(c.width, name="patch_embed")(patches) + position
+        block = nn.remat(EncoderBlock, prevent_cse=False) if c.remat else EncoderBlock
         layers = nn.scan(
             block, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.depth
         )
-        x, _ = layers(c, self.attention, name="layers")(x, None)
+        x, _ = layers(c.num_heads, c.mlp_width, c.norm_eps, self.attention, name="layers")(x, None)
         LayerNorm(c.norm_eps, name="post_ln")(x)
         return x
-
-
-class _Block(nn.Module):
-    config: VisionConfig
-    attention: AttentionBackend
-
-    @nn.compact
-    def __call__(self, x, _):
-        c = self.config
-        x = x + _SelfAttention(c.num_heads, self.attention, name="attn")(
-            LayerNorm(c.norm_eps, name="ln1")(x)
-        )
-        x = x + _Mlp(c.mlp_width, name="mlp")(LayerNorm(c.norm_eps, name="ln2")(x))
-        return x, None
-
-
-class _SelfAttention(nn.Module):
-    num_heads: int
-    backend: AttentionBackend
-
-    @nn.compact
-    def __call__(self, x):
-        width = x.shape[-1]
-        q, k, v = (
-            rearrange(_Linear(width, name=name)(x), "f p (n h) -> f p n h", n=self.num_heads)
-            for name in "qkv"
-        )
-        out = attention(q, k, v, backend=self.backend)
-        return _Linear(width, name="out")(rearrange(out, "f p n h -> f p (n h)"))
-
-
-class _Mlp(nn.Module):
-    width: int
-
-    @nn.compact
-    def __call__(self, x):
-        hidden = nn.gelu(_Linear(self.width, name="fc1")(x), approximate=True)
-        return _Linear(x.shape[-1], name="fc2")(hidden)

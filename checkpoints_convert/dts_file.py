@@ -1,0 +1,71 @@
+"""The synthesizer alone, as the state dict that the release's `SiglipAE` loads.
+
+Its names are `temporal_encoding` and `encoder.*`; files are `torch.save`d or safetensors.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from checkpoints_convert import mapping, safetensors_io, torch_bin
+from vxlpro_jax.config import InputError
+from vxlpro_jax.param_store import LazyLeaf
+
+SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin")
+
+
+def read(file: Path) -> dict[str, LazyLeaf]:
+    """The tensors by their names in a whole model, whatever prefix the file puts before them.
+
+    Raises:
+        InputError: no such file, damaged, or without exactly one `temporal_encoding`.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} does not exist.")
+    tensors = (safetensors_io if file.suffix in SAFE else torch_bin).read_tensors(file)
+    ends = [name for name in tensors if re.search(r"(^|\.)temporal_encoding$", name)]
+    if len(ends) != 1:
+        raise InputError(f"{file} is not a DTS state dict: it has {len(ends)} temporal_encoding.")
+    prefix = ends[0].removesuffix("temporal_encoding")
+    return {mapping.DTS + name.removeprefix(prefix): leaf for name, leaf in tensors.items()}
+
+
+def write(file: Path, *, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors, named as in a whole model, under the state dict's own names.
+
+    Raises:
+        InputError: the file exists, its suffix is neither of safetensors nor of `torch.save`, or
+            the latter is asked for without torch.
+    """
+    if file.suffix not in SAFE + PICKLED:
+        known = ", ".join(SAFE + PICKLED)
+        raise InputError(f"{file}: name the state dict with one of the suffixes {known}.")
+    if file.exists():
+        raise InputError(f"{file} exists already: choose another --dst or remove it.")
+    state = {name.removeprefix(mapping.DTS): array for name, array in tensors.items()}
+    partial = file.with_name(file.name + ".partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        (safetensors_io.write_file if file.suffix in SAFE else _pickle)(partial, state)
+        partial.rename(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _pickle(file: Path, state: Mapping[str, np.ndarray]) -> None:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"Writing {file.stem} needs torch: `pip install torch`, or name it .safetensors."
+        ) from error
+
+    def tensor(array):
+        if array.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+        return torch.from_numpy(array.copy())
+
+    torch.save({name: tensor(np.ascontiguousarray(a)) for name, a in state.items()}, file)

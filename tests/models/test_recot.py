@@ -1,0 +1,98 @@
+"""ReCoT: who is hidden, what the compressor sees, and whom the gradient reaches."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vxlpro_jax import tree
+from vxlpro_jax.config import DataConfig, RecotConfig, TrainConfig
+from vxlpro_jax.models import recot
+from vxlpro_jax.tasks import recot_loss
+
+OPTIONS = RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, mask_ratio=(0.7, 0.7))
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return np.random.default_rng(0).integers(0, 256, (2, 4, 66, 66, 3), np.uint8)
+
+
+def parameters(config, options=OPTIONS):
+    """No parameter is zero, as some of the compressor are at the start."""
+    with jax.enable_x64(False):
+        params = recot.init_params(config, options=options, key=jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
+    return jax.tree.map(
+        lambda x: x.astype(float) + 0.02 * jax.random.normal(next(keys), x.shape, float), params
+    )
+
+
+def apply(config, params, method, options=OPTIONS):
+    return recot.Recot(config, options).apply({"params": params}, method=method)
+
+
+@pytest.mark.parametrize("policy", ["sgm", "random", "tube", "motion"])
+def test_every_policy_hides_its_share_and_restores_all(config, frames, policy):
+    options = dataclasses.replace(OPTIONS, policy=policy)
+    params = parameters(config, options)
+    restored = apply(config, params, lambda m: m(m.features(frames), key=KEY), options)
+    assert restored.predicted.shape == restored.targets.shape == (2, 4, 576, 64)
+    assert restored.compressed.shape == (2, 576, 64)
+    visible = np.asarray(restored.visible)
+    assert set(np.unique(visible)) == {0.0, 1.0}
+    np.testing.assert_array_equal((visible == 0).sum((1, 2)), 4 * int(0.7 * 576))
+    assert ("temporal_query" in params["recot"]) == (policy == "sgm")
+
+
+@pytest.mark.parametrize("layout", ["released", "temporal"])
+def test_what_is_hidden_does_not_reach_the_decoder(config, frames, layout):
+    config = dataclasses.replace(config, dts=dataclasses.replace(config.dts, layout=layout))
+    options = dataclasses.replace(OPTIONS, policy="random")
+    params = parameters(config, options)
+    features = apply(config, params, lambda m: m.features(frames), options)
+    first = apply(config, params, lambda m: m(features, key=KEY), options)
+    other = jnp.where(first.visible[..., None] == 1, features, features + 100.0)
+    second = apply(config, params, lambda m: m(other, key=KEY), options)
+    np.testing.assert_array_equal(first.visible, second.visible)
+    np.testing.assert_array_equal(first.predicted, second.predicted)
+    seen = jnp.where(first.visible[..., None] == 1, features + 1.0, features)
+    third = apply(config, params, lambda m: m(seen, key=KEY), options)
+    assert not np.allclose(first.predicted, third.predicted)
+
+
+def test_targets_are_normalised_tokens(config, frames):
+    params = parameters(config)
+    targets = apply(config, params, lambda m: m(m.features(frames), key=KEY)).targets
+    np.testing.assert_allclose(targets.mean(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(targets.var(-1), 1, rtol=1e-5)
+
+
+def loss_and_grads(config, params, frames, segments):
+    run = TrainConfig(
+        task="recot", model=config, recot=OPTIONS, data=DataConfig(), compute_dtype="float64"
+    )
+    batch = {"frames": frames[None], "group_segments": np.asarray([segments])}
+    return jax.value_and_grad(lambda p: recot_loss(p, batch, key=KEY, config=run).value)(params)
+
+
+def test_gradient_reaches_both_queries_and_all_but_the_tower(config, frames):
+    _, grads = loss_and_grads(config, parameters(config), frames, [1, 1])
+    norms = {path: float(jnp.linalg.norm(g)) for path, g in tree.flatten(grads).items()}
+    assert norms["recot/temporal_query/kernel"] > 1e-6
+    assert norms["recot/spatial_query/kernel"] > 1e-6
+    still = {path for path, norm in norms.items() if norm == 0}
+    assert still == {path for path in norms if path.startswith("vision/")}
+
+
+def test_padding_groups_change_nothing(config, frames):
+    params = parameters(config)
+    one, other = (np.concatenate([frames, extra[:1]]) for extra in (frames, 255 - frames))
+    value, grads = loss_and_grads(config, params, one, [1, 1, 0])
+    same_value, same_grads = loss_and_grads(config, params, other, [1, 1, 0])
+    np.testing.assert_array_equal(value, same_value)
+    jax.tree.map(np.testing.assert_array_equal, grads, same_grads)
+    assert value != loss_and_grads(config, params, other, [1, 1, 1])[0]

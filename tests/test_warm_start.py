@@ -1,0 +1,49 @@
+"""Runs that start from several folders."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import MICRO
+
+from vxlpro_jax import checkpoint, tree, warm_start
+from vxlpro_jax.config import InputError
+from vxlpro_jax.models.video_xl_pro import abstract_params
+
+
+def write(folder, *, parts, value):
+    folder.mkdir()
+    shapes = abstract_params(MICRO)
+    leaves = {p: jax.tree.map(lambda x: np.full(x.shape, value, x.dtype), shapes[p]) for p in parts}
+    checkpoint.write_params(folder / "params", leaves=leaves)
+    (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
+    return str(folder)
+
+
+@pytest.fixture
+def two(tmp_path):
+    first = write(tmp_path / "first", parts=("vision", "dts"), value=1)
+    second = write(tmp_path / "second", parts=("vision", "decoder"), value=2)
+    return f"{first}, {second}"
+
+
+def test_each_part_comes_from_the_first_that_holds_it(two):
+    sources = warm_start.open_sources(two)
+    params = warm_start.read_parts(sources, like=abstract_params(MICRO), dtype="float32")
+    values = {path.split("/")[0]: np.unique(x).tolist() for path, x in tree.flatten(params).items()}
+    assert values == {"vision": [1.0], "dts": [1.0], "decoder": [2.0]}
+    assert warm_start.holder(sources, "decoder").root.name == "second"
+    assert warm_start.holder(sources, "projector") is None
+
+
+def test_no_source_gives_nothing():
+    assert warm_start.read_parts((), like=abstract_params(MICRO), dtype="float32") == {}
+    assert warm_start.open_sources("") == ()
+
+
+def test_source_of_no_use_is_told(two):
+    sources = warm_start.open_sources(two)
+    like = {"projector": abstract_params(MICRO)["projector"]}
+    with pytest.raises(InputError, match=r"first holds only dts, vision, of which"):
+        warm_start.read_parts(sources, like=like, dtype="float32")

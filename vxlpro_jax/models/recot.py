@@ -1,0 +1,169 @@
+"""ReCoT: the compressor's self-supervised training by masking and restoring tokens.
+
+Public of it are the scores of semantic-guided masking and that masked tokens are compressed and
+restored. Mask ratio, decoder, loss and the way of the gradient to the queries are unpublished; here
+they are ours. A clip is one group of four frames, as far as the compressor ever sees.
+
+Shapes: `G` groups, `f` frames of a group (4), `h`, `w` 24x24 grid, `P = h w` places, `C` width of
+the tower, `W` width of the decoder.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vxlpro_jax.config import DTS_GRID, FRAMES_PER_GROUP, AttentionBackend, ModelConfig, RecotConfig
+from vxlpro_jax.models.dts import Dts
+from vxlpro_jax.models.encoder_block import EncoderBlock
+from vxlpro_jax.models.layers import Dense, LayerNorm
+from vxlpro_jax.models.siglip import Siglip
+from vxlpro_jax.ops import grids, masking, mesh
+from vxlpro_jax.ops.norms import layer_norm
+from vxlpro_jax.ops.precision import at_least_float32
+
+_PLACES = DTS_GRID**2
+_NORM_EPS = 1e-6
+
+
+@flax.struct.dataclass
+class Restored:
+    """What comes of one pass over some groups.
+
+    Attributes:
+        targets: [G, f, P, C], the tower's features, each token normalised.
+        predicted: [G, f, P, C].
+        visible: [G, f, P], 1 for what the compressor saw, 0 for what it had to restore.
+        compressed: [G, P, C], what it made of that.
+    """
+
+    targets: jax.Array
+    predicted: jax.Array
+    visible: jax.Array
+    compressed: jax.Array
+
+
+class Recot(nn.Module):
+    """Tower, compressor, and what only this training needs; parts `vision`, `dts`, `recot`."""
+
+    config: ModelConfig
+    options: RecotConfig
+
+    def setup(self) -> None:
+        """`vision` and `dts` are those of `VideoXLPro`."""
+        self.vision = Siglip(self.config.vision, self.config.attention)
+        self.dts = Dts(self.config.attention)
+        self.recot = _Heads(self.options, self.config.vision.width, self.config.attention)
+
+    def features(self, frames: jax.Array) -> jax.Array:
+        """The frozen tower and the resize: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
+        flat = mesh.shard_frames(rearrange(frames, "g f ... -> (g f) ..."))
+        grid = jax.lax.stop_gradient(grids.resize_to_dts_grid(self.vision(flat)))
+        return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
+
+    def compress(self, features: jax.Array) -> jax.Array:
+        """The compressor in the model's layout: [G, f, P, C] -> [G, P, C]."""
+        grid = rearrange(features, "g f (h w) c -> (g f) h w c", h=DTS_GRID)
+        groups = grids.group_frames(grid, layout=self.config.dts.layout)
+        return rearrange(self.dts(mesh.shard_frames(groups)), "g h w c -> g (h w) c")
+
+    def __call__(self, features: jax.Array, *, key: jax.Array) -> Restored:
+        """Masks, compresses and restores [G, f, P, C]; `key` draws the mask."""
+        visible = self.recot.choose(features, key=key)
+        compressed = self.compress(self.recot.hide(features, visible=visible))
+        return Restored(
+            targets=normalize(features),
+            predicted=self.recot.restore(compressed),
+            visible=visible,
+            compressed=compressed,
+        )
+
+
+def normalize(features: jax.Array) -> jax.Array:
+    """Every token with mean 0 and variance 1 over its channels, as MAE's targets."""
+    return layer_norm(features, scale=1.0, bias=0.0, eps=_NORM_EPS)
+
+
+class _Heads(nn.Module):
+    """The two queries, the mask token and the decoder."""
+
+    options: RecotConfig
+    width: int
+    attention: AttentionBackend
+
+    def setup(self) -> None:
+        if self.options.policy == "sgm":
+            self.temporal_query = Dense(self.width, use_bias=False)
+            self.spatial_query = Dense(self.width, use_bias=False)
+        init = nn.initializers.normal(0.02)
+        self.mask_token = self.param("mask_token", init, (self.width,), jnp.float32)
+        self.decoder = _Decoder(self.options, self.attention)
+
+    def scores(self, features):
+        """How much each token deserves to stay visible: [G, f, P, C] -> [G, f, P]."""
+        match self.options.policy:
+            case "sgm":
+                return masking.semantic_scores(
+                    features,
+                    temporal=self.temporal_query(masking.previous_frames(features)),
+                    spatial=self.spatial_query(features.mean(axis=2)),
+                )
+            case "motion":
+                return masking.motion_scores(features)
+            case "random" | "tube":
+                return jnp.zeros(features.shape[:3], at_least_float32(features).dtype)
+
+    def choose(self, features, *, key):
+        """What stays visible: [G, f, P, C] -> [G, f, P], exactly 0 or 1."""
+        low, high = self.options.mask_ratio
+        ratio = masking.adaptive_ratio(features, low=low, high=high)
+        tube = self.options.policy == "tube"
+        ranked = masking.guided_noise(self.scores(features), key=key, tube=tube)
+        return masking.visible_tokens(ranked, ratio=ratio)
+
+    def hide(self, features, *, visible):
+        """The mask token in the place of what is hidden."""
+        share = visible[..., None].astype(features.dtype)
+        return share * features + (1 - share) * self.mask_token
+
+    def restore(self, compressed):
+        """[G, P, C] -> [G, f, P, C]."""
+        return self.decoder(compressed)
+
+
+class _Decoder(nn.Module):
+    """Unmixes each place's four frames linearly, then lets the places of a frame attend."""
+
+    options: RecotConfig
+    attention: AttentionBackend
+
+    @nn.compact
+    def __call__(self, compressed):
+        o, width = self.options, compressed.shape[-1]
+        x = Dense(FRAMES_PER_GROUP * o.decoder_width, name="unmix")(compressed)
+        x = rearrange(x, "g p (f w) -> g f p w", f=FRAMES_PER_GROUP)
+        init = nn.initializers.normal(0.02)
+        x = x + self.param("pos_embed", init, (_PLACES, o.decoder_width), jnp.float32)
+        x = rearrange(x, "g f p w -> (g f) p w")
+        for layer in range(o.decoder_depth):
+            x, _ = EncoderBlock(
+                num_heads=o.decoder_heads,
+                mlp_width=4 * o.decoder_width,
+                norm_eps=_NORM_EPS,
+                attention=self.attention,
+                name=f"layer{layer}",
+            )(x)
+        x = Dense(width, name="out")(LayerNorm(_NORM_EPS, name="norm")(x))
+        return rearrange(x, "(g f) p c -> g f p c", f=FRAMES_PER_GROUP)
+
+
+def init_params(config: ModelConfig, *, options: RecotConfig, key: jax.Array) -> dict:
+    """Parameters of all parts, float32; `vision` and `dts` are initialised as in `VideoXLPro`."""
+    size = config.vision.image_size
+    frames = jnp.zeros((1, FRAMES_PER_GROUP, size, size, 3), jnp.uint8)
+
+    def touch_everything(model):
+        return model(model.features(frames), key=jax.random.key(0))
+
+    return Recot(config, options).init(key, method=touch_everything)["params"]

@@ -1,0 +1,116 @@
+"""What a run can learn: its parameters, and its loss as a pure function.
+
+Shapes: `B` rows, `G` groups a row, `T` text slots, one sample a row.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from einops import rearrange
+
+from vxlpro_jax.config import TOKENS_PER_GROUP, TrainConfig
+from vxlpro_jax.losses import cross_entropy, reconstruction
+from vxlpro_jax.models import recot, video_xl_pro
+from vxlpro_jax.ops import segments as seg
+from vxlpro_jax.ops.selection import keep_count
+
+Batch = dict[str, Any]
+
+
+class Loss(NamedTuple):
+    """Attributes: `value`, to be lowered; `metrics`, scalars by name to be reported with it."""
+
+    value: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+class Task(NamedTuple):
+    """Attributes.
+
+    init_params: PRNG key to a fresh parameter tree, float32.
+    loss: parameters, batch (see `data.pipeline`) and `key=` to a `Loss`.
+    """
+
+    init_params: Callable[[jax.Array], dict]
+    loss: Callable[..., Loss]
+
+
+def task_of(config: TrainConfig) -> Task:
+    """The task that the config names."""
+    return {"answer": _answer, "recot": _recot}[config.task](config)
+
+
+def _answer(config: TrainConfig) -> Task:
+    """Questions and answers, with the whole model."""
+    return Task(
+        init_params=lambda key: video_xl_pro.init_params(config.model, key=key),
+        loss=functools.partial(answer_loss, config=config),
+    )
+
+
+def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig) -> Loss:
+    """Mean loss over the batch's targets.
+
+    The selector's keep ratio is drawn per sample from Uniform(*config.keep_ratio), as the release
+    does at every call.
+    """
+    params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
+    model = video_xl_pro.VideoXLPro(config.model)
+    counts = TOKENS_PER_GROUP * seg.one_hot(batch["group_segments"], num_segments=1).sum(1)
+    low, high = config.keep_ratio
+    ratio = jax.random.uniform(key, counts.shape, minval=low, maxval=high)
+    text = video_xl_pro.Text(
+        tokens=batch["tokens"],
+        token_segments=batch["token_segments"],
+        stamp_ids=batch["stamp_ids"],
+        group_segments=batch["group_segments"],
+        keep_counts=keep_count(counts, ratio=ratio),
+    )
+
+    def predict(model):
+        return model.logits(model(batch["frames"], text))
+
+    logits = model.apply({"params": params}, method=predict)
+    loss = cross_entropy(logits, labels=batch["labels"])
+    metrics = {
+        "targets": loss.targets,
+        "tokens": (batch["token_segments"] > 0).sum() + counts.sum(),
+        "frames": _frames(batch),
+    }
+    return Loss(loss.mean, metrics)
+
+
+def _recot(config: TrainConfig) -> Task:
+    """Hidden tokens of groups of frames, with tower and compressor."""
+    return Task(
+        init_params=lambda key: recot.init_params(config.model, options=config.recot, key=key),
+        loss=functools.partial(recot_loss, config=config),
+    )
+
+
+def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig) -> Loss:
+    """Error of the restored tokens and of their changes, over the groups that are not padding."""
+    params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
+    model = recot.Recot(config.model, config.recot)
+    frames = rearrange(batch["frames"], "b g f ... -> (b g) f ...")
+
+    def restore(model):
+        return model(model.features(frames), key=key)
+
+    restored = model.apply({"params": params}, method=restore)
+    hidden = jax.lax.stop_gradient(1 - restored.visible)
+    valid = rearrange(batch["group_segments"] > 0, "b g -> (b g) 1 1")
+    error = reconstruction(restored.predicted, targets=restored.targets, hidden=hidden * valid)
+    metrics = {
+        "token_error": error.tokens,
+        "change_error": error.changes,
+        "hidden": (hidden * valid).sum() / (valid.sum() * hidden[0].size),
+        "frames": _frames(batch),
+    }
+    return Loss(error.tokens + config.recot.difference_weight * error.changes, metrics)
+
+
+def _frames(batch):
+    return batch["group_segments"].astype(bool).sum() * batch["frames"].shape[2]

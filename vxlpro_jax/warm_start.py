@@ -1,0 +1,66 @@
+"""Parameters to start a run from: `init_from`, one folder or several after commas.
+
+Each part of the model (`vision`, `dts`, `decoder` and so on) comes from the first folder that holds
+it, so a stage can start from the last one's compressor and a stock decoder.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from vxlpro_jax import checkpoint
+from vxlpro_jax.config import InputError, ModelConfig
+
+
+class Source(NamedTuple):
+    """Attributes: `params` and `root` as in `checkpoint.Located`; `parts` held; `config`, sizes."""
+
+    params: epath.Path
+    root: epath.Path
+    parts: frozenset[str]
+    config: ModelConfig
+
+
+def open_sources(init_from: str) -> tuple[Source, ...]:
+    """The folders that `init_from` names; none of their arrays is read.
+
+    Raises:
+        InputError: a folder is no checkpoint.
+    """
+    return tuple(_open(folder.strip()) for folder in init_from.split(",") if folder.strip())
+
+
+def _open(folder: str) -> Source:
+    located = checkpoint.locate(folder)
+    parts = frozenset(checkpoint.open_leaves(located.params))
+    return Source(located.params, located.root, parts, checkpoint.read_model_config(located.root))
+
+
+def holder(sources: Sequence[Source], part: str) -> Source | None:
+    """The source that `part` is taken from."""
+    return next((source for source in sources if part in source.parts), None)
+
+
+def read_parts(sources: Sequence[Source], *, like: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The parts of `like` (see `checkpoint.read_params`) that any source holds.
+
+    Raises:
+        InputError: a source holds none of them, or one of other sizes.
+    """
+    params = {}
+    for source in sources:
+        if not source.parts & like.keys():
+            raise InputError(
+                f"init_from: {source.root} holds only {', '.join(sorted(source.parts))}, of which"
+                f" this run needs none; it needs {', '.join(like)}."
+            )
+        mine = {part for part in like if holder(sources, part) == source}
+        if mine:
+            params |= checkpoint.read_params(
+                source.params,
+                like=like,
+                dtype=dtype,
+                only=lambda path, mine=mine: path.split("/")[0] in mine,
+            )
+    return params
