@@ -50,7 +50,7 @@ def base(preset, *, frames, text, batch):
     c.recot.difference_weight = 1.0
     c.recot.decoder_width = 64 if preset == "tiny" else 512
     c.recot.decoder_depth = 1 if preset == "tiny" else 2
-    c.recot.decoder_heads = 4 if preset == "tiny" else 8
+    c.recot.decoder_heads = 1 if preset == "tiny" else 8
 
     c.data = ml_collections.ConfigDict()
     c.data.path = ""

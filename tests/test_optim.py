@@ -143,6 +143,19 @@ def test_trained_only_leaves_out_frozen_and_unused():
     assert len(optim.trained_only(grads, config=config)) == 2
 
 
+def test_no_gradient_is_computed_for_frozen_and_unused():
+    config = OptimConfig(groups=(ParamGroup(pattern="^decoder/", lr_scale=0.0),))
+    params = params_of((*DECAY, *UNUSED))
+
+    def total(params):
+        stopped = optim.stop_frozen(params, config=config)
+        return sum(x.sum() for x in jax.tree.leaves(stopped))
+
+    grads = tree.flatten(jax.grad(total)(params))
+    moved = {path for path, grad in grads.items() if np.any(grad)}
+    assert moved == {"projector/fc1/kernel"}
+
+
 def test_adam_with_decay_equals_the_definition():
     rng = np.random.default_rng(0)
     weight, grads = rng.standard_normal((4, 3)), rng.standard_normal((5, 4, 3))

@@ -40,6 +40,15 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
 
+def stop_frozen(params: Any, *, config: OptimConfig) -> Any:
+    """The same parameters; no gradient is computed for those that the optimizer leaves alone."""
+
+    def stop(path, x):
+        return x if _scale(path, config) else jax.lax.stop_gradient(x)
+
+    return _map_paths(stop, params)
+
+
 def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
     """The gradients that the optimizer applies, for their norm."""
     flat = jax.tree_util.tree_leaves_with_path(grads)

@@ -21,7 +21,7 @@ def make_train_step(
     task = task_of(config)
 
     def loss_fn(params, batch, key):
-        loss = task.loss(params, batch, key=key)
+        loss = task.loss(optim.stop_frozen(params, config=config.optim), batch, key=key)
         return loss.value, loss.metrics
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -6,7 +6,7 @@ import pytest
 
 from vxlpro_jax.config import InputError
 from vxlpro_jax.data.chat import Turn
-from vxlpro_jax.data.sources import load_records, resolve_inside
+from vxlpro_jax.data.sources import load_records, load_visual_records, resolve_inside
 
 VISUAL = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}]
 TEXT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
@@ -33,6 +33,20 @@ def test_records(load):
     assert video.name.endswith("data.json, record 0 (id 7)")
     assert (image.video, image.image, image.scale) == ("", "c.png", 1.0)
     assert (text.video, text.image) == ("", "")
+
+
+def test_visual_records_need_no_text(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{"video": "a.mp4"}, {"conversations": TEXT}, {"image": "c.png"}]))
+    records = load_visual_records(path)
+    assert [(r.video, r.image, r.turns) for r in records] == [("a.mp4", "", ()), ("", "c.png", ())]
+
+
+def test_no_visual_record_at_all_is_told(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{"conversations": TEXT}]))
+    with pytest.raises(InputError, match="names no video and no image"):
+        load_visual_records(path)
 
 
 def good(**changes):

@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,29 @@ from vxlpro_jax.ops import grids
 from vxlpro_jax.ops.filling import fill
 
 REPORT, PICTURE = "recot.json", "recot.png"
-_GROUPS = 32
 _AT_ONCE = 16
-_PROBE_TRAIN, _PROBE_TEST = 320, 160
 _SHOWN = 4
 
 
-def evaluate(params: dict, *, config: TrainConfig, workdir: Path) -> dict:
+class Sizes(NamedTuple):
+    """How much is measured: held-out `groups`, clips that the probe learns from and is asked."""
+
+    groups: int = 32
+    probe_train: int = 320
+    probe_test: int = 160
+
+
+FULL = Sizes()
+
+
+def evaluate(params: dict, *, config: TrainConfig, workdir: Path, sizes: Sizes = FULL) -> dict:
     """Measures the compressor and writes `recot.json` and `recot.png` into `workdir`.
+
+    Args:
+        params: `vision`, `dts` and `recot`.
+        config: of the run.
+        workdir: exists.
+        sizes: how much is measured.
 
     Returns:
         `reconstruction`, mean squared error of hidden tokens (of variance 1) by who restored them:
@@ -40,16 +56,19 @@ def evaluate(params: dict, *, config: TrainConfig, workdir: Path) -> dict:
         linearly from compressed groups and from one frame (chance 0.25).
     """
     model = _Model(params, config)
-    held_out = _groups(pipeline.held_out(config.data), config=config)
+    known, held_out = (
+        _groups(data, config=config, count=sizes.groups)
+        for data in (config.data, pipeline.held_out(config.data))
+    )
     restored = model.restore(held_out)
     errors = _errors(restored)
     report = {
         "reconstruction": {
             **{who: _hidden_mean(error, restored) for who, error in errors.items()},
-            "untrained": _untrained(params, config=config, held_out=held_out),
+            "untrained": _untrained(params, config=config, known=known, held_out=held_out),
         },
         "shuffle_similarity": _shuffle_similarity(model, held_out),
-        "direction_probe": _direction_probe(model, side=config.model.vision.image_size),
+        "direction_probe": _direction_probe(model, sizes, side=config.model.vision.image_size),
     }
     draw(held_out, visible=restored.visible, error=errors["model"], path=workdir / PICTURE)
     partial = workdir / f"{REPORT}.tmp"
@@ -84,16 +103,16 @@ class _Model:
         return jax.tree.map(lambda *x: np.concatenate(x).astype(np.float32), *parts)
 
 
-def _groups(data: DataConfig, *, config: TrainConfig) -> np.ndarray:
-    """The first 32 groups of frames that the data file gives, uint8 [G, f, S, S, 3]."""
+def _groups(data: DataConfig, *, config: TrainConfig, count: int) -> np.ndarray:
+    """The first `count` groups of frames that the data file gives, uint8 [G, f, S, S, 3]."""
     size = config.model.vision.image_size
     batches = pipeline.build_pipeline(data, image_size=size, seed=config.seed, with_text=False)
     found: list[np.ndarray] = []
-    while len(found) < _GROUPS:
+    while len(found) < count:
         batch = next(batches)
         found.extend(batch["frames"][batch["group_segments"] > 0])
     batches.close()
-    return np.stack(found[:_GROUPS])
+    return np.stack(found[:count])
 
 
 def _errors(restored: recot.Restored) -> dict[str, np.ndarray]:
@@ -108,16 +127,18 @@ def _hidden_mean(error: np.ndarray, restored: recot.Restored) -> float:
     return float(error[restored.visible == 0].mean())
 
 
-def _untrained(params: dict, *, config: TrainConfig, held_out: np.ndarray) -> float:
-    """Error of linear read-outs, one a frame, of the compressor as it was before training."""
+def _untrained(
+    params: dict, *, config: TrainConfig, known: np.ndarray, held_out: np.ndarray
+) -> float:
+    """Error on `held_out` of linear read-outs, one a frame, of a compressor before any training."""
     options, key = config.recot, jax.random.key(config.seed + 1)
     init = jit(functools.partial(recot.init_params, config.model, options=options))
     model = _Model(params | {"dts": init(key=key)["dts"]}, config)
-    train, test = (model.restore(x) for x in (_groups(config.data, config=config), held_out))
+    train, test = model.restore(known), model.restore(held_out)
     errors = []
     for frame in range(FRAMES_PER_GROUP):
-        known, asked = train.visible[:, frame] == 0, test.visible[:, frame] == 0
-        read_out = probe.fit(train.compressed[known], train.targets[:, frame][known])
+        learned, asked = train.visible[:, frame] == 0, test.visible[:, frame] == 0
+        read_out = probe.fit(train.compressed[learned], train.targets[:, frame][learned])
         error = read_out(test.compressed[asked]) - test.targets[:, frame][asked]
         errors.append(np.square(error).mean(-1))
     return float(np.concatenate(errors).mean())
@@ -142,15 +163,15 @@ def _derangement(rng: np.random.Generator) -> np.ndarray:
             return order
 
 
-def _direction_probe(model: _Model, *, side: int) -> dict[str, float]:
-    clips = synthetic.motion_clips(_PROBE_TRAIN + _PROBE_TEST, side=side)
+def _direction_probe(model: _Model, sizes: Sizes, *, side: int) -> dict[str, float]:
+    clips = synthetic.motion_clips(sizes.probe_train + sizes.probe_test, side=side)
     one = np.take_along_axis(clips.frames, clips.picked[:, None, None, None, None], axis=1)
     still = np.repeat(one, FRAMES_PER_GROUP, axis=1)
     return {
         name: probe.accuracy(
             _pooled(model.compress(frames)),
             labels=clips.labels,
-            num_train=_PROBE_TRAIN,
+            num_train=sizes.probe_train,
             num_classes=len(synthetic.DIRECTIONS),
         )
         for name, frames in (("compressed", clips.frames), ("single_frame", still))

@@ -111,7 +111,8 @@ def visible_tokens(ranked: jax.Array, *, ratio: jax.Array) -> jax.Array:
     hidden = jnp.floor(ratio * tokens + _EPS).astype(jnp.int32)[:, None] * frames
     fixed = jax.lax.stop_gradient(flat)
     order = jnp.argsort(fixed, axis=-1, stable=True)
-    is_visible = jnp.argsort(order, axis=-1) >= hidden
+    high = jnp.broadcast_to(jnp.arange(order.shape[-1]) >= hidden, order.shape)
+    is_visible = jnp.put_along_axis(high, order, high, axis=-1, inplace=False)
     boundary = jnp.min(fixed, axis=-1, keepdims=True, initial=jnp.inf, where=is_visible)
     spread = jnp.maximum(fixed.std(axis=-1, keepdims=True), _EPS)
     soft = jax.nn.sigmoid((flat - boundary) / spread)
