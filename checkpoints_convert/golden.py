@@ -27,7 +27,6 @@ from vxlpro_jax.config import (
     IGNORE_LABEL,
     IMAGE_TOKEN,
     STAMP_TOKENS,
-    WINDOW,
     InputError,
 )
 from vxlpro_jax.jit import jit
@@ -286,14 +285,18 @@ class _Stages:
 
     # ---- selection -------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _stamps(self):
+        window = STAMP_TOKENS + self.model.config.tokens_per_group
+        return self.case["time_ids"].reshape(-1, window)[:, :STAMP_TOKENS]
+
     def _text(self, ids: np.ndarray) -> Text:
-        stamps = self.case["time_ids"].reshape(-1, WINDOW)[:, :STAMP_TOKENS]
         count = keep_count(self._visual[0, :, :, 0].size, ratio=float(self.case["keep_ratio"]))
         return Text(
             tokens=ids[None].astype(np.int32),
             token_segments=np.ones((1, len(ids)), np.int32),
-            stamp_ids=stamps[None].astype(np.int32),
-            group_segments=np.ones((1, len(stamps)), np.int32),
+            stamp_ids=self._stamps[None].astype(np.int32),
+            group_segments=np.ones((1, len(self._stamps)), np.int32),
             keep_counts=np.array([[count]], np.int32),
         )
 
@@ -311,12 +314,11 @@ class _Stages:
 
     @functools.cached_property
     def _windows(self):
-        stamps = self.case["time_ids"].reshape(1, -1, WINDOW)[..., :STAMP_TOKENS]
 
         def windows(model, visual, stamps):
             return jnp.concatenate([model.decoder.embed(stamps), visual], axis=2)
 
-        return self.model.run(windows, self._visual, stamps, parts=_SELECTOR)
+        return self.model.run(windows, self._visual, self._stamps[None], parts=_SELECTOR)
 
     @functools.cached_property
     def _attended(self):

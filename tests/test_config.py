@@ -194,6 +194,6 @@ def test_every_field_of_a_run_is_in_the_config_file():
             elif isinstance(values[field.name], ml_collections.ConfigDict):
                 yield from missing(type(getattr(kind(), field.name)), values[field.name], name)
 
-    sizes = {"model.vision", "model.decoder"}  # Come from the preset.
+    sizes = {"model.vision", "model.dts", "model.decoder"}  # Come from the preset.
     found = [name[1:] for name in missing(TrainConfig, config, "")]
     assert [name for name in found if name.rpartition(".")[0] not in sizes] == []

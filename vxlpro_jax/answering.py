@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax import checkpoint
-from vxlpro_jax.config import STAMP_TOKENS, TOKENS_PER_GROUP, InputError, ModelConfig
+from vxlpro_jax.config import STAMP_TOKENS, InputError, ModelConfig
 from vxlpro_jax.data import chat, images, video
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
 from vxlpro_jax.jit import jit
@@ -59,7 +59,7 @@ class Encoded:
     """A video or picture, ready for any number of questions.
 
     Attributes:
-        visual: [G, 144, D], tokens.
+        visual: [G, N, D], tokens.
         stamp_ids: int32 [G, 10].
     """
 
@@ -69,7 +69,7 @@ class Encoded:
     @property
     def num_tokens(self) -> int:
         """Visual tokens before selection."""
-        return len(self.visual) * TOKENS_PER_GROUP
+        return self.visual.shape[0] * self.visual.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,6 @@ T = TypeVar("T")
 
 FRAMES_PER_GROUP = 4
 STAMP_TOKENS = 10
-DTS_GRID = 24
-TOKENS_PER_GROUP = 144
-WINDOW = STAMP_TOKENS + TOKENS_PER_GROUP
 IMAGE_TOKEN = -200
 IGNORE_LABEL = -100
 
@@ -60,10 +57,13 @@ class DtsConfig:
     """Dynamic Token Synthesizer. Its width is the tower's.
 
     `released` is the channel/time order that the released weights were trained through (a reshape
-    of frame-major channels, no transpose); `temporal` puts channel c of frame f at (c, f).
+    of frame-major channels, no transpose); `temporal` puts channel c of frame f at (c, f). `grid`
+    is the side, 24 in the release, to which each frame's features are resized; 2x2 pooling leaves a
+    quarter of its places.
     """
 
     layout: Layout = "released"
+    grid: int = 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,12 @@ class ModelConfig:
         _require(
             self.decoder.width % 8 == 0, "decoder.width must be a multiple of 8 (selector heads)"
         )
+        _require(self.dts.grid % 2 == 0, "dts.grid must be even (2x2 pooling)")
+
+    @property
+    def tokens_per_group(self) -> int:
+        """Visual tokens that four frames become."""
+        return (self.dts.grid // 2) ** 2
 
     @classmethod
     def from_release(cls, config: Mapping[str, Any]) -> Self:
@@ -132,7 +138,10 @@ class ModelConfig:
             sizes["depth"] = vision["num_hidden_layers"] - 1
         return cls(
             vision=VisionConfig(**sizes),
-            dts=DtsConfig(layout=config.get("dts_layout", "released")),
+            dts=DtsConfig(
+                layout=config.get("dts_layout", DtsConfig.layout),
+                grid=config.get("dts_grid", DtsConfig.grid),
+            ),
             decoder=DecoderConfig(
                 **{ours: config[key] for ours, key in _RELEASE_DECODER.items()},
                 tied_head=config.get("tie_word_embeddings", False),
@@ -158,6 +167,7 @@ class ModelConfig:
             "mm_patch_merge_type": "unires",
             "image_aspect_ratio": "anyres",
             "dts_layout": self.dts.layout,
+            "dts_grid": self.dts.grid,
             "vision_config": {
                 **vision,
                 "num_hidden_layers": self.vision.depth + 1,
@@ -214,6 +224,7 @@ PRESETS: dict[str, ModelConfig] = {
     "3b": ModelConfig(),
     "tiny": ModelConfig(
         vision=VisionConfig(width=64, depth=3, num_heads=4, mlp_width=256, image_size=168),
+        dts=DtsConfig(grid=12),
         decoder=DecoderConfig(
             vocab_size=512,
             width=128,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from einops import rearrange
 
-from vxlpro_jax.config import TOKENS_PER_GROUP, TrainConfig
+from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.losses import cross_entropy, reconstruction
 from vxlpro_jax.models import recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
@@ -58,7 +58,9 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
     """
     params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
     model = video_xl_pro.VideoXLPro(config.model)
-    counts = TOKENS_PER_GROUP * seg.one_hot(batch["group_segments"], num_segments=1).sum(1)
+    counts = config.model.tokens_per_group * seg.one_hot(
+        batch["group_segments"], num_segments=1
+    ).sum(1)
     low, high = config.keep_ratio
     ratio = jax.random.uniform(key, counts.shape, minval=low, maxval=high)
     text = video_xl_pro.Text(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vxlpro_jax.config import IGNORE_LABEL, IMAGE_TOKEN, TOKENS_PER_GROUP, InputError
+from vxlpro_jax.config import IGNORE_LABEL, IMAGE_TOKEN, InputError, ModelConfig
 from vxlpro_jax.data.chat import (
     Turn,
     encode_conversation,
@@ -36,7 +36,7 @@ def test_stamps_are_the_releases(case, qwen):
     times = np.array(case["time_stamps"])
     groups = times if case["modality"] == "image" else times[::4]
     stamps = encode_stamps(groups, tokenizer=qwen)
-    slots = np.full((len(stamps), TOKENS_PER_GROUP), qwen.vision_pad)
+    slots = np.full((len(stamps), ModelConfig().tokens_per_group), qwen.vision_pad)
     assert np.concatenate([stamps, slots], axis=1).ravel().tolist() == case["time_ids"]
 
 

@@ -36,15 +36,15 @@ def test_tower_and_resize(config, oracle, params):
 def test_resize_from_any_grid(side):
     features = np.random.default_rng(0).standard_normal((2, side * side, 5))
     theirs = to_dts_grid(torch.from_numpy(features)).permute(0, 2, 3, 1)
-    assert difference(np.asarray(grids.resize_to_dts_grid(features)), theirs) < 1e-12
+    assert difference(np.asarray(grids.resize(features, side=24)), theirs) < 1e-12
 
 
 def test_resize_of_bfloat16_is_computed_in_float32():
     features = jax.numpy.asarray(
         np.random.default_rng(0).standard_normal((1, 729, 3)), jax.numpy.bfloat16
     )
-    exact = grids.resize_to_dts_grid(features.astype(jax.numpy.float32))
-    resized = grids.resize_to_dts_grid(features)
+    exact = grids.resize(features.astype(jax.numpy.float32), side=24)
+    resized = grids.resize(features, side=24)
     assert resized.dtype == features.dtype
     np.testing.assert_array_equal(resized, exact.astype(jax.numpy.bfloat16))
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.grids import group_frames, pool_2x2, resize_to_dts_grid
+from vxlpro_jax.ops.grids import group_frames, pool_2x2, resize
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def bilinear(grid, side):
 @pytest.mark.parametrize("side", [27, 24, 12, 4])
 def test_resize(side):
     features = np.random.default_rng(0).standard_normal((2, side * side, 3))
-    out = resize_to_dts_grid(features)
+    out = resize(features, side=24)
     for frame, resized in zip(features, out, strict=True):
         expected = bilinear(frame.reshape(side, side, 3), 24)
         np.testing.assert_allclose(resized, expected, atol=1e-12)

@@ -5,6 +5,7 @@ Shapes: `G` groups, `f` frames of a group (4), `P` places, `C` channels, `S` sid
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from einops import rearrange
 from matplotlib.figure import Figure
 
-from vxlpro_jax.config import DTS_GRID, FRAMES_PER_GROUP, DataConfig, TrainConfig
+from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, TrainConfig
 from vxlpro_jax.data import pipeline, synthetic
 from vxlpro_jax.evals import probe
 from vxlpro_jax.jit import jit
@@ -179,7 +180,7 @@ def _direction_probe(model: _Model, sizes: Sizes, *, side: int) -> dict[str, flo
 
 
 def _pooled(compressed: np.ndarray) -> np.ndarray:
-    """What reaches the projector's pooling, flat: [G, P, C] -> [G, 144 C]."""
+    """What reaches the projector's pooling, flat: [G, P, C] -> [G, P/4 C]."""
     return np.asarray(rearrange(grids.pool_2x2(jnp.asarray(compressed)), "g n c -> g (n c)"))
 
 
@@ -199,14 +200,19 @@ def draw(frames: np.ndarray, *, visible: np.ndarray, error: np.ndarray, path: Pa
     for row, group in enumerate(chosen):
         for frame in range(FRAMES_PER_GROUP):
             seen, lost = panels[2 * row, frame], panels[2 * row + 1, frame]
-            shown = visible[group, frame].reshape(DTS_GRID, DTS_GRID)
+            shown = _square(visible[group, frame])
             extent = (0, 1, 1, 0)
             seen.imshow(frames[group, frame], extent=extent)
             seen.imshow(np.where(shown, np.nan, 0), extent=extent, cmap="gray", alpha=0.8)
             seen.set_title(f"group {group}, frame {frame}", fontsize=8)
-            wrong = np.where(shown, np.nan, error[group, frame].reshape(DTS_GRID, DTS_GRID))
+            wrong = np.where(shown, np.nan, _square(error[group, frame]))
             drawn = lost.imshow(wrong, extent=extent, cmap="viridis", vmin=0, vmax=top)
     for panel in panels.flat:
         panel.set_axis_off()
     figure.colorbar(drawn, ax=panels, label="squared error of a hidden token", shrink=0.5)
     figure.savefig(path, dpi=100)
+
+
+def _square(places: np.ndarray) -> np.ndarray:
+    side = math.isqrt(len(places))
+    return places.reshape(side, side)

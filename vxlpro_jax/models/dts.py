@@ -1,6 +1,6 @@
 """Dynamic Token Synthesizer: four frames' features become one.
 
-Shapes: `G` groups of four frames, `t` time slots (4, 2, 1), `h`, `w` 24x24 grid, `C` width.
+Shapes: `G` groups of four frames, `t` time slots (4, 2, 1), `h`, `w` grid, `C` width.
 """
 
 import flax.linen as nn

@@ -4,7 +4,7 @@ Public of it are the scores of semantic-guided masking and that masked tokens ar
 restored. Mask ratio, decoder, loss and the way of the gradient to the queries are unpublished; here
 they are ours. A clip is one group of four frames, as far as the compressor ever sees.
 
-Shapes: `G` groups, `f` frames of a group (4), `h`, `w` 24x24 grid, `P = h w` places, `C` width of
+Shapes: `G` groups, `f` frames of a group (4), `h`, `w` grid, `P = h w` places, `C` width of
 the tower, `W` width of the decoder.
 """
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import DTS_GRID, FRAMES_PER_GROUP, AttentionBackend, ModelConfig, RecotConfig
+from vxlpro_jax.config import FRAMES_PER_GROUP, AttentionBackend, ModelConfig, RecotConfig
 from vxlpro_jax.models.dts import Dts
 from vxlpro_jax.models.encoder_block import EncoderBlock
 from vxlpro_jax.models.layers import Dense, LayerNorm
@@ -23,7 +23,6 @@ from vxlpro_jax.ops import grids, masking, mesh
 from vxlpro_jax.ops.norms import layer_norm
 from vxlpro_jax.ops.precision import at_least_float32
 
-_PLACES = DTS_GRID**2
 _NORM_EPS = 1e-6
 
 
@@ -59,12 +58,12 @@ class Recot(nn.Module):
     def features(self, frames: jax.Array) -> jax.Array:
         """The frozen tower and the resize: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
         flat = mesh.shard_frames(rearrange(frames, "g f ... -> (g f) ..."))
-        grid = jax.lax.stop_gradient(grids.resize_to_dts_grid(self.vision(flat)))
+        grid = jax.lax.stop_gradient(grids.resize(self.vision(flat), side=self.config.dts.grid))
         return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
 
     def compress(self, features: jax.Array) -> jax.Array:
         """The compressor in the model's layout: [G, f, P, C] -> [G, P, C]."""
-        grid = rearrange(features, "g f (h w) c -> (g f) h w c", h=DTS_GRID)
+        grid = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
         groups = grids.group_frames(grid, layout=self.config.dts.layout)
         return rearrange(self.dts(mesh.shard_frames(groups)), "g h w c -> g (h w) c")
 
@@ -144,7 +143,7 @@ class _Decoder(nn.Module):
         x = Dense(FRAMES_PER_GROUP * o.decoder_width, name="unmix")(compressed)
         x = rearrange(x, "g p (f w) -> g f p w", f=FRAMES_PER_GROUP)
         init = nn.initializers.normal(0.02)
-        x = x + self.param("pos_embed", init, (_PLACES, o.decoder_width), jnp.float32)
+        x = x + self.param("pos_embed", init, x.shape[2:], jnp.float32)
         x = rearrange(x, "g f p w -> (g f) p w")
         for layer in range(o.decoder_depth):
             x, _ = EncoderBlock(

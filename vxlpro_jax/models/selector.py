@@ -1,7 +1,7 @@
 """Query-aware selector: scores each visual token against the prompt.
 
 Shapes: `B` rows, `G` groups (windows), `T` text slots, `S` samples of a row, `D` decoder width,
-154 = 10 stamp + 144 visual positions of a window.
+`N` visual positions of a window (144 in the release), behind its 10 stamps.
 """
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import STAMP_TOKENS, TOKENS_PER_GROUP
+from vxlpro_jax.config import STAMP_TOKENS
 from vxlpro_jax.models.layers import Dense, torch_uniform
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops import selection
@@ -25,9 +25,9 @@ class Selected:
     """What selection leaves.
 
     Attributes:
-        windows: [B, G, 154, D], rotated, scores added to the visual positions.
-        kept: bool [B, G, 154]; stamps of real groups are always kept.
-        scores: [B, G, 144] in [0, 1].
+        windows: [B, G, 10+N, D], rotated, scores added to the visual positions.
+        kept: bool [B, G, 10+N]; stamps of real groups are always kept.
+        scores: [B, G, N] in [0, 1].
     """
 
     windows: jax.Array
@@ -65,25 +65,23 @@ class Selector(nn.Module):
         """Selects.
 
         Args:
-            windows: [B, G, 154, D] stamp embeddings followed by visual tokens.
+            windows: [B, G, 10+N, D] stamp embeddings followed by visual tokens.
             group_segments: int32 [B, G].
             text: [B, T, D] embeddings of the text ids.
             text_segments: int32 [B, T], 0 at padding and at the image position.
             keep_counts: int32 [B, S], visual tokens to keep of each sample.
         """
-        num_segments = keep_counts.shape[1]
+        num_segments, tokens = keep_counts.shape[1], windows.shape[2] - STAMP_TOKENS
         features = self.text_features(text)
         query = mean_text(features, segments=text_segments, num_segments=num_segments)
         query = seg.lookup(query, segments=group_segments)
         scores = self.window.scores(windows, query=query)
-        flat_segments = jnp.repeat(group_segments, TOKENS_PER_GROUP, axis=1)
+        flat_segments = jnp.repeat(group_segments, tokens, axis=1)
         scores = selection.normalize(
             rearrange(scores, "b g n -> b (g n)"), segments=flat_segments, num_segments=num_segments
         )
         kept = selection.keep_highest(scores, segments=flat_segments, counts=keep_counts)
-        kept, scores = (
-            rearrange(x, "b (g n) -> b g n", n=TOKENS_PER_GROUP) for x in (kept, scores)
-        )
+        kept, scores = (rearrange(x, "b (g n) -> b g n", n=tokens) for x in (kept, scores))
         stamps = jnp.broadcast_to(group_segments[..., None] > 0, (*kept.shape[:2], STAMP_TOKENS))
         return Selected(
             windows=_add_scores(_rotate(windows, group_segments), scores),
@@ -118,7 +116,7 @@ class WindowAttention(nn.Module):
         self.out = _Projection(self.width)
 
     def __call__(self, windows: jax.Array) -> jax.Array:
-        """[B, G, 154, D] unrotated -> [B, G, 144, D]."""
+        """[B, G, 10+N, D] unrotated -> [B, G, N, D]."""
         weights, q = self._attend(windows)
         out = jnp.einsum("bgnvs,bgsnh->bgvnh", weights.astype(q.dtype), q)
         return self.out(rearrange(out, "b g v n h -> b g v (n h)"))
@@ -133,11 +131,11 @@ class WindowAttention(nn.Module):
         fewer products a position.
 
         Args:
-            windows: [B, G, 154, D] unrotated.
+            windows: [B, G, 10+N, D] unrotated.
             query: [B, G, D].
 
         Returns:
-            [B, G, 144] in at least float32.
+            [B, G, N] in at least float32.
         """
         weights, q = self._attend(windows)
         query = rearrange(self.out.pull_back(query), "b g (n h) -> b g n h", n=_NUM_HEADS)
@@ -145,7 +143,7 @@ class WindowAttention(nn.Module):
         return jnp.einsum("bgnvs,bgns->bgv", weights, values)
 
     def _attend(self, windows):
-        """Weights [B, G, heads, 144, 10] in at least float32 and values [B, G, 10, heads, H]."""
+        """Weights [B, G, heads, N, 10] in at least float32 and values [B, G, 10, heads, H]."""
         stamps, visual = windows[:, :, :STAMP_TOKENS], windows[:, :, STAMP_TOKENS:]
         q = rearrange(self.q(stamps), "b g s (n h) -> b g s n h", n=_NUM_HEADS)
         k = rearrange(self.k(visual), "b g v (n h) -> b g v n h", n=_NUM_HEADS)

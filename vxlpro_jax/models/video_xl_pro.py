@@ -1,7 +1,8 @@
 """Video-XL-Pro: frames and text to hidden states, and the pieces that answering needs.
 
-Shapes: `B` rows, `G` groups of four frames a row, `T` text slots, `S` samples of a row, `D` decoder
-width, `V` vocabulary, `L = T + 154 G` decoder slots.
+Shapes: `B` rows, `G` groups of four frames a row, `N` visual tokens of a group (144 in the
+release), `T` text slots, `S` samples of a row, `D` decoder width, `V` vocabulary, `L = T + (10 + N)
+G` slots of the decoder.
 """
 
 import functools
@@ -69,30 +70,30 @@ class VideoXLPro(nn.Module):
         self.decoder = Qwen2(c.decoder, c.attention)
 
     def features(self, frames: jax.Array) -> jax.Array:
-        """Tower and resize: uint8 [F, H, W, 3] -> [F, 24, 24, C]."""
-        return grids.resize_to_dts_grid(self.vision(frames))
+        """Tower and resize: uint8 [F, H, W, 3] -> [F, h, w, C]."""
+        return grids.resize(self.vision(frames), side=self.config.dts.grid)
 
     def compress(self, features: jax.Array) -> jax.Array:
-        """DTS: [4G, 24, 24, C], four frames a group -> [G, 24, 24, C]."""
+        """DTS: [4G, h, w, C], four frames a group -> [G, h, w, C]."""
         return self.dts(grids.group_frames(features, layout=self.config.dts.layout))
 
     def project(self, compressed: jax.Array) -> jax.Array:
-        """Projector: [G, 24, 24, C] -> [G, 576, D]."""
+        """Projector: [G, h, w, C] -> [G, h*w, D]."""
         return self.projector(rearrange(compressed, "g h w c -> g (h w) c"))
 
     def encode(self, frames: jax.Array) -> jax.Array:
-        """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, 144, D]."""
+        """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""
         flat = rearrange(frames, "b g f h w c -> (b g f) h w c", f=FRAMES_PER_GROUP)
         features = self.features(mesh.shard_frames(flat))
         tokens = grids.pool_2x2(self.project(mesh.shard_frames(self.compress(features))))
         return rearrange(tokens, "(b g) n d -> b g n d", g=frames.shape[1])
 
     def windows(self, visual: jax.Array, text: Text) -> jax.Array:
-        """Stamps before each group's visual tokens: [B, G, 144, D] -> [B, G, 154, D]."""
+        """Stamps before each group's visual tokens: [B, G, N, D] -> [B, G, 10+N, D]."""
         return jnp.concatenate([self.decoder.embed(text.stamp_ids), visual], axis=2)
 
     def select(self, visual: jax.Array, text: Text) -> Selected:
-        """Stamps and selection: [B, G, 144, D] to windows of which some positions are kept."""
+        """Stamps and selection: [B, G, N, D] to windows of which some positions are kept."""
         return self.selector(
             self.windows(visual, text),
             group_segments=text.group_segments,
@@ -117,7 +118,7 @@ class VideoXLPro(nn.Module):
         return Sequence(mesh.shard_sequences(embeddings), layout)
 
     def assemble(self, visual: jax.Array, text: Text) -> Sequence:
-        """Visual tokens [B, G, 144, D] and text to the decoder's input."""
+        """Visual tokens [B, G, N, D] and text to the decoder's input."""
         return self.splice(self.select(visual, text), text)
 
     def decode(self, sequence: Sequence) -> jax.Array:

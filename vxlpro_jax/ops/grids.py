@@ -3,27 +3,29 @@
 Shapes: `F` frames, `G` groups of four frames, `C` channels, `h`, `w` grid rows and columns.
 """
 
+import math
+
 import jax
 from einops import rearrange, reduce
 
-from vxlpro_jax.config import DTS_GRID, FRAMES_PER_GROUP, Layout
+from vxlpro_jax.config import FRAMES_PER_GROUP, Layout
 from vxlpro_jax.ops.precision import at_least_float32
 
 
-def resize_to_dts_grid(features: jax.Array) -> jax.Array:
-    """Square patch grid to 24x24, bilinear, half-pixel centres, no antialiasing, float32 or more.
+def resize(features: jax.Array, *, side: int) -> jax.Array:
+    """Square patch grid to another, bilinear, half-pixel centres, no antialiasing, float32 or more.
 
     The release's `llava_arch.py::interpolate` (torch `align_corners=False`).
 
     Args:
         features: [F, h*w, C], h = w.
+        side: of the result.
 
     Returns:
-        [F, 24, 24, C] in the features' type.
+        [F, side, side, C] in the features' type.
     """
-    side = round(features.shape[1] ** 0.5)
-    grid = rearrange(at_least_float32(features), "f (h w) c -> f h w c", h=side)
-    shape = (grid.shape[0], DTS_GRID, DTS_GRID, grid.shape[-1])
+    grid = rearrange(at_least_float32(features), "f (h w) c -> f h w c", h=_side(features))
+    shape = (grid.shape[0], side, side, grid.shape[-1])
     resized = jax.image.resize(grid, shape, method="linear", antialias=False)
     return resized.astype(features.dtype)
 
@@ -50,7 +52,11 @@ def group_frames(grid: jax.Array, *, layout: Layout) -> jax.Array:
 
 
 def pool_2x2(tokens: jax.Array) -> jax.Array:
-    """Average-pools the 24x24 grid 2x2. tokens: [G, 576, D]; returns [G, 144, D]."""
-    return reduce(
-        tokens, "g (h p w q) d -> g (h w) d", "mean", h=DTS_GRID // 2, p=2, w=DTS_GRID // 2, q=2
-    )
+    """Average-pools a square grid 2x2. tokens: [G, h*w, D], h = w; returns [G, h*w/4, D]."""
+    half = _side(tokens) // 2
+    return reduce(tokens, "g (h p w q) d -> g (h w) d", "mean", h=half, p=2, w=half, q=2)
+
+
+def _side(tokens: jax.Array) -> int:
+    """Of the square grid whose places are axis 1."""
+    return math.isqrt(tokens.shape[1])
