@@ -67,7 +67,13 @@ def convert_dts(source: Path, destination: Path) -> None:
             config.json; the destination cannot be written.
     """
     located = locate(source)
-    shapes = mapping.param_shapes(read_model_config(located.root))
+    config = read_model_config(located.root)
+    if config.dts.layout != "released":
+        raise InputError(
+            f"The DTS of {located.root} was trained with layout {config.dts.layout!r}, but the"
+            " released code feeds it in its own, so it would compute something else there."
+        )
+    shapes = mapping.param_shapes(config)
     leaves = open_leaves(located.params)
     trouble = f"The DTS of {located.params} does not fit its config.json"
     have, need = ({"dts": leaves.get("dts", {})}, {"dts": shapes["dts"]})
@@ -109,12 +115,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--src", type=Path, required=True, help="model folder or training folder")
     parser.add_argument("--dst", type=Path, required=True, help="release folder or file to make")
     parser.add_argument("--part", choices=("dts",), help="this part alone, as one file")
-    parser.add_argument("--max_shard_size", default="5GB", help="most bytes of one file")
+    parser.add_argument("--max_shard_size", help="most bytes of one file (5GB)")
     options = parser.parse_args(arguments)
     if options.part:
+        if options.max_shard_size:
+            raise InputError("--max_shard_size does nothing with --part, which writes one file.")
         convert_dts(options.src, options.dst)
     else:
-        convert(options.src, options.dst, max_shard_bytes=parse_size(options.max_shard_size))
+        convert(
+            options.src, options.dst, max_shard_bytes=parse_size(options.max_shard_size or "5GB")
+        )
     print(f"Wrote {options.dst}.")
 
 

@@ -20,6 +20,6 @@ def get_config(arg=None):
         c.total_steps = 50_000
         c.checkpoint_every = 500
     c.task = "recot"
-    c.eval_every = c.total_steps
+    c.eval_every = 2_000
     c.optim.groups = ({"pattern": "^vision/", "lr_scale": 0.0},)
     return c

@@ -41,7 +41,8 @@ ALLOWED = {
     "jit": (),
     "cli": ("config",),
     "tree": ("config",),
-    "metrics": (),
+    "files": (),
+    "metrics": ("files",),
     "ops": ("config", "ops"),
     "data": ("config", "data"),
     "models": ("config", "ops", "models"),
@@ -51,10 +52,10 @@ ALLOWED = {
     "optim": ("config",),
     "losses": ("config", "ops"),
     "train_state": (),
-    "tasks": ("config", "ops", "models", "losses"),
+    "tasks": ("config", "tree", "ops", "models", "losses"),
     "train_step": ("config", "tasks", "optim", "train_state"),
     "warm_start": ("config", "checkpoint"),
-    "evals": ("config", "data", "jit", "models", "ops", "evals"),
+    "evals": ("config", "data", "files", "jit", "tree", "models", "ops", "evals"),
     "train_checkpoint": ("config", "train_state"),
 }
 

@@ -9,11 +9,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, python, write_dataset
+from helpers import MICRO, ROOT, python, write_clip, write_dataset
 from training_driver import STEPS, run_config
 
 from vxlpro_jax import checkpoint, optim, sharding, tree
-from vxlpro_jax.config import PRESETS, DtsConfig, InputError, MeshConfig, TrainConfig
+from vxlpro_jax.config import (
+    PRESETS,
+    DataConfig,
+    DtsConfig,
+    InputError,
+    MeshConfig,
+    OptimConfig,
+    ParamGroup,
+    RecotConfig,
+    TrainConfig,
+)
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.train import (
@@ -269,3 +279,81 @@ def test_batch_holds_clip_picture_and_text(data):
     batch = next(iterator)
     iterator.close()
     assert sorted((batch["group_segments"] > 0).sum(1).tolist()) == [0, 1, 1, 2]
+
+
+# ---- Stage 1, and a stage after it --------------------------------------------------------------
+
+
+@pytest.fixture
+def stage1(tmp_path):
+    """Two clips without any text; a grid so small that the whole evaluation is quick."""
+    for seed, name in enumerate(("train", "eval")):
+        write_clip(tmp_path / f"{name}.mp4", frames=8, seed=seed)
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"video": f"{name}.mp4"}]))
+    return TrainConfig(
+        task="recot",
+        model=dataclasses.replace(MICRO, dts=DtsConfig(grid=4)),
+        recot=RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2),
+        data=DataConfig(
+            path=str(tmp_path / "train.json"), eval_path=str(tmp_path / "eval.json"), batch_size=1
+        ),
+        optim=OptimConfig(groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),)),
+        total_steps=4,
+        eval_every=2,
+    )
+
+
+def test_stage_1_is_evaluated_on_its_way_and_at_the_end(stage1, tmp_path, no_mesh, capsys):
+    run = tmp_path / "run"
+    train(stage1, workdir=run)
+    told = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [figures["step"] for figures in told] == [2, 4]
+    assert json.loads((run / "recot.json").read_text()) == told[-1]
+    assert {"recot.png", "curves.png"} <= {path.name for path in run.iterdir()}
+    # A kill within the last evaluation, which the next start makes up for; then nothing is left.
+    for _ in range(2):
+        (run / "recot.json").unlink(missing_ok=True)
+        train(stage1, workdir=run)
+    train(stage1, workdir=run)
+    again = (run / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in again[2:]] == told[-1:] * 2
+
+
+def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, no_mesh, capsys):
+    run = tmp_path / "run"
+    train(stage1, workdir=run)
+    config = dataclasses.replace(run_config(data), model=stage1.model, init_from=str(run))
+    config = resolve(config)
+    optimizer = optim.optimizer(config.optim, total_steps=STEPS)
+    abstract = abstract_state(config, optimizer=optimizer, mesh=sharding.make_mesh(MeshConfig()))
+    state = initial_state(config, abstract=abstract, optimizer=optimizer)
+    taught = params_at(run, 4)
+    started = tree.flatten(state.params)
+    new = {path.split("/")[0] for path in set(started) - set(taught)}
+    assert new == {"projector", "selector", "decoder"}
+    for path in set(started) & set(taught):
+        np.testing.assert_array_equal(started[path], taught[path], err_msg=path)
+    assert "Newly initialised: " in capsys.readouterr().out
+
+
+def test_stage_2_is_not_evaluated_yet(stage1):
+    with pytest.raises(InputError, match="only stage 1 is evaluated"):
+        resolve(dataclasses.replace(stage1, task="answer"))
+
+
+def test_missing_held_out_file_is_told_before_the_training(stage1):
+    data = dataclasses.replace(stage1.data, eval_path="nowhere.json")
+    with pytest.raises(InputError, match=r"data.eval_path: Data file nowhere.json"):
+        resolve(dataclasses.replace(stage1, data=data))
+
+
+def test_held_out_file_may_change_in_the_same_folder(stage1, tmp_path):
+    write_workdir(stage1, workdir=tmp_path / "run")
+    data = dataclasses.replace(stage1.data, eval_path="other.json")
+    check_workdir(dataclasses.replace(stage1, data=data), workdir=tmp_path / "run")
+
+
+def test_full_size_does_not_start_with_a_random_tower(stage1):
+    model = dataclasses.replace(stage1, model=PRESETS["3b"], eval_every=0)
+    with pytest.raises(InputError, match="would start with a random vision"):
+        resolve(model)

@@ -47,3 +47,10 @@ def test_source_of_no_use_is_told(two):
     like = {"projector": abstract_params(MICRO)["projector"]}
     with pytest.raises(InputError, match=r"first holds only dts, vision, of which"):
         warm_start.read_parts(sources, like=like, dtype="float32")
+
+
+def test_source_behind_one_that_holds_all_of_it_is_told(two):
+    first, second = two.split(", ")
+    sources = warm_start.open_sources(f"{first},{second},{first}")
+    with pytest.raises(InputError, match=r"all that .*first holds comes from the folders before"):
+        warm_start.read_parts(sources, like=abstract_params(MICRO), dtype="float32")

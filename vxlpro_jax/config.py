@@ -30,7 +30,7 @@ class InputError(ValueError):
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise InputError(f"Model sizes do not fit together: {message}.")
+        raise InputError(f"Sizes do not fit together: {message}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,8 +215,9 @@ class RecotConfig:
 
     def __post_init__(self):
         low, high = self.mask_ratio
-        _require(0 < low <= high < 1, "recot.mask_ratio must be two shares, the lower one first")
-        fits = self.decoder_width % self.decoder_heads == 0
+        shares = 0.05 <= low <= high <= 0.95
+        _require(shares, "recot.mask_ratio must be two of 0.05 to 0.95, the lower one first")
+        fits = self.decoder_heads > 0 and self.decoder_width % self.decoder_heads == 0
         _require(fits, "recot.decoder_width must be a multiple of recot.decoder_heads")
 
 

@@ -40,7 +40,7 @@ class Reconstruction(NamedTuple):
     """Attributes.
 
     tokens: mean squared error of the hidden tokens.
-    changes: that of the differences between neighbouring frames of which one is hidden.
+    changes: that of the differences between neighbouring frames of which at least one is hidden.
     """
 
     tokens: jax.Array
@@ -50,10 +50,10 @@ class Reconstruction(NamedTuple):
 def reconstruction(
     predicted: jax.Array, *, targets: jax.Array, hidden: jax.Array
 ) -> Reconstruction:
-    """What restoring costs, in float32 or more; only what was hidden counts.
+    """What restoring costs, in float32 or more.
 
-    The error of the changes is what keeps the order of the frames: a compressor that forgets it
-    can still restore their mean, and the tokens alone hardly punish that.
+    A compressor that forgets the order of the frames can still restore their mean. That halves the
+    error of two unlike tokens but saves nothing of their change, which is why changes count too.
 
     Args:
         predicted: [G, f, P, C].

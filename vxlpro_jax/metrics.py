@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
+
+from vxlpro_jax.files import write_atomically
 
 
 class MetricsWriter:
@@ -94,9 +95,7 @@ def _truncate(path: Path, *, first_step: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     whole = (line for line in lines if line.endswith("\n"))
     kept = [line for line in whole if json.loads(line)["step"] <= first_step]
-    partial = path.with_suffix(".tmp")
-    partial.write_text("".join(kept))
-    os.replace(partial, path)
+    write_atomically(path, "".join(kept))
 
 
 def _to_numbers(row):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from einops import rearrange
 
+from vxlpro_jax import tree
 from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.losses import cross_entropy, reconstruction
 from vxlpro_jax.models import recot, video_xl_pro
@@ -56,7 +57,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
     The selector's keep ratio is drawn per sample from Uniform(*config.keep_ratio), as the release
     does at every call.
     """
-    params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
+    params = tree.cast(params, config.compute_dtype)
     model = video_xl_pro.VideoXLPro(config.model)
     counts = config.model.tokens_per_group * seg.one_hot(
         batch["group_segments"], num_segments=1
@@ -94,7 +95,7 @@ def _recot(config: TrainConfig) -> Task:
 
 def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig) -> Loss:
     """Error of the restored tokens and of their changes, over the groups that are not padding."""
-    params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
+    params = tree.cast(params, config.compute_dtype)
     model = recot.Recot(config.model, config.recot)
     frames = rearrange(batch["frames"], "b g f ... -> (b g) f ...")
 

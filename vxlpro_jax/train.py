@@ -9,6 +9,7 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from vxlpro_jax.data.pipeline import build_pipeline, held_out
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.evals import recot as recot_eval
+from vxlpro_jax.files import write_atomically
 from vxlpro_jax.jit import jit
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_checkpoint import RunCheckpoints
@@ -28,6 +30,13 @@ from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
 
 _RUN_CONFIG = "train_config.json"
+_OWN_DATA = (
+    "--config.init_from=CHECKPOINT --config.data.path=FILE.json --config.data.video_root=DIR"
+)
+_FULL_SIZE = {
+    "answer": f"--config=configs/stage2.py:3b {_OWN_DATA}",
+    "recot": f"--config=configs/stage1.py:3b {_OWN_DATA} --config.data.eval_path=OTHERS.json",
+}
 
 
 def main(argv: list[str]) -> None:
@@ -91,14 +100,16 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
         state, scalars = train_step(state, batch)
         writer.add(step, scalars, data_wait=waited)
         is_last = step == config.total_steps
-        if step % config.log_every == 0 or step % config.checkpoint_every == 0 or is_last:
+        saves = step % config.checkpoint_every == 0 or is_last
+        evaluates = config.eval_every > 0 and step % config.eval_every == 0 and not is_last
+        if saves or evaluates or step % config.log_every == 0:
             writer.flush()
         # The next batch is taken after the save, so the saved position matches the saved step.
         with writer.paused():
-            if step % config.checkpoint_every == 0 or is_last:
+            if saves:
                 checkpoints.save(state, data)
-            if config.eval_every and (step % config.eval_every == 0 or is_last):
-                evaluate(state.params, config=config, workdir=workdir)
+            if evaluates:
+                evaluate(state, config=config, workdir=workdir)
 
     # ---- End -------------------------------------------------------------------------------------
     writer.close()
@@ -106,6 +117,8 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
     data.close()
     metrics.draw_curves(workdir)
     print(f"Done: {workdir} holds checkpoints, metrics.jsonl, curves.png and tensorboard/.")
+    if config.eval_every:
+        evaluate(state, config=config, workdir=workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +188,29 @@ def resolve(config: TrainConfig) -> TrainConfig:
             " --config.data.video_root to the folder of its videos."
         )
     if config.eval_every:
-        held_out(config.data)  # Told now rather than when the training is over.
+        _check_evaluation(config)
+    if not is_tiny(config):
+        _check_sources(config, sources)
     return config
+
+
+def _check_evaluation(config: TrainConfig) -> None:
+    """Told now rather than when the training is over."""
+    if config.task != "recot":
+        raise InputError(
+            f"eval_every is {config.eval_every}: only stage 1 is evaluated while it trains; set it"
+            " to 0."
+        )
+    held_out(config.data)
+
+
+def _check_sources(config: TrainConfig, sources: Sequence[warm_start.Source]) -> None:
+    needed = {"recot": ("vision",), "answer": ("vision", "decoder")}[config.task]
+    if absent := [part for part in needed if not warm_start.holder(sources, part)]:
+        raise InputError(
+            f"A full-size run would start with a random {' and '.join(absent)}: set"
+            " --config.init_from to a folder that holds them (see checkpoints_convert.assemble)."
+        )
 
 
 def _with_language(config: TrainConfig, *, source: warm_start.Source | None) -> TrainConfig:
@@ -208,21 +242,23 @@ def is_tiny(config: TrainConfig) -> bool:
     return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
 
 
-def evaluate(params: dict, *, config: TrainConfig, workdir: Path) -> None:
-    """Measures the parameters on held-out samples; writes and prints the figures."""
-    if config.task == "recot":
-        print(json.dumps(recot_eval.evaluate(params, config=config, workdir=workdir)), flush=True)
+def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path) -> None:
+    """Measures the state on held-out samples, unless WORKDIR tells that this was done already."""
+    step, report = int(state.step), workdir / recot_eval.REPORT
+    if report.exists() and checkpoint.read_json(report).get("step") == step:
+        return
+    figures = recot_eval.evaluate(state.params, config=config, workdir=workdir, step=step)
+    with (workdir / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps(figures) + "\n")
+    print(f"Evaluated: {json.dumps(figures)}", flush=True)
 
 
 def announce(config: TrainConfig, *, workdir: Path) -> None:
     """Says what is about to run, and for the tiny preset how to run the real one."""
-    stage = {"recot": "stage1", "answer": "stage2"}[config.task]
     if is_tiny(config):
         print(
             "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
-            f" everything run.\nThe released size: --config=configs/{stage}.py:3b"
-            " --config.init_from=CHECKPOINT --config.data.path=FILE.json"
-            " --config.data.video_root=DIR"
+            f" everything run.\nThe released size: {_FULL_SIZE[config.task]}"
         )
     shapes = jax.eval_shape(task_of(config).init_params, jax.random.key(0))
     count = sum(x.size for x in jax.tree.leaves(shapes))
@@ -239,9 +275,13 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
     written = workdir / _RUN_CONFIG
     if not written.exists():
         return
-    old, new = checkpoint.read_json(written), json.loads(json.dumps(dataclasses.asdict(config)))
-    fixed = ("task", "model", "recot", "data", "optim", "seed", "keep_ratio")
-    changed = [key for key in fixed if old.get(key) != new[key]]
+    old, new = (
+        dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path=""))
+        for run in (from_mapping(TrainConfig, checkpoint.read_json(written)), config)
+    )
+    own = {"answer": "keep_ratio", "recot": "recot"}[config.task]
+    fixed = ("task", "model", "data", "optim", "seed", own)
+    changed = [key for key in fixed if getattr(old, key) != getattr(new, key)]
     if changed:
         raise InputError(
             f"{workdir} holds a run with another {', '.join(changed)}: choose another --workdir,"
@@ -254,14 +294,8 @@ def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if config.data.tokenizer:
         checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
-    _write(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
-    _write(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(text)
-    partial.replace(path)
+    write_atomically(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
+    write_atomically(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))
 
 
 def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import jax
+
 from vxlpro_jax.config import InputError
 
 Leaf = TypeVar("Leaf")
@@ -29,6 +31,11 @@ def unflatten(flat: Mapping[str, Leaf]) -> dict[str, Any]:
             node = node.setdefault(branch, {})
         node[last] = leaf
     return tree
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The same tree with every array in another type."""
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], trouble: str) -> None:

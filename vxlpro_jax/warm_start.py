@@ -46,7 +46,7 @@ def read_parts(sources: Sequence[Source], *, like: Mapping[str, Any], dtype: str
     """The parts of `like` (see `checkpoint.read_params`) that any source holds.
 
     Raises:
-        InputError: a source holds none of them, or one of other sizes.
+        InputError: nothing is taken from a source, or a part of other sizes.
     """
     params = {}
     for source in sources:
@@ -55,12 +55,17 @@ def read_parts(sources: Sequence[Source], *, like: Mapping[str, Any], dtype: str
                 f"init_from: {source.root} holds only {', '.join(sorted(source.parts))}, of which"
                 f" this run needs none; it needs {', '.join(like)}."
             )
-        mine = {part for part in like if holder(sources, part) == source}
-        if mine:
-            params |= checkpoint.read_params(
-                source.params,
-                like=like,
-                dtype=dtype,
-                only=lambda path, mine=mine: path.split("/")[0] in mine,
+        mine = {part for part in like if holder(sources, part) is source}
+        if not mine:
+            raise InputError(
+                f"init_from: all that {source.root} holds comes from the folders before it: name it"
+                " before them, or leave it out."
             )
+        print(f"From {source.root}: {', '.join(sorted(mine))}.")
+        params |= checkpoint.read_params(
+            source.params,
+            like=like,
+            dtype=dtype,
+            only=lambda path, mine=mine: path.split("/")[0] in mine,
+        )
     return params

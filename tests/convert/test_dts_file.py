@@ -95,3 +95,17 @@ def test_folder_without_a_synthesizer(params, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(MICRO.to_release()))
     with pytest.raises(InputError, match=r"The DTS of .* does not fit its config.json"):
         convert_dts(tmp_path, tmp_path / "dts.pth")
+
+
+def test_layout_that_the_released_code_does_not_feed(params, tmp_path):
+    checkpoint.write_params(tmp_path / "params", leaves=params)
+    config = MICRO.to_release() | {"dts_layout": "temporal"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="trained with layout 'temporal'"):
+        convert_dts(tmp_path, tmp_path / "dts.pth")
+
+
+def test_shard_size_of_one_file(stage1, tmp_path):
+    arguments = ["--part", "dts", "--src", str(stage1), "--dst", str(tmp_path / "dts.pth")]
+    with pytest.raises(InputError, match="--max_shard_size does nothing with --part"):
+        main([*arguments, "--max_shard_size", "1GB"])

@@ -17,6 +17,7 @@ from vxlpro_jax.data.synthetic import (
     FPS,
     TRAIN_CLIPS,
     make_clip,
+    motion_clips,
     synthetic_set,
 )
 from vxlpro_jax.data.video import read_video
@@ -124,3 +125,17 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"set data.workdir_cache"):
         synthetic_set(tmp_path / "file")
+
+
+def test_place_of_a_moving_shape_does_not_tell_its_direction():
+    count, side = 2000, 32
+    clips = motion_clips(count, side=side)
+    frames = clips.frames[np.arange(count), clips.picked].astype(float)
+    bright = np.abs(frames - np.median(frames, axis=(1, 2), keepdims=True)).sum(-1)
+    bright /= bright.sum((1, 2), keepdims=True)
+    at = np.stack([(bright.sum(axis) * np.arange(side)).sum(-1) for axis in (1, 2)], axis=-1)
+    for label in range(4):
+        own = at[clips.labels == label]
+        error = at.std(0) / np.sqrt(len(own))
+        assert np.all(np.abs(own.mean(0) - at.mean(0)) < 5 * error)
+        np.testing.assert_allclose(own.std(0), at.std(0), rtol=0.15)

@@ -9,7 +9,7 @@ import pytest
 from helpers import MICRO, write_clip
 
 from vxlpro_jax.config import DataConfig, InputError, RecotConfig, TrainConfig
-from vxlpro_jax.data import pipeline, synthetic
+from vxlpro_jax.data import pipeline
 from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.models import recot
 
@@ -32,8 +32,10 @@ def config(tmp_path_factory):
 
 def test_report_and_picture(config, tmp_path):
     params = recot.init_params(config.model, options=config.recot, key=jax.random.key(0))
-    report = recot_eval.evaluate(params, config=config, workdir=tmp_path, sizes=SIZES)
+    arguments = {"config": config, "workdir": tmp_path, "step": 7, "sizes": SIZES}
+    report = recot_eval.evaluate(params, **arguments)
     assert json.loads((tmp_path / "recot.json").read_text()) == report
+    assert report["step"] == 7
     assert {path.name for path in tmp_path.iterdir()} == {"recot.json", "recot.png"}
     errors = report["reconstruction"]
     assert list(errors) == ["model", "copy_mean", "interpolate", "untrained"]
@@ -41,10 +43,44 @@ def test_report_and_picture(config, tmp_path):
     # A decoder that has learned nothing restores nothing.
     assert errors["model"] > 0.9
     assert errors["untrained"] < errors["model"]
-    assert -1 <= report["shuffle_similarity"] < 1
-    assert set(report["direction_probe"]) == {"compressed", "single_frame"}
-    again = recot_eval.evaluate(params, config=config, workdir=tmp_path, sizes=SIZES)
-    assert again == report
+    assert recot_eval.evaluate(params, **arguments) == report
+
+
+def mean(frames):
+    """A compressor that forgets the order: [G, f, S, S, 3] -> [G, 64, 3]."""
+    return blocks(frames).mean(1)
+
+
+def blocks(frames):
+    grouped = frames.reshape(*frames.shape[:2], 8, 4, 8, 4, 3).mean((3, 5))
+    return grouped.reshape(*frames.shape[:2], 64, 3)
+
+
+def concatenate(frames):
+    """One that keeps everything: [G, f, S, S, 3] -> [G, 64, 12]."""
+    return blocks(frames).transpose(0, 2, 1, 3).reshape(len(frames), 64, 12)
+
+
+def test_compressor_without_order_cannot_tell_a_shuffle_or_a_direction():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 4, 32, 32, 3), np.uint8)
+    sizes = recot_eval.Sizes(probe_train=400, probe_test=400)
+    assert abs(recot_eval.shuffle_similarity(mean, frames) - 1) < 1e-6
+    assert recot_eval.direction_probe(mean, sizes, side=32)["compressed"] < 0.65
+
+
+def test_compressor_with_order_can():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 4, 32, 32, 3), np.uint8)
+    sizes = recot_eval.Sizes(probe_train=400, probe_test=400)
+    assert recot_eval.shuffle_similarity(concatenate, frames) < 0.99
+    probed = recot_eval.direction_probe(concatenate, sizes, side=32)
+    assert probed["compressed"] > 0.9
+    # Five standard deviations of a quarter of 400.
+    assert abs(probed["single_frame"] - 0.25) < 0.11
+
+
+def test_shuffle_of_still_clips_has_no_similarity():
+    still = np.zeros((2, 4, 32, 32, 3), np.uint8)
+    assert recot_eval.shuffle_similarity(mean, still) is None
 
 
 def test_own_data_needs_held_out_clips(config):
@@ -53,13 +89,12 @@ def test_own_data_needs_held_out_clips(config):
         pipeline.held_out(data)
 
 
-def test_place_of_a_moving_shape_does_not_tell_its_direction():
-    clips = synthetic.motion_clips(400, side=32)
-    picked = clips.frames[np.arange(400), clips.picked].astype(float)
-    bright = picked.mean(-1) - picked.mean((1, 2, 3))[:, None, None]
-    at = np.stack([(bright.mean(axis) * np.arange(32)).sum(-1) for axis in (1, 2)], axis=-1)
-    for one, other in ((0, 1), (2, 3)):
-        gap = at[clips.labels == one].mean(0) - at[clips.labels == other].mean(0)
-        spread = at.std(0) * np.sqrt(4 / 200)
-        assert np.all(np.abs(gap) < 4 * spread)
-    assert len(set(clips.labels)) == 4
+def test_every_clip_is_read_once_in_order(config, tmp_path):
+    write_clip(tmp_path / "a.mp4", frames=8, seed=3)
+    write_clip(tmp_path / "b.mp4", frames=4, seed=4)
+    names = ["a.mp4", "gone.mp4", "b.mp4", "a.mp4"]
+    (tmp_path / "data.json").write_text(json.dumps([{"video": name} for name in names]))
+    data = dataclasses.replace(config.data, path=str(tmp_path / "data.json"), eval_path="")
+    groups = pipeline.first_groups(data, image_size=56, count=99)
+    assert groups.shape == (3, 4, 56, 56, 3)
+    np.testing.assert_array_equal(pipeline.first_groups(data, image_size=56, count=2), groups[:2])

@@ -36,10 +36,10 @@ def test_semantic_scores_are_two_products(features):
         np.testing.assert_allclose(scores[clip, frame, token], expected, rtol=1e-12)
 
 
-def test_previous_frame_of_the_first_is_zero(features):
-    previous = masking.previous_frames(features)
-    np.testing.assert_array_equal(previous[:, 0], 0)
-    np.testing.assert_array_equal(previous[:, 1:], features[:, :-1])
+def test_neighbour_is_the_frame_before_and_of_the_first_the_one_after(features):
+    neighbours = masking.neighbours(features)
+    np.testing.assert_array_equal(neighbours[:, 0], features[:, 1])
+    np.testing.assert_array_equal(neighbours[:, 1:], features[:, :-1])
 
 
 def test_motion_scores_rank_what_moves_above_what_stands(features):
@@ -53,7 +53,7 @@ def test_motion_scores_rank_what_moves_above_what_stands(features):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 0.9, 1.0])
 def test_exactly_the_lowest_are_hidden(ranked, share):
-    visible = np.asarray(masking.visible_tokens(ranked, ratio=np.full(CLIPS, share)))
+    visible = np.asarray(masking.choose_visible(ranked, ratio=np.full(CLIPS, share)))
     hidden = {0.0: 0, 0.5: 5, 0.75: 7, 0.9: 9, 1.0: 10}[share] * FRAMES
     for clip in range(CLIPS):
         order = np.argsort(ranked[clip].ravel())
@@ -62,14 +62,14 @@ def test_exactly_the_lowest_are_hidden(ranked, share):
 
 
 def test_every_clip_has_its_own_ratio(ranked):
-    visible = masking.visible_tokens(ranked, ratio=np.array([0.2, 0.5, 0.9]))
+    visible = masking.choose_visible(ranked, ratio=np.array([0.2, 0.5, 0.9]))
     np.testing.assert_array_equal(visible.sum((1, 2)), [32, 20, 4])
 
 
 def test_tubes_hide_places_throughout():
     scores = jnp.zeros((CLIPS, FRAMES, TOKENS))
-    noisy = masking.guided_noise(scores, key=jax.random.key(0), tube=True)
-    visible = np.asarray(masking.visible_tokens(noisy, ratio=np.full(CLIPS, 0.7)))
+    noisy = masking.noisy_scores(scores, key=jax.random.key(0), tube=True)
+    visible = np.asarray(masking.choose_visible(noisy, ratio=np.full(CLIPS, 0.7)))
     np.testing.assert_array_equal(visible, np.repeat(visible[:, :1], FRAMES, axis=1))
     np.testing.assert_array_equal(visible[:, 0].sum(-1), 3)
     assert len({row.tobytes() for row in visible[:, 0]}) > 1
@@ -77,8 +77,8 @@ def test_tubes_hide_places_throughout():
 
 def test_noise_alone_hides_every_token_equally_often():
     scores = jnp.zeros((4000, 2, 5))
-    noisy = masking.guided_noise(scores, key=jax.random.key(0))
-    visible = masking.visible_tokens(noisy, ratio=np.full(4000, 0.6))
+    noisy = masking.noisy_scores(scores, key=jax.random.key(0))
+    visible = masking.choose_visible(noisy, ratio=np.full(4000, 0.6))
     # Five standard deviations of a share of 0.4 in 4000 draws.
     np.testing.assert_allclose(visible.mean(0), 0.4, atol=0.04)
 
@@ -87,8 +87,8 @@ def test_high_scores_stay_more_often_and_scale_does_not_matter(ranked):
     scores = jnp.tile(ranked[:1], (2000, 1, 1))
     shares = []
     for scale in (1, 1000):
-        noisy = masking.guided_noise(scale * scores + 7, key=jax.random.key(1))
-        shares.append(masking.visible_tokens(noisy, ratio=np.full(2000, 0.5)).mean(0).ravel())
+        noisy = masking.noisy_scores(scale * scores + 7, key=jax.random.key(1))
+        shares.append(masking.choose_visible(noisy, ratio=np.full(2000, 0.5)).mean(0).ravel())
     np.testing.assert_allclose(*shares, atol=1e-2)
     assert np.corrcoef(shares[0], ranked[0].ravel())[0, 1] > 0.9
 
@@ -96,7 +96,7 @@ def test_high_scores_stay_more_often_and_scale_does_not_matter(ranked):
 def test_gradient_pushes_scores_towards_what_the_loss_wants(ranked):
     """A loss that gains from one more visible token raises every score, most near the boundary."""
     ratio = np.full(CLIPS, 0.5)
-    grads = jax.grad(lambda x: masking.visible_tokens(x, ratio=ratio).sum())(jnp.asarray(ranked))
+    grads = jax.grad(lambda x: masking.choose_visible(x, ratio=ratio).sum())(jnp.asarray(ranked))
     assert np.all(np.asarray(grads) > 0)
     for clip in range(CLIPS):
         ordered = np.sort(ranked[clip].ravel())
@@ -111,8 +111,8 @@ def test_equal_scores_give_finite_gradients():
     scores = jnp.ones((CLIPS, FRAMES, TOKENS))
 
     def total(scores):
-        noisy = masking.guided_noise(scores, key=jax.random.key(0))
-        return masking.visible_tokens(noisy, ratio=jnp.full(CLIPS, 0.5)).sum()
+        noisy = masking.noisy_scores(scores, key=jax.random.key(0))
+        return masking.choose_visible(noisy, ratio=jnp.full(CLIPS, 0.5)).sum()
 
     assert np.all(np.isfinite(jax.grad(total)(scores)))
 

@@ -131,17 +131,53 @@ def held_out(data: DataConfig) -> DataConfig:
     """The same fields for `data.eval_path`, or for the embedded clips that training never sees.
 
     Raises:
-        InputError: `data.path` is set but `data.eval_path` is not.
+        InputError: `data.path` is set but `data.eval_path` is not, or names no visual samples.
     """
-    if data.eval_path:
-        return dataclasses.replace(data, path=data.eval_path)
-    if data.path:
+    if data.path and not data.eval_path:
         raise InputError(
             "Evaluation needs clips that training does not see: set --config.data.eval_path to a"
             " data file of them, or --config.eval_every=0."
         )
-    synthetic = synthetic_set(Path(data.workdir_cache).expanduser())
-    return dataclasses.replace(data, path=str(synthetic.eval), video_root=str(synthetic.root))
+    if not data.eval_path:
+        synthetic = synthetic_set(Path(data.workdir_cache).expanduser())
+        return dataclasses.replace(data, path=str(synthetic.eval), video_root=str(synthetic.root))
+    try:
+        load_visual_records(data.eval_path)
+    except InputError as error:
+        raise InputError(f"data.eval_path: {error}") from error
+    return dataclasses.replace(data, path=data.eval_path)
+
+
+def first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray:
+    """The first `count` groups of frames, or fewer if there are no more: uint8 [n,4,S,S,3].
+
+    Every video and image is taken once, in the order of the data file; files that cannot be read
+    are named in the log and left out.
+
+    Raises:
+        InputError: a malformed data file, or nothing in it can be read.
+    """
+    located = _locate(data)
+    shape = RowShape(groups=data.max_frames // FRAMES_PER_GROUP, text=0, image_size=image_size)
+    reader = SampleReader.build(
+        None,
+        shape=shape,
+        video_root=located.video_root,
+        image_root=located.image_root,
+        pinpoints=DEFAULT_PINPOINTS,
+    )
+    records = {(r.video, r.image): r for r in reversed(load_visual_records(located.path))}
+    found: list[np.ndarray] = []
+    for record in reversed(records.values()):
+        if len(found) >= count:
+            break
+        try:
+            found.extend(reader(record).frames)
+        except InputError as error:
+            log.warning("Skipped %s: %s", record.name, error)
+    if not found:
+        raise InputError(f"Of {located.path} no video and no image can be read.")
+    return np.stack(found[:count])
 
 
 class _Located(NamedTuple):

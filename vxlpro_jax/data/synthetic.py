@@ -112,8 +112,8 @@ class MotionClips(NamedTuple):
 def motion_clips(count: int, *, side: int) -> MotionClips:
     """Clips of four frames in which one shape moves, always the same.
 
-    Where the shape is tells nothing about where it goes: the middle of its way is drawn without
-    regard to the direction, and `picked` is any frame.
+    Where the shape is in the `picked` frame tells nothing about where it goes: across its way it
+    is off the middle by as much as it may be along it.
     """
     rng = np.random.default_rng([VERSION, count, side])
     labels = rng.integers(len(DIRECTIONS), size=count)
@@ -126,7 +126,9 @@ def _motion(rng: np.random.Generator, *, step: tuple[int, int], side: int) -> np
     canvas = _Canvas(side, side, int(rng.integers(15, 75)))
     (shape,), (colour,) = _pick(rng, SHAPES), _pick(rng, COLOURS)
     middle, radius = rng.uniform(0.35, 0.65, 2), rng.uniform(0.1, 0.18)
-    centres = middle + np.linspace(-0.2, 0.2, FRAMES_PER_GROUP)[:, None] * step
+    offsets = np.linspace(-0.2, 0.2, FRAMES_PER_GROUP)
+    across = rng.choice(offsets) * np.abs(step[::-1])
+    centres = middle + across + offsets[:, None] * step
     return np.stack(
         [
             canvas.draw([_Figure(shape=shape, colour=colour, centre=tuple(at), radius=radius)])

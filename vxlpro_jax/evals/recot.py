@@ -3,6 +3,7 @@
 Shapes: `G` groups, `f` frames of a group (4), `P` places, `C` channels, `S` side of a frame.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -14,17 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.sharding import PartitionSpec
 from matplotlib.figure import Figure
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, TrainConfig
+from vxlpro_jax import tree
+from vxlpro_jax.config import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data import pipeline, synthetic
 from vxlpro_jax.evals import probe
+from vxlpro_jax.files import write_atomically
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models import recot
-from vxlpro_jax.ops import grids
+from vxlpro_jax.ops import grids, mesh
 from vxlpro_jax.ops.filling import fill
+from vxlpro_jax.ops.precision import at_least_float32
 
 REPORT, PICTURE = "recot.json", "recot.png"
+# So that runs of all policies and ratios can be compared.
+_MASK = {"policy": "random", "mask_ratio": (0.75, 0.75)}
 _AT_ONCE = 16
 _SHOWN = 4
 
@@ -37,83 +44,116 @@ class Sizes(NamedTuple):
     probe_test: int = 160
 
 
-FULL = Sizes()
-
-
-def evaluate(params: dict, *, config: TrainConfig, workdir: Path, sizes: Sizes = FULL) -> dict:
+def evaluate(
+    params: dict, *, config: TrainConfig, workdir: Path, step: int, sizes: Sizes | None = None
+) -> dict:
     """Measures the compressor and writes `recot.json` and `recot.png` into `workdir`.
+
+    Errors are mean squares over hidden tokens, which have variance 1. A figure for which no sample
+    was found is None.
 
     Args:
         params: `vision`, `dts` and `recot`.
         config: of the run.
         workdir: exists.
+        step: of the parameters; it is written beside the figures.
         sizes: how much is measured.
 
     Returns:
-        `reconstruction`, mean squared error of hidden tokens (of variance 1) by who restored them:
-        the model, two rules that learn nothing (see `ops.filling`), and the best linear read-out of
-        an untrained compressor; `shuffle_similarity`, mean cosine of the compressed tokens of a
-        group and of its shuffle; `direction_probe`, accuracies of reading the direction of motion
-        linearly from compressed groups and from one frame (chance 0.25).
+        `reconstruction`, under the same random mask of three quarters for every policy: error of
+        the `model`, of two rules that learn nothing (see `ops.filling`), and of linear read-outs of
+        the `untrained` compressor; `trained_read_out`, that of the trained one; `own_mask`, error
+        of the model under the masks that it trains with; `shuffle_similarity`, mean cosine of the
+        compressed tokens of a group and of its shuffle; `direction_probe`, accuracies of reading
+        the direction of motion linearly from compressed groups and from one frame (chance 0.25).
     """
-    model = _Model(params, config)
-    known, held_out = (
-        _groups(data, config=config, count=sizes.groups)
-        for data in (config.data, pipeline.held_out(config.data))
+    sizes = sizes or Sizes()
+    read = functools.partial(
+        pipeline.first_groups, image_size=config.model.vision.image_size, count=sizes.groups
     )
-    restored = model.restore(held_out)
-    errors = _errors(restored)
+    known, held_out = read(config.data), read(pipeline.held_out(config.data))
+    model = Model(params, config)
+    fresh = Model(params | {"dts": _fresh_dts(config)}, config)
+    restored, own = model.restore(held_out), model.restore_own(held_out)
     report = {
+        "step": step,
         "reconstruction": {
-            **{who: _hidden_mean(error, restored) for who, error in errors.items()},
-            "untrained": _untrained(params, config=config, known=known, held_out=held_out),
+            **{who: _hidden_mean(error, restored) for who, error in _errors(restored).items()},
+            "untrained": read_out_error(fresh, known=known, asked=held_out),
         },
-        "shuffle_similarity": _shuffle_similarity(model, held_out),
-        "direction_probe": _direction_probe(model, sizes, side=config.model.vision.image_size),
+        "trained_read_out": read_out_error(model, known=known, asked=held_out),
+        "own_mask": _hidden_mean(_errors(own)["model"], own),
+        "shuffle_similarity": shuffle_similarity(model.compress, held_out),
+        "direction_probe": direction_probe(model.compress, sizes, side=held_out.shape[2]),
     }
-    draw(held_out, visible=restored.visible, error=errors["model"], path=workdir / PICTURE)
-    partial = workdir / f"{REPORT}.tmp"
-    partial.write_text(json.dumps(report, indent=2))
-    partial.replace(workdir / REPORT)
+    if jax.process_index() == 0:
+        draw(held_out, restored=own, path=workdir / PICTURE)
+        write_atomically(workdir / REPORT, json.dumps(report, indent=2))
     return report
 
 
-class _Model:
-    """ReCoT with its parameters, on 16 groups at a time."""
+class Model:
+    """ReCoT with its parameters; takes any number of groups, a few at a time."""
 
     def __init__(self, params: dict, config: TrainConfig):
-        self._params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
+        self._params = tree.cast(params, config.compute_dtype)
+        common = dataclasses.replace(config.recot, **_MASK)
         self._model = recot.Recot(config.model, config.recot)
-        self._restore = jit(self._apply(lambda m, x: m(m.features(x), key=jax.random.key(0))))
-        self._compress = jit(self._apply(lambda m, x: m.compress(m.features(x))))
-
-    def _apply(self, method: Callable) -> Callable:
-        return lambda params, frames: self._model.apply({"params": params}, frames, method=method)
+        self._common = recot.Recot(config.model, common)
 
     def restore(self, frames: np.ndarray) -> recot.Restored:
-        """uint8 [G, f, S, S, 3] to what `Recot` returns, under masks that are always the same."""
-        return self._map(self._restore, frames)
+        """uint8 [G, f, S, S, 3] to what `Recot` returns, under random masks, always the same."""
+        return self._map(self._common, _restore, frames)
+
+    def restore_own(self, frames: np.ndarray) -> recot.Restored:
+        """The same under masks of the run's own policy."""
+        return self._map(self._model, _restore, frames)
 
     def compress(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [G, f, S, S, 3] to [G, P, C], nothing hidden."""
-        return self._map(self._compress, frames)
+        return self._map(self._model, _compress, frames)
 
-    def _map(self, function, frames):
-        starts = range(0, len(frames), _AT_ONCE)
-        parts = [function(self._params, frames[at : at + _AT_ONCE]) for at in starts]
-        return jax.tree.map(lambda *x: np.concatenate(x).astype(np.float32), *parts)
+    def _map(self, model, method, frames):
+        """Chunks of one size, the last filled up with copies of the first group."""
+        run = _compiled(model, method, is_spread=not jax.sharding.get_abstract_mesh().empty)
+        size = math.lcm(_AT_ONCE, mesh.axis_size(mesh.FRAME_AXES))
+        filled = np.concatenate([frames, np.repeat(frames[:1], -len(frames) % size, axis=0)])
+        parts = [
+            run(self._params, filled[at : at + size], jax.random.key(at))
+            for at in range(0, len(filled), size)
+        ]
+        return jax.tree.map(lambda *x: _whole(x)[: len(frames)], *parts)
 
 
-def _groups(data: DataConfig, *, config: TrainConfig, count: int) -> np.ndarray:
-    """The first `count` groups of frames that the data file gives, uint8 [G, f, S, S, 3]."""
-    size = config.model.vision.image_size
-    batches = pipeline.build_pipeline(data, image_size=size, seed=config.seed, with_text=False)
-    found: list[np.ndarray] = []
-    while len(found) < count:
-        batch = next(batches)
-        found.extend(batch["frames"][batch["group_segments"] > 0])
-    batches.close()
-    return np.stack(found[:count])
+def _whole(parts):
+    return np.concatenate([np.asarray(at_least_float32(part)) for part in parts])
+
+
+def _restore(model, frames, key):
+    return model(model.features(frames), key=key)
+
+
+def _compress(model, frames, key):
+    return model.compress(model.features(frames))
+
+
+@functools.cache
+def _compiled(model: recot.Recot, method: Callable, *, is_spread: bool) -> Callable:
+    """One compilation serves all parameters; on a mesh every process gets the whole result."""
+
+    def apply(params, frames, key):
+        return model.apply({"params": params}, frames, key, method=method)
+
+    return jit(apply, out_shardings=PartitionSpec() if is_spread else None)
+
+
+def _fresh_dts(config: TrainConfig) -> dict:
+    """A compressor as it was before training, of another seed."""
+
+    def init(key):
+        return recot.init_params(config.model, options=config.recot, key=key)["dts"]
+
+    return jit(init)(jax.random.key(config.seed + 1))
 
 
 def _errors(restored: recot.Restored) -> dict[str, np.ndarray]:
@@ -128,30 +168,29 @@ def _hidden_mean(error: np.ndarray, restored: recot.Restored) -> float:
     return float(error[restored.visible == 0].mean())
 
 
-def _untrained(
-    params: dict, *, config: TrainConfig, known: np.ndarray, held_out: np.ndarray
-) -> float:
-    """Error on `held_out` of linear read-outs, one a frame, of a compressor before any training."""
-    options, key = config.recot, jax.random.key(config.seed + 1)
-    init = jit(functools.partial(recot.init_params, config.model, options=options))
-    model = _Model(params | {"dts": init(key=key)["dts"]}, config)
-    train, test = model.restore(known), model.restore(held_out)
+def read_out_error(model: Model, *, known: np.ndarray, asked: np.ndarray) -> float:
+    """Error on `asked` of linear read-outs of compressed tokens, one a frame, fitted to `known`."""
+    train, test = model.restore(known), model.restore(asked)
     errors = []
     for frame in range(FRAMES_PER_GROUP):
-        learned, asked = train.visible[:, frame] == 0, test.visible[:, frame] == 0
+        learned, hidden = train.visible[:, frame] == 0, test.visible[:, frame] == 0
         read_out = probe.fit(train.compressed[learned], train.targets[:, frame][learned])
-        error = read_out(test.compressed[asked]) - test.targets[:, frame][asked]
+        error = read_out(test.compressed[hidden]) - test.targets[:, frame][hidden]
         errors.append(np.square(error).mean(-1))
     return float(np.concatenate(errors).mean())
 
 
-def _shuffle_similarity(model: _Model, frames: np.ndarray) -> float:
+def shuffle_similarity(
+    compress: Callable[[np.ndarray], np.ndarray], frames: np.ndarray
+) -> float | None:
     """Mean cosine between a group's compressed tokens and its shuffle's, where frames differ."""
     rng = np.random.default_rng(0)
     orders = np.stack([_derangement(rng) for _ in frames])
     shuffled = np.take_along_axis(frames, orders[:, :, None, None, None], axis=1)
     moving = (frames != shuffled).any(axis=(1, 2, 3, 4))
-    a, b = (model.compress(x)[moving] for x in (frames, shuffled))
+    if not moving.any():
+        return None
+    a, b = compress(frames[moving]), compress(shuffled[moving])
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return float(((a * b).sum(-1) / norms).mean())
 
@@ -164,13 +203,16 @@ def _derangement(rng: np.random.Generator) -> np.ndarray:
             return order
 
 
-def _direction_probe(model: _Model, sizes: Sizes, *, side: int) -> dict[str, float]:
+def direction_probe(
+    compress: Callable[[np.ndarray], np.ndarray], sizes: Sizes, *, side: int
+) -> dict[str, float]:
+    """Accuracies of a linear read-out from compressed clips, and from one frame of each."""
     clips = synthetic.motion_clips(sizes.probe_train + sizes.probe_test, side=side)
     one = np.take_along_axis(clips.frames, clips.picked[:, None, None, None, None], axis=1)
     still = np.repeat(one, FRAMES_PER_GROUP, axis=1)
     return {
         name: probe.accuracy(
-            _pooled(model.compress(frames)),
+            _pooled(compress(frames)),
             labels=clips.labels,
             num_train=sizes.probe_train,
             num_classes=len(synthetic.DIRECTIONS),
@@ -184,29 +226,29 @@ def _pooled(compressed: np.ndarray) -> np.ndarray:
     return np.asarray(rearrange(grids.pool_2x2(jnp.asarray(compressed)), "g n c -> g (n c)"))
 
 
-def draw(frames: np.ndarray, *, visible: np.ndarray, error: np.ndarray, path: Path) -> None:
+def draw(frames: np.ndarray, *, restored: recot.Restored, path: Path) -> None:
     """A picture of some groups: above what the compressor saw, below each hidden token's error.
 
     Args:
         frames: uint8 [G, f, S, S, 3].
-        visible: [G, f, P].
-        error: [G, f, P].
+        restored: of these frames.
         path: PNG to write.
     """
+    error, hidden = _errors(restored)["model"], restored.visible == 0
     figure = Figure(figsize=(2 * FRAMES_PER_GROUP, 4 * _SHOWN), layout="constrained")
     panels = figure.subplots(2 * _SHOWN, FRAMES_PER_GROUP, squeeze=False)
     chosen = np.linspace(0, len(frames) - 1, _SHOWN, dtype=int)
-    top = np.quantile(error[visible == 0], 0.98)
+    scale = {"cmap": "viridis", "vmin": 0, "vmax": np.quantile(error[hidden], 0.98)}
+    place = {"extent": (0, 1, 1, 0)}
     for row, group in enumerate(chosen):
         for frame in range(FRAMES_PER_GROUP):
             seen, lost = panels[2 * row, frame], panels[2 * row + 1, frame]
-            shown = _square(visible[group, frame])
-            extent = (0, 1, 1, 0)
-            seen.imshow(frames[group, frame], extent=extent)
-            seen.imshow(np.where(shown, np.nan, 0), extent=extent, cmap="gray", alpha=0.8)
+            covered = _square(hidden[group, frame])
+            seen.imshow(frames[group, frame], **place)
+            seen.imshow(np.where(covered, 0.5, np.nan), cmap="spring", vmin=0, vmax=1, **place)
             seen.set_title(f"group {group}, frame {frame}", fontsize=8)
-            wrong = np.where(shown, np.nan, _square(error[group, frame]))
-            drawn = lost.imshow(wrong, extent=extent, cmap="viridis", vmin=0, vmax=top)
+            wrong = np.where(covered, _square(error[group, frame]), np.nan)
+            drawn = lost.imshow(wrong, **scale, **place)
     for panel in panels.flat:
         panel.set_axis_off()
     figure.colorbar(drawn, ax=panels, label="squared error of a hidden token", shrink=0.5)

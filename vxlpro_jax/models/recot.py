@@ -53,12 +53,12 @@ class Recot(nn.Module):
         """`vision` and `dts` are those of `VideoXLPro`."""
         self.vision = Siglip(self.config.vision, self.config.attention)
         self.dts = Dts(self.config.attention)
-        self.recot = _Heads(self.options, self.config.vision.width, self.config.attention)
+        self.recot = _Extras(self.options, self.config.vision.width, self.config.attention)
 
     def features(self, frames: jax.Array) -> jax.Array:
-        """The frozen tower and the resize: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
+        """Tower and resize: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
         flat = mesh.shard_frames(rearrange(frames, "g f ... -> (g f) ..."))
-        grid = jax.lax.stop_gradient(grids.resize(self.vision(flat), side=self.config.dts.grid))
+        grid = grids.resize(self.vision(flat), side=self.config.dts.grid)
         return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
 
     def compress(self, features: jax.Array) -> jax.Array:
@@ -72,7 +72,7 @@ class Recot(nn.Module):
         visible = self.recot.choose(features, key=key)
         compressed = self.compress(self.recot.hide(features, visible=visible))
         return Restored(
-            targets=normalize(features),
+            targets=jax.lax.stop_gradient(normalize(features)),
             predicted=self.recot.restore(compressed),
             visible=visible,
             compressed=compressed,
@@ -84,7 +84,7 @@ def normalize(features: jax.Array) -> jax.Array:
     return layer_norm(features, scale=1.0, bias=0.0, eps=_NORM_EPS)
 
 
-class _Heads(nn.Module):
+class _Extras(nn.Module):
     """The two queries, the mask token and the decoder."""
 
     options: RecotConfig
@@ -105,7 +105,7 @@ class _Heads(nn.Module):
             case "sgm":
                 return masking.semantic_scores(
                     features,
-                    temporal=self.temporal_query(masking.previous_frames(features)),
+                    temporal=self.temporal_query(masking.neighbours(features)),
                     spatial=self.spatial_query(features.mean(axis=2)),
                 )
             case "motion":
@@ -118,8 +118,8 @@ class _Heads(nn.Module):
         low, high = self.options.mask_ratio
         ratio = masking.adaptive_ratio(features, low=low, high=high)
         tube = self.options.policy == "tube"
-        ranked = masking.guided_noise(self.scores(features), key=key, tube=tube)
-        return masking.visible_tokens(ranked, ratio=ratio)
+        ranked = masking.noisy_scores(self.scores(features), key=key, tube=tube)
+        return masking.choose_visible(ranked, ratio=ratio)
 
     def hide(self, features, *, visible):
         """The mask token in the place of what is hidden."""

@@ -3,7 +3,8 @@
 Semantic-guided masking follows what is public of Video-XL-Pro's Algorithm 1: a token scores its
 product with a query made from the token at the same place one frame earlier, plus its product with
 a query made from the mean of its own frame; low scores are hidden at random, guided by the score.
-The noise, how many are hidden and the gradient to the scores are not public: here they are ours.
+The noise, how many are hidden and the gradient to the scores are not public: here they are ours. So
+is that a clip is one group of four frames.
 
 Shapes: `B` clips, `T` frames of a clip, `N` tokens of a frame, `C` width.
 """
@@ -17,9 +18,13 @@ from vxlpro_jax.ops.precision import at_least_float32
 _EPS = 1e-6
 
 
-def previous_frames(features: jax.Array) -> jax.Array:
-    """Each token's predecessor at the same place, zeros in the first frame: [B, T, N, C]."""
-    return jnp.pad(features[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))
+def neighbours(features: jax.Array) -> jax.Array:
+    """Each token's predecessor at the same place; in the first frame its successor. [B, T, N, C].
+
+    Differs from the public algorithm, which gives zeros to the first frame of a video, because of a
+    group of four frames that is a quarter, which would be scored by one product and not by two.
+    """
+    return jnp.concatenate([features[:, 1:2], features[:, :-1]], axis=1)
 
 
 def semantic_scores(features: jax.Array, *, temporal: jax.Array, spatial: jax.Array) -> jax.Array:
@@ -27,7 +32,7 @@ def semantic_scores(features: jax.Array, *, temporal: jax.Array, spatial: jax.Ar
 
     Args:
         features: [B, T, N, C].
-        temporal: [B, T, N, C], the learned query of `previous_frames`.
+        temporal: [B, T, N, C], the learned query of `neighbours`.
         spatial: [B, T, C], the learned query of the frames' means.
 
     Returns:
@@ -53,7 +58,7 @@ def motion_scores(features: jax.Array) -> jax.Array:
     return jnp.concatenate([change[:, :1], change], axis=1)
 
 
-def guided_noise(scores: jax.Array, *, key: jax.Array, tube: bool = False) -> jax.Array:
+def noisy_scores(scores: jax.Array, *, key: jax.Array, tube: bool = False) -> jax.Array:
     """Standardised scores of each clip plus Gumbel noise, to be ranked.
 
     Equal scores leave the noise alone, which makes every choice as likely as any other.
@@ -92,7 +97,7 @@ def adaptive_ratio(features: jax.Array, *, low: float, high: float) -> jax.Array
     return low + (high - low) * alike
 
 
-def visible_tokens(ranked: jax.Array, *, ratio: jax.Array) -> jax.Array:
+def choose_visible(ranked: jax.Array, *, ratio: jax.Array) -> jax.Array:
     """Marks what stays visible: 1 for the highest, 0 for the others, exactly.
 
     The gradient is that of a sigmoid around the lowest visible value, as wide as the clip's spread

@@ -1,0 +1,11 @@
+"""Writing files so that nobody ever reads half of one."""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` under a temporary name beside `path`, then renames it."""
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
