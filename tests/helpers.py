@@ -10,14 +10,15 @@ import av
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.config import DecoderConfig, ModelConfig, VisionConfig
+from vxlpro_jax.config import DecoderConfig, DtsConfig, ModelConfig, VisionConfig
 from vxlpro_jax.data.synthetic import write_mp4
 
 ROOT = Path(__file__).parent.parent
 
-# Its vocabulary holds the shipped tokenizer's 436 ids.
+# Its vocabulary holds the shipped tokenizer's 436 ids; its grid is a third of the released one.
 MICRO = ModelConfig(
     vision=VisionConfig(width=32, depth=1, num_heads=2, mlp_width=64, image_size=56),
+    dts=DtsConfig(grid=8),
     decoder=DecoderConfig(
         vocab_size=440,
         width=32,

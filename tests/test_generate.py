@@ -12,11 +12,14 @@ from PIL import Image
 
 from vxlpro_jax import answering, checkpoint, cli, generate
 from vxlpro_jax.answering import Answerer, Options, sample
-from vxlpro_jax.config import IMAGE_TOKEN, InputError
+from vxlpro_jax.config import IMAGE_TOKEN, DtsConfig, InputError
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
+
+# With the released number of visual tokens.
+MODEL = dataclasses.replace(MICRO, dts=DtsConfig())
 
 PROMPTS = ("What colour is the shape?", "Which way does it move, and how far?", "Why?")
 SHORT = Options(max_new_tokens=6)
@@ -27,13 +30,13 @@ def folder(tmp_path_factory):
     """A model folder with random weights."""
     folder = tmp_path_factory.mktemp("model")
     rng = np.random.default_rng(0)
-    shapes = abstract_params(MICRO)
+    shapes = abstract_params(MODEL)
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     # What the last id attends to must outweigh the id itself.
     for name in ("q", "k", "v", "out"):
         params["decoder"]["layers"]["attn"][name]["kernel"] *= 3
     checkpoint.write_params(folder / "params", leaves=params)
-    (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
+    (folder / "config.json").write_text(json.dumps(MODEL.to_release()))
     checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
     return folder
 
@@ -158,7 +161,7 @@ def test_padding_does_not_change_the_logits(answerer, encoded):
     plan = answerer.plan(encoded, PROMPTS[1], options=SHORT)
     sequence, length = answerer._assemble(encoded, plan)
     kept = answering._trim(sequence, answering._round_up(length, 256))
-    cache = KVCache.empty(MICRO.decoder, batch=1, slots=512, dtype=np.float32)
+    cache = KVCache.empty(MODEL.decoder, batch=1, slots=512, dtype=np.float32)
     padded, _ = answerer._apply("prefill", kept, cache)
 
     def unpadded(params, visual):
@@ -171,7 +174,7 @@ def test_padding_does_not_change_the_logits(answerer, encoded):
         )
         model = functools.partial(VideoXLPro(answerer.config).apply, {"params": params})
         sequence = model(visual[None], text, method="assemble")
-        cache = KVCache.empty(MICRO.decoder, batch=1, slots=length, dtype=np.float32)
+        cache = KVCache.empty(MODEL.decoder, batch=1, slots=length, dtype=np.float32)
         return model(answering._trim(sequence, length), cache, method="prefill")[0]
 
     assert length == len(plan.ids) - 1 + 20 + plan.keep
@@ -226,7 +229,7 @@ def test_temperature_sharpens():
 
 def with_context(answerer, positions):
     decoder = dataclasses.replace(answerer.config.decoder, max_positions=positions)
-    config = dataclasses.replace(MICRO, decoder=decoder)
+    config = dataclasses.replace(MODEL, decoder=decoder)
     return Answerer(answerer._params, config=config, tokenizer=answerer.tokenizer)
 
 

@@ -333,12 +333,23 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
     assert new == {"projector", "selector", "decoder"}
     for path in set(started) & set(taught):
         np.testing.assert_array_equal(started[path], taught[path], err_msg=path)
-    assert "Newly initialised: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"From {run}: dts, vision." in out
+    assert "Newly initialised: decoder, projector, selector." in out
 
 
-def test_stage_2_is_not_evaluated_yet(stage1):
+def test_random_part_that_stays_frozen_is_told(stage1, capsys):
+    optimizer = optim.optimizer(stage1.optim, total_steps=1)
+    abstract = abstract_state(stage1, optimizer=optimizer, mesh=sharding.make_mesh(MeshConfig()))
+    initial_state(stage1, abstract=abstract, optimizer=optimizer)
+    assert (
+        "Frozen as they are drawn, because init_from has none: vision." in capsys.readouterr().out
+    )
+
+
+def test_stage_2_is_not_evaluated_yet(data):
     with pytest.raises(InputError, match="only stage 1 is evaluated"):
-        resolve(dataclasses.replace(stage1, task="answer"))
+        resolve(dataclasses.replace(run_config(data), eval_every=5))
 
 
 def test_missing_held_out_file_is_told_before_the_training(stage1):
@@ -351,9 +362,3 @@ def test_held_out_file_may_change_in_the_same_folder(stage1, tmp_path):
     write_workdir(stage1, workdir=tmp_path / "run")
     data = dataclasses.replace(stage1.data, eval_path="other.json")
     check_workdir(dataclasses.replace(stage1, data=data), workdir=tmp_path / "run")
-
-
-def test_full_size_does_not_start_with_a_random_tower(stage1):
-    model = dataclasses.replace(stage1, model=PRESETS["3b"], eval_every=0)
-    with pytest.raises(InputError, match="would start with a random vision"):
-        resolve(model)

@@ -49,6 +49,12 @@ def stop_frozen(params: Any, *, config: OptimConfig) -> Any:
     return _map_paths(stop, params)
 
 
+def frozen_branches(params: Any, *, config: OptimConfig) -> list[str]:
+    """The top-level branches none of whose parameters the optimizer changes."""
+    scales = _map_paths(lambda path, _: _scale(path, config), params)
+    return [name for name, branch in scales.items() if not any(jax.tree.leaves(branch))]
+
+
 def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
     """The gradients that the optimizer applies, for their norm."""
     flat = jax.tree_util.tree_leaves_with_path(grads)

@@ -9,7 +9,6 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -189,8 +188,6 @@ def resolve(config: TrainConfig) -> TrainConfig:
         )
     if config.eval_every:
         _check_evaluation(config)
-    if not is_tiny(config):
-        _check_sources(config, sources)
     return config
 
 
@@ -202,15 +199,6 @@ def _check_evaluation(config: TrainConfig) -> None:
             " to 0."
         )
     held_out(config.data)
-
-
-def _check_sources(config: TrainConfig, sources: Sequence[warm_start.Source]) -> None:
-    needed = {"recot": ("vision",), "answer": ("vision", "decoder")}[config.task]
-    if absent := [part for part in needed if not warm_start.holder(sources, part)]:
-        raise InputError(
-            f"A full-size run would start with a random {' and '.join(absent)}: set"
-            " --config.init_from to a folder that holds them (see checkpoints_convert.assemble)."
-        )
 
 
 def _with_language(config: TrainConfig, *, source: warm_start.Source | None) -> TrainConfig:
@@ -326,6 +314,11 @@ def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> Tr
     missing = [part for part in abstract.params if part not in params]
     if missing:
         print(f"Newly initialised: {', '.join(missing)}.")
+        frozen = optim.frozen_branches(
+            {part: abstract.params[part] for part in missing}, config=config.optim
+        )
+        if frozen:
+            print(f"Frozen as they are drawn, because init_from has none: {', '.join(frozen)}.")
 
         def init(key):
             fresh = fresh_params(key, config=config)
