@@ -147,4 +147,4 @@ def test_moments_are_sharded_as_their_parameters(runs, task, mesh):
         owner = specs["params"][moment["of"]]
         assert (moment["shape"], moment["shard"]) == (owner["shape"], owner["shard"]), moment
     sharded = [m for m in specs["moments"] if m["shape"] != m["shard"]]
-    assert len(sharded) > 30
+    assert len(sharded) > {"answer": 40, "recot": 30}[task]

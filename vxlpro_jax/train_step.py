@@ -32,7 +32,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "lr": schedule(state.step),
-            "grad_norm": optax.global_norm(optim.trained_only(grads, config=config.optim)),
+            "grad_norm": optax.tree.norm(optim.trained_only(grads, config=config.optim)),
             **metrics,
         }
         state = state.replace(
