@@ -11,7 +11,7 @@ from configs import common
 def get_config(arg=None):
     preset, options = common.parse_arg(arg, frames=0, batch=0)
     if preset == "tiny":
-        c = common.base(preset, frames=options.frames or 8, text=0, batch=options.batch or 4)
+        c = common.base(preset, frames=options.frames or 8, text=0, batch=options.batch or 8)
         c.optim.lr = 2e-3
     else:
         c = common.base(preset, frames=options.frames or 64, text=0, batch=options.batch or 64)

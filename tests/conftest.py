@@ -15,6 +15,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture
+def no_mesh():
+    """`train` sets the mesh of its process; the next test begins without one."""
+    yield
+    import jax  # Not before the environment above is set.
+
+    jax.set_mesh(jax.make_mesh((1,), ("none",))).__exit__(None, None, None)
+
+
 @pytest.fixture(scope="session")
 def golden_folder(tmp_path_factory) -> Path:
     """The golden release-format checkpoint (config.json, model.safetensors) and its `case_*.npz`.

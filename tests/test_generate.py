@@ -149,7 +149,7 @@ def test_a_picture_is_answered_too(run, files):
 def test_fewer_frames_are_encoded_alike(answerer, files, encoded):
     """Groups do not see each other: the first four of six frames give the first group."""
     frames = answering.video.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
-    alone = answerer._encode(frames[None], times=np.zeros(1))
+    alone = answerer.encode_groups(frames[None], times=np.zeros(1))
     np.testing.assert_allclose(alone.visual[0], encoded.visual[0], atol=1e-4)
 
 

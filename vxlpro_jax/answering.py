@@ -130,7 +130,7 @@ class Answerer:
         """
         size = self.config.vision.image_size
         groups = video.group_frames(video.read_video(path, max_frames=max_frames, size=size))
-        return self._encode(groups.frames, times=groups.times)
+        return self.encode_groups(groups.frames, times=groups.times)
 
     def encode_image(self, path: str | Path) -> Encoded:
         """Reads and encodes a picture.
@@ -141,7 +141,7 @@ class Answerer:
         size = self.config.vision.image_size
         grids = images.parse_pinpoints(self._pinpoints, size=size)
         crops = images.group_crops(images.read_image(path, size=size, grids=grids))
-        return self._encode(crops, times=np.zeros(len(crops)))
+        return self.encode_groups(crops, times=np.zeros(len(crops)))
 
     def plan(self, encoded: Encoded, prompt: str, *, options: Options) -> Plan:
         """Fits a prompt into the model's context, keeping fewer visual tokens if need be.
@@ -193,7 +193,7 @@ class Answerer:
                 logits, cache = self._apply("step", token, cache, donate=(1,))
         yield text.finish()
 
-    def _encode(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
+    def encode_groups(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
         """Encodes a fixed number of groups at a time, so that memory does not grow with frames."""
         parts = []
         for start in range(0, len(frames), _GROUPS_AT_ONCE):

@@ -224,8 +224,8 @@ class RecotConfig:
 PRESETS: dict[str, ModelConfig] = {
     "3b": ModelConfig(),
     "tiny": ModelConfig(
-        vision=VisionConfig(width=64, depth=3, num_heads=4, mlp_width=256, image_size=168),
-        dts=DtsConfig(grid=12),
+        vision=VisionConfig(width=64, depth=3, num_heads=4, mlp_width=256, image_size=112),
+        dts=DtsConfig(grid=8),
         decoder=DecoderConfig(
             vocab_size=512,
             width=128,
@@ -244,9 +244,9 @@ class DataConfig:
     """Where samples come from and the static shapes that they are padded to.
 
     `path` is a LLaVA-format JSON file; empty means the embedded synthetic clips, written once to
-    `workdir_cache`. `eval_path` is another, of samples that are only evaluated. `max_frames` is a
-    multiple of four; `max_text_tokens` counts every text id of a sample, template and answer
-    included.
+    `workdir_cache`. `eval_path` is another, of samples that are only evaluated. `feature_cache` is
+    a folder where stage 1 keeps its frozen tower's features. `max_frames` is a multiple of four;
+    `max_text_tokens` counts every text id of a sample, template and answer included.
     """
 
     path: str = ""
@@ -254,6 +254,7 @@ class DataConfig:
     video_root: str = ""
     image_root: str = ""
     workdir_cache: str = "~/.cache/vxlpro_jax"
+    feature_cache: str = ""
     tokenizer: str = ""
     batch_size: int = 8
     max_frames: int = 8

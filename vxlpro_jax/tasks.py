@@ -11,7 +11,7 @@ import jax
 from einops import rearrange
 
 from vxlpro_jax import tree
-from vxlpro_jax.config import TrainConfig
+from vxlpro_jax.config import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.losses import cross_entropy, reconstruction
 from vxlpro_jax.models import recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
@@ -94,13 +94,17 @@ def _recot(config: TrainConfig) -> Task:
 
 
 def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig) -> Loss:
-    """Error of the restored tokens and of their changes, over the groups that are not padding."""
+    """Error of the restored tokens and of their changes, over the groups that are not padding.
+
+    The batch holds `frames`, or `features` [B,G,4,P,C] of the frozen tower.
+    """
     params = tree.cast(params, config.compute_dtype)
     model = recot.Recot(config.model, config.recot)
-    frames = rearrange(batch["frames"], "b g f ... -> (b g) f ...")
+    visuals = "features" if "features" in batch else "frames"
+    groups = rearrange(batch[visuals], "b g f ... -> (b g) f ...")
 
     def restore(model):
-        return model(model.features(frames), key=key)
+        return model(groups if visuals == "features" else model.features(groups), key=key)
 
     restored = model.apply({"params": params}, method=restore)
     hidden = jax.lax.stop_gradient(1 - restored.visible)
@@ -116,4 +120,4 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
 
 
 def _frames(batch):
-    return batch["group_segments"].astype(bool).sum() * batch["frames"].shape[2]
+    return batch["group_segments"].astype(bool).sum() * FRAMES_PER_GROUP

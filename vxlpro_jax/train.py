@@ -15,7 +15,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from vxlpro_jax import checkpoint, cli, metrics, optim, sharding, warm_start
+from vxlpro_jax import checkpoint, cli, feature_cache, metrics, optim, sharding, warm_start
 from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
 from vxlpro_jax.data.pipeline import build_pipeline, held_out
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
@@ -83,6 +83,11 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
         state = initial_state(config, abstract=abstract, optimizer=optimizer)
     write_workdir(config, workdir=workdir)
     first_step = int(state.step)
+    if config.data.feature_cache:
+        vision = state.params["vision"]
+        data.read_features(
+            feature_cache.fill(vision, config=config, source=data.source, to_devices=to_devices)
+        )
 
     # ---- Loop ------------------------------------------------------------------------------------
     # Held to the table: left to the compiler, shardings drift, and the second step compiles again.
@@ -188,7 +193,19 @@ def resolve(config: TrainConfig) -> TrainConfig:
         )
     if config.eval_every:
         _check_evaluation(config)
+    if config.data.feature_cache:
+        _check_frozen_tower(config)
     return config
+
+
+def _check_frozen_tower(config: TrainConfig) -> None:
+    shapes = jax.eval_shape(task_of(config).init_params, jax.random.key(0))
+    is_frozen = "vision" in optim.frozen_branches(shapes, config=config.optim)
+    if config.task != "recot" or not is_frozen:
+        raise InputError(
+            "data.feature_cache is set: features can only be kept in stage 1 and of a frozen tower;"
+            " leave it empty, or freeze the tower in optim.groups."
+        )
 
 
 def _check_evaluation(config: TrainConfig) -> None:
@@ -264,7 +281,7 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
     if not written.exists():
         return
     old, new = (
-        dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path=""))
+        dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path="", feature_cache=""))
         for run in (from_mapping(TrainConfig, checkpoint.read_json(written)), config)
     )
     own = {"answer": "keep_ratio", "recot": "recot"}[config.task]

@@ -2,22 +2,28 @@
 
 import json
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from configs import stage2, stage3
 from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.data import synthetic
 from vxlpro_jax.data.chat import encode_conversation
+from vxlpro_jax.data.drawing import COLOURS
 from vxlpro_jax.data.pipeline import tokenizer_for
 from vxlpro_jax.data.sources import load_records
 from vxlpro_jax.data.synthetic import (
-    COLOURS,
     DIRECTIONS,
-    EVAL_CLIPS,
     FPS,
-    TRAIN_CLIPS,
+    FRAMES,
+    NUMBERS,
+    SIZES,
+    haystack,
     make_clip,
     motion_clips,
+    needle_set,
     synthetic_set,
 )
 from vxlpro_jax.data.video import read_video
@@ -30,71 +36,148 @@ def embedded(cache):
 
 @pytest.fixture
 def few_clips(monkeypatch):
-    monkeypatch.setattr("vxlpro_jax.data.synthetic.TRAIN_CLIPS", 4)
-    monkeypatch.setattr("vxlpro_jax.data.synthetic.EVAL_CLIPS", 2)
+    monkeypatch.setattr(synthetic, "SIZES", {"train": 4, "eval": 2})
 
 
-def test_records_are_usable_and_fit_the_default_row(embedded):
+def test_records_are_usable_and_fit_the_tiny_row(embedded):
     train, held_out = load_records(embedded.train), load_records(embedded.eval)
-    assert len({record.video for record in train}) == TRAIN_CLIPS
-    assert len({record.video for record in held_out}) == EVAL_CLIPS
+    assert len({record.video for record in train}) == SIZES["train"]
+    assert len({record.video for record in held_out}) == SIZES["eval"]
     assert not {record.video for record in train} & {record.video for record in held_out}
     tokenizer = tokenizer_for(DataConfig())
     lengths = [
         len(encode_conversation(record.turns, tokenizer=tokenizer).ids)
         for record in (*train, *held_out)
     ]
-    assert max(lengths) <= DataConfig().max_text_tokens
+    for stage in (stage2, stage3):
+        assert max(lengths) <= stage.get_config().data.max_text_tokens
 
 
 def test_files_show_the_frames_that_were_drawn(embedded):
-    for index in range(0, TRAIN_CLIPS, 13):
-        clip = make_clip(index)
-        video = read_video(embedded.root / f"clip{index:03d}.mp4", max_frames=99, size=112)
-        assert len(video.frames) == len(clip.frames)
-        np.testing.assert_allclose(video.times, np.arange(len(clip.frames)) / FPS)
+    for index in range(0, SIZES["eval"], 13):
+        clip = make_clip(index, split="eval")
+        video = read_video(embedded.root / f"eval{index:04d}.mp4", max_frames=99, size=112)
+        assert len(video.frames) == len(clip.frames) == FRAMES
+        np.testing.assert_allclose(video.times, np.arange(FRAMES) / FPS)
         for drawn, shown in zip(clip.frames, video.frames, strict=True):
             assert abs(drawn.mean() - shown.mean()) < 4
 
 
-def answers(index: int) -> dict[str, str]:
-    return {question.text: question.answer for question in make_clip(index).questions}
+def asked(kind: str, *, split: str, count: int = 48):
+    """The first clips of a split with a question of `kind`, and what is answered."""
+    for index in range(count):
+        clip = make_clip(index, split=split)
+        found = {q.text: q.answer for q in clip.questions if q.kind == kind}
+        if found:
+            yield clip, found
 
 
 def colour_mask(frame: np.ndarray, colour: str) -> np.ndarray:
     return (frame == np.array(COLOURS[colour], np.uint8)).all(-1)
 
 
+def colour_of(frame: np.ndarray) -> str:
+    """The colour that fills most of a frame, or nothing."""
+    largest = max(COLOURS, key=lambda colour: colour_mask(frame, colour).sum())
+    return largest if colour_mask(frame, largest).any() else ""
+
+
 def test_directions_are_true():
-    for index in range(0, TRAIN_CLIPS, 4):
-        told = answers(index)
-        way = next(answer for answer in told.values() if answer in DIRECTIONS)
-        colour = next(answer for answer in told.values() if answer in COLOURS)
-        first, last = (
-            np.argwhere(colour_mask(make_clip(index).frames[i], colour)).mean(0) for i in (0, -1)
-        )
-        moved = (last - first)[::-1]
-        assert np.argmax(np.abs(moved)) == (0 if DIRECTIONS[way][0] else 1)
-        assert np.sign(moved).tolist()[np.argmax(np.abs(moved))] == sum(DIRECTIONS[way])
+    for clip, answers in asked("direction", split="train"):
+        [way] = answers.values()
+        colour = colour_of(clip.frames[0])
+        first, last = (np.argwhere(colour_mask(clip.frames[i], colour)).mean(0) for i in (0, -1))
+        moved = (last - first)[::-1] / clip.frames[0].shape[1::-1]
+        np.testing.assert_allclose(moved, np.multiply(DIRECTIONS[way], 0.5), atol=0.03)
 
 
-def test_flash_times_are_true():
-    for index in range(2, TRAIN_CLIPS, 4):
-        for text, answer in answers(index).items():
-            if text.startswith("When"):
-                colour = text.split()[3]
-                filled = [colour_mask(f, colour).mean() > 0.5 for f in make_clip(index).frames]
-                assert answer == f"{filled.index(True) / FPS:.1f}s"
+def test_colours_are_true():
+    for clip, answers in asked("appearance", split="eval"):
+        assert answers["What colour is the shape?"] == colour_of(clip.frames[3])
 
 
-def test_answers_vary():
-    for kind in range(4):
-        seen = {a for index in range(kind, TRAIN_CLIPS, 4) for a in answers(index).values()}
-        assert len(seen) >= 9
+def test_numbers_are_true():
+    for clip, answers in asked("count", split="train"):
+        frame = clip.frames[0]
+        mask = colour_mask(frame, colour_of(frame))
+        middles = np.array(mask.shape) // 2
+        quarters = [
+            half
+            for rows in np.split(mask, middles[:1])
+            for half in np.split(rows, middles[1:], axis=1)
+        ]
+        assert answers["How many shapes are there?"] == str(sum(q.sum() > 9 for q in quarters))
+
+
+def test_flashes_are_true():
+    for clip, answers in asked("order", split="eval"):
+        seen = [colour for colour in map(colour_of, clip.frames) if colour]
+        assert answers["Which flash comes first?"] == seen[0] == seen[1]
+        assert answers["Which flash comes last?"] == seen[-1] == seen[-2]
+
+
+def test_time_spans_are_true():
+    for clip, answers in asked("when", split="train"):
+        [(question, answer)] = answers.items()
+        lit = [i for i, frame in enumerate(clip.frames) if colour_of(frame)]
+        lit = lit[:2] if "first" in question else lit[2:]
+        assert answer == f"{lit[0] / FPS:.1f}s to {(lit[1] + 1) / FPS:.1f}s"
+
+
+def test_the_card_lies_where_the_depth_says():
+    for depth, group in ((0.0, 0), (0.5, 4), (1.0, 8)):
+        clip = haystack(np.random.default_rng(0), colour="blue", groups=9, depth=depth)
+        shown = [bool(colour_of(frame)) for frame in clip.frames]
+        assert np.flatnonzero(shown).tolist() == list(range(4 * group, 4 * group + 4))
+        assert clip.questions[0].answer == "blue" == colour_of(clip.frames[4 * group])
+
+
+def combinations(split: str) -> set[tuple[str, ...]]:
+    """Pairs of answers and of answer and colour that clips of a split show."""
+    found = set()
+    for index in range(240):
+        clip = make_clip(index, split=split)
+        match clip.questions[0].kind:
+            case "direction" | "count":
+                found.add((clip.questions[0].answer, colour_of(clip.frames[0])))
+            case "order":
+                found.add(tuple(q.answer for q in clip.questions[:2]))
+    return found
+
+
+def test_held_out_combinations_are_new():
+    train, held_out = combinations("train"), combinations("eval")
+    assert not train & held_out
+    assert len(held_out) >= 8 + 8 / 2
+    assert {first for first, _ in held_out} >= {*DIRECTIONS, *NUMBERS}
+
+
+def test_no_answer_can_be_read_off_the_question(embedded):
+    counts = {}
+    for sample in json.loads(embedded.eval.read_text()):
+        if sample["kind"] != "when":
+            question, answer = (turn["value"] for turn in sample["conversations"])
+            counts.setdefault(question, Counter())[answer] += 1
+    for question, answers in counts.items():
+        assert len(answers) == 4, question
+        assert max(answers.values()) <= 0.45 * answers.total(), question
+
+
+def test_haystacks_of_every_length_and_depth(monkeypatch, tmp_path):
+    monkeypatch.setattr(synthetic, "NEEDLE_FRAMES", (8, 16))
+    monkeypatch.setattr(synthetic, "NEEDLES", 1)
+    file = needle_set(tmp_path)
+    samples = json.loads(file.read_text())
+    assert len(samples) == len(load_records(file)) == 2 * len(synthetic.NEEDLE_DEPTHS)
+    for sample in samples:
+        video = read_video(file.parent / sample["video"], max_frames=99, size=64)
+        assert len(video.frames) == sample["frames"]
 
 
 def test_clips_are_always_the_same(few_clips, embedded, tmp_path):
-    for clip in synthetic_set(tmp_path).root.glob("clip00[0-3].mp4"):
+    clips = list(synthetic_set(tmp_path).root.glob("*.mp4"))
+    assert len(clips) == 6
+    for clip in clips:
         assert clip.read_bytes() == (embedded.root / clip.name).read_bytes()
 
 

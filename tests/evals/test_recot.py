@@ -42,7 +42,30 @@ def test_report_and_picture(config, tmp_path):
     assert all(np.isfinite(error) and error > 0 for error in errors.values())
     # A decoder that has learned nothing restores nothing.
     assert errors["model"] > 0.9
+    assert report["masks"].keys() == {"own", "random"}
     assert recot_eval.evaluate(params, **arguments) == report
+
+
+def test_masks_of_random_choice_have_no_pattern_and_those_of_motion_do(config, tmp_path):
+    frames = pipeline.first_groups(config.data, image_size=56, count=2)
+    patterns = {}
+    for policy in ("random", "motion"):
+        options = dataclasses.replace(config.recot, policy=policy)
+        own = dataclasses.replace(config, recot=options)
+        params = recot.init_params(config.model, options=options, key=jax.random.key(0))
+        model = recot_eval.Model(params, own)
+        targets = model.restore(frames).targets
+        patterns[policy] = recot_eval.mask_pattern(model.visible_share(frames), targets=targets)
+    assert abs(patterns["random"]["unevenness"] - np.sqrt(0.25 * 0.75 / 16)) < 0.02
+    assert abs(patterns["random"]["motion"]) < 0.2
+    assert patterns["motion"]["unevenness"] > 0.2
+    assert patterns["motion"]["motion"] > 0.5
+
+
+def test_pattern_of_masks_that_never_vary():
+    targets = np.random.default_rng(0).normal(size=(2, 4, 9, 3))
+    pattern = recot_eval.mask_pattern(np.full((2, 4, 9), 0.25), targets=targets)
+    assert pattern == {"unevenness": 0.0, "motion": 0.0}
 
 
 def mean(frames):

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
+from vxlpro_jax.data.features import FeatureFiles
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.sources import Record, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import synthetic_set
@@ -294,6 +295,17 @@ class BatchIterator(grain.DatasetIterator):
         self._close_inner()
         self._next_batch = state["next_batch"]
         self._bad.records = set(state["bad_records"])
+
+    @property
+    def source(self) -> BatchSource:
+        """What the batches are made of."""
+        return self._source
+
+    def read_features(self, files: FeatureFiles) -> None:
+        """From now on the batches hold these instead of frames."""
+        self._close_inner()
+        reader = dataclasses.replace(self._source.reader, features=files)
+        self._source = dataclasses.replace(self._source, reader=reader)
 
     def start_prefetch(self) -> None:
         """Begins to read ahead; `next` does so by itself."""

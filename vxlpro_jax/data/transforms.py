@@ -13,6 +13,7 @@ import numpy as np
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS, InputError
 from vxlpro_jax.data.chat import encode_conversation, encode_stamps
+from vxlpro_jax.data.features import FeatureFiles
 from vxlpro_jax.data.images import Grid, group_crops, parse_pinpoints, read_image
 from vxlpro_jax.data.sources import Record, resolve_inside
 from vxlpro_jax.data.tokenizer import Tokenizer
@@ -20,7 +21,10 @@ from vxlpro_jax.data.video import FrameGroups, group_frames, read_video
 
 
 class Sample(NamedTuple):
-    """frames uint8 [g,4,S,S,3]; stamp_ids int32 [g,10]; tokens and labels int32 [t]."""
+    """frames uint8 [g,4,S,S,3]; stamp_ids int32 [g,10]; tokens and labels int32 [t].
+
+    Instead of frames there may be the tower's features, [g,4,P,C].
+    """
 
     frames: np.ndarray
     stamp_ids: np.ndarray
@@ -41,7 +45,8 @@ class RowShape:
 class SampleReader:
     """Reads one record's file and encodes its text; `build` makes it from a config's values.
 
-    Without a tokenizer samples have no text, and their stamps are zeros.
+    Without a tokenizer samples have no text, and their stamps are zeros; then `features` may stand
+    in for frames.
     """
 
     tokenizer: Tokenizer | None
@@ -49,6 +54,7 @@ class SampleReader:
     video_root: Path
     image_root: Path
     grids: tuple[Grid, ...]
+    features: FeatureFiles | None = None
 
     @classmethod
     def build(
@@ -90,7 +96,7 @@ class SampleReader:
             InputError: the file cannot be used, or the text is longer than a row.
         """
         if self.tokenizer is None:
-            frames = self._groups(record).frames
+            frames = self._features(record) if self.features else self._groups(record).frames
             stamps = np.zeros((len(frames), STAMP_TOKENS), np.int32)
             return Sample(frames, stamps, np.zeros(0, np.int32), np.zeros(0, np.int32))
         chat = encode_conversation(record.turns, tokenizer=self.tokenizer)
@@ -103,15 +109,34 @@ class SampleReader:
         stamps = encode_stamps(groups.times, tokenizer=self.tokenizer, scale=record.scale)
         return Sample(groups.frames, stamps, chat.ids, chat.labels)
 
+    def visual_file(self, record: Record) -> Path:
+        """The video or image of a record that has one.
+
+        Raises:
+            InputError: it lies outside of its root.
+        """
+        root = self.video_root if record.video else self.image_root
+        return resolve_inside(root, record.video or record.image)
+
+    def _features(self, record: Record) -> np.ndarray:
+        visual = self.visual_file(record)
+        try:
+            return self.features.read(visual)
+        except (OSError, ValueError) as error:
+            self._groups(record)  # What is wrong with the file itself is told first.
+            raise InputError(
+                f"The features of {visual} cannot be read ({error}): start the run again to have"
+                " them made."
+            ) from error
+
     def _groups(self, record: Record) -> FrameGroups:
         size = self.shape.image_size
         if record.video:
-            path = resolve_inside(self.video_root, record.video)
             max_frames = self.shape.groups * FRAMES_PER_GROUP
-            return group_frames(read_video(path, max_frames=max_frames, size=size))
+            read = read_video(self.visual_file(record), max_frames=max_frames, size=size)
+            return group_frames(read)
         if record.image:
-            path = resolve_inside(self.image_root, record.image)
-            crops = read_image(path, size=size, grids=self.grids)
+            crops = read_image(self.visual_file(record), size=size, grids=self.grids)
             return FrameGroups(group_crops(crops), np.zeros(len(crops)))
         return FrameGroups(np.zeros((0, FRAMES_PER_GROUP, size, size, 3), np.uint8), np.zeros(0))
 
@@ -119,11 +144,13 @@ class SampleReader:
 def stack_rows(samples: Sequence[Sample], *, shape: RowShape) -> dict[str, np.ndarray]:
     """One sample a row, padded: the batch of `pipeline.build_pipeline`.
 
-    Segments count from 1; 0 is padding.
+    Segments count from 1; 0 is padding. Samples with features make a batch with `features` in the
+    place of `frames`.
     """
-    rows, groups, text, size = len(samples), shape.groups, shape.text, shape.image_size
+    rows, groups, text, first = len(samples), shape.groups, shape.text, samples[0].frames
+    visuals = "frames" if first.dtype == np.uint8 else "features"
     batch = {
-        "frames": np.zeros((rows, groups, FRAMES_PER_GROUP, size, size, 3), np.uint8),
+        visuals: np.zeros((rows, groups, *first.shape[1:]), first.dtype),
         "stamp_ids": np.zeros((rows, groups, STAMP_TOKENS), np.int32),
         "group_segments": np.zeros((rows, groups), np.int32),
         "tokens": np.zeros((rows, text), np.int32),
@@ -132,7 +159,7 @@ def stack_rows(samples: Sequence[Sample], *, shape: RowShape) -> dict[str, np.nd
     }
     for row, sample in enumerate(samples):
         visual, spoken = len(sample.frames), len(sample.tokens)
-        batch["frames"][row, :visual] = sample.frames
+        batch[visuals][row, :visual] = sample.frames
         batch["stamp_ids"][row, :visual] = sample.stamp_ids
         batch["group_segments"][row, :visual] = 1
         batch["tokens"][row, :spoken] = sample.tokens

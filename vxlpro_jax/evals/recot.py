@@ -25,7 +25,7 @@ from vxlpro_jax.evals import probe
 from vxlpro_jax.files import write_atomically
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models import recot
-from vxlpro_jax.ops import grids, mesh
+from vxlpro_jax.ops import grids, masking, mesh
 from vxlpro_jax.ops.filling import fill
 from vxlpro_jax.ops.precision import at_least_float32
 
@@ -33,6 +33,7 @@ REPORT, PICTURE = "recot.json", "recot.png"
 # So that runs of all policies and ratios can be compared.
 _MASK = {"policy": "random", "mask_ratio": (0.75, 0.75)}
 _AT_ONCE = 16
+_DRAWS = 16  # Of a group's masks: by chance a share of 1/4 then deviates by 0.11.
 _SHOWN = 4
 
 
@@ -63,9 +64,10 @@ def evaluate(
         `reconstruction`, under the same random mask of three quarters for every policy: error of
         the `model`, of two rules that learn nothing (see `ops.filling`), and of linear read-outs of
         the `untrained` compressor; `trained_read_out`, that of the trained one; `own_mask`, error
-        of the model under the masks that it trains with; `shuffle_similarity`, mean cosine of the
-        compressed tokens of a group and of its shuffle; `direction_probe`, accuracies of reading
-        the direction of motion linearly from compressed groups and from one frame (chance 0.25).
+        of the model under the masks that it trains with; `masks`, the pattern of those and of
+        random ones (see `mask_pattern`); `shuffle_similarity`, mean cosine of the compressed tokens
+        of a group and of its shuffle; `direction_probe`, accuracies of reading the direction of
+        motion linearly from compressed groups and from one frame (chance 0.25).
     """
     sizes = sizes or Sizes()
     read = functools.partial(
@@ -83,6 +85,10 @@ def evaluate(
         },
         "trained_read_out": read_out_error(model, known=known, asked=held_out),
         "own_mask": _hidden_mean(_errors(own)["model"], own),
+        "masks": {
+            "own": mask_pattern(model.visible_share(held_out), targets=own.targets),
+            "random": mask_pattern(model.visible_share(held_out, own=False), targets=own.targets),
+        },
         "shuffle_similarity": shuffle_similarity(model.compress, held_out),
         "direction_probe": direction_probe(model.compress, sizes, side=held_out.shape[2]),
     }
@@ -109,17 +115,23 @@ class Model:
         """The same under masks of the run's own policy."""
         return self._map(self._model, _restore, frames)
 
+    def visible_share(self, frames: np.ndarray, *, own: bool = True) -> np.ndarray:
+        """How often each token stays visible, [G, f, P], under own or random masks."""
+        model = self._model if own else self._common
+        draws = [self._map(model, _choose, frames, draw=draw) for draw in range(_DRAWS)]
+        return np.mean(draws, axis=0)
+
     def compress(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [G, f, S, S, 3] to [G, P, C], nothing hidden."""
         return self._map(self._model, _compress, frames)
 
-    def _map(self, model, method, frames):
+    def _map(self, model, method, frames, *, draw=0):
         """Chunks of one size, the last filled up with copies of the first group."""
         run = _compiled(model, method, is_spread=not jax.sharding.get_abstract_mesh().empty)
         size = math.lcm(_AT_ONCE, mesh.axis_size(mesh.FRAME_AXES))
         filled = np.concatenate([frames, np.repeat(frames[:1], -len(frames) % size, axis=0)])
         parts = [
-            run(self._params, filled[at : at + size], jax.random.key(at))
+            run(self._params, filled[at : at + size], jax.random.fold_in(jax.random.key(at), draw))
             for at in range(0, len(filled), size)
         ]
         return jax.tree.map(lambda *x: _whole(x)[: len(frames)], *parts)
@@ -131,6 +143,10 @@ def _whole(parts):
 
 def _restore(model, frames, key):
     return model(model.features(frames), key=key)
+
+
+def _choose(model, frames, key):
+    return model.recot.choose(model.features(frames), key=key)
 
 
 def _compress(model, frames, key):
@@ -166,6 +182,28 @@ def _errors(restored: recot.Restored) -> dict[str, np.ndarray]:
 
 def _hidden_mean(error: np.ndarray, restored: recot.Restored) -> float:
     return float(error[restored.visible == 0].mean())
+
+
+def mask_pattern(share: np.ndarray, *, targets: np.ndarray) -> dict[str, float]:
+    """What tells a policy's masks from random ones.
+
+    Args:
+        share: [G, f, P], how often each token stays visible.
+        targets: [G, f, P, C], normalised features.
+
+    Returns:
+        `unevenness`, the standard deviation of a group's shares: chance alone leaves little of it;
+        `motion`, their correlation with how much each token changes between frames.
+    """
+    motion = np.asarray(masking.motion_scores(jnp.asarray(targets)))
+    shares, changes = (x.reshape(len(x), -1) for x in (share, motion))
+    shares, changes = (x - x.mean(1, keepdims=True) for x in (shares, changes))
+    spread = shares.std(1) * changes.std(1)
+    related = (shares * changes).mean(1)[spread > 0] / spread[spread > 0]
+    return {
+        "unevenness": float(shares.std(1).mean()),
+        "motion": float(related.mean()) if related.size else 0.0,
+    }
 
 
 def read_out_error(model: Model, *, known: np.ndarray, asked: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from vxlpro_jax.data.chat import SYSTEM_MESSAGE, stamp_text
-from vxlpro_jax.data.synthetic import TRAIN_CLIPS, make_clip
+from vxlpro_jax.data.synthetic import SIZES, make_clip
 from vxlpro_jax.data.tokenizer import SPECIAL_TOKENS, byte_level
 
 TINY_TOKENIZER = Path(__file__).parent
@@ -33,9 +33,9 @@ def train() -> tokenizers.Tokenizer:
 
 
 def _texts():
-    for index in range(TRAIN_CLIPS):
+    for index in range(SIZES["train"]):
         yield f"system\n{SYSTEM_MESSAGE}\nuser\nassistant\n"
         yield stamp_text(index / 2)
-        for question in make_clip(index).questions:
+        for question in make_clip(index, split="train").questions:
             yield f"\n{question.text}"
             yield question.answer

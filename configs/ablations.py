@@ -1,0 +1,38 @@
+"""Ablations of the compressor and of its training, for `vxlpro_jax.sweep`.
+
+`configs/ablations.py` runs the tiny preset at a reduced budget. A variant changes settings of the
+stages that a seed's run goes through; one without `stage1` starts stage 2 from scratch.
+"""
+
+import ml_collections
+
+_STAGE1_STEPS = 150
+_STAGE2_STEPS = 120
+
+
+def get_config():
+    c = ml_collections.ConfigDict()
+    c.seeds = (0, 1, 2)
+    c.stage1 = (f"total_steps={_STAGE1_STEPS}", f"checkpoint_every={_STAGE1_STEPS}")
+    c.stage2 = (f"total_steps={_STAGE2_STEPS}", f"checkpoint_every={_STAGE2_STEPS}")
+    c.keep_ratios = (1.0,)
+    c.variants = ml_collections.ConfigDict()
+    c.variants.base = _variant(keep_ratios=(0.3, 0.5, 0.7, 0.9))
+    for policy in ("random", "tube", "motion"):
+        c.variants[f"mask_{policy}"] = _variant(stage1=(f"recot.policy={policy}",))
+    for ratio in (0.5, 0.9):
+        c.variants[f"mask_ratio_{ratio:.0%}".rstrip("%")] = _variant(
+            stage1=(f"recot.mask_ratio=({ratio},{ratio})",)
+        )
+    temporal = ("model.dts.layout=temporal",)
+    c.variants.layout_temporal = _variant(stage1=temporal, stage2=temporal)
+    c.variants.no_stage1 = _variant(has_stage1=False)
+    return c
+
+
+def _variant(*, stage1=(), stage2=(), keep_ratios=(), has_stage1=True):
+    """Settings `path=value` of the stages, and keep ratios to evaluate beside the usual ones."""
+    c = ml_collections.ConfigDict()
+    c.has_stage1 = has_stage1
+    c.stage1, c.stage2, c.keep_ratios = stage1, stage2, keep_ratios
+    return c

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Trains the tiny preset through its three stages on this machine and measures it:
+#   bash launch/local.sh [DIR]
+# Started again it continues. PYTHON names an interpreter that has the package; without it one is
+# set up in .venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+dir=${1:-runs/local}
+
+python=${PYTHON:-.venv/bin/python}
+if [[ -z ${PYTHON:-} && ! -x $python ]]; then
+  python3 -m venv .venv
+  "$python" -m pip install -q -e .
+fi
+
+train() { "$python" -m vxlpro_jax.train --config="configs/$1.py" --workdir="$dir/$1" "${@:2}"; }
+train stage1
+train stage2 --config.init_from="$dir/stage1"
+train stage3 --config.init_from="$dir/stage2"
+measure() {
+  "$python" -m vxlpro_jax.evaluate --checkpoint "$dir/stage3" --benchmark "$1" \
+    --keep_ratio 1.0 --out "$dir/$1"
+}
+measure embedded
+measure needles
+
+"$python" - "$dir" <<'END'
+import json, pathlib, sys
+
+folder = pathlib.Path(sys.argv[1])
+read = lambda name: json.loads((folder / name).read_text())
+results = read("embedded/results.json") | read("needles/results.json")
+results["recot"] = read("stage1/recot.json")
+partial = folder / "results.json.tmp"
+partial.write_text(json.dumps(results, indent=2))
+partial.replace(folder / "results.json")
+END
+echo "$dir holds results.json, embedded/results.md, needles/needles.png and stage*/curves.png."

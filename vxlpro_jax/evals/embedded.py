@@ -1,0 +1,178 @@
+"""What a model makes of the embedded task: held-out questions by kind, and needles in haystacks.
+
+Every reply is generated at temperature 0 from an mp4 file, as `vxlpro_jax.generate` would.
+"""
+
+import itertools
+import json
+import operator
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vxlpro_jax.answering import Answerer, Options
+from vxlpro_jax.data import synthetic, video
+from vxlpro_jax.data.chat import IMAGE_MARK
+
+_SPAN = re.compile(r"(\d+\.\d)s to (\d+\.\d)s")
+_MAX_NEW_TOKENS = 16  # The longest answer, a time span, has 13.
+
+
+class Reply(NamedTuple):
+    """A question, its right `answer`, the model's `reply` and that one's `score`, 0 to 1.
+
+    `frames` and `depth` tell where a needle lies; both are 0 for other questions.
+    """
+
+    kind: str
+    video: str
+    question: str
+    answer: str
+    reply: str
+    score: float
+    frames: int
+    depth: float
+
+
+def ask(
+    answerer: Answerer, data_file: Path, *, keep_ratio: float, is_blind: bool = False
+) -> Iterator[Reply]:
+    """The model's replies to a data file of `data.synthetic`, in its order.
+
+    Args:
+        answerer: the model.
+        data_file: beside its clips.
+        keep_ratio: share of the visual tokens that the selector keeps.
+        is_blind: every clip is black, so that only the question can tell the answer.
+
+    Raises:
+        InputError: a clip cannot be read.
+    """
+    options = Options(keep_ratio=keep_ratio, max_new_tokens=_MAX_NEW_TOKENS)
+    samples = json.loads(data_file.read_text(encoding="utf-8"))
+    for name, asked in itertools.groupby(samples, key=operator.itemgetter("video")):
+        read = video.read_video(
+            data_file.parent / name,
+            max_frames=max(synthetic.NEEDLE_FRAMES),
+            size=answerer.config.vision.image_size,
+        )
+        frames, times = video.group_frames(read)
+        encoded = answerer.encode_groups(frames * (not is_blind), times=times)
+        for sample in asked:
+            question, answer = (turn["value"] for turn in sample["conversations"])
+            question = question.removeprefix(f"{IMAGE_MARK}\n")
+            plan = answerer.plan(encoded, question, options=options)
+            reply = "".join(answerer.answer(encoded, plan, options=options))
+            yield Reply(
+                sample["kind"],
+                name,
+                question,
+                answer,
+                reply,
+                score(reply, answer=answer),
+                sample.get("frames", 0),
+                sample.get("depth", 0.0),
+            )
+
+
+def score(reply: str, *, answer: str) -> float:
+    """1 if `reply` is `answer`, else 0; of two time spans, their intersection over union."""
+    right, given = _SPAN.fullmatch(answer), _SPAN.fullmatch(reply)
+    if not right:
+        return float(reply == answer)
+    if not given:
+        return 0.0
+    (a, b), (c, d) = (tuple(map(float, span.groups())) for span in (right, given))
+    overlap, length = min(b, d) - max(a, c), max(b, d) - min(a, c)
+    return max(overlap, 0.0) / length if b > a and d > c else 0.0
+
+
+def by_kind(replies: Iterable[Reply]) -> dict[str, float]:
+    """Mean score of each kind of question; that of `when` is called `when_iou`."""
+    scores = defaultdict(list)
+    for reply in replies:
+        scores[_measure(reply.kind)].append(reply.score)
+    return {kind: float(np.mean(values)) for kind, values in scores.items()}
+
+
+def chance(replies: Sequence[Reply]) -> dict[str, float]:
+    """Mean score by kind of who answers each question as some other asker of it was answered."""
+    answers = defaultdict(list)
+    for reply in replies:
+        answers[reply.question].append(reply.answer)
+    guesses = (
+        reply._replace(
+            score=np.mean([score(guess, answer=reply.answer) for guess in answers[reply.question]])
+        )
+        for reply in replies
+    )
+    return by_kind(guesses)
+
+
+def _measure(kind: str) -> str:
+    return "when_iou" if kind == "when" else kind
+
+
+def needle_grid(replies: Iterable[Reply]) -> list[dict[str, float]]:
+    """`frames`, `depth` and mean `accuracy` of every length and depth."""
+    cells = defaultdict(list)
+    for reply in replies:
+        cells[reply.frames, reply.depth].append(reply.score)
+    return [
+        {"frames": frames, "depth": depth, "accuracy": float(np.mean(scores))}
+        for (frames, depth), scores in sorted(cells.items())
+    ]
+
+
+def table(results: dict) -> str:
+    """A Markdown table of `accuracy`, `blind` and `chance` by kind of question."""
+    rows = ["| question | accuracy | blind | chance |", "| --- | --- | --- | --- |"]
+    for kind in results["accuracy"]:
+        figures = (results[who][kind] for who in ("accuracy", "blind", "chance"))
+        rows.append(f"| {kind} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
+    return "\n".join(rows) + "\n"
+
+
+class _Cells(NamedTuple):
+    lengths: list[int]
+    depths: list[float]
+    accuracy: np.ndarray
+
+
+def _cells(grid) -> _Cells:
+    """Accuracy by depth, downwards, and length."""
+    lengths, depths = (sorted({cell[axis] for cell in grid}) for axis in ("frames", "depth"))
+    found = {(cell["frames"], cell["depth"]): cell["accuracy"] for cell in grid}
+    accuracy = np.array([[found[length, depth] for length in lengths] for depth in depths])
+    return _Cells(lengths, depths, accuracy)
+
+
+def needle_table(grid: Sequence[dict[str, float]]) -> str:
+    """A Markdown table of `needle_grid`: frames to the right, depth downwards."""
+    lengths, depths, accuracy = _cells(grid)
+    head = "| depth | " + " | ".join(f"{length} frames" for length in lengths) + " |"
+    rows = [
+        f"| {depth:.0%} | " + " | ".join(f"{cell:.3f}" for cell in row) + " |"
+        for depth, row in zip(depths, accuracy, strict=True)
+    ]
+    return "\n".join([head, "| --- " * (len(lengths) + 1) + "|", *rows]) + "\n"
+
+
+def draw_needles(grid: Sequence[dict[str, float]], *, path: Path) -> None:
+    """A heat map PNG of `needle_grid`: frames to the right, depth downwards."""
+    lengths, depths, accuracy = _cells(grid)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(accuracy, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(lengths)), lengths)
+    axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
+    axes.set(xlabel="frames", ylabel="depth", title="Needle in a haystack")
+    for (row, column), cell in np.ndenumerate(accuracy):
+        axes.text(column, row, f"{cell:.2f}", ha="center", va="center")
+    figure.colorbar(image, label="accuracy")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,139 @@
+"""Runs a frozen tower once over all data, so that training reads its features instead of frames.
+
+Shapes: `B` rows of this process, `G` groups a row, `g` groups of one file, `P` places, `C` width.
+"""
+
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from vxlpro_jax import sharding, tree
+from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, TrainConfig
+from vxlpro_jax.data.features import FeatureFiles
+from vxlpro_jax.data.pipeline import BatchSource
+from vxlpro_jax.data.sources import Record
+from vxlpro_jax.data.transforms import SampleReader
+from vxlpro_jax.jit import jit
+from vxlpro_jax.models.recot import Recot
+
+
+def fill(
+    vision: dict, *, config: TrainConfig, source: BatchSource, to_devices: Callable
+) -> FeatureFiles:
+    """Writes the features that `config.data.feature_cache` lacks.
+
+    Files that cannot be read are left out; training finds and names them.
+
+    Args:
+        vision: parameters of the tower.
+        config: of the run.
+        source: of the run's batches.
+        to_devices: this process's rows of a batch to a global array.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = Path(config.data.feature_cache).expanduser() / _name(vision, config)
+    files = FeatureFiles(folder, config.compute_dtype)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = _missing(files, source)
+        multihost_utils.sync_global_devices("every process knows what is missing")
+        _encode(missing, files, vision, config=config, source=source, to_devices=to_devices)
+    except OSError as error:
+        raise InputError(
+            f"Features cannot be written to {folder} ({error}): set data.feature_cache to a folder"
+            " that can."
+        ) from error
+    return files
+
+
+def _name(vision: dict, config: TrainConfig) -> str:
+    """Of the tower's weights, and of all else that the features depend on."""
+    sums = [int(total) for total in jax.tree.leaves(jit(_checksums)(vision))]
+    shape = (config.model.vision.image_size, config.model.dts.grid, config.data.max_frames)
+    text = json.dumps([sums, shape, config.compute_dtype])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checksums(params: dict) -> dict:
+    """Sums of the bits of each array, weighted by place; integers, so their order is no matter."""
+
+    def checksum(x):
+        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+        places = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
+        return (bits.astype(jnp.uint32) * (2 * places + 1)).sum(dtype=jnp.uint32)
+
+    return jax.tree.map(checksum, params)
+
+
+def _missing(files: FeatureFiles, source: BatchSource) -> list:
+    """One record of each visual file that has no features yet."""
+    missing = {}
+    for record in source.records:
+        try:
+            visual = source.reader.visual_file(record)
+        except InputError:
+            continue
+        if visual.is_file() and not files.path(visual).exists():
+            missing[visual] = record
+    return list(missing.values())
+
+
+def _encode(missing: Sequence, files: FeatureFiles, vision: dict, *, config, source, to_devices):
+    """A batch at a time, every process its rows of it, as in training."""
+    encode, shape = _encoder(config), source.reader.shape
+    side = shape.image_size
+    empty = np.zeros((len(source.rows), shape.groups, FRAMES_PER_GROUP, side, side, 3), np.uint8)
+    starts = range(0, len(missing), source.batch_size)
+    quiet = not sys.stderr.isatty()
+    with ThreadPoolExecutor(len(source.rows)) as pool:
+        for start in tqdm(starts, desc="features", unit="batch", mininterval=30 if quiet else 0.1):
+            mine = [missing[start + row] for row in source.rows if start + row < len(missing)]
+            groups = list(pool.map(functools.partial(_read, source.reader), mine))
+            frames = empty.copy()
+            for row, found in enumerate(groups):
+                frames[row, : len(found)] = found
+            features = _local_rows(encode(vision, to_devices(frames)))
+            for row, (record, found) in enumerate(zip(mine, groups, strict=True)):
+                if len(found):
+                    files.write(source.reader.visual_file(record), features[row, : len(found)])
+
+
+def _read(reader: SampleReader, record: Record) -> np.ndarray:
+    """uint8 [g,4,S,S,3], without groups if the file cannot be read."""
+    try:
+        return reader(record).frames
+    except InputError:
+        return np.zeros((0, FRAMES_PER_GROUP, *[reader.shape.image_size] * 2, 3), np.uint8)
+
+
+def _encoder(config: TrainConfig) -> Callable:
+    """Tower's parameters and frames, uint8 [B,G,4,S,S,3], to features [B,G,4,P,C]."""
+    model = Recot(config.model, config.recot)
+
+    def encode(vision, frames):
+        params = {"vision": tree.cast(vision, config.compute_dtype)}
+        flat = rearrange(frames, "b g f ... -> (b g) f ...")
+        features = model.apply({"params": params}, flat, method=Recot.features)
+        return rearrange(features, "(b g) ... -> b g ...", b=len(frames))
+
+    return jit(encode)
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of a batch that this process put in."""
+    mesh = jax.sharding.get_mesh()
+    spec = sharding.batch_sharding(mesh).spec
+    return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, spec))

@@ -1,0 +1,293 @@
+"""Runs variants of a training and puts them into one table.
+
+`python -m vxlpro_jax.sweep --config=configs/ablations.py --workdir DIR [--only REGEX] [--dry_run]`
+
+Every variant goes through stage 1, stage 2 and the embedded task's questions, once a seed, each
+step a command of its own. Started again, it does what is missing; what fails is told, and the rest
+goes on.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+
+from vxlpro_jax import cli
+from vxlpro_jax.config import InputError, from_mapping
+from vxlpro_jax.files import write_atomically
+
+Summary = dict[str, dict[str, list[float]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Settings `path=value` of each stage, and keep ratios beside the sweep's own."""
+
+    has_stage1: bool = True
+    stage1: tuple[str, ...] = ()
+    stage2: tuple[str, ...] = ()
+    keep_ratios: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What all variants share: config files of the stages, settings, seeds, keep ratios."""
+
+    configs: tuple[str, ...] = ("configs/stage1.py", "configs/stage2.py")
+    seeds: tuple[int, ...] = (0,)
+    stage1: tuple[str, ...] = ()
+    stage2: tuple[str, ...] = ()
+    keep_ratios: tuple[float, ...] = (0.9,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command, and the file that it leaves when it is done."""
+
+    name: str
+    command: tuple[str, ...]
+    leaves: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One variant and seed: its folder and its steps in order."""
+
+    variant: str
+    seed: int
+    folder: Path
+    steps: tuple[Step, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One measured number; `keep_ratio` is None where the selector has no part in it."""
+
+    variant: str
+    seed: int
+    keep_ratio: float | None
+    measure: str
+    value: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line `argv`; 1 when a run failed."""
+    arguments = parse_arguments(argv)
+    runs = plan(arguments)
+    if arguments.dry_run:
+        for run in runs:
+            for step in run.steps:
+                print(shlex.join(step.command))
+        return 0
+    failed = [
+        run for number, run in enumerate(runs, 1) if not execute(run, f"{number}/{len(runs)}")
+    ]
+    write_results(
+        list(measured(runs)),
+        usual_ratio=arguments.sweep.keep_ratios[0],
+        workdir=arguments.workdir,
+    )
+    print((arguments.workdir / "results.md").read_text())
+    for run in failed:
+        print(f"Failed: {run.variant}, seed {run.seed}; see {run.folder / 'log.txt'}")
+    return 1 if failed else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line: the sweep, its variants by name, and where they run."""
+
+    sweep: Sweep
+    variants: dict[str, Variant]
+    workdir: Path
+    dry_run: bool
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Reads `--config=FILE`, `--workdir`, `--only` and `--dry_run`.
+
+    Raises:
+        InputError: a flag or a key is unknown, a value does not fit, or no variant is left.
+    """
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", "configs/ablations.py", lock_config=True, flag_values=values, sys_argv=argv
+    )
+    flags.DEFINE_string("workdir", "runs/ablations", "Folder of the runs.", flag_values=values)
+    flags.DEFINE_string("only", "", "Only variants whose name has this.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print the commands instead.", flag_values=values)
+    try:
+        rest = values(list(argv))
+        given = config.value.to_dict()
+        only = re.compile(values.only)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"Command line: {str(error).strip().splitlines()[-1].strip()}") from error
+    except re.error as error:
+        raise InputError(f"--only={values.only} is no regular expression: {error}.") from error
+    if len(rest) > 1:
+        raise InputError(f"Command line: {' '.join(rest[1:])} is not known.")
+    described = given.pop("variants", {})
+    variants = {
+        name: from_mapping(Variant, settings, path=f"config.variants.{name}")
+        for name, settings in described.items()
+        if only.search(name)
+    }
+    if not variants:
+        raise InputError(f"No variant fits --only={values.only}: known are {', '.join(described)}.")
+    sweep = from_mapping(Sweep, given)
+    return Arguments(sweep, variants, Path(values.workdir).expanduser().absolute(), values.dry_run)
+
+
+def plan(arguments: Arguments) -> list[Run]:
+    """Every run, the first seed of all variants before the second."""
+    return [
+        _plan_run(name, variant, seed=seed, arguments=arguments)
+        for seed in arguments.sweep.seeds
+        for name, variant in arguments.variants.items()
+    ]
+
+
+def _plan_run(name: str, variant: Variant, *, seed: int, arguments: Arguments) -> Run:
+    sweep, folder = arguments.sweep, arguments.workdir / name / f"seed{seed}"
+    (config1, config2), steps, init = sweep.configs, [], ()
+    if variant.has_stage1:
+        stage1 = folder / "stage1"
+        command = _train(config1, (*sweep.stage1, *variant.stage1), seed=seed, workdir=stage1)
+        steps.append(Step("stage1", command, stage1 / "recot.json"))
+        init = (f"init_from={stage1}",)
+    stage2 = folder / "stage2"
+    command = _train(config2, (*sweep.stage2, *variant.stage2, *init), seed=seed, workdir=stage2)
+    steps.append(Step("stage2", command, stage2 / "curves.png"))
+    for ratio in (*sweep.keep_ratios, *variant.keep_ratios):
+        out = folder / f"keep_{ratio}"
+        command = (
+            *(sys.executable, "-m", "vxlpro_jax.evaluate", "--benchmark", "embedded"),
+            *("--checkpoint", str(stage2), "--keep_ratio", str(ratio), "--out", str(out)),
+        )
+        steps.append(Step(out.name, command, out / "results.json"))
+    return Run(name, seed, folder, tuple(steps))
+
+
+def _train(config: str, settings: Iterable[str], *, seed: int, workdir: Path) -> tuple[str, ...]:
+    changes = (f"--config.{setting}" for setting in (f"seed={seed}", *settings))
+    train = (sys.executable, "-m", "vxlpro_jax.train", f"--config={config}")
+    return (*train, *changes, f"--workdir={workdir}")
+
+
+def execute(run: Run, number: str) -> bool:
+    """Does the steps that are missing, up to one that fails; False if one did."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for step in run.steps:
+        if step.leaves.exists():
+            continue
+        print(f"[{number}] {run.variant}, seed {run.seed}: {step.name}", flush=True)
+        with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(step.command)}\n")
+            log.flush()
+            ended = subprocess.run(step.command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if ended.returncode:
+            return False
+    return True
+
+
+def measured(runs: Iterable[Run]) -> Iterator[Measured]:
+    """Whatever the runs have measured so far."""
+    for run in runs:
+        for step in run.steps:
+            if step.leaves.suffix == ".json" and step.leaves.exists():
+                report = json.loads(step.leaves.read_text())
+                is_stage1 = step.name == "stage1"
+                ratio = None if is_stage1 else float(step.name.removeprefix("keep_"))
+                values = _of_stage1(report) if is_stage1 else _of_answers(report)
+                for measure, value in values.items():
+                    yield Measured(run.variant, run.seed, ratio, measure, value)
+
+
+def _of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "restore error": report["reconstruction"]["model"],
+        "shuffle similarity": report["shuffle_similarity"],
+        "direction probe": report["direction_probe"]["compressed"],
+    }
+
+
+def _of_answers(report: Mapping[str, Any]) -> dict[str, float]:
+    return {"mean": float(np.mean(list(report["accuracy"].values()))), **report["accuracy"]}
+
+
+def write_results(found: Sequence[Measured], *, usual_ratio: float, workdir: Path) -> None:
+    """`results.csv`, a line a number; `results.md`, mean and deviation over seeds; a plot."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(Measured)])
+    writer.writerows(dataclasses.astuple(number) for number in found)
+    write_atomically(workdir / "results.csv", text.getvalue())
+    summary = summarize(found, usual_ratio=usual_ratio)
+    write_atomically(workdir / "results.md", table(summary))
+    draw(summary, path=workdir / "results.png")
+
+
+def summarize(found: Iterable[Measured], *, usual_ratio: float) -> Summary:
+    """The seeds' values by row, a variant and perhaps its unusual keep ratio, and by measure."""
+    rows: Summary = defaultdict(lambda: defaultdict(list))
+    for number in found:
+        is_usual = number.keep_ratio in (None, usual_ratio)
+        row = number.variant if is_usual else f"{number.variant}, keep {number.keep_ratio}"
+        rows[row][number.measure].append(number.value)
+    return rows
+
+
+def table(summary: Summary) -> str:
+    """Markdown: a row a variant, mean and standard deviation over its seeds."""
+    measures = _measures(summary)
+    lines = [f"| variant | seeds | {' | '.join(measures)} |", "| --- " * (2 + len(measures)) + "|"]
+    for row, values in summary.items():
+        cells = [_cell(values[measure]) if measure in values else "" for measure in measures]
+        seeds = max(map(len, values.values()))
+        lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _measures(summary: Summary) -> list[str]:
+    return list(dict.fromkeys(measure for values in summary.values() for measure in values))
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def draw(summary: Summary, *, path: Path) -> None:
+    """A panel a measure: every seed a dot, the mean a line."""
+    measures, rows = _measures(summary), list(summary)
+    size = (2.2 * len(measures) + 2, 0.35 * len(rows) + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, max(len(measures), 1), sharey=True, squeeze=False)[0]
+    for panel, measure in zip(panels, measures, strict=False):
+        for place, row in enumerate(rows):
+            values = summary[row].get(measure, [])
+            panel.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6)
+            if values:
+                panel.plot(np.mean(values), place, "|", color="black", markersize=14)
+        panel.set_title(measure)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(rows)), rows)
+    panels[0].invert_yaxis()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv))
