@@ -13,6 +13,7 @@ def get_config(arg=None):
     if preset == "tiny":
         c = common.base(preset, frames=options.frames or 8, text=0, batch=options.batch or 8)
         c.optim.lr = 2e-3
+        c.total_steps = 240
     else:
         c = common.base(preset, frames=options.frames or 64, text=0, batch=options.batch or 64)
         c.optim.lr = 2e-4
