@@ -20,10 +20,10 @@ def get_config():
     c.variants.base = _variant(keep_ratios=(0.3, 0.5, 0.7, 0.9))
     for policy in ("random", "tube", "motion"):
         c.variants[f"mask_{policy}"] = _variant(stage1=(f"recot.policy={policy}",))
-    for ratio in (0.5, 0.9):
-        c.variants[f"mask_ratio_{ratio:.0%}".rstrip("%")] = _variant(
-            stage1=(f"recot.mask_ratio=({ratio},{ratio})",)
-        )
+    for percent in (50, 90):
+        ratio = percent / 100
+        settings = (f"recot.mask_ratio=({ratio},{ratio})",)
+        c.variants[f"mask_ratio_{percent}"] = _variant(stage1=settings)
     temporal = ("model.dts.layout=temporal",)
     c.variants.layout_temporal = _variant(stage1=temporal, stage2=temporal)
     c.variants.no_stage1 = _variant(has_stage1=False)

@@ -4,8 +4,9 @@
 # Started again it continues. PYTHON names an interpreter that has the package; without it one is
 # set up in .venv.
 set -euo pipefail
+dir=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
-dir=${1:-runs/local}
+dir=${dir:-runs/local}
 
 python=${PYTHON:-.venv/bin/python}
 if [[ -z ${PYTHON:-} && ! -x $python ]]; then

@@ -68,7 +68,8 @@ def write(path, content) -> Step:
         f"import json, pathlib; p = pathlib.Path({str(path)!r}); p.parent.mkdir(exist_ok=True);"
         f" p.write_text(json.dumps({content!r})); open(str(p) + '.ran', 'a').write('x')"
     )
-    return Step(path.parent.name, (sys.executable, "-c", text), path)
+    command = (sys.executable, "-c", text)
+    return Step(path.parent.name, command, path, sweep.answer_measures, 0.9)
 
 
 def test_a_failure_stops_its_own_run_only_and_what_is_done_stays(tmp_path, capsys):

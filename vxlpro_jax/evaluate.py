@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from vxlpro_jax import cli
 from vxlpro_jax.answering import Answerer
 from vxlpro_jax.config import DataConfig
@@ -22,10 +20,10 @@ from vxlpro_jax.files import write_atomically
 
 
 class Asked(NamedTuple):
-    """Where a benchmark is asked.
+    """What a benchmark needs.
 
-    Attributes: the model; `cache`, folder of the embedded clips; `keep_ratio`, share of the visual
-    tokens that the selector keeps; `out`, an existing folder for pictures.
+    Attributes: `answerer`, the model; `cache`, folder of the embedded clips; `keep_ratio`, share of
+    the visual tokens that the selector keeps; `out`, an existing folder for pictures.
     """
 
     answerer: Answerer
@@ -115,8 +113,7 @@ def write_outcome(outcome: Outcome, *, out: Path) -> None:
 
 
 def _listed(replies: Iterable[Reply], name: str) -> list[Reply]:
-    interval = 0.1 if sys.stderr.isatty() else 30
-    return list(tqdm(replies, desc=name, unit="question", mininterval=interval))
+    return list(cli.progress(replies, name=name, unit="question"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Shapes: `B` rows of this process, `G` groups a row, `g` groups of one file, `P` 
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
-from vxlpro_jax import sharding, tree
+from vxlpro_jax import cli, sharding, tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, TrainConfig
 from vxlpro_jax.data.features import FeatureFiles
 from vxlpro_jax.data.pipeline import BatchSource
@@ -97,9 +95,8 @@ def _encode(missing: Sequence, files: FeatureFiles, vision: dict, *, config, sou
     side = shape.image_size
     empty = np.zeros((len(source.rows), shape.groups, FRAMES_PER_GROUP, side, side, 3), np.uint8)
     starts = range(0, len(missing), source.batch_size)
-    quiet = not sys.stderr.isatty()
     with ThreadPoolExecutor(len(source.rows)) as pool:
-        for start in tqdm(starts, desc="features", unit="batch", mininterval=30 if quiet else 0.1):
+        for start in cli.progress(starts, name="features", unit="batch"):
             mine = [missing[start + row] for row in source.rows if start + row < len(missing)]
             groups = list(pool.map(functools.partial(_read, source.reader), mine))
             frames = empty.copy()

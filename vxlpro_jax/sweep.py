@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,16 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A command, and the file that it leaves when it is done."""
+    """A command, and the file that it leaves when it is done.
+
+    `measures` takes numbers by measure from that file, if it holds any; `keep_ratio` is theirs.
+    """
 
     name: str
     command: tuple[str, ...]
     leaves: Path
+    measures: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
+    keep_ratio: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +134,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     flags.DEFINE_string("workdir", "runs/ablations", "Folder of the runs.", flag_values=values)
     flags.DEFINE_string("only", "", "Only variants whose name has this.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the commands instead.", flag_values=values)
+    given, rest = cli.read_flags(values, list(argv), config=config)
     try:
-        rest = values(list(argv))
-        given = config.value.to_dict()
         only = re.compile(values.only)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"Command line: {str(error).strip().splitlines()[-1].strip()}") from error
     except re.error as error:
         raise InputError(f"--only={values.only} is no regular expression: {error}.") from error
-    if len(rest) > 1:
-        raise InputError(f"Command line: {' '.join(rest[1:])} is not known.")
+    if rest:
+        raise InputError(f"Command line: {' '.join(rest)} is not known.")
     described = given.pop("variants", {})
     variants = {
         name: from_mapping(Variant, settings, path=f"config.variants.{name}")
@@ -166,7 +168,7 @@ def _plan_run(name: str, variant: Variant, *, seed: int, arguments: Arguments) -
     if variant.has_stage1:
         stage1 = folder / "stage1"
         command = _train(config1, (*sweep.stage1, *variant.stage1), seed=seed, workdir=stage1)
-        steps.append(Step("stage1", command, stage1 / "recot.json"))
+        steps.append(Step("stage1", command, stage1 / "recot.json", stage1_measures))
         init = (f"init_from={stage1}",)
     stage2 = folder / "stage2"
     command = _train(config2, (*sweep.stage2, *variant.stage2, *init), seed=seed, workdir=stage2)
@@ -177,7 +179,7 @@ def _plan_run(name: str, variant: Variant, *, seed: int, arguments: Arguments) -
             *(sys.executable, "-m", "vxlpro_jax.evaluate", "--benchmark", "embedded"),
             *("--checkpoint", str(stage2), "--keep_ratio", str(ratio), "--out", str(out)),
         )
-        steps.append(Step(out.name, command, out / "results.json"))
+        steps.append(Step(out.name, command, out / "results.json", answer_measures, ratio))
     return Run(name, seed, folder, tuple(steps))
 
 
@@ -207,16 +209,14 @@ def measured(runs: Iterable[Run]) -> Iterator[Measured]:
     """Whatever the runs have measured so far."""
     for run in runs:
         for step in run.steps:
-            if step.leaves.suffix == ".json" and step.leaves.exists():
-                report = json.loads(step.leaves.read_text())
-                is_stage1 = step.name == "stage1"
-                ratio = None if is_stage1 else float(step.name.removeprefix("keep_"))
-                values = _of_stage1(report) if is_stage1 else _of_answers(report)
+            if step.measures and step.leaves.exists():
+                values = step.measures(json.loads(step.leaves.read_text()))
                 for measure, value in values.items():
-                    yield Measured(run.variant, run.seed, ratio, measure, value)
+                    yield Measured(run.variant, run.seed, step.keep_ratio, measure, value)
 
 
-def _of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
+def stage1_measures(report: Mapping[str, Any]) -> dict[str, float]:
+    """What is compared of a `recot.json`."""
     return {
         "restore error": report["reconstruction"]["model"],
         "shuffle similarity": report["shuffle_similarity"],
@@ -224,7 +224,8 @@ def _of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _of_answers(report: Mapping[str, Any]) -> dict[str, float]:
+def answer_measures(report: Mapping[str, Any]) -> dict[str, float]:
+    """What is compared of the embedded task's `results.json`."""
     return {"mean": float(np.mean(list(report["accuracy"].values()))), **report["accuracy"]}
 
 

@@ -144,13 +144,8 @@ def parse_arguments(argv: list[str]) -> Arguments:
         "config", lock_config=True, flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    try:
-        rest = values(argv)
-        # Only here a file that cannot be loaded is told.
-        given = None if config.value is None else config.value.to_dict()
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"Command line: {_reason(error)}") from error
-    if len(rest) > 1 or given is None:
+    given, rest = cli.read_flags(values, argv, config=config)
+    if rest or given is None:
         raise InputError(
             "Command line: give --config=configs/stage2.py[:PRESET,option=value], optionally"
             f" --workdir=DIR and --config.path=value; got {' '.join(argv[1:]) or 'nothing'}."
@@ -159,15 +154,6 @@ def parse_arguments(argv: list[str]) -> Arguments:
     run = from_mapping(TrainConfig, given)
     default = Path("runs") / f"{name}-{given['model']['preset']}"
     return Arguments(run, Path(values.workdir or default).expanduser().absolute())
-
-
-def _reason(error: Exception) -> str:
-    """What the flags object to: ml_collections wraps KeyErrors and puts tracebacks in front."""
-    inner = error.args[0] if error.args else error
-    cause = inner if isinstance(inner, KeyError) else error
-    if isinstance(cause, KeyError):
-        return "unknown key " + ": ".join(str(cause.args[0]).splitlines())
-    return str(error).strip().splitlines()[-1].strip()
 
 
 def resolve(config: TrainConfig) -> TrainConfig:

@@ -118,7 +118,8 @@ class Model:
     def visible_share(self, frames: np.ndarray, *, own: bool = True) -> np.ndarray:
         """How often each token stays visible, [G, f, P], under own or random masks."""
         model = self._model if own else self._common
-        draws = [self._map(model, _choose, frames, draw=draw) for draw in range(_DRAWS)]
+        features = self._map(model, _features, frames)
+        draws = [self._map(model, _choose, features, draw=draw) for draw in range(_DRAWS)]
         return np.mean(draws, axis=0)
 
     def compress(self, frames: np.ndarray) -> np.ndarray:
@@ -145,8 +146,12 @@ def _restore(model, frames, key):
     return model(model.features(frames), key=key)
 
 
-def _choose(model, frames, key):
-    return model.recot.choose(model.features(frames), key=key)
+def _features(model, frames, key):
+    return model.features(frames)
+
+
+def _choose(model, features, key):
+    return model.recot.choose(features, key=key)
 
 
 def _compress(model, frames, key):
