@@ -11,10 +11,12 @@ def get_config(arg=None):
     preset, options = common.parse_arg(arg, frames=0, batch=0, text=0)
     if preset == "tiny":
         c = common.base(
-            preset, frames=options.frames or 8, text=options.text or 80, batch=options.batch or 16
+            preset, frames=options.frames or 8, text=options.text or 80, batch=options.batch or 8
         )
-        c.optim.lr = 2e-3
-        c.total_steps = 160
+        c.optim.b2 = 0.95
+        c.optim.groups = common.TINY_GROUPS
+        c.total_steps = 700
+        c.checkpoint_every = 100
         return c
     c = common.base(
         preset, frames=options.frames or 128, text=options.text or 1024, batch=options.batch or 64

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ import pytest
 # Tests compile far longer than they run. Processes that they start inherit this.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Many compile the same; xdist's workers and processes of tests share what is compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="vxlpro_jax-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
 _GOLDEN = Path(__file__).parent / "golden"
 

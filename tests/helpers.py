@@ -15,7 +15,7 @@ from vxlpro_jax.data.drawing import write_mp4
 
 ROOT = Path(__file__).parent.parent
 
-# Its vocabulary holds the shipped tokenizer's 396 ids; its grid is a third of the released one.
+# Its vocabulary holds the shipped tokenizer's 382 ids; its grid is a third of the released one.
 MICRO = ModelConfig(
     vision=VisionConfig(width=32, depth=1, num_heads=2, mlp_width=64, image_size=56),
     dts=DtsConfig(grid=8),

@@ -249,9 +249,9 @@ def test_full_size_needs_tokenizer_and_data():
 
 def test_tokenizer_must_fit_the_vocabulary(data):
     config = run_config(data)
-    decoder = dataclasses.replace(config.model.decoder, vocab_size=390)
+    decoder = dataclasses.replace(config.model.decoder, vocab_size=380)
     model = dataclasses.replace(config.model, decoder=decoder)
-    with pytest.raises(InputError, match="has 396 ids, the model only 390"):
+    with pytest.raises(InputError, match="has 382 ids, the model only 380"):
         resolve(dataclasses.replace(config, model=model))
 
 

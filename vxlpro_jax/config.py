@@ -245,7 +245,7 @@ class DataConfig:
 
     `path` is a LLaVA-format JSON file; empty means the embedded synthetic clips, written once to
     `workdir_cache`. `eval_path` is another, of samples that are only evaluated. `feature_cache` is
-    a folder where stage 1 keeps its frozen tower's features. `max_frames` is a multiple of four;
+    a folder where the features of a frozen tower are kept. `max_frames` is a multiple of four;
     `max_text_tokens` counts every text id of a sample, template and answer included.
     """
 

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from vxlpro_jax import cli, sharding, tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, TrainConfig
-from vxlpro_jax.data.features import FeatureFiles
+from vxlpro_jax.data.features import FeatureFiles, Visual
 from vxlpro_jax.data.pipeline import BatchSource
 from vxlpro_jax.data.sources import Record
 from vxlpro_jax.data.transforms import SampleReader
@@ -43,7 +43,8 @@ def fill(
         InputError: the folder cannot be written.
     """
     folder = Path(config.data.feature_cache).expanduser() / _name(vision, config)
-    files = FeatureFiles(folder, config.compute_dtype)
+    grid, width = config.model.dts.grid, config.model.vision.width
+    files = FeatureFiles(folder, config.compute_dtype, places=grid**2, width=width)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         missing = _missing(files, source)
@@ -80,12 +81,14 @@ def _missing(files: FeatureFiles, source: BatchSource) -> list:
     """One record of each visual file that has no features yet."""
     missing = {}
     for record in source.records:
+        if not record.has_visual:
+            continue
         try:
-            visual = source.reader.visual_file(record)
+            file = source.reader.visual_file(record)
         except InputError:
             continue
-        if visual.is_file() and not files.path(visual).exists():
-            missing[visual] = record
+        if file.is_file() and not files.path(file).exists():
+            missing[file] = record
     return list(missing.values())
 
 
@@ -98,22 +101,24 @@ def _encode(missing: Sequence, files: FeatureFiles, vision: dict, *, config, sou
     with ThreadPoolExecutor(len(source.rows)) as pool:
         for start in cli.progress(starts, name="features", unit="batch"):
             mine = [missing[start + row] for row in source.rows if start + row < len(missing)]
-            groups = list(pool.map(functools.partial(_read, source.reader), mine))
+            visuals = list(pool.map(functools.partial(_read, source.reader), mine))
             frames = empty.copy()
-            for row, found in enumerate(groups):
-                frames[row, : len(found)] = found
+            for row, visual in enumerate(visuals):
+                frames[row, : len(visual.groups)] = visual.groups
             features = _local_rows(encode(vision, to_devices(frames)))
-            for row, (record, found) in enumerate(zip(mine, groups, strict=True)):
-                if len(found):
-                    files.write(source.reader.visual_file(record), features[row, : len(found)])
+            for row, (record, visual) in enumerate(zip(mine, visuals, strict=True)):
+                if count := len(visual.groups):
+                    shown = visual._replace(groups=features[row, :count])
+                    files.write(source.reader.visual_file(record), shown)
 
 
-def _read(reader: SampleReader, record: Record) -> np.ndarray:
-    """uint8 [g,4,S,S,3], without groups if the file cannot be read."""
+def _read(reader: SampleReader, record: Record) -> Visual:
+    """Frames, without groups if the file cannot be read."""
     try:
-        return reader(record).frames
+        return reader.visual(record)
     except InputError:
-        return np.zeros((0, FRAMES_PER_GROUP, *[reader.shape.image_size] * 2, 3), np.uint8)
+        side = reader.shape.image_size
+        return Visual(np.zeros((0, FRAMES_PER_GROUP, side, side, 3), np.uint8), np.zeros(0))
 
 
 def _encoder(config: TrainConfig) -> Callable:

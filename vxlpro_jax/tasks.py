@@ -54,8 +54,8 @@ def _answer(config: TrainConfig) -> Task:
 def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig) -> Loss:
     """Mean loss over the batch's targets.
 
-    The selector's keep ratio is drawn per sample from Uniform(*config.keep_ratio), as the release
-    does at every call.
+    The batch holds `frames`, or `features` [B,G,4,P,C] of the frozen tower. The selector's keep
+    ratio is drawn per sample from Uniform(*config.keep_ratio), as the release does at every call.
     """
     params = tree.cast(params, config.compute_dtype)
     model = video_xl_pro.VideoXLPro(config.model)
@@ -73,7 +73,11 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
     )
 
     def predict(model):
-        return model.logits(model(batch["frames"], text))
+        if "features" in batch:
+            visual = model.encode_features(batch["features"])
+        else:
+            visual = model.encode(batch["frames"])
+        return model.logits(model.read(visual, text))
 
     logits = model.apply({"params": params}, method=predict)
     loss = cross_entropy(logits, labels=batch["labels"])

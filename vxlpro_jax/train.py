@@ -187,10 +187,10 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def _check_frozen_tower(config: TrainConfig) -> None:
     shapes = jax.eval_shape(task_of(config).init_params, jax.random.key(0))
     is_frozen = "vision" in optim.frozen_branches(shapes, config=config.optim)
-    if config.task != "recot" or not is_frozen:
+    if not is_frozen:
         raise InputError(
-            "data.feature_cache is set: features can only be kept in stage 1 and of a frozen tower;"
-            " leave it empty, or freeze the tower in optim.groups."
+            "data.feature_cache is set: features can only be kept of a frozen tower; leave it"
+            " empty, or freeze the tower in optim.groups."
         )
 
 

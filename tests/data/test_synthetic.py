@@ -1,8 +1,9 @@
 """The embedded set: real files, told truthfully, written once."""
 
+import itertools
 import json
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -63,9 +64,9 @@ def test_files_show_the_frames_that_were_drawn(embedded):
             assert abs(drawn.mean() - shown.mean()) < 4
 
 
-def asked(kind: str, *, split: str, count: int = 48):
-    """The first clips of a split with a question of `kind`, and what is answered."""
-    for index in range(count):
+def asked(kind: str, *, split: str):
+    """The clips of a split with a question of `kind`, and what is answered."""
+    for index in range(SIZES["eval"]):
         clip = make_clip(index, split=split)
         found = {q.text: q.answer for q in clip.questions if q.kind == kind}
         if found:
@@ -88,7 +89,7 @@ def test_directions_are_true():
         colour = colour_of(clip.frames[0])
         first, last = (np.argwhere(colour_mask(clip.frames[i], colour)).mean(0) for i in (0, -1))
         moved = (last - first)[::-1] / clip.frames[0].shape[1::-1]
-        np.testing.assert_allclose(moved, np.multiply(DIRECTIONS[way], 0.5), atol=0.03)
+        np.testing.assert_allclose(moved, np.multiply(DIRECTIONS[way], 0.5), atol=0.1)
 
 
 def test_colours_are_true():
@@ -119,8 +120,8 @@ def test_flashes_are_true():
 def test_time_spans_are_true():
     for clip, answers in asked("when", split="train"):
         [(question, answer)] = answers.items()
-        lit = [i for i, frame in enumerate(clip.frames) if colour_of(frame)]
-        lit = lit[:2] if "first" in question else lit[2:]
+        lit = [i for i, frame in enumerate(clip.frames) if colour_of(frame) in question.split()]
+        assert len(lit) == 2
         assert answer == f"{lit[0] / FPS:.1f}s to {(lit[1] + 1) / FPS:.1f}s"
 
 
@@ -132,35 +133,45 @@ def test_the_card_lies_where_the_depth_says():
         assert clip.questions[0].answer == "blue" == colour_of(clip.frames[4 * group])
 
 
-def combinations(split: str) -> set[tuple[str, ...]]:
-    """Pairs of answers and of answer and colour that clips of a split show."""
-    found = set()
-    for index in range(240):
-        clip = make_clip(index, split=split)
-        match clip.questions[0].kind:
-            case "direction" | "count":
-                found.add((clip.questions[0].answer, colour_of(clip.frames[0])))
-            case "order":
-                found.add(tuple(q.answer for q in clip.questions[:2]))
-    return found
+def flashes(split: str) -> set[tuple[str, ...]]:
+    """What the flashing clips of a split show: the colour of every frame."""
+    return {tuple(map(colour_of, clip.frames)) for clip, _ in asked("order", split=split)}
 
 
 def test_held_out_combinations_are_new():
-    train, held_out = combinations("train"), combinations("eval")
+    train, held_out = flashes("train"), flashes("eval")
     assert not train & held_out
-    assert len(held_out) >= 8 + 8 / 2
-    assert {first for first, _ in held_out} >= {*DIRECTIONS, *NUMBERS}
+    assert (len(train), len(held_out)) == (48, 24)
+    for shown, _ in synthetic._KINDS[:3]:
+        assert not set(shown("train")) & set(shown("eval"))
 
 
-def test_no_answer_can_be_read_off_the_question(embedded):
-    counts = {}
-    for sample in json.loads(embedded.eval.read_text()):
-        if sample["kind"] != "when":
-            question, answer = (turn["value"] for turn in sample["conversations"])
-            counts.setdefault(question, Counter())[answer] += 1
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_every_answer_is_right_equally_often(split):
+    counts = defaultdict(Counter)
+    for index in range(SIZES[split]):
+        for question in make_clip(index, split=split).questions:
+            assert question.answer in question.choices
+            counts[question.text][question.answer] += 1
+    assert len(counts) == 6 + len(COLOURS)
     for question, answers in counts.items():
         assert len(answers) == 4, question
-        assert max(answers.values()) <= 0.45 * answers.total(), question
+        assert len(set(answers.values())) == 1, question
+
+
+def test_one_answer_does_not_tell_another():
+    pairs = Counter()
+    for index in range(SIZES["train"]):
+        found = [q.answer for q in make_clip(index, split="train").questions if q.kind != "when"]
+        pairs.update(itertools.permutations(found, 2))
+    for first in (*DIRECTIONS, *NUMBERS):
+        assert len({pairs[first, second] for second in COLOURS}) == 1
+
+
+def test_questions_come_in_any_order_in_training():
+    first = Counter(make_clip(i, split="train").questions[0].text for i in range(0, 300, 4))
+    assert len(first) == 2
+    assert min(first.values()) > 75 / 3
 
 
 def test_haystacks_of_every_length_and_depth(monkeypatch, tmp_path):

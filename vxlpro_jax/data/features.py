@@ -1,6 +1,6 @@
 """Features of a frozen vision tower on disk, one file for each video or image.
 
-Shapes: g groups of a file, P places of the grid, C width of the tower.
+Shapes: g groups of a file, P places of the grid, C width of the tower, S side of a frame.
 """
 
 import dataclasses
@@ -8,33 +8,56 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from vxlpro_jax.config import FRAMES_PER_GROUP
+
+
+class Visual(NamedTuple):
+    """What a video or image shows.
+
+    groups: frames, uint8 [g,4,S,S,3], or the tower's features of them, [g,4,P,C].
+    times: float64 [g], seconds of each group's first frame.
+    """
+
+    groups: np.ndarray
+    times: np.ndarray
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureFiles:
-    """A folder of arrays [g,4,P,C] of one type, `float32` or `bfloat16`."""
+    """A folder of features, `places` (P) by `width` (C), of one type, `float32` or `bfloat16`."""
 
     folder: Path
     dtype: str
+    places: int
+    width: int
 
-    def path(self, visual: Path) -> Path:
-        """Where the features of `visual` are: another place as soon as that file changes."""
-        stat = visual.stat()
-        named = f"{visual}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        return self.folder / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.npy"
+    def path(self, file: Path) -> Path:
+        """Where the features of `file` are: another place as soon as that file changes."""
+        stat = file.stat()
+        named = f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        return self.folder / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.npz"
 
-    def read(self, visual: Path) -> np.ndarray:
-        """[g,4,P,C]."""
-        stored = np.load(self.path(visual), allow_pickle=False)
-        return stored.view(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else stored
+    def read(self, file: Path) -> Visual:
+        """The features of `file`."""
+        with np.load(self.path(file), allow_pickle=False) as stored:
+            groups, times = stored["groups"], stored["times"]
+        is_bfloat16 = self.dtype == "bfloat16"
+        return Visual(groups.view(ml_dtypes.bfloat16) if is_bfloat16 else groups, times)
 
-    def write(self, visual: Path, features: np.ndarray) -> None:
+    def write(self, file: Path, visual: Visual) -> None:
         """The inverse; processes may race."""
-        stored = features.view(np.uint16) if self.dtype == "bfloat16" else features
+        groups = visual.groups.view(np.uint16) if self.dtype == "bfloat16" else visual.groups
         handle, partial = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, stored, allow_pickle=False)
-        os.replace(partial, self.path(visual))
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, groups=groups, times=visual.times)
+        os.replace(partial, self.path(file))
+
+    def nothing(self) -> Visual:
+        """The features of a sample without a file."""
+        shape = (0, FRAMES_PER_GROUP, self.places, self.width)
+        return Visual(np.zeros(shape, np.dtype(self.dtype)), np.zeros(0))

@@ -173,7 +173,7 @@ def first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray
         if len(found) >= count:
             break
         try:
-            found.extend(reader(record).frames)
+            found.extend(reader(record).groups)
         except InputError as error:
             log.warning("Skipped %s: %s", record.name, error)
     if not found:

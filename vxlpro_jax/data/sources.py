@@ -19,6 +19,11 @@ class Record(NamedTuple):
     image: str = ""
     scale: float = 1.0
 
+    @property
+    def has_visual(self) -> bool:
+        """Whether it is more than text."""
+        return bool(self.video or self.image)
+
 
 def load_visual_records(path: str | Path) -> tuple[Record, ...]:
     """The samples of `load_records` that have a video or an image; they need no `conversations`.
@@ -28,7 +33,7 @@ def load_visual_records(path: str | Path) -> tuple[Record, ...]:
     """
     samples = _read_samples(Path(path))
     records = (_visual_record(sample, f"{path}, record {i}") for i, sample in enumerate(samples))
-    visual = tuple(record for record in records if record.video or record.image)
+    visual = tuple(record for record in records if record.has_visual)
     if not visual:
         raise InputError(f"Data file {path} names no video and no image: stage 1 learns from them.")
     return visual

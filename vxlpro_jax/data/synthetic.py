@@ -1,9 +1,9 @@
 """The tiny preset's embedded task: drawn clips that ask for what the model claims to do.
 
 Real mp4 files and LLaVA-format JSON, the same for everyone, written once to a cache folder. Every
-question has four possible answers (a time span aside), drawn evenly and without regard to anything
-that the question says. Held-out clips show combinations that training does not: of shape and
-colour, of number and colour, of direction and colour, and of first and second colour.
+question has four possible answers, each the right one equally often, so that it tells nothing of
+its own. Held-out clips show combinations that training does not: of colour, shape and direction, of
+colour, shape and number, and of two flashes' colours and times.
 
 Shapes: F frames of one clip, H and W its height and width, S side of a frame.
 """
@@ -22,12 +22,13 @@ from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
 from vxlpro_jax.data.chat import IMAGE_MARK
 from vxlpro_jax.data.drawing import COLOURS, SHAPES, Canvas, Figure, write_mp4
 
-VERSION = 2  # Part of the folder's name: raise it whenever what is written changes.
+VERSION = 3  # Part of the folder's name: raise it whenever what is written changes.
 FPS = 2
 FRAMES = 8
+_FLASH = 2  # Frames.
 
 Split = Literal["train", "eval"]
-SIZES: dict[Split, int] = {"train": 640, "eval": 160}
+SIZES: dict[Split, int] = {"train": 768, "eval": 192}  # Whole rounds of every combination.
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 NUMBERS = ("1", "2", "3", "4")
@@ -38,7 +39,7 @@ NEEDLES = 8  # Of each length and depth.
 
 
 class Question(NamedTuple):
-    """Attributes: `kind` of skill, `text`, `answer`, and `choices` (none for a time span)."""
+    """Attributes: `kind` of skill, `text`, `answer`, and the `choices` it is one of."""
 
     kind: str
     text: str
@@ -64,19 +65,26 @@ class SyntheticSet(NamedTuple):
 def make_clip(index: int, *, split: Split) -> Clip:
     """Clip number `index` of a split: its frames and questions, always the same."""
     rng = np.random.default_rng([VERSION, split == "eval", index])
-    kinds = (_moving, _counting, _flashing, _haystack)
-    return kinds[index % len(kinds)](rng, split)
+    turn, kind = divmod(index, len(_KINDS))
+    combinations, draw = _KINDS[kind]
+    shown = combinations(split)
+    clip = draw(rng, *shown[turn % len(shown)])
+    # Held-out questions are asked alone: in training each comes first as often.
+    order = rng.permutation(len(clip.questions))
+    return clip._replace(questions=[clip.questions[i] for i in order])
 
 
-def _pair(rng, split: Split, first: Iterable[str], second: Iterable[str]) -> tuple[str, str]:
-    """Two unequal properties; a quarter of their combinations is held out, each value in one."""
-    first, second = tuple(first), tuple(second)
-    pairs = [
-        (a, b)
-        for (i, a), (j, b) in itertools.product(enumerate(first), enumerate(second))
-        if ((i + j) % 4 == 3) == (split == "eval") and not (first == second and i == j)
+def _combinations(split: Split, *axes: Iterable[str]) -> list[tuple[str, ...]]:
+    """Of all combinations of fours the held-out quarter, or the rest.
+
+    In both, each value is as frequent beside any value of another axis, so that none tells another.
+    """
+    fours = [tuple(axis) for axis in axes]
+    return [
+        tuple(four[i] for four, i in zip(fours, places, strict=True))
+        for places in itertools.product(range(4), repeat=len(fours))
+        if (sum(places) % 4 == 3) == (split == "eval")
     ]
-    return pairs[rng.integers(len(pairs))]
 
 
 def _canvas(rng: np.random.Generator) -> Canvas:
@@ -84,63 +92,87 @@ def _canvas(rng: np.random.Generator) -> Canvas:
     return Canvas(int(width), int(height), int(rng.integers(100, 156)))
 
 
-def _appearance(figure: Figure) -> list[Question]:
-    return [
-        Question("appearance", "What colour is the shape?", figure.colour, tuple(COLOURS)),
-        Question("appearance", "Which shape do you see?", figure.shape, SHAPES),
-    ]
+def _appearance(colour: str) -> Question:
+    return Question("appearance", "What colour is the shape?", colour, tuple(COLOURS))
 
 
-def _moving(rng: np.random.Generator, split: Split) -> Clip:
-    """One shape crosses the picture."""
+def _moves(split: Split) -> list[tuple]:
+    return _combinations(split, DIRECTIONS, SHAPES, COLOURS)
+
+
+def _moving(rng: np.random.Generator, way: str, shape: str, colour: str) -> Clip:
+    """One large shape crosses the picture."""
     canvas = _canvas(rng)
-    way, colour = _pair(rng, split, DIRECTIONS, COLOURS)
-    shape = str(rng.choice(SHAPES))
-    middle, radius = rng.uniform(0.4, 0.6, 2), rng.uniform(0.12, 0.18)
+    middle, radius = rng.uniform(0.45, 0.55, 2), rng.uniform(0.2, 0.28)
     centres = middle + np.linspace(-0.25, 0.25, FRAMES)[:, None] * DIRECTIONS[way]
     figures = [Figure(shape, colour, tuple(at), radius) for at in centres]
     question = Question("direction", "Which way does it move?", way, tuple(DIRECTIONS))
     frames = [canvas.draw([figure]) for figure in figures]
-    return Clip(frames, [question, *_appearance(figures[0])])
+    return Clip(frames, [question, _appearance(colour)])
 
 
-def _counting(rng: np.random.Generator, split: Split) -> Clip:
+def _counts(split: Split) -> list[tuple]:
+    return _combinations(split, NUMBERS, SHAPES, COLOURS)
+
+
+def _counting(rng: np.random.Generator, number: str, shape: str, colour: str) -> Clip:
     """One to four shapes of a kind tremble in the corners."""
     canvas = _canvas(rng)
-    number, colour = _pair(rng, split, NUMBERS, COLOURS)
-    shape = str(rng.choice(SHAPES))
     corners = rng.permutation([(0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72)])
-    corners = corners[: int(number)] + rng.uniform(-0.06, 0.06, (int(number), 2))
+    corners = corners[: int(number)] + rng.uniform(-0.04, 0.04, (int(number), 2))
     frames = []
     for _ in range(FRAMES):
         moved = corners + rng.uniform(-0.02, 0.02, corners.shape)
-        figures = [Figure(shape, colour, tuple(at), 0.15) for at in moved]
+        figures = [Figure(shape, colour, tuple(at), 0.2) for at in moved]
         frames.append(canvas.draw(figures))
     question = Question("count", "How many shapes are there?", number, NUMBERS)
-    return Clip(frames, [question, *_appearance(figures[0])])
+    return Clip(frames, [question, _appearance(colour)])
 
 
-def _flashing(rng: np.random.Generator, split: Split) -> Clip:
+def _flashes(split: Split) -> list[tuple]:
+    """Two colours, two slots of time, and which flash is asked for.
+
+    Held out is one of the three distances in time for each way to pair up the four colours.
+    """
+    colours = itertools.permutations(enumerate(COLOURS), 2)
+    slots = itertools.combinations(range(FRAMES // _FLASH), 2)
+    return [
+        ((first, last), (start, end), asked)
+        for ((i, first), (j, last)), (start, end) in itertools.product(colours, slots)
+        if (i ^ j == end - start) == (split == "eval")
+        for asked in (0, 1)
+    ]
+
+
+def _flashing(rng: np.random.Generator, colours, slots, asked: int) -> Clip:
     """The background flashes in one colour, later in another."""
-    canvas = _canvas(rng)
-    colours = _pair(rng, split, COLOURS, COLOURS)
-    starts = rng.integers(0, 3), rng.integers(4, 7)
-    frames = []
-    for i in range(FRAMES):
-        now = [c for c, start in zip(colours, starts, strict=True) if start <= i < start + 2]
-        frames.append(canvas.draw([], background=now[0] if now else ""))
-    ask = Question("order", "Which flash comes first?", colours[0], tuple(COLOURS))
-    last = Question("order", "Which flash comes last?", colours[1], tuple(COLOURS))
-    which = rng.integers(2)
-    when = f"{starts[which] / FPS:.1f}s to {(starts[which] + 2) / FPS:.1f}s"
-    span = Question("when", f"When is the {('first', 'last')[which]} flash?", when, ())
-    return Clip(frames, [ask, last, span])
+    canvas, shown = _canvas(rng), dict(zip(slots, colours, strict=True))
+    frames = [canvas.draw([], background=shown.get(i // _FLASH, "")) for i in range(FRAMES)]
+    first, last = (
+        Question("order", f"Which flash comes {place}?", colour, tuple(COLOURS))
+        for place, colour in zip(("first", "last"), colours, strict=True)
+    )
+    spans = tuple(_span(slot) for slot in range(FRAMES // _FLASH))
+    when = Question("when", f"When is the {colours[asked]} flash?", spans[slots[asked]], spans)
+    return Clip(frames, [first, last, when])
 
 
-def _haystack(rng: np.random.Generator, split: Split) -> Clip:
-    colour = str(rng.choice(list(COLOURS)))
-    groups = FRAMES // FRAMES_PER_GROUP
-    return haystack(rng, colour=colour, groups=groups, depth=rng.uniform())
+def _span(slot: int) -> str:
+    start = slot * _FLASH / FPS
+    return f"{start:.1f}s to {start + _FLASH / FPS:.1f}s"
+
+
+def _needles(split: Split) -> list[tuple]:
+    return list(itertools.product(COLOURS, (0.0, 1.0)))
+
+
+def _haystack(rng: np.random.Generator, colour: str, depth: float) -> Clip:
+    """The shortest haystack."""
+    return haystack(rng, colour=colour, groups=FRAMES // FRAMES_PER_GROUP, depth=depth)
+
+
+# What each kind of clip combines in a split, and how it is drawn.
+_KINDS = ((_moves, _moving), (_counts, _counting), (_flashes, _flashing), (_needles, _haystack))
 
 
 def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float) -> Clip:

@@ -5,6 +5,7 @@ of a frame.
 """
 
 import dataclasses
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -13,20 +14,17 @@ import numpy as np
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS, InputError
 from vxlpro_jax.data.chat import encode_conversation, encode_stamps
-from vxlpro_jax.data.features import FeatureFiles
+from vxlpro_jax.data.features import FeatureFiles, Visual
 from vxlpro_jax.data.images import Grid, group_crops, parse_pinpoints, read_image
 from vxlpro_jax.data.sources import Record, resolve_inside
 from vxlpro_jax.data.tokenizer import Tokenizer
-from vxlpro_jax.data.video import FrameGroups, group_frames, read_video
+from vxlpro_jax.data.video import group_frames, read_video
 
 
 class Sample(NamedTuple):
-    """frames uint8 [g,4,S,S,3]; stamp_ids int32 [g,10]; tokens and labels int32 [t].
+    """groups, see `Visual`; stamp_ids int32 [g,10]; tokens and labels int32 [t]."""
 
-    Instead of frames there may be the tower's features, [g,4,P,C].
-    """
-
-    frames: np.ndarray
+    groups: np.ndarray
     stamp_ids: np.ndarray
     tokens: np.ndarray
     labels: np.ndarray
@@ -45,8 +43,8 @@ class RowShape:
 class SampleReader:
     """Reads one record's file and encodes its text; `build` makes it from a config's values.
 
-    Without a tokenizer samples have no text, and their stamps are zeros; then `features` may stand
-    in for frames.
+    Without a tokenizer samples have no text, and their stamps are zeros. Where `features` are, they
+    stand in for frames.
     """
 
     tokenizer: Tokenizer | None
@@ -96,18 +94,26 @@ class SampleReader:
             InputError: the file cannot be used, or the text is longer than a row.
         """
         if self.tokenizer is None:
-            frames = self._features(record) if self.features else self._groups(record).frames
-            stamps = np.zeros((len(frames), STAMP_TOKENS), np.int32)
-            return Sample(frames, stamps, np.zeros(0, np.int32), np.zeros(0, np.int32))
+            groups, _ = self.visual(record)
+            stamps = np.zeros((len(groups), STAMP_TOKENS), np.int32)
+            return Sample(groups, stamps, np.zeros(0, np.int32), np.zeros(0, np.int32))
         chat = encode_conversation(record.turns, tokenizer=self.tokenizer)
         if len(chat.ids) > self.shape.text:
             raise InputError(
                 f"The conversation has {len(chat.ids)} ids, more than data.max_text_tokens"
                 f" ({self.shape.text}): shorten it or raise that."
             )
-        groups = self._groups(record)
-        stamps = encode_stamps(groups.times, tokenizer=self.tokenizer, scale=record.scale)
-        return Sample(groups.frames, stamps, chat.ids, chat.labels)
+        visual = self.visual(record)
+        stamps = encode_stamps(visual.times, tokenizer=self.tokenizer, scale=record.scale)
+        return Sample(visual.groups, stamps, chat.ids, chat.labels)
+
+    def visual(self, record: Record) -> Visual:
+        """What the record shows; no groups if it is text alone.
+
+        Raises:
+            InputError: the file cannot be used.
+        """
+        return self._frames(record) if self.features is None else self._features(record)
 
     def visual_file(self, record: Record) -> Path:
         """The video or image of a record that has one.
@@ -118,27 +124,29 @@ class SampleReader:
         root = self.video_root if record.video else self.image_root
         return resolve_inside(root, record.video or record.image)
 
-    def _features(self, record: Record) -> np.ndarray:
-        visual = self.visual_file(record)
+    def _features(self, record: Record) -> Visual:
+        if not record.has_visual:
+            return self.features.nothing()
+        file = self.visual_file(record)
         try:
-            return self.features.read(visual)
-        except (OSError, ValueError) as error:
-            self._groups(record)  # What is wrong with the file itself is told first.
+            return self.features.read(file)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            self._frames(record)  # What is wrong with the file itself is told first.
             raise InputError(
-                f"The features of {visual} cannot be read ({error}): start the run again to have"
+                f"The features of {file} cannot be read ({error}): start the run again to have"
                 " them made."
             ) from error
 
-    def _groups(self, record: Record) -> FrameGroups:
+    def _frames(self, record: Record) -> Visual:
         size = self.shape.image_size
         if record.video:
             max_frames = self.shape.groups * FRAMES_PER_GROUP
             read = read_video(self.visual_file(record), max_frames=max_frames, size=size)
-            return group_frames(read)
+            return Visual(*group_frames(read))
         if record.image:
             crops = read_image(self.visual_file(record), size=size, grids=self.grids)
-            return FrameGroups(group_crops(crops), np.zeros(len(crops)))
-        return FrameGroups(np.zeros((0, FRAMES_PER_GROUP, size, size, 3), np.uint8), np.zeros(0))
+            return Visual(group_crops(crops), np.zeros(len(crops)))
+        return Visual(np.zeros((0, FRAMES_PER_GROUP, size, size, 3), np.uint8), np.zeros(0))
 
 
 def stack_rows(samples: Sequence[Sample], *, shape: RowShape) -> dict[str, np.ndarray]:
@@ -147,7 +155,7 @@ def stack_rows(samples: Sequence[Sample], *, shape: RowShape) -> dict[str, np.nd
     Segments count from 1; 0 is padding. Samples with features make a batch with `features` in the
     place of `frames`.
     """
-    rows, groups, text, first = len(samples), shape.groups, shape.text, samples[0].frames
+    rows, groups, text, first = len(samples), shape.groups, shape.text, samples[0].groups
     visuals = "frames" if first.dtype == np.uint8 else "features"
     batch = {
         visuals: np.zeros((rows, groups, *first.shape[1:]), first.dtype),
@@ -158,8 +166,8 @@ def stack_rows(samples: Sequence[Sample], *, shape: RowShape) -> dict[str, np.nd
         "labels": np.full((rows, text), IGNORE_LABEL, np.int32),
     }
     for row, sample in enumerate(samples):
-        visual, spoken = len(sample.frames), len(sample.tokens)
-        batch[visuals][row, :visual] = sample.frames
+        visual, spoken = len(sample.groups), len(sample.tokens)
+        batch[visuals][row, :visual] = sample.groups
         batch["stamp_ids"][row, :visual] = sample.stamp_ids
         batch["group_segments"][row, :visual] = 1
         batch["tokens"][row, :spoken] = sample.tokens

@@ -84,9 +84,16 @@ class VideoXLPro(nn.Module):
     def encode(self, frames: jax.Array) -> jax.Array:
         """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""
         flat = rearrange(frames, "b g f h w c -> (b g f) h w c", f=FRAMES_PER_GROUP)
-        features = self.features(mesh.shard_frames(flat))
+        return self._condense(self.features(mesh.shard_frames(flat)), groups=frames.shape[1])
+
+    def encode_features(self, features: jax.Array) -> jax.Array:
+        """`encode` from stored features of the frames, [B, G, 4, h*w, C] -> [B, G, N, D]."""
+        flat = rearrange(features, "b g f (h w) c -> (b g f) h w c", h=self.config.dts.grid)
+        return self._condense(mesh.shard_frames(flat), groups=features.shape[1])
+
+    def _condense(self, features, *, groups):
         tokens = grids.pool_2x2(self.project(mesh.shard_frames(self.compress(features))))
-        return rearrange(tokens, "(b g) n d -> b g n d", g=frames.shape[1])
+        return rearrange(tokens, "(b g) n d -> b g n d", g=groups)
 
     def windows(self, visual: jax.Array, text: Text) -> jax.Array:
         """Stamps before each group's visual tokens: [B, G, N, D] -> [B, G, 10+N, D]."""
@@ -129,20 +136,24 @@ class VideoXLPro(nn.Module):
         )
 
     def __call__(self, frames: jax.Array, text: Text) -> jax.Array:
+        """`read` of encoded frames, uint8 [B, G, 4, H, W, 3]."""
+        return self.read(self.encode(frames), text)
+
+    def read(self, visual: jax.Array, text: Text) -> jax.Array:
         """Hidden states that predict each text id.
 
         Only text ids are ever targets, so only their predictors leave the decoder: the logits of
         the visual positions, most of the sequence, are never formed.
 
         Args:
-            frames: uint8 [B, G, 4, H, W, 3].
+            visual: tokens [B, G, N, D].
             text: the batch's text.
 
         Returns:
             [B, T, D]: row t is the state one position before text id t; the first id of a sample
             and padding get an arbitrary state.
         """
-        sequence = self.assemble(self.encode(frames), text)
+        sequence = self.assemble(visual, text)
         hidden = self.decode(sequence)
         before = jnp.clip(sequence.layout.text_at - 1, 0, hidden.shape[1] - 1)
         return jnp.take_along_axis(hidden, before[..., None], axis=1)
