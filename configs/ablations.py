@@ -15,9 +15,9 @@ def get_config():
     c.seeds = (0, 1, 2)
     c.stage1 = (f"total_steps={_STAGE1_STEPS}", f"checkpoint_every={_STAGE1_STEPS}")
     c.stage2 = (f"total_steps={_STAGE2_STEPS}", f"checkpoint_every={_STAGE2_STEPS}")
-    c.keep_ratios = (1.0,)
+    c.keep_ratio = 1.0
     c.variants = ml_collections.ConfigDict()
-    c.variants.base = _variant(keep_ratios=(0.3, 0.5, 0.7, 0.9))
+    c.variants.base = _variant(needle_keep_ratios=(0.3, 0.5, 0.7, 0.9, 1.0))
     for policy in ("random", "tube", "motion"):
         c.variants[f"mask_{policy}"] = _variant(stage1=(f"recot.policy={policy}",))
     for percent in (50, 90):
@@ -30,9 +30,9 @@ def get_config():
     return c
 
 
-def _variant(*, stage1=(), stage2=(), keep_ratios=(), has_stage1=True):
-    """Settings `path=value` of the stages, and keep ratios to evaluate beside the usual ones."""
+def _variant(*, stage1=(), stage2=(), needle_keep_ratios=(), has_stage1=True):
+    """Settings `path=value` of the stages, and keep ratios at which needles are asked for."""
     c = ml_collections.ConfigDict()
     c.has_stage1 = has_stage1
-    c.stage1, c.stage2, c.keep_ratios = stage1, stage2, keep_ratios
+    c.stage1, c.stage2, c.needle_keep_ratios = stage1, stage2, needle_keep_ratios
     return c

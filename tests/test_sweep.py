@@ -1,6 +1,7 @@
 """Sweeps: what is planned, that failures do not stop the rest, and the tables."""
 
 import dataclasses
+import os
 import sys
 
 import pytest
@@ -43,8 +44,9 @@ def test_variants_change_what_their_name_says(tmp_path):
     assert not any("init_from" in word for word in first["no_stage1"])
     init = f"--config.init_from={tmp_path / 'base/seed0/stage1'}"
     assert init in second["base"]
-    ratios = [step.name for step in runs["base"].steps[2:]]
-    assert ratios == ["keep_1.0", "keep_0.3", "keep_0.5", "keep_0.7", "keep_0.9"]
+    asked = [step.name for step in runs["base"].steps[2:]]
+    assert asked[0] == "embedded_1.0"
+    assert asked[1:] == [f"needles_{ratio}" for ratio in (0.3, 0.5, 0.7, 0.9, 1.0)]
 
 
 def test_only_some_variants(tmp_path, capsys):
@@ -85,7 +87,7 @@ def test_a_failure_stops_its_own_run_only_and_what_is_done_stays(tmp_path, capsy
         for name, more in (("good", ()), ("bad", (wrong,)))
     ]
     for _ in range(2):
-        assert [sweep.execute(run, "1/1") for run in runs] == [True, False]
+        assert [sweep.execute(run, "1/1", environment=os.environ) for run in runs] == [True, False]
     assert "no luck" in (tmp_path / "bad/log.txt").read_text()
     assert (tmp_path / "good/keep_0.9/results.json.ran").read_text() == "x"
     assert [dataclasses.astuple(number) for number in sweep.measured(runs)] == [
@@ -93,6 +95,11 @@ def test_a_failure_stops_its_own_run_only_and_what_is_done_stays(tmp_path, capsy
         ("good", 0, 0.9, "order", 0.5),
         ("good", 0, 0.9, "count", 1.0),
     ]
+
+
+def test_needles_are_averaged_over_the_grid():
+    grid = [{"frames": 8, "depth": depth, "accuracy": depth} for depth in (0.0, 0.5, 1.0)]
+    assert sweep.needle_measures({"needle_grid": grid}) == {"needles": 0.5}
 
 
 def test_tables_hold_mean_and_spread(tmp_path):

@@ -9,8 +9,10 @@ goes on.
 
 import csv
 import dataclasses
+import functools
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -34,23 +36,23 @@ Summary = dict[str, dict[str, list[float]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Settings `path=value` of each stage, and keep ratios beside the sweep's own."""
+    """Settings `path=value` of each stage, and keep ratios at which needles are asked for."""
 
     has_stage1: bool = True
     stage1: tuple[str, ...] = ()
     stage2: tuple[str, ...] = ()
-    keep_ratios: tuple[float, ...] = ()
+    needle_keep_ratios: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What all variants share: config files of the stages, settings, seeds, keep ratios."""
+    """What all variants share: config files of the stages, settings, seeds, keep ratio."""
 
     configs: tuple[str, ...] = ("configs/stage1.py", "configs/stage2.py")
     seeds: tuple[int, ...] = (0,)
     stage1: tuple[str, ...] = ()
     stage2: tuple[str, ...] = ()
-    keep_ratios: tuple[float, ...] = (0.9,)
+    keep_ratio: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +99,13 @@ def main(argv: Sequence[str]) -> int:
             for step in run.steps:
                 print(shlex.join(step.command))
         return 0
-    failed = [
-        run for number, run in enumerate(runs, 1) if not execute(run, f"{number}/{len(runs)}")
-    ]
-    write_results(
-        list(measured(runs)),
-        usual_ratio=arguments.sweep.keep_ratios[0],
-        workdir=arguments.workdir,
-    )
+    # Variants share most of what they compile.
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(arguments.workdir / "compiled"), **os.environ}
+    usual_ratio, failed = arguments.sweep.keep_ratio, []
+    for number, run in enumerate(runs, 1):
+        if not execute(run, f"{number}/{len(runs)}", environment=environment):
+            failed.append(run)
+        write_results(list(measured(runs)), usual_ratio=usual_ratio, workdir=arguments.workdir)
     print((arguments.workdir / "results.md").read_text())
     for run in failed:
         print(f"Failed: {run.variant}, seed {run.seed}; see {run.folder / 'log.txt'}")
@@ -173,13 +174,9 @@ def _plan_run(name: str, variant: Variant, *, seed: int, arguments: Arguments) -
     stage2 = folder / "stage2"
     command = _train(config2, (*sweep.stage2, *variant.stage2, *init), seed=seed, workdir=stage2)
     steps.append(Step("stage2", command, stage2 / "curves.png"))
-    for ratio in (*sweep.keep_ratios, *variant.keep_ratios):
-        out = folder / f"keep_{ratio}"
-        command = (
-            *(sys.executable, "-m", "vxlpro_jax.evaluate", "--benchmark", "embedded"),
-            *("--checkpoint", str(stage2), "--keep_ratio", str(ratio), "--out", str(out)),
-        )
-        steps.append(Step(out.name, command, out / "results.json", answer_measures, ratio))
+    evaluate = functools.partial(_evaluate, stage2, folder=folder)
+    steps.append(evaluate("embedded", ratio=sweep.keep_ratio))
+    steps += [evaluate("needles", ratio=ratio) for ratio in variant.needle_keep_ratios]
     return Run(name, seed, folder, tuple(steps))
 
 
@@ -189,7 +186,16 @@ def _train(config: str, settings: Iterable[str], *, seed: int, workdir: Path) ->
     return (*train, *changes, f"--workdir={workdir}")
 
 
-def execute(run: Run, number: str) -> bool:
+def _evaluate(checkpoint: Path, benchmark: str, *, ratio: float, folder: Path) -> Step:
+    out = folder / f"{benchmark}_{ratio}"
+    command = (
+        *(sys.executable, "-m", "vxlpro_jax.evaluate", "--benchmark", benchmark),
+        *("--checkpoint", str(checkpoint), "--keep_ratio", str(ratio), "--out", str(out)),
+    )
+    return Step(out.name, command, out / "results.json", _MEASURES[benchmark], ratio)
+
+
+def execute(run: Run, number: str, *, environment: Mapping[str, str]) -> bool:
     """Does the steps that are missing, up to one that fails; False if one did."""
     run.folder.mkdir(parents=True, exist_ok=True)
     for step in run.steps:
@@ -199,7 +205,9 @@ def execute(run: Run, number: str) -> bool:
         with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(step.command)}\n")
             log.flush()
-            ended = subprocess.run(step.command, stdout=log, stderr=subprocess.STDOUT, check=False)
+            ended = subprocess.run(
+                step.command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
+            )
         if ended.returncode:
             return False
     return True
@@ -227,6 +235,14 @@ def stage1_measures(report: Mapping[str, Any]) -> dict[str, float]:
 def answer_measures(report: Mapping[str, Any]) -> dict[str, float]:
     """What is compared of the embedded task's `results.json`."""
     return {"mean": float(np.mean(list(report["accuracy"].values()))), **report["accuracy"]}
+
+
+def needle_measures(report: Mapping[str, Any]) -> dict[str, float]:
+    """What is compared of the needles' `results.json`: the mean over all lengths and depths."""
+    return {"needles": float(np.mean([cell["accuracy"] for cell in report["needle_grid"]]))}
+
+
+_MEASURES = {"embedded": answer_measures, "needles": needle_measures}
 
 
 def write_results(found: Sequence[Measured], *, usual_ratio: float, workdir: Path) -> None:
