@@ -54,4 +54,4 @@ def _reason(error: Exception) -> str:
 
 def progress(items: Iterable, *, name: str, unit: str) -> Iterable:
     """The items, with a bar on a terminal and a line every half minute otherwise."""
-    return tqdm(items, desc=name, unit=unit, mininterval=0.1 if sys.stderr.isatty() else 30)
+    return tqdm(items, desc=name, unit=f" {unit}", mininterval=0.1 if sys.stderr.isatty() else 30)

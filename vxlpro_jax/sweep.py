@@ -192,7 +192,7 @@ def _evaluate(checkpoint: Path, benchmark: str, *, ratio: float, folder: Path) -
         *(sys.executable, "-m", "vxlpro_jax.evaluate", "--benchmark", benchmark),
         *("--checkpoint", str(checkpoint), "--keep_ratio", str(ratio), "--out", str(out)),
     )
-    return Step(out.name, command, out / "results.json", _MEASURES[benchmark], ratio)
+    return Step(out.name, command, out / "results.json", _BENCHMARK_MEASURES[benchmark], ratio)
 
 
 def execute(run: Run, number: str, *, environment: Mapping[str, str]) -> bool:
@@ -242,7 +242,7 @@ def needle_measures(report: Mapping[str, Any]) -> dict[str, float]:
     return {"needles": float(np.mean([cell["accuracy"] for cell in report["needle_grid"]]))}
 
 
-_MEASURES = {"embedded": answer_measures, "needles": needle_measures}
+_BENCHMARK_MEASURES = {"embedded": answer_measures, "needles": needle_measures}
 
 
 def write_results(found: Sequence[Measured], *, usual_ratio: float, workdir: Path) -> None:

@@ -104,11 +104,13 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
     """
     params = tree.cast(params, config.compute_dtype)
     model = recot.Recot(config.model, config.recot)
-    visuals = "features" if "features" in batch else "frames"
-    groups = rearrange(batch[visuals], "b g f ... -> (b g) f ...")
 
     def restore(model):
-        return model(groups if visuals == "features" else model.features(groups), key=key)
+        if "features" in batch:
+            features = rearrange(batch["features"], "b g f p c -> (b g) f p c")
+        else:
+            features = model.features(rearrange(batch["frames"], "b g f ... -> (b g) f ..."))
+        return model(features, key=key)
 
     restored = model.apply({"params": params}, method=restore)
     hidden = jax.lax.stop_gradient(1 - restored.visible)
