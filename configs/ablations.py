@@ -6,8 +6,8 @@ stages that a seed's run goes through; one without `stage1` starts stage 2 from 
 
 import ml_collections
 
-_STAGE1_STEPS = 150
-_STAGE2_STEPS = 120
+_STAGE1_STEPS = 100
+_STAGE2_STEPS = 250
 
 
 def get_config():

@@ -13,6 +13,7 @@ def get_config(arg=None):
     if preset == "tiny":
         c = common.base(preset, frames=options.frames or 8, text=0, batch=options.batch or 8)
         c.optim.lr = 2e-3
+        c.optim.groups = common.TINY_GROUPS
         c.total_steps = 240
     else:
         c = common.base(preset, frames=options.frames or 64, text=0, batch=options.batch or 64)
@@ -20,7 +21,7 @@ def get_config(arg=None):
         c.optim.weight_decay = 0.05
         c.total_steps = 50_000
         c.checkpoint_every = 500
+        c.optim.groups = ({"pattern": "^vision/", "lr_scale": 0.0},)
     c.task = "recot"
     c.eval_every = 2_000
-    c.optim.groups = ({"pattern": "^vision/", "lr_scale": 0.0},)
     return c

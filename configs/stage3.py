@@ -16,7 +16,7 @@ def get_config(arg=None):
         )
         c.optim.b2 = 0.95
         c.optim.groups = common.TINY_GROUPS
-        c.total_steps = 1200
+        c.total_steps = 900
         c.checkpoint_every = 100
         return c
     c = common.base(

@@ -111,6 +111,35 @@ def test_groups_scale_the_rate_and_the_first_match_wins():
     np.testing.assert_array_equal(grouped[DECAY[2]], 2.0)
 
 
+def test_muon_turns_each_matrix_of_a_stack_equally_in_all_directions():
+    """Whatever a gradient's scale and however its directions differ: orthogonal, of 0.2 rms."""
+    rng = np.random.default_rng(0)
+    shape = (2, 6, 24)
+    grads = rng.standard_normal(shape) * np.array([1.0, 1e-3])[:, None, None]
+    grads *= np.geomspace(1, 10, 6)[:, None]
+    params = tree.unflatten({DECAY[2]: jnp.zeros(shape)})
+    groups = (ParamGroup(pattern="^decoder/", lr_scale=0.5, rule="muon"),)
+    config = OptimConfig(lr=0.1, warmup=0.0, clip_norm=1e9, groups=groups)
+    moved = run(config, params, grads=tree.unflatten({DECAY[2]: jnp.asarray(grads)}))[DECAY[2]]
+    updates = np.asarray(moved) / (0.1 * 0.5)
+    # Newton-Schulz iterations of Muon leave singular values between 0.7 and 1.2.
+    values = np.linalg.svd(updates, compute_uv=False) / (0.2 * np.sqrt(24))
+    assert np.all((values > 0.65) & (values < 1.25))
+    descends = np.einsum("bij,bij->b", updates, grads)
+    assert np.all(descends < 0)
+
+
+def test_vectors_and_tables_of_a_muon_group_stay_with_adamw():
+    paths = (*NO_DECAY, "decoder/embed")
+    rng = np.random.default_rng(0)
+    grads = tree.unflatten({path: jnp.asarray(rng.standard_normal((2, 3))) for path in paths})
+    groups = (ParamGroup(pattern="", rule="muon"),)
+    muon = run(OptimConfig(groups=groups), params_of(paths), grads=grads, steps=3)
+    adamw = run(OptimConfig(), params_of(paths), grads=grads, steps=3)
+    for path in paths:
+        np.testing.assert_array_equal(muon[path], adamw[path])
+
+
 def test_frozen_leaves_hold_no_state():
     params = params_of(DECAY)
     config = OptimConfig(groups=(ParamGroup(pattern="^decoder/", lr_scale=0.0),))

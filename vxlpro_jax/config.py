@@ -265,15 +265,19 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParamGroup:
-    """Parameters whose path matches `pattern` (regular expression, searched); first match wins."""
+    """Parameters whose path matches `pattern` (regular expression, searched); first match wins.
+
+    With the rule `muon` matrices that multiply get orthogonal updates; the rest stays with AdamW.
+    """
 
     pattern: str = ""
     lr_scale: float = 1.0
+    rule: Literal["adamw", "muon"] = "adamw"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay to zero; `lr_scale=0` freezes a group."""
+    """AdamW or Muon, with linear warm-up and cosine decay to zero; `lr_scale=0` freezes a group."""
 
     lr: float = 1e-3
     warmup: float = 0.03

@@ -1,16 +1,23 @@
-"""AdamW with parameter groups chosen by path."""
+"""AdamW, or Muon for matrices, with parameter groups chosen by path."""
 
 import re
 from typing import Any
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from vxlpro_jax.config import OptimConfig
+from vxlpro_jax.config import OptimConfig, ParamGroup
 
 # In every checkpoint but never run, so they get no gradient and must not decay either.
 _UNUSED = r"vision/post_ln/|selector/window/v/"
 _NO_DECAY = r"(scale|bias|pos_embed|temporal_encoding|rel_k|rel_v|mask_token)$"
+_TABLE = r"decoder/embed$"
+
+# Leading axes are layers, or the places of a convolution's kernel.
+_MATRIX = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+# Root mean square of an update, so that AdamW's rates serve (https://arxiv.org/abs/2502.16982).
+_MUON_RMS = 0.2
 
 
 def schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
@@ -26,9 +33,13 @@ def schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
 
 def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransformation:
     """The transformation for a parameter tree; frozen leaves hold no state and never change."""
+
+    def rules(params):
+        return _map_paths(lambda path, _: _rule(path, config), params)
+
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.partition({rule: _RULES[rule](config) for rule in _rules_used(config)}, rules),
         optax.add_decayed_weights(config.weight_decay, mask=_decays),
         optax.scale_by_learning_rate(schedule(config, total_steps=total_steps)),
         optax.stateless(lambda updates, params: _scale_groups(updates, config)),
@@ -61,11 +72,45 @@ def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
     return [grad for path, grad in flat if _scale(_name(path), config)]
 
 
+def _adam(config):
+    return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+
+
+def _muon(_):
+    """Orthogonal updates of `_MUON_RMS`, whatever the matrix's shape."""
+
+    def scale(update):
+        return update * _MUON_RMS * max(update.shape[-2:]) ** 0.5
+
+    return optax.chain(
+        scale_by_muon(
+            weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: _MATRIX, updates)
+        ),
+        optax.stateless(lambda updates, _: jax.tree.map(scale, updates)),
+    )
+
+
+_RULES = {"adamw": _adam, "muon": _muon}
+
+
+def _rules_used(config):
+    return {"adamw", *(group.rule for group in config.groups)}
+
+
+def _group(path: str, config: OptimConfig) -> ParamGroup:
+    matches = (group for group in config.groups if re.search(group.pattern, path))
+    return next(matches, ParamGroup())
+
+
+def _rule(path: str, config: OptimConfig) -> str:
+    multiplies = not re.search(f"{_NO_DECAY}|{_TABLE}", path)
+    return _group(path, config).rule if multiplies else "adamw"
+
+
 def _scale(path: str, config: OptimConfig) -> float:
     if re.search(_UNUSED, path):
         return 0.0
-    matches = (group.lr_scale for group in config.groups if re.search(group.pattern, path))
-    return next(matches, 1.0)
+    return _group(path, config).lr_scale
 
 
 def _scale_groups(updates, config):

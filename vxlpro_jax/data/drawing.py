@@ -3,6 +3,7 @@
 Shapes: H and W, height and width of a frame.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -20,8 +21,17 @@ COLOURS = {
 }
 
 
+# Left, right, top, bottom.
+_WALLS = ((0, 0, 0), (255, 255, 255), (0, 200, 220), (220, 0, 200))
+_WALL = 0.2  # Thickness, in units of the canvas.
+
+
 class Figure(NamedTuple):
-    """A shape: its centre in units of the canvas, its radius in units of the shorter side."""
+    """A shape: its centre in units of the canvas; radius of the circle of the same area.
+
+    The radius is in units of the side of a square of the canvas's area, so that shapes of one
+    radius fill the same share of every canvas.
+    """
 
     shape: str
     colour: str
@@ -30,22 +40,40 @@ class Figure(NamedTuple):
 
 
 class Canvas(NamedTuple):
-    """Attributes: `width` and `height` in pixels (even); `grey` of the background."""
+    """Attributes: `width` and `height` in pixels (even); `grey` of the background; `has_walls`: one
+    along each side, of its own colour.
+    """
 
     width: int
     height: int
     grey: int
+    has_walls: bool = False
 
     def draw(self, figures: Iterable[Figure], *, background: str = "") -> np.ndarray:
         """A frame, uint8 [H,W,3]; `background` is a colour's name, or empty for grey."""
         fill = COLOURS[background] if background else (self.grey,) * 3
         picture = Image.new("RGB", (self.width, self.height), fill)
         pen = ImageDraw.Draw(picture)
+        if self.has_walls:
+            self._draw_walls(pen)
         for figure in figures:
             x, y = figure.centre[0] * self.width, figure.centre[1] * self.height
-            r = figure.radius * min(self.width, self.height)
-            _PENS[figure.shape](pen, x, y, r, COLOURS[figure.colour])
+            draw, area = _PENS[figure.shape]
+            r = figure.radius * math.sqrt(self.width * self.height * math.pi / area)
+            draw(pen, x, y, r, COLOURS[figure.colour])
         return np.asarray(picture)
+
+    def _draw_walls(self, pen):
+        right, bottom = self.width, self.height
+        across, down = _WALL * right, _WALL * bottom
+        boxes = (
+            (0, 0, across, bottom),
+            (right - across, 0, right, bottom),
+            (0, 0, right, down),
+            (0, bottom - down, right, bottom),
+        )
+        for box, fill in zip(boxes, _WALLS, strict=True):
+            pen.rectangle(box, fill=fill)
 
 
 def _cross(pen, x, y, r, fill):
@@ -53,13 +81,23 @@ def _cross(pen, x, y, r, fill):
     pen.rectangle((x - r / 3, y - r, x + r / 3, y + r), fill=fill)
 
 
-_PENS: dict[str, Callable] = {
-    "circle": lambda pen, x, y, r, fill: pen.ellipse((x - r, y - r, x + r, y + r), fill=fill),
-    "square": lambda pen, x, y, r, fill: pen.rectangle((x - r, y - r, x + r, y + r), fill=fill),
-    "triangle": lambda pen, x, y, r, fill: pen.polygon(
-        [(x, y - r), (x - r, y + r), (x + r, y + r)], fill=fill
+# How to draw each, and its area for r = 1.
+_PENS: dict[str, tuple[Callable, float]] = {
+    "circle": (
+        lambda pen, x, y, r, fill: pen.ellipse((x - r, y - r, x + r, y + r), fill=fill),
+        math.pi,
     ),
-    "cross": _cross,
+    "square": (
+        lambda pen, x, y, r, fill: pen.rectangle((x - r, y - r, x + r, y + r), fill=fill),
+        4.0,
+    ),
+    "triangle": (
+        lambda pen, x, y, r, fill: pen.polygon(
+            [(x, y - r), (x - r, y + r), (x + r, y + r)], fill=fill
+        ),
+        2.0,
+    ),
+    "cross": (_cross, 20 / 9),
 }
 SHAPES = tuple(_PENS)
 

@@ -2,8 +2,8 @@
 
 Real mp4 files and LLaVA-format JSON, the same for everyone, written once to a cache folder. Every
 question has four possible answers, each the right one equally often, so that it tells nothing of
-its own. Held-out clips show combinations that training does not: of colour, shape and direction, of
-colour, shape and number, and of two flashes' colours and times.
+its own. Held-out clips show combinations that training does not: of colour and shape, and of two
+flashes' colours and times.
 
 Shapes: F frames of one clip, H and W its height and width, S side of a frame.
 """
@@ -22,20 +22,20 @@ from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
 from vxlpro_jax.data.chat import IMAGE_MARK
 from vxlpro_jax.data.drawing import COLOURS, SHAPES, Canvas, Figure, write_mp4
 
-VERSION = 3  # Part of the folder's name: raise it whenever what is written changes.
+VERSION = 4  # Part of the folder's name: raise it whenever what is written changes.
 FPS = 2
 FRAMES = 8
 _FLASH = 2  # Frames.
 
 Split = Literal["train", "eval"]
-SIZES: dict[Split, int] = {"train": 768, "eval": 192}  # Whole rounds of every combination.
+SIZES: dict[Split, int] = {"train": 1344, "eval": 256}  # Whole rounds of every combination.
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 NUMBERS = ("1", "2", "3", "4")
 
 NEEDLE_FRAMES = (8, 16, 32, 64, 128)
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-NEEDLES = 8  # Of each length and depth.
+NEEDLES = 4  # Of each length and depth.
 
 
 class Question(NamedTuple):
@@ -74,21 +74,22 @@ def make_clip(index: int, *, split: Split) -> Clip:
     return clip._replace(questions=[clip.questions[i] for i in order])
 
 
-def _combinations(split: Split, *axes: Iterable[str]) -> list[tuple[str, ...]]:
-    """Of all combinations of fours the held-out quarter, or the rest.
+def _looks(split: Split, answers: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Each answer with each colour and shape that the split shows together.
 
-    In both, each value is as frequent beside any value of another axis, so that none tells another.
+    Held out are combinations that tell nothing of the answer, in neither split.
     """
-    fours = [tuple(axis) for axis in axes]
+    pairs = itertools.product(enumerate(COLOURS), enumerate(SHAPES))
     return [
-        tuple(four[i] for four, i in zip(fours, places, strict=True))
-        for places in itertools.product(range(4), repeat=len(fours))
-        if (sum(places) % 4 == 3) == (split == "eval")
+        (answer, colour, shape)
+        for (i, colour), (j, shape) in pairs
+        if (i == j) == (split == "eval")
+        for answer in answers
     ]
 
 
 def _canvas(rng: np.random.Generator) -> Canvas:
-    width, height = rng.choice(range(112, 225, 16), 2)
+    width, height = rng.choice(range(160, 209, 16), 2)
     return Canvas(int(width), int(height), int(rng.integers(100, 156)))
 
 
@@ -97,14 +98,14 @@ def _appearance(colour: str) -> Question:
 
 
 def _moves(split: Split) -> list[tuple]:
-    return _combinations(split, DIRECTIONS, SHAPES, COLOURS)
+    return _looks(split, DIRECTIONS)
 
 
-def _moving(rng: np.random.Generator, way: str, shape: str, colour: str) -> Clip:
-    """One large shape crosses the picture."""
-    canvas = _canvas(rng)
+def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> Clip:
+    """A large shape crosses a room from one wall to the other."""
+    canvas = _canvas(rng)._replace(has_walls=True)
     middle, radius = rng.uniform(0.45, 0.55, 2), rng.uniform(0.2, 0.28)
-    centres = middle + np.linspace(-0.25, 0.25, FRAMES)[:, None] * DIRECTIONS[way]
+    centres = middle + np.linspace(-0.35, 0.35, FRAMES)[:, None] * DIRECTIONS[way]
     figures = [Figure(shape, colour, tuple(at), radius) for at in centres]
     question = Question("direction", "Which way does it move?", way, tuple(DIRECTIONS))
     frames = [canvas.draw([figure]) for figure in figures]
@@ -112,34 +113,39 @@ def _moving(rng: np.random.Generator, way: str, shape: str, colour: str) -> Clip
 
 
 def _counts(split: Split) -> list[tuple]:
-    return _combinations(split, NUMBERS, SHAPES, COLOURS)
+    return _looks(split, NUMBERS)
 
 
-def _counting(rng: np.random.Generator, number: str, shape: str, colour: str) -> Clip:
-    """One to four shapes of a kind tremble in the corners."""
+def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) -> Clip:
+    """One to four shapes of a kind tremble in the corners.
+
+    All shapes have the same area.
+    """
     canvas = _canvas(rng)
     corners = rng.permutation([(0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72)])
     corners = corners[: int(number)] + rng.uniform(-0.04, 0.04, (int(number), 2))
     frames = []
     for _ in range(FRAMES):
         moved = corners + rng.uniform(-0.02, 0.02, corners.shape)
-        figures = [Figure(shape, colour, tuple(at), 0.2) for at in moved]
+        figures = [Figure(shape, colour, tuple(at), 0.14) for at in moved]
         frames.append(canvas.draw(figures))
     question = Question("count", "How many shapes are there?", number, NUMBERS)
     return Clip(frames, [question, _appearance(colour)])
 
 
-def _flashes(split: Split) -> list[tuple]:
-    """Two colours, two slots of time, and which flash is asked for.
+# Of two flashes in different groups of four frames, by their slots: which way to pair up the four
+# colours is held out. Every slot is as frequent in both splits.
+_HELD_OUT_PAIRING = {(0, 2): 1, (1, 3): 1, (0, 3): 2, (1, 2): 2}
 
-    Held out is one of the three distances in time for each way to pair up the four colours.
-    """
+
+def _flashes(split: Split) -> list[tuple]:
+    """Two colours, two slots of time, and which flash is asked for."""
     colours = itertools.permutations(enumerate(COLOURS), 2)
     slots = itertools.combinations(range(FRAMES // _FLASH), 2)
     return [
-        ((first, last), (start, end), asked)
-        for ((i, first), (j, last)), (start, end) in itertools.product(colours, slots)
-        if (i ^ j == end - start) == (split == "eval")
+        ((first, last), times, asked)
+        for ((i, first), (j, last)), times in itertools.product(colours, slots)
+        if (i ^ j == _HELD_OUT_PAIRING.get(times)) == (split == "eval")
         for asked in (0, 1)
     ]
 

@@ -3,12 +3,13 @@
 Every reply is generated at temperature 0 from an mp4 file, as `vxlpro_jax.generate` would.
 """
 
+import functools
 import itertools
 import json
 import operator
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vxlpro_jax.answering import Answerer, Options
+from vxlpro_jax.config import FRAMES_PER_GROUP
 from vxlpro_jax.data import synthetic, video
 from vxlpro_jax.data.chat import IMAGE_MARK
 
@@ -54,30 +56,46 @@ def ask(
         InputError: a clip cannot be read.
     """
     options = Options(keep_ratio=keep_ratio, max_new_tokens=_MAX_NEW_TOKENS)
+    size = answerer.config.vision.image_size
+
+    def reply(encoded, question):
+        plan = answerer.plan(encoded, question, options=options)
+        return "".join(answerer.answer(encoded, plan, options=options))
+
+    # Most clips of a length have the same times, and then the same reply.
+    @functools.cache
+    def blind_reply(times, question):
+        black = np.zeros((len(times), FRAMES_PER_GROUP, size, size, 3), np.uint8)
+        return reply(answerer.encode_groups(black, times=np.asarray(times)), question)
+
     samples = json.loads(data_file.read_text(encoding="utf-8"))
     for name, asked in itertools.groupby(samples, key=operator.itemgetter("video")):
         read = video.read_video(
-            data_file.parent / name,
-            max_frames=max(synthetic.NEEDLE_FRAMES),
-            size=answerer.config.vision.image_size,
+            data_file.parent / name, max_frames=max(synthetic.NEEDLE_FRAMES), size=size
         )
         frames, times = video.group_frames(read)
-        encoded = answerer.encode_groups(frames * (not is_blind), times=times)
+        if is_blind:
+            reply_to = functools.partial(blind_reply, tuple(times))
+        else:
+            reply_to = functools.partial(reply, answerer.encode_groups(frames, times=times))
         for sample in asked:
-            question, answer = (turn["value"] for turn in sample["conversations"])
-            question = question.removeprefix(f"{IMAGE_MARK}\n")
-            plan = answerer.plan(encoded, question, options=options)
-            reply = "".join(answerer.answer(encoded, plan, options=options))
-            yield Reply(
-                sample["kind"],
-                name,
-                question,
-                answer,
-                reply,
-                score(reply, answer=answer),
-                sample.get("frames", 0),
-                sample.get("depth", 0.0),
-            )
+            yield _replied(sample, reply_to)
+
+
+def _replied(sample: dict, reply_to: Callable[[str], str]) -> Reply:
+    question, answer = (turn["value"] for turn in sample["conversations"])
+    question = question.removeprefix(f"{IMAGE_MARK}\n")
+    reply = reply_to(question)
+    return Reply(
+        sample["kind"],
+        sample["video"],
+        question,
+        answer,
+        reply,
+        score(reply, answer=answer),
+        sample.get("frames", 0),
+        sample.get("depth", 0.0),
+    )
 
 
 def score(reply: str, *, answer: str) -> float:
