@@ -14,6 +14,7 @@ def get_config(arg=None):
         c = common.base(
             preset, frames=options.frames or 8, text=options.text or 80, batch=options.batch or 8
         )
+        c.optim.lr = 5e-4
         c.optim.b2 = 0.95
         c.optim.groups = common.TINY_GROUPS
         c.total_steps = 900
