@@ -6,8 +6,8 @@ stages that a seed's run goes through; one without `stage1` starts stage 2 from 
 
 import ml_collections
 
-_STAGE1_STEPS = 100
-_STAGE2_STEPS = 250
+_STAGE1_STEPS = 80
+_STAGE2_STEPS = 200
 
 
 def get_config():
@@ -17,7 +17,7 @@ def get_config():
     c.stage2 = (f"total_steps={_STAGE2_STEPS}", f"checkpoint_every={_STAGE2_STEPS}")
     c.keep_ratio = 1.0
     c.variants = ml_collections.ConfigDict()
-    c.variants.base = _variant(needle_keep_ratios=(0.3, 0.5, 0.7, 0.9, 1.0))
+    c.variants.base = _variant(needle_keep_ratios=(0.3, 0.6, 1.0))
     for policy in ("random", "tube", "motion"):
         c.variants[f"mask_{policy}"] = _variant(stage1=(f"recot.policy={policy}",))
     for percent in (50, 90):

@@ -32,6 +32,7 @@ def run_config(data: Path) -> TrainConfig:
             groups=(
                 ParamGroup(pattern="^vision/", lr_scale=0.0),
                 ParamGroup(pattern="^decoder/embed", lr_scale=0.5),
+                ParamGroup(pattern="^decoder/layers/attn/", rule="muon"),
             ),
         ),
         total_steps=STEPS,
