@@ -12,7 +12,7 @@ from configs import stage2, stage3
 from vxlpro_jax.config import DataConfig, InputError
 from vxlpro_jax.data import synthetic
 from vxlpro_jax.data.chat import encode_conversation
-from vxlpro_jax.data.drawing import COLOURS
+from vxlpro_jax.data.drawing import COLOURS, SHAPES, Canvas, Figure
 from vxlpro_jax.data.pipeline import tokenizer_for
 from vxlpro_jax.data.sources import load_records
 from vxlpro_jax.data.synthetic import (
@@ -109,6 +109,15 @@ def test_numbers_are_true():
             for half in np.split(rows, middles[1:], axis=1)
         ]
         assert answers["How many shapes are there?"] == str(sum(q.mean() > 0.06 for q in quarters))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [(160, 208), (208, 160), (176, 176)])
+def test_shapes_of_one_radius_fill_one_share_of_every_canvas(shape, size):
+    figure = Figure(shape, "red", (0.5, 0.5), 0.14)
+    share = colour_mask(Canvas(*size, grey=128).draw([figure]), "red").mean()
+    # Pillow paints the pixels on an edge too; four shapes are a third more than three.
+    assert share == pytest.approx(np.pi * 0.14**2, rel=0.12)
 
 
 def test_flashes_are_true():
