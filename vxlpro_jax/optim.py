@@ -34,12 +34,12 @@ def schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
 def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransformation:
     """The transformation for a parameter tree; frozen leaves hold no state and never change."""
 
-    def rules(params):
+    def rule_of(params):
         return _map_paths(lambda path, _: _rule(path, config), params)
 
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.partition({rule: _RULES[rule](config) for rule in _rules_used(config)}, rules),
+        optax.partition(_rules(config), rule_of),
         optax.add_decayed_weights(config.weight_decay, mask=_decays),
         optax.scale_by_learning_rate(schedule(config, total_steps=total_steps)),
         optax.stateless(lambda updates, params: _scale_groups(updates, config)),
@@ -72,29 +72,28 @@ def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
     return [grad for path, grad in flat if _scale(_name(path), config)]
 
 
-def _adam(config):
-    return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+def _rules(config):
+    """The rules that some group has, and AdamW's: an unused one would still keep state."""
+    known = {
+        "adamw": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        "muon": _muon(),
+    }
+    return {rule: known[rule] for rule in {"adamw", *(group.rule for group in config.groups)}}
 
 
-def _muon(_):
+def _muon():
     """Orthogonal updates of `_MUON_RMS`, whatever the matrix's shape."""
+
+    def axes(updates):
+        return jax.tree.map(lambda _: _MATRIX, updates)
 
     def scale(update):
         return update * _MUON_RMS * max(update.shape[-2:]) ** 0.5
 
     return optax.chain(
-        scale_by_muon(
-            weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: _MATRIX, updates)
-        ),
+        scale_by_muon(weight_dimension_numbers=axes),
         optax.stateless(lambda updates, _: jax.tree.map(scale, updates)),
     )
-
-
-_RULES = {"adamw": _adam, "muon": _muon}
-
-
-def _rules_used(config):
-    return {"adamw", *(group.rule for group in config.groups)}
 
 
 def _group(path: str, config: OptimConfig) -> ParamGroup:

@@ -89,7 +89,7 @@ def test_directions_are_true():
         colour = colour_of(clip.frames[0])
         first, last = (np.argwhere(colour_mask(clip.frames[i], colour)).mean(0) for i in (0, -1))
         moved = (last - first)[::-1] / clip.frames[0].shape[1::-1]
-        # At both ends a wall's width of the shape lies outside.
+        # Its middle goes 0.7, but part of it lies outside at both ends.
         np.testing.assert_allclose(moved, np.multiply(DIRECTIONS[way], 0.6), atol=0.12)
 
 

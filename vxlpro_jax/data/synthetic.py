@@ -8,6 +8,7 @@ flashes' colours and times.
 Shapes: F frames of one clip, H and W its height and width, S side of a frame.
 """
 
+import functools
 import itertools
 import json
 import shutil
@@ -74,7 +75,7 @@ def make_clip(index: int, *, split: Split) -> Clip:
     return clip._replace(questions=[clip.questions[i] for i in order])
 
 
-def _looks(split: Split, answers: Iterable[str]) -> list[tuple[str, str, str]]:
+def _looks(split: Split, *, answers: Iterable[str]) -> list[tuple[str, str, str]]:
     """Each answer with each colour and shape that the split shows together.
 
     Held out are combinations that tell nothing of the answer, in neither split.
@@ -97,10 +98,6 @@ def _appearance(colour: str) -> Question:
     return Question("appearance", "What colour is the shape?", colour, tuple(COLOURS))
 
 
-def _moves(split: Split) -> list[tuple]:
-    return _looks(split, DIRECTIONS)
-
-
 def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> Clip:
     """A large shape crosses a room from one wall to the other."""
     canvas = _canvas(rng)._replace(has_walls=True)
@@ -110,10 +107,6 @@ def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> Clip
     question = Question("direction", "Which way does it move?", way, tuple(DIRECTIONS))
     frames = [canvas.draw([figure]) for figure in figures]
     return Clip(frames, [question, _appearance(colour)])
-
-
-def _counts(split: Split) -> list[tuple]:
-    return _looks(split, NUMBERS)
 
 
 def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) -> Clip:
@@ -146,10 +139,10 @@ def _flashes(split: Split) -> list[tuple]:
 
 
 def _held_out_slots(first: int, last: int) -> tuple[int, int] | None:
-    """When training does not show two colours, by their places; None if it shows them at any time.
+    """The slots at which only held-out clips show two colours, given by their places; or None.
 
-    One slot each of the first and of the second four frames, so that what one token shows is never
-    new. Held out, each colour is seen in each slot as often.
+    They lie in different groups of four frames, so that what one token shows is never new; over all
+    pairs of colours each colour is in each slot once.
     """
     pairing = first ^ last
     return ((first + pairing + 1) % 2, 2 + first // 2) if pairing < 3 else None
@@ -183,7 +176,12 @@ def _haystack(rng: np.random.Generator, colour: str, depth: float) -> Clip:
 
 
 # What each kind of clip combines in a split, and how it is drawn.
-_KINDS = ((_moves, _moving), (_counts, _counting), (_flashes, _flashing), (_needles, _haystack))
+_KINDS = (
+    (functools.partial(_looks, answers=DIRECTIONS), _moving),
+    (functools.partial(_looks, answers=NUMBERS), _counting),
+    (_flashes, _flashing),
+    (_needles, _haystack),
+)
 
 
 def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float) -> Clip:
