@@ -95,4 +95,5 @@ def base(preset, *, frames, text, batch):
     c.mesh.fsdp = -1
     c.mesh.tensor = 1
     c.mesh.context = 1
+    c.mesh.num_slices = 1
     return c

@@ -32,6 +32,9 @@ def ours(module: str) -> set[str]:
 
 
 def belongs(name: str, parts: tuple[str, ...]) -> bool:
+    """Whether a module is of one of the parts; a part's own command stands above it."""
+    if name.endswith(".__main__"):
+        return False
     return any(name == f"vxlpro_jax.{p}" or name.startswith(f"vxlpro_jax.{p}.") for p in parts)
 
 

@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 from helpers import python
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import sharding, tree
 from vxlpro_jax.config import PRESETS, InputError, MeshConfig, RecotConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.sharding import __main__ as sharding_command
 
 DRIVER = Path(__file__).parent / "sharding_driver.py"
 MESHES = ("2,2,2,1", "1,2,2,2")  # data, fsdp, tensor, context
@@ -48,6 +50,33 @@ def test_big_parameters_are_spread_over_both_axes():
     for path, leaf in leaves(PRESETS["3b"]).items():
         if leaf.size > 4 * 2**20:
             assert {"fsdp", "tensor"} <= set(sharding.spec_of(path)), path
+
+
+def test_what_a_mesh_would_leave_whole_is_refused():
+    """1152 channels do not divide by 256."""
+    params = abstract_params(PRESETS["3b"])
+
+    def place(fsdp):
+        mesh = AbstractMesh((1, fsdp, 1, 4), sharding.AXES)
+        return sharding.state_shardings(params, params=params, mesh=mesh)
+
+    assert place(64)["dts"]["block0"]["conv"]["kernel"].spec[3] == "fsdp"
+    with pytest.raises(InputError, match=r"dts/block0/conv/kernel .* would be whole .* set mesh\."):
+        place(256)
+
+
+def test_command_tells_every_parameter(capsys):
+    argv = ["sharding", "--config=configs/stage2.py", "--config.mesh.tensor=2", "--devices=8"]
+    with pytest.warns(DeprecationWarning, match="load_module"):
+        sharding_command.main(argv)
+    *rows, _, mesh, params, _ = capsys.readouterr().out.splitlines()
+    told = {row.split()[0]: row for row in rows[1:]}
+    leaves = tree.flatten(abstract_params(PRESETS["tiny"]))
+    assert told.keys() == leaves.keys()
+    assert "(tensor, fsdp)" in told["decoder/embed"]
+    assert told["decoder/embed"].endswith(f" {512 * 128 * 4 // 8:,}")
+    assert "'fsdp': 4, 'tensor': 2" in mesh
+    assert f"{sum(x.size for x in leaves.values()):,} elements" in params
 
 
 def test_unmatched_path_is_named():
@@ -85,6 +114,12 @@ def test_one_axis_takes_what_is_left():
 def test_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(InputError, match=r"does not fit \d+ devices: make the axes multiply"):
         sharding.make_mesh(MeshConfig(**sizes))
+
+
+def test_slices_share_the_data_axis():
+    assert sharding.axis_sizes(MeshConfig(data=4, num_slices=2), devices=8)["fsdp"] == 2
+    with pytest.raises(InputError, match=r"num_slices is 2, mesh.data 1: only gradients cross"):
+        sharding.axis_sizes(MeshConfig(num_slices=2), devices=8)
 
 
 def test_batch_must_share_evenly():

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
+from ml_collections import config_flags
 from tqdm import tqdm
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.config import InputError, TrainConfig, from_mapping
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -41,6 +43,41 @@ def read_flags(values: flags.FlagValues, argv: list[str], *, config: flags.FlagH
         return Given(None if config.value is None else config.value.to_dict(), rest[1:])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(f"Command line: {_reason(error)}") from error
+
+
+class Run(NamedTuple):
+    """Attributes.
+
+    config: the run's.
+    name: of its config file and preset, `stage2-tiny`.
+    flags: the command's other flags.
+    """
+
+    config: TrainConfig
+    name: str
+    flags: flags.FlagValues
+
+
+def read_run(argv: list[str], *, define: Callable[[flags.FlagValues], None]) -> Run:
+    """Reads `--config=FILE[:ARG]`, `--config.path=value` and the flags that `define` adds.
+
+    Raises:
+        InputError: a flag or a key is unknown, or a value does not fit.
+    """
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=argv
+    )
+    define(values)
+    given, rest = read_flags(values, argv, config=config)
+    if rest or given is None:
+        raise InputError(
+            "Command line: give --config=configs/stage2.py[:PRESET,option=value] and, if you like,"
+            f" --config.path=value; got {' '.join(argv[1:]) or 'nothing'}."
+        )
+    file = Path(config_flags.get_config_filename(values["config"])).stem
+    name = f"{file}-{given['model']['preset']}"
+    return Run(from_mapping(TrainConfig, given), name, values)
 
 
 def _reason(error: Exception) -> str:

@@ -291,12 +291,16 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each mesh axis; one axis may be -1, meaning all that are left."""
+    """Devices along each mesh axis; one axis may be -1, meaning all that are left.
+
+    `num_slices` groups of devices, each of which has its own fast network, share the axis `data`.
+    """
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
     context: int = 1
+    num_slices: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from vxlpro_jax import checkpoint, cli, feature_cache, metrics, optim, sharding, warm_start
 from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
@@ -139,21 +138,13 @@ def parse_arguments(argv: list[str]) -> Arguments:
     Raises:
         InputError: a flag or a key is unknown, or a value does not fit.
     """
-    values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", lock_config=True, flag_values=values, sys_argv=argv
-    )
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    given, rest = cli.read_flags(values, argv, config=config)
-    if rest or given is None:
-        raise InputError(
-            "Command line: give --config=configs/stage2.py[:PRESET,option=value], optionally"
-            f" --workdir=DIR and --config.path=value; got {' '.join(argv[1:]) or 'nothing'}."
-        )
-    name = Path(config_flags.get_config_filename(values["config"])).stem
-    run = from_mapping(TrainConfig, given)
-    default = Path("runs") / f"{name}-{given['model']['preset']}"
-    return Arguments(run, Path(values.workdir or default).expanduser().absolute())
+
+    def define(values):
+        flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+
+    run = cli.read_run(argv, define=define)
+    workdir = Path(run.flags.workdir or Path("runs") / run.name)
+    return Arguments(run.config, workdir.expanduser().absolute())
 
 
 def resolve(config: TrainConfig) -> TrainConfig:

@@ -7,11 +7,12 @@ axis. Optimizer state follows the parameter whose path ends its own.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import tree
@@ -60,24 +61,56 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh over all devices, to be entered with `jax.set_mesh`.
+# What is larger must be spread where there are devices to spread it over, in elements.
+_MOST_WHOLE = 4 * 2**20
+
+
+def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
+    """Devices along each axis, the axis that is -1 filled in.
 
     Raises:
-        InputError: the axes do not multiply to the number of devices, or more than one is -1.
+        InputError: the axes do not multiply to `devices`, more than one is -1, or `data` cannot be
+            shared by the slices.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
-    count = jax.device_count()
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     impossible = len(free) > 1 or fixed < 1 or min(sizes.values()) < -1
-    if impossible or count % fixed or (not free and fixed != count):
+    if impossible or devices % fixed or (not free and fixed != devices):
         raise InputError(
-            f"Mesh {sizes} does not fit {count} devices: make the axes multiply to {count}, or set"
-            " one of them to -1."
+            f"Mesh {sizes} does not fit {devices} devices: make the axes multiply to {devices}, or"
+            " set one of them to -1."
         )
-    sizes |= dict.fromkeys(free, count // fixed)
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    sizes |= dict.fromkeys(free, devices // fixed)
+    if config.num_slices < 1 or sizes["data"] % config.num_slices:
+        raise InputError(
+            f"mesh.num_slices is {config.num_slices}, mesh.data {sizes['data']}: only gradients"
+            " cross slices, so data must be a multiple of them."
+        )
+    return sizes
+
+
+def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over the devices, by default all there are, to be entered with `jax.set_mesh`.
+
+    With several slices, neighbours along `data` are of different slices and all else is within one.
+
+    Raises:
+        InputError: as `axis_sizes`.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, devices=len(devices))
+    auto = (AxisType.Auto,) * len(AXES)
+    if config.num_slices == 1:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=auto, devices=devices)
+    within = {**sizes, "data": sizes["data"] // config.num_slices}
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        tuple(within.values()),
+        (config.num_slices, *[1] * (len(AXES) - 1)),
+        devices,
+        process_is_granule=not hasattr(devices[0], "slice_index"),
+    )
+    return Mesh(arranged, AXES, axis_types=auto)
 
 
 def spec_of(path: str) -> P:
@@ -93,24 +126,30 @@ def spec_of(path: str) -> P:
     return matches[0][1]
 
 
-def param_shardings(params: Mapping[str, Any], *, mesh: Mesh) -> dict[str, Any]:
-    """NamedSharding of each leaf of a parameter tree (arrays or shapes)."""
-    flat = tree.flatten(params)
-    return tree.unflatten({path: _fit(spec_of(path), x, mesh) for path, x in flat.items()})
-
-
-def state_shardings(state: Any, *, params: Mapping[str, Any], mesh: Mesh) -> Any:
+def state_shardings(state: Any, *, params: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Any:
     """NamedSharding of each leaf of any tree that holds copies of the parameter tree.
 
     A leaf whose path ends with a parameter's path gets that parameter's; any other is replicated.
+
+    Raises:
+        InputError: a large array would be whole on a mesh that could spread it.
     """
     specs = {path: spec_of(path) for path in tree.flatten(params)}
+    may_spread = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
     def sharding(key_path, leaf):
-        parts = jax.tree_util.keystr(key_path, simple=True, separator="/").split("/")
+        name = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        parts = name.split("/")
         tails = ("/".join(parts[start:]) for start in range(len(parts)))
         spec = next((specs[tail] for tail in tails if tail in specs), P())
-        return _fit(spec, leaf, mesh)
+        fitted = _fit(spec, leaf, mesh)
+        if may_spread and leaf.size > _MOST_WHOLE and fitted.shard_shape(leaf.shape) == leaf.shape:
+            raise InputError(
+                f"{name} {leaf.shape} would be whole on every device, because mesh"
+                f" {dict(mesh.shape)} does not divide its dimensions: set mesh.fsdp and mesh.tensor"
+                " to such that do, and mesh.data or mesh.context to the rest."
+            )
+        return fitted
 
     return jax.tree_util.tree_map_with_path(sharding, state)
 
@@ -134,7 +173,7 @@ def check_batch(batch_size: int, *, mesh: Mesh) -> None:
         )
 
 
-def _fit(spec: P, leaf: Any, mesh: Mesh) -> NamedSharding:
+def _fit(spec: P, leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The spec without the axes that do not divide the leaf's dimension (151,937 rows, say)."""
     kept = [
         axis if axis is None or leaf.shape[dim] % mesh.shape[axis] == 0 else None
