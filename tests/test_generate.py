@@ -200,6 +200,20 @@ def test_tiny_top_p_is_greedy(answerer, encoded):
     assert answer(answerer, encoded, PROMPTS[0], options) == answer(answerer, encoded, PROMPTS[0])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_one_of_the_choices_is_given(answerer, encoded, temperature):
+    """One is the beginning of another, and one a single id."""
+    choices = ("left", "lefthand", "a", "2.0s to 3.0s")
+    options = Options(max_new_tokens=32, temperature=temperature, choices=choices)
+    plan = answerer.plan(encoded, "Where?", options=options)
+    replies = [
+        "".join(answerer.answer(encoded, plan, options=dataclasses.replace(options, seed=seed)))
+        for seed in range(8)
+    ]
+    assert set(replies) <= set(choices)
+    assert (len(set(replies)) > 1) == (temperature > 0)
+
+
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
     probabilities = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
     keys = jax.random.split(jax.random.key(0), 400)

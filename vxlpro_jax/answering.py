@@ -39,6 +39,7 @@ class Options:
         top_p: sampling is among the likeliest ids that together reach this probability.
         seed: of sampling.
         max_new_tokens: length limit of an answer.
+        choices: answers of which to give one, id by id; with none, any text.
     """
 
     keep_ratio: float = 0.9
@@ -46,6 +47,7 @@ class Options:
     top_p: float = 1.0
     seed: int = 0
     max_new_tokens: int = 256
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self):
         _require(0 < self.keep_ratio <= 1, "keep_ratio", self.keep_ratio, "in (0, 1]")
@@ -179,13 +181,15 @@ class Answerer:
         logits, cache = self._apply("prefill", sequence, cache, donate=(1,))
         text = StreamDecoder(self.tokenizer)
         ends = (self.tokenizer.im_end, self.tokenizer.endoftext)
+        choices = [[*self.tokenizer.encode(text), ends[0]] for text in options.choices]
         for index in range(options.max_new_tokens):
             token = sample(
-                logits,
+                _only(logits, {ids[index] for ids in choices}),
                 key=jax.random.fold_in(jax.random.key(options.seed), index),
                 temperature=options.temperature,
                 top_p=options.top_p,
             )
+            choices = [ids for ids in choices if ids[index] == int(token[0])]
             if int(token[0]) in ends:
                 break
             yield text.push(int(token[0]))
@@ -253,6 +257,14 @@ def sample(logits: jax.Array, *, key: jax.Array, temperature: float, top_p: floa
         least = jnp.where(before < top_p, ordered, jnp.inf).min(axis=-1, keepdims=True)
         logits = jnp.where(logits >= least, logits, -jnp.inf)
     return jax.random.categorical(key, logits).astype(jnp.int32)
+
+
+def _only(logits: jax.Array, ids: set[int]) -> jax.Array:
+    """Logits [B, V] of the ids, the rest impossible; all of them if there are none."""
+    if not ids:
+        return logits
+    at = np.array(sorted(ids))
+    return jnp.full_like(logits, -jnp.inf).at[:, at].set(logits[:, at])
 
 
 def _without_scan(config: ModelConfig) -> ModelConfig:

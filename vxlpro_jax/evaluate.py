@@ -71,7 +71,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def ask_embedded(asked: Asked) -> Outcome:
     """The embedded task's held-out questions.
 
-    Figures are `accuracy`, `blind` (every clip black) and `chance`, by kind of question.
+    Figures are `accuracy`, `blind` (every clip black, the reply one of the possible answers) and
+    `chance`, by kind of question.
     """
     file = synthetic_set(asked.cache).eval
     seen = embedded.ask(asked.answerer, file, keep_ratio=asked.keep_ratio)

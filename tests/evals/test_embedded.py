@@ -56,6 +56,8 @@ def test_every_question_is_asked_with_and_without_the_clip(few, folder, tmp_path
     for reply in blind:
         by_question.setdefault(reply.question, set()).add(reply.reply)
     assert all(len(replies) == 1 for replies in by_question.values())
+    for reply in blind:
+        assert reply.reply in {other.answer for other in blind if other.question == reply.question}
 
 
 @pytest.mark.parametrize(

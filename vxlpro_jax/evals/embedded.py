@@ -3,6 +3,7 @@
 Every reply is generated at temperature 0 from an mp4 file, as `vxlpro_jax.generate` would.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -50,15 +51,16 @@ def ask(
         answerer: the model.
         data_file: beside its clips.
         keep_ratio: share of the visual tokens that the selector keeps.
-        is_blind: every clip is black, so that only the question can tell the answer.
+        is_blind: every clip is black and the reply one of those that are right for some clip, so
+            that only the question can tell which.
 
     Raises:
         InputError: a clip cannot be read.
     """
-    options = Options(keep_ratio=keep_ratio, max_new_tokens=_MAX_NEW_TOKENS)
+    free = Options(keep_ratio=keep_ratio, max_new_tokens=_MAX_NEW_TOKENS)
     size = answerer.config.vision.image_size
 
-    def reply(encoded, question):
+    def reply(encoded, question, options=free):
         plan = answerer.plan(encoded, question, options=options)
         return "".join(answerer.answer(encoded, plan, options=options))
 
@@ -66,10 +68,15 @@ def ask(
     @functools.cache
     def blind_reply(times, question):
         black = np.zeros((len(times), FRAMES_PER_GROUP, size, size, 3), np.uint8)
-        return reply(answerer.encode_groups(black, times=np.asarray(times)), question)
+        options = dataclasses.replace(free, choices=tuple(sorted(answers[question])))
+        return reply(answerer.encode_groups(black, times=np.asarray(times)), question, options)
 
     samples = json.loads(data_file.read_text(encoding="utf-8"))
-    for name, asked in itertools.groupby(samples, key=operator.itemgetter("video")):
+    answers = defaultdict(set)
+    for sample in samples:
+        asked = _turns(sample)
+        answers[asked.question].add(asked.answer)
+    for name, samples_of_clip in itertools.groupby(samples, key=operator.itemgetter("video")):
         read = video.read_video(
             data_file.parent / name, max_frames=max(synthetic.NEEDLE_FRAMES), size=size
         )
@@ -78,13 +85,22 @@ def ask(
             reply_to = functools.partial(blind_reply, tuple(times))
         else:
             reply_to = functools.partial(reply, answerer.encode_groups(frames, times=times))
-        for sample in asked:
+        for sample in samples_of_clip:
             yield _replied(sample, reply_to)
 
 
-def _replied(sample: dict, reply_to: Callable[[str], str]) -> Reply:
+class _Turns(NamedTuple):
+    question: str
+    answer: str
+
+
+def _turns(sample: dict) -> _Turns:
     question, answer = (turn["value"] for turn in sample["conversations"])
-    question = question.removeprefix(f"{IMAGE_MARK}\n")
+    return _Turns(question.removeprefix(f"{IMAGE_MARK}\n"), answer)
+
+
+def _replied(sample: dict, reply_to: Callable[[str], str]) -> Reply:
+    question, answer = _turns(sample)
     reply = reply_to(question)
     return Reply(
         sample["kind"],
