@@ -19,7 +19,7 @@ IMAGE_TOKEN = -200
 IGNORE_LABEL = -100
 
 Layout = Literal["released", "temporal"]
-AttentionBackend = Literal["auto", "xla", "chunked"]
+AttentionBackend = Literal["auto", "xla", "chunked", "splash", "cudnn"]
 MaskPolicy = Literal["sgm", "random", "tube", "motion"]
 Task = Literal["answer", "recot"]
 

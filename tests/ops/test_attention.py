@@ -7,7 +7,9 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from vxlpro_jax.ops import attention as attention_module
-from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.ops import mesh
+from vxlpro_jax.ops.attention import attention, cudnn, splash, xla
+from vxlpro_jax.ops.attention.interface import Inputs
 
 BACKENDS = ("xla", "chunked", "auto")
 
@@ -43,6 +45,10 @@ def inputs(*, rows=2, queries=37, keys=37, heads=4, kv_heads=2, width=8, seed=0)
     return q, k, v
 
 
+def self_causal(rows, length):
+    return np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+
+
 def segments_of(rows, length, rng):
     """Contiguous segments from 1, zeros behind."""
     out = np.zeros((rows, length), np.int32)
@@ -63,12 +69,20 @@ def test_equals_definition_with_grouped_heads(backend, kv_heads):
 def test_causal_within_segments(backend):
     q, k, v = inputs()
     rng = np.random.default_rng(1)
-    at = np.broadcast_to(np.arange(37), (2, 37))
-    segments = segments_of(2, 37, rng)
-    out = attention(
-        q, k, v, q_positions=at, q_segments=segments, kv_segments=segments, backend=backend
-    )
-    np.testing.assert_allclose(out, naive(q, k, v, at, segments, segments), atol=1e-12)
+    at, segments = self_causal(2, 37), segments_of(2, 37, rng)
+    expected = naive(q, k, v, at, segments, segments)
+    for places in (at, None):
+        out = attention(
+            q,
+            k,
+            v,
+            causal=True,
+            q_positions=places,
+            q_segments=segments,
+            kv_segments=segments,
+            backend=backend,
+        )
+        np.testing.assert_allclose(out, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -76,36 +90,134 @@ def test_queries_may_stand_anywhere_on_the_key_axis(backend):
     """As in decoding: few queries, each row at its own place in the cache."""
     q, k, v = inputs(queries=3, keys=50)
     positions = np.array([[4, 5, 6], [47, 48, 49]], np.int32)
-    out = attention(q, k, v, q_positions=positions, backend=backend)
+    out = attention(q, k, v, causal=True, q_positions=positions, backend=backend)
     np.testing.assert_allclose(out, naive(q, k, v, positions), atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_query_that_sees_nothing_gets_the_mean(backend):
-    q, k, v = inputs(kv_heads=4)
-    q_segments, kv_segments = np.full((2, 37), 2), np.ones((2, 37), int)
-    out = attention(q, k, v, q_segments=q_segments, kv_segments=kv_segments, backend=backend)
-    expected = np.broadcast_to(v.mean(1, keepdims=True), out.shape)
-    np.testing.assert_allclose(out, expected, atol=1e-12)
+def test_query_that_sees_nothing_is_finite_and_leaves_others_alone(backend):
+    q, k, v = inputs(queries=600, keys=600, kv_heads=4)
+    kv_segments = np.ones((2, 600), np.int32)
+    q_segments = kv_segments.copy()
+    q_segments[:, 7] = 2
+
+    def attend(q, k, v):
+        return attention(q, k, v, q_segments=q_segments, kv_segments=kv_segments, backend=backend)
+
+    out, pullback = jax.vjp(attend, q, k, v)
+    seeing = q_segments[0] == 1
+    np.testing.assert_allclose(out[:, seeing], naive(q, k, v)[:, seeing], atol=1e-12)
+    assert np.isfinite(out).all()
+    assert all(np.isfinite(g).all() for g in pullback(out))
 
 
-@pytest.mark.parametrize("length", [1, 255, 256, 257, 600])
-def test_chunks_of_any_length(length):
-    q, k, v = inputs(rows=1, queries=length, keys=length, heads=2, kv_heads=1, width=4)
-    at = np.arange(length)[None]
-    whole = attention(q, k, v, q_positions=at, backend="xla")
-    chunked = attention(q, k, v, q_positions=at, backend="chunked")
-    np.testing.assert_allclose(chunked, whole, atol=1e-13)
+@pytest.mark.parametrize(
+    ("queries", "keys"), [(1, 1), (511, 511), (512, 512), (1100, 513), (5, 1030)]
+)
+def test_chunks_of_any_length_forward_and_backward(queries, keys):
+    """Causal, with rows of unequal segments, so that whole blocks of keys are seen by none."""
+    q, k, v = inputs(queries=queries, keys=keys, heads=4, kv_heads=2, width=4)
+    rng = np.random.default_rng(3)
+    at = np.sort(rng.integers(0, keys, (2, queries), np.int32), axis=1)
+    kv_segments = np.sort(rng.integers(1, 4, (2, keys), np.int32), axis=1)
+    q_segments = np.take_along_axis(kv_segments, at, axis=1)
+    probe = rng.standard_normal(q.shape)
+
+    def run(backend):
+        def attend(q, k, v):
+            return attention(
+                q,
+                k,
+                v,
+                causal=True,
+                q_positions=at,
+                q_segments=q_segments,
+                kv_segments=kv_segments,
+                backend=backend,
+            )
+
+        out, pullback = jax.vjp(attend, q, k, v)
+        return out, *pullback(jnp.asarray(probe))
+
+    for chunked, whole in zip(run("chunked"), run("xla"), strict=True):
+        np.testing.assert_allclose(chunked, whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("has_segments", [False, True])
+@jax.enable_x64(False)
+def test_splash_kernel_interpreted_equals_the_definition(has_segments):
+    """In float32, which is what it computes in."""
+    length, width = 256, 128
+    q, k, v = (
+        jnp.asarray(x, jnp.float32)
+        for x in inputs(queries=length, keys=length, heads=2, kv_heads=1, width=width)
+    )
+    at, segments = self_causal(2, length), segments_of(2, length, np.random.default_rng(4))
+    segments = segments if has_segments else None
+    given = Inputs(q, k, v, at, segments, segments, is_self_causal=True)
+    assert not splash.misfit(given, axes=mesh.Axes())
+
+    def attend(q, k, v):
+        x = given.replace(q=q, k=k, v=v)
+        kernel = splash.kernel(x, axes=mesh.Axes(), interpret=True)
+        return kernel.attend(x, kernel.tables)
+
+    out, pullback = jax.vjp(attend, q, k, v)
+    _, expected_pullback = jax.vjp(
+        lambda *x: xla.attend(given.replace(q=x[0], k=x[1], v=x[2])), q, k, v
+    )
+    np.testing.assert_allclose(out, naive(q, k, v, at, segments, segments), atol=1e-5)
+    for grad, wanted in zip(pullback(out), expected_pullback(out), strict=True):
+        np.testing.assert_allclose(grad, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "axes", "message"),
+    [
+        ({"is_self_causal": False}, mesh.Axes(), "the same sequence as the keys"),
+        ({"width": 64}, mesh.Axes(), "multiple of 128, not 64"),
+        ({"length": 200}, mesh.Axes(), "a device's queries must be a multiple of 128, not 200"),
+    ],
+)
+def test_splash_names_what_it_cannot_do(change, axes, message):
+    size = {"length": 256, "width": 128, "is_self_causal": True} | change
+    x = jnp.zeros((1, size["length"], 1, size["width"]), jnp.bfloat16)
+    given = Inputs(x, x, x, is_self_causal=size["is_self_causal"])
+    assert message in splash.misfit(given, axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("change", "axes", "message"),
+    [
+        ({"dtype": jnp.float32}, mesh.Axes(), "bfloat16 or float16, not float32"),
+        ({"width": 136}, mesh.Axes(), "up to 128, not 136"),
+        ({"segments": jnp.zeros((1, 4), jnp.int32)}, mesh.Axes(), "a mask of all logits"),
+        ({"positions": jnp.zeros((1, 4), jnp.int32)}, mesh.Axes(), "the same sequence"),
+        ({}, mesh.Axes(positions="context"), "the axis context must be 1"),
+        ({}, mesh.Axes(), ""),
+    ],
+)
+def test_cudnn_names_what_it_cannot_do(change, axes, message):
+    size = {"dtype": jnp.bfloat16, "width": 72, "segments": None, "positions": None} | change
+    x = jnp.zeros((1, 4, 1, size["width"]), size["dtype"])
+    given = Inputs(x, x, x, size["positions"], size["segments"], size["segments"])
+    reason = cudnn.misfit(given, axes=axes)
+    assert message in reason if message else not reason
+
+
+@pytest.mark.parametrize("backend", ["splash", "cudnn"])
+def test_a_named_kernel_that_does_not_fit_is_refused(backend):
+    with pytest.raises(ValueError, match=f"Attention backend '{backend}': "):
+        attention(*inputs(), backend=backend)
 
 
 def test_gradients_of_all_backends_agree_with_finite_differences():
     q, k, v = map(jnp.asarray, inputs(rows=3, queries=9, keys=9, width=4))
-    at = jnp.broadcast_to(jnp.arange(9), (3, 9))
     rng = np.random.default_rng(2)
     probe, direction = rng.standard_normal(q.shape), rng.standard_normal((3, *k.shape))
 
     def loss(q, k, v, backend):
-        return (attention(q, k, v, q_positions=at, backend=backend) * probe).sum()
+        return (attention(q, k, v, causal=True, backend=backend) * probe).sum()
 
     steps = (rng.standard_normal(q.shape), direction[0], direction[1])
     shifted = [
@@ -122,21 +234,20 @@ def test_gradients_of_all_backends_agree_with_finite_differences():
 @pytest.mark.parametrize("limit", [2, 1, 0.5])
 def test_auto_takes_rows_then_chunks_and_stays_the_same(monkeypatch, limit):
     """`limit` is how many rows' logits fit: all but one, one, and none."""
-    q, k, v = inputs(rows=3, queries=300, keys=30)
-    row_bytes = 4 * 300 * 4 * 30
-    monkeypatch.setattr(attention_module, "_CPU_LOGITS_BYTES", int(limit * row_bytes))
-    largest = largest_intermediate(lambda *x: attention(*x), q, k, v)
-    assert largest <= max(limit, 256 / 300) * 300 * 4 * 30
+    q, k, v = inputs(rows=3, queries=1024, keys=30)
+    row_size = 4 * 1024 * 30
+    monkeypatch.setattr(attention_module, "_CPU_LOGITS_BYTES", int(limit * 4 * row_size))
+    assert largest_intermediate(lambda *x: attention(*x), q, k, v) <= limit * row_size
     np.testing.assert_allclose(attention(q, k, v), naive(q, k, v), atol=1e-12)
 
 
 def largest_intermediate(function, *args):
-    """Elements of the largest array with a key axis (30) in the function's program."""
+    """Elements of the largest array with a key axis (30), other than keys, in the program."""
 
     def walk(jaxpr):
         for equation in jaxpr.eqns:
             for var in equation.outvars:
-                if 30 in var.aval.shape and len(var.aval.shape) == 5:
+                if 30 in var.aval.shape and var.aval.shape[-1] != args[1].shape[-1]:
                     yield var.aval.size
             for inner in jaxprs_in_params(equation.params):
                 yield from walk(inner)
@@ -157,3 +268,11 @@ def test_misfit_shapes_are_refused():
     q, k, v = inputs(heads=3, kv_heads=2)
     with pytest.raises(ValueError, match="N a multiple of K"):
         attention(q, k, v)
+
+
+def test_places_without_causal_and_unequal_sequences_are_refused():
+    q, k, v = inputs(keys=21)
+    with pytest.raises(ValueError, match="q_positions for causal=True only"):
+        attention(q, k, v, q_positions=self_causal(2, 37))
+    with pytest.raises(ValueError, match="37 causal queries are not the same sequence as the 21"):
+        attention(q, k, v, causal=True)

@@ -16,6 +16,7 @@ from vxlpro_jax.config import AttentionBackend, DecoderConfig
 from vxlpro_jax.models import kv_cache
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
+from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import attention
 from vxlpro_jax.ops.rope import rotate_heads
 from vxlpro_jax.ops.swiglu import swiglu
@@ -30,12 +31,12 @@ class _Where:
 
     Attributes:
         rotary: int32 [B, T], index within the sample.
-        row: int32 [B, T], index along the key axis.
+        row: int32 [B, T], index along the key axis; None when the new tokens are all there is.
         segments: int32 [B, T], or None when each row is one sample.
     """
 
     rotary: jax.Array
-    row: jax.Array
+    row: jax.Array | None
     segments: jax.Array | None
 
 
@@ -74,15 +75,14 @@ class Qwen2(nn.Module):
         """Hidden states after the final norm, causal within each sample.
 
         Args:
-            x: [B, T, D] embeddings.
+            x: [B, T, D] embeddings, positions in the order of `mesh.sequence_order`.
             positions: int32 [B, T], index within the sample.
             segments: int32 [B, T], sample of each position; None when each row is one sample.
 
         Returns:
             [B, T, D].
         """
-        row = jnp.broadcast_to(jnp.arange(x.shape[1]), positions.shape)
-        x, _ = self._run(x, _Where(positions, row, segments))
+        x, _ = self._run(x, _Where(positions, None, segments))
         return self.norm(x)
 
     def extend(self, x: jax.Array, cache: KVCache, *, at: jax.Array) -> tuple[jax.Array, KVCache]:
@@ -165,9 +165,11 @@ class _SelfAttention(nn.Module):
             q,
             k,
             v,
+            causal=True,
             q_positions=asked.row,
             q_segments=asked.segments,
             kv_segments=where.segments,
+            spread=mesh.SEQUENCES,
             backend=self.backend,
         )
         out = rearrange(out, "b t n h -> b t (n h)")

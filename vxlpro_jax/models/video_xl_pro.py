@@ -122,7 +122,7 @@ class VideoXLPro(nn.Module):
         visual = rearrange(selected.windows, "b g n d -> b (g n) d")
         take = jax.vmap(functools.partial(jnp.take, axis=0, mode="fill", fill_value=0))
         embeddings = take(jnp.concatenate([words, visual], axis=1), layout.sources)
-        return Sequence(mesh.shard_sequences(embeddings), layout)
+        return Sequence(mesh.shard_rows(embeddings), layout)
 
     def assemble(self, visual: jax.Array, text: Text) -> Sequence:
         """Visual tokens [B, G, N, D] and text to the decoder's input."""
@@ -131,9 +131,10 @@ class VideoXLPro(nn.Module):
     def decode(self, sequence: Sequence) -> jax.Array:
         """Hidden states after the final norm, [B, L, D]."""
         layout = sequence.layout
-        return self.decoder(
-            sequence.embeddings, positions=layout.positions, segments=layout.segments
+        x, positions, segments = map(
+            mesh.scatter_sequence, (sequence.embeddings, layout.positions, layout.segments)
         )
+        return mesh.gather_sequence(self.decoder(x, positions=positions, segments=segments))
 
     def __call__(self, frames: jax.Array, text: Text) -> jax.Array:
         """`read` of encoded frames, uint8 [B, G, 4, H, W, 3]."""

@@ -2,34 +2,109 @@
 
 Frames (and their groups) are spread over every axis that is not `tensor`, because the tower and the
 DTS treat them alike; the decoder's sequences are spread by row and, along their length, by context.
+
+With `n` devices along `context` a sequence is cut into 2n pieces, of which device `i` holds `i` and
+`2n - 1 - i`, one after the other: early queries see few keys and late ones many, so that pairs have
+equal work. `sequence_order` is that order.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 from jax.sharding import PartitionSpec as P
 
 BATCH_AXES = ("data", "fsdp")
 FRAME_AXES = ("data", "fsdp", "context")
 ALL_AXES = (*FRAME_AXES, "tensor")
 
+FRAMES = P(FRAME_AXES)
+SEQUENCES = P(BATCH_AXES, "context")
+
 
 def shard_frames(x: jax.Array) -> jax.Array:
     """Spreads the leading axis, frames or groups, over data x fsdp x context where it divides."""
-    axes = FRAME_AXES if x.shape[0] % axis_size(FRAME_AXES) == 0 else BATCH_AXES
-    return _constrain(x, P(axes))
+    return _constrain(x, P(_dividing(FRAMES[0], x.shape[0])))
 
 
-def shard_sequences(x: jax.Array) -> jax.Array:
-    """Spreads [B, L, ...] by row over data x fsdp, and by position over context if it divides."""
-    context = "context" if x.shape[1] % axis_size(("context",)) == 0 else None
-    return _constrain(x, P(BATCH_AXES, context))
+def shard_rows(x: jax.Array) -> jax.Array:
+    """Spreads the leading axis, rows of a batch, over data x fsdp."""
+    return _constrain(x, P(BATCH_AXES))
+
+
+def splits_sequence(length: int) -> bool:
+    """Whether `context` cuts sequences of this length, into two equal pieces a device."""
+    devices = axis_size(("context",))
+    return devices > 1 and length % (2 * devices) == 0
+
+
+def sequence_order(length: int) -> np.ndarray:
+    """int32 [L]: the place in the sequence of what is kept at each index."""
+    places = np.arange(length, dtype=np.int32)
+    if not splits_sequence(length):
+        return places
+    early, late = np.split(rearrange(places, "(c t) -> c t", c=2 * axis_size(("context",))), 2)
+    return np.stack([early, late[::-1]], axis=1).reshape(-1)
+
+
+def scatter_sequence(x: jax.Array) -> jax.Array:
+    """[B, L, ...] in its own order to `sequence_order`, spread by row and position."""
+    if not splits_sequence(x.shape[1]):
+        return shard_rows(x)
+    pieces = rearrange(x, "b (two n t) ... -> b two n t ...", two=2, n=axis_size(("context",)))
+    pairs = jnp.stack([pieces[:, 0], pieces[:, 1, ::-1]], axis=2)
+    return _constrain(pairs.reshape(x.shape), SEQUENCES)
+
+
+def gather_sequence(x: jax.Array) -> jax.Array:
+    """The inverse of `scatter_sequence`, with all of it on every device along `context`."""
+    if not splits_sequence(x.shape[1]):
+        return x
+    x = _constrain(x, P(BATCH_AXES, None, *[P.UNCONSTRAINED] * (x.ndim - 2)))
+    pairs = rearrange(x, "b (n two t) ... -> b n two t ...", n=axis_size(("context",)), two=2)
+    early, late = pairs[:, :, 0], pairs[:, ::-1, 1]
+    return jnp.concatenate([early, late], axis=1).reshape(x.shape)
+
+
+class Axes(NamedTuple):
+    """The mesh axes of an array's rows, positions and heads; None where it is not spread."""
+
+    rows: tuple[str, ...] | None = None
+    positions: str | None = None
+    heads: str | None = None
+
+
+def attention_axes(spread: P, *, rows: int, length: int, heads: int, kv_heads: int) -> Axes:
+    """What of `spread`, `FRAMES` or `SEQUENCES`, divides queries [rows, length, heads, H]."""
+    tensor = axis_size(("tensor",))
+    is_split = len(spread) > 1 and splits_sequence(length)
+    shares = heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
+    return Axes(
+        rows=_dividing(spread[0], rows),
+        positions="context" if is_split else None,
+        heads="tensor" if shares else None,
+    )
 
 
 def axis_size(axes: tuple[str, ...]) -> int:
     """Devices along the given axes of the current mesh; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape.get(axis, 1) for axis in axes)
+
+
+def platform() -> str:
+    """`cpu`, `gpu` or `tpu`: of the current mesh, which may be compiled for elsewhere."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    name = device.platform if device else jax.default_backend()
+    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
+
+
+def _dividing(axes: tuple[str, ...], count: int) -> tuple[str, ...] | None:
+    """The axes, or those of the batch, or none: what divides `count`."""
+    return next((some for some in (axes, BATCH_AXES) if count % axis_size(some) == 0), None)
 
 
 def _constrain(x, spec):

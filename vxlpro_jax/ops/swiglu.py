@@ -23,7 +23,7 @@ def swiglu(x: jax.Array, *, gate: jax.Array, up: jax.Array, down: jax.Array) -> 
     """
     x = jnp.asarray(x, gate.dtype)
     # Merging the leading axes would move data between the devices of a mesh.
-    if jax.default_backend() == "cpu" and mesh.axis_size(mesh.ALL_AXES) == 1:
+    if mesh.platform() == "cpu" and mesh.axis_size(mesh.ALL_AXES) == 1:
         return _features_first(x, gate, up, down)
     return (jax.nn.silu(x @ gate.T) * (x @ up.T)) @ down.T
 

@@ -1,0 +1,34 @@
+"""The library's kernel for NVIDIA GPUs."""
+
+import jax
+import jax.numpy as jnp
+
+from vxlpro_jax.ops import mesh
+from vxlpro_jax.ops.attention.interface import Inputs, Kernel
+
+
+def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
+    """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
+    if x.q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"the type must be bfloat16 or float16, not {x.q.dtype}"
+    if x.q.shape[-1] % 8 or x.q.shape[-1] > 128:
+        return f"the width of a head must be a multiple of 8 up to 128, not {x.q.shape[-1]}"
+    if x.q_segments is not None:
+        return "segments would be a mask of all logits"
+    if x.q_positions is not None and not x.is_self_causal:
+        return "causal queries must be the same sequence as the keys"
+    if axes.positions:
+        return "a device's queries must be all of their sequence, so the axis context must be 1"
+    return ""
+
+
+def kernel(_: Inputs, *, axes: mesh.Axes) -> Kernel:
+    """The kernel for inputs of the whole mesh, whatever the axes."""
+    del axes
+    return Kernel(_attend)
+
+
+def _attend(x: Inputs, _) -> jax.Array:
+    return jax.nn.dot_product_attention(
+        x.q, x.k, x.v, is_causal=x.is_self_causal, implementation="cudnn"
+    )

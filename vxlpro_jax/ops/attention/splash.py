@@ -1,0 +1,73 @@
+"""The Pallas kernel for TPUs that skips what a causal mask hides."""
+
+import jax
+from einops import rearrange
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vxlpro_jax.ops import mesh
+from vxlpro_jax.ops.attention.interface import Inputs, Kernel
+
+_LANES = 128
+_BLOCKS = (1024, 512, 256, _LANES)
+
+
+def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
+    """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
+    if not x.is_self_causal:
+        return "queries must be causal and the same sequence as the keys"
+    if x.q.shape[-1] % _LANES:
+        return f"the width of a head must be a multiple of {_LANES}, not {x.q.shape[-1]}"
+    length = x.q.shape[1] // _shards(axes.positions)
+    if length % _LANES:
+        return f"a device's queries must be a multiple of {_LANES}, not {length}"
+    return ""
+
+
+def kernel(x: Inputs, *, axes: mesh.Axes, interpret: bool = False) -> Kernel:
+    """The kernel for inputs of the whole mesh; `interpret` runs it where there is no TPU."""
+    length = x.q.shape[1]
+    mask = splash_attention.CausalMask((length, length))
+    mask.q_sequence = mesh.sequence_order(length)
+    made = splash_attention.make_splash_mha(
+        splash_attention.MultiHeadMask([mask] * x.q.shape[2]),
+        head_shards=_shards(axes.heads),
+        q_seq_shards=_shards(axes.positions),
+        block_sizes=_block_sizes(queries=length // _shards(axes.positions), keys=length),
+        interpret=interpret,
+    )
+    current = jax.sharding.get_abstract_mesh()
+    specs = ()
+    if not current.empty:
+        specs = made.manual_sharding_spec(NamedSharding(current, P(axes.heads, axes.positions)))
+    return Kernel(_attend, made, specs)
+
+
+def _attend(x: Inputs, made) -> jax.Array:
+    q, k, v = (rearrange(part, "b t n h -> b n t h") for part in (x.q, x.k, x.v))
+    q = q * q.shape[-1] ** -0.5
+    if x.q_segments is None:
+        out = jax.vmap(made)(q, k, v)
+    else:
+        ids = splash_attention.SegmentIds(x.q_segments, x.kv_segments)
+        out = jax.vmap(lambda q, k, v, ids: made(q, k, v, segment_ids=ids))(q, k, v, ids)
+    return rearrange(out, "b n t h -> b t n h").astype(x.q.dtype)
+
+
+def _block_sizes(*, queries: int, keys: int) -> splash_attention.BlockSizes:
+    q, kv = (next(size for size in _BLOCKS if n % size == 0) for n in (queries, keys))
+    return splash_attention.BlockSizes(
+        block_q=q,
+        block_kv=kv,
+        block_kv_compute=min(kv, 512),
+        block_q_dkv=q,
+        block_kv_dkv=kv,
+        block_kv_dkv_compute=min(kv, 512),
+        block_q_dq=q,
+        block_kv_dq=kv,
+    )
+
+
+def _shards(axis: str | None) -> int:
+    return mesh.axis_size((axis,)) if axis else 1

@@ -1,0 +1,44 @@
+"""Attention with all logits in memory at once: the definition, and the fastest for short inputs."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vxlpro_jax.ops.attention.interface import Inputs
+
+
+def attend(x: Inputs) -> jax.Array:
+    """[B, T, N, H]."""
+    # Keys before queries, because XLA's CPU backend vectorises sums over an axis that is not the
+    # last; axes in the order of the products' own results, so that no logits are transposed.
+    groups, acc = x.q.shape[2] // x.k.shape[2], x.accumulator
+    q = rearrange(x.q * x.q.shape[-1] ** -0.5, "b t (k g) h -> b k g t h", g=groups)
+    logits = jnp.einsum("bskh,bkgth->bksgt", x.k, q, preferred_element_type=acc)
+    mask = _mask(x)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, :, None], logits, jnp.finfo(acc).min)
+    largest = jax.lax.stop_gradient(logits.max(axis=2, keepdims=True))
+    weights = jnp.exp(logits - largest)
+    out = jnp.einsum("bskh,bksgt->bkhgt", x.v, weights.astype(x.v.dtype))
+    out = out / weights.sum(axis=2)[:, :, None].astype(out.dtype)
+    return rearrange(out, "b k h g t -> b t (k g) h")
+
+
+def attend_rows(x: Inputs, *, rows: int) -> jax.Array:
+    """`attend` on some rows at a time; the backward pass computes their logits again."""
+
+    def one(row):
+        return attend(jax.tree.map(lambda part: part[None], row))[0]
+
+    return jax.lax.map(jax.checkpoint(one), x, batch_size=rows)
+
+
+def _mask(x: Inputs) -> jax.Array | None:
+    """bool [B, S, T], or None where every query sees every key."""
+    mask = None
+    if x.q_positions is not None:
+        mask = jnp.arange(x.k.shape[1])[:, None] <= x.q_positions[:, None, :]
+    if x.q_segments is not None:
+        same = x.kv_segments[:, :, None] == x.q_segments[:, None, :]
+        mask = same if mask is None else mask & same
+    return mask
