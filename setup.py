@@ -14,6 +14,7 @@ CONVERT = ["torch>=2.8"]
 TEST = [
     *CONVERT,
     "dashscope>=1.20",  # only for the vocabulary file of Qwen2.5 that it ships
+    "jax[tpu]>=0.10",  # for the compiler alone; no TPU is needed
     "pytest>=8.0",
     "pytest-xdist>=3.8",
     "transformers>=4.56",

@@ -47,6 +47,8 @@ def base(preset, *, frames, text, batch):
     c.param_dtype = "float32"
     c.compute_dtype = "float32" if preset == "tiny" else "bfloat16"
 
+    c.groups_at_once = 0 if preset == "tiny" else 2
+
     remat = preset != "tiny"
     c.model = ml_collections.ConfigDict()
     c.model.preset = preset

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vxlpro_jax.config import IGNORE_LABEL
-from vxlpro_jax.losses import cross_entropy, reconstruction
+from vxlpro_jax.losses import cross_entropy, head_cross_entropy, reconstruction
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (3, 7, 11)).astype(np.float32)
@@ -35,6 +36,29 @@ def test_ignored_positions_have_neither_value_nor_gradient():
     poisoned_value, poisoned_grad = value_and_grad(jnp.asarray(poisoned), LABELS)
     assert poisoned_value == value
     np.testing.assert_array_equal(poisoned_grad, grad)
+
+
+@pytest.mark.parametrize("slots", [1, 256, 257, 600])
+def test_logits_in_parts_give_the_loss_and_gradients_of_the_whole(slots):
+    hidden = jnp.asarray(RNG.normal(size=(3, slots, 4)), jnp.float32)
+    head = jnp.asarray(RNG.normal(size=(4, 11)), jnp.float32)
+    labels = np.where(RNG.random((3, slots)) < 0.4, IGNORE_LABEL, RNG.integers(0, 11, (3, slots)))
+
+    def whole(hidden, head):
+        return cross_entropy(hidden @ head, labels=labels)
+
+    def in_parts(hidden, head):
+        return head_cross_entropy(hidden, labels=labels, to_logits=lambda x: x @ head)
+
+    assert in_parts(hidden, head).targets == whole(hidden, head).targets
+    (loss, grads), (expected, expected_grads) = (
+        jax.value_and_grad(lambda *x, form=form: form(*x).mean, argnums=(0, 1))(hidden, head)
+        for form in (in_parts, whole)
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), grads, expected_grads
+    )
 
 
 def test_no_target_at_all_is_zero():

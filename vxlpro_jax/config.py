@@ -310,6 +310,8 @@ class TrainConfig:
     `task` is what it learns: `answer` questions with the whole model, or `recot`, restoring hidden
     tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
     ratio. Held-out samples are evaluated every `eval_every` steps and at the end; with 0 never.
+    `groups_at_once` is how many groups of four frames a device encodes at a time, which bounds the
+    memory of the tower and the compressor; with 0 all that it has.
     """
 
     task: Task = "answer"
@@ -327,6 +329,7 @@ class TrainConfig:
     keep_ratio: tuple[float, float] = (0.7, 0.99)
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
+    groups_at_once: int = 0
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, path: str = "config") -> T:

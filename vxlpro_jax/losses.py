@@ -1,17 +1,24 @@
 """Training losses.
 
-Shapes: `B` rows, `T` text slots, `V` vocabulary; `G` groups, `f` frames of a group, `P` places, `C`
-channels.
+Shapes: `B` rows, `T` text slots, `D` decoder width, `V` vocabulary; `G` groups, `f` frames of a
+group, `P` places, `C` channels.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 
 from vxlpro_jax.config import IGNORE_LABEL
+from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.precision import at_least_float32
+
+# Of each row, so that the logits of 151,936 words take 156 MB.
+_SLOTS_AT_ONCE = 256
 
 
 class CrossEntropy(NamedTuple):
@@ -28,12 +35,41 @@ def cross_entropy(logits: jax.Array, *, labels: jax.Array) -> CrossEntropy:
         logits: [B, T, V], the prediction of each label (already shifted).
         labels: int32 [B, T].
     """
+    targets = jnp.maximum((labels != IGNORE_LABEL).sum(), 1)
+    return CrossEntropy(mean=_total_loss(logits, labels=labels) / targets, targets=targets)
+
+
+def head_cross_entropy(
+    hidden: jax.Array, *, labels: jax.Array, to_logits: Callable[[jax.Array], jax.Array]
+) -> CrossEntropy:
+    """`cross_entropy` of `to_logits(hidden)`, of which only some text slots exist at a time.
+
+    Args:
+        hidden: [B, T, D], the state that predicts each label.
+        labels: int32 [B, T].
+        to_logits: [B, t, D] to [B, t, V].
+    """
+    slots = min(hidden.shape[1], _SLOTS_AT_ONCE)
+    missing = -hidden.shape[1] % slots
+    hidden = jnp.pad(hidden, ((0, 0), (0, missing), (0, 0)))
+    labels = jnp.pad(labels, ((0, 0), (0, missing)), constant_values=IGNORE_LABEL)
+    parts = tuple(rearrange(x, "b (n t) ... -> n b t ...", t=slots) for x in (hidden, labels))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def total(part):
+        hidden, labels = part
+        return _total_loss(to_logits(mesh.shard_positions(hidden)), labels=labels)
+
+    targets = jnp.maximum((labels != IGNORE_LABEL).sum(), 1)
+    return CrossEntropy(mean=jax.lax.map(total, parts).sum() / targets, targets=targets)
+
+
+def _total_loss(logits, *, labels):
     is_target = labels != IGNORE_LABEL
     losses = optax.softmax_cross_entropy_with_integer_labels(
         at_least_float32(logits), jnp.where(is_target, labels, 0)
     )
-    targets = jnp.maximum(is_target.sum(), 1)
-    return CrossEntropy(mean=jnp.where(is_target, losses, 0).sum() / targets, targets=targets)
+    return jnp.where(is_target, losses, 0).sum()
 
 
 class Reconstruction(NamedTuple):

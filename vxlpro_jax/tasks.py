@@ -12,9 +12,10 @@ from einops import rearrange
 
 from vxlpro_jax import tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, TrainConfig
-from vxlpro_jax.losses import cross_entropy, reconstruction
+from vxlpro_jax.losses import head_cross_entropy, reconstruction
 from vxlpro_jax.models import recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
+from vxlpro_jax.ops.parts import map_parts
 from vxlpro_jax.ops.selection import keep_count
 
 Batch = dict[str, Any]
@@ -41,6 +42,12 @@ class Task(NamedTuple):
 def task_of(config: TrainConfig) -> Task:
     """The task that the config names."""
     return {"answer": _answer, "recot": _recot}[config.task](config)
+
+
+def param_shapes(config: TrainConfig) -> dict:
+    """The task's parameters as `jax.ShapeDtypeStruct`, float32, without computing anything."""
+    init = task_of(config).init_params
+    return jax.eval_shape(lambda: init(jax.random.key(0)))
 
 
 def _answer(config: TrainConfig) -> Task:
@@ -72,15 +79,17 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
         keep_counts=keep_count(counts, ratio=ratio),
     )
 
-    def predict(model):
-        if "features" in batch:
-            visual = model.encode_features(batch["features"])
-        else:
-            visual = model.encode(batch["frames"])
-        return model.logits(model.read(visual, text))
-
-    logits = model.apply({"params": params}, method=predict)
-    loss = cross_entropy(logits, labels=batch["labels"])
+    apply = functools.partial(model.apply, {"params": params})
+    encode = functools.partial(_by_group, at_once=config.groups_at_once)
+    if "features" in batch:
+        features = batch["features"]
+    else:
+        features = encode(functools.partial(apply, method="group_features"), batch["frames"])
+    visual = encode(functools.partial(apply, method="condense"), features)
+    hidden = apply(visual, text, method="read")
+    loss = head_cross_entropy(
+        hidden, labels=batch["labels"], to_logits=functools.partial(apply, method="logits")
+    )
     metrics = {
         "targets": loss.targets,
         "tokens": (batch["token_segments"] > 0).sum() + counts.sum(),
@@ -105,14 +114,14 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
     params = tree.cast(params, config.compute_dtype)
     model = recot.Recot(config.model, config.recot)
 
-    def restore(model):
-        if "features" in batch:
-            features = rearrange(batch["features"], "b g f p c -> (b g) f p c")
-        else:
-            features = model.features(rearrange(batch["frames"], "b g f ... -> (b g) f ..."))
-        return model(features, key=key)
-
-    restored = model.apply({"params": params}, method=restore)
+    apply = functools.partial(model.apply, {"params": params})
+    if "features" in batch:
+        features = rearrange(batch["features"], "b g f p c -> (b g) f p c")
+    else:
+        frames = rearrange(batch["frames"], "b g ... -> (b g) ...")
+        see = functools.partial(apply, method="features")
+        features = map_parts(see, frames, at_once=config.groups_at_once)
+    restored = apply(features, key=key)
     hidden = jax.lax.stop_gradient(1 - restored.visible)
     valid = rearrange(batch["group_segments"] > 0, "b g -> (b g) 1 1")
     error = reconstruction(restored.predicted, targets=restored.targets, hidden=hidden * valid)
@@ -123,6 +132,12 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
         "frames": _frames(batch),
     }
     return Loss(error.tokens + config.recot.difference_weight * error.changes, metrics)
+
+
+def _by_group(function, x, *, at_once):
+    """A function of groups [G, ...] on those of a batch [B, G, ...]."""
+    flat = map_parts(function, rearrange(x, "b g ... -> (b g) ..."), at_once=at_once)
+    return rearrange(flat, "(b g) ... -> b g ...", b=len(x))
 
 
 def _frames(batch):

@@ -22,7 +22,7 @@ from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.files import write_atomically
 from vxlpro_jax.jit import jit
-from vxlpro_jax.tasks import task_of
+from vxlpro_jax.tasks import param_shapes, task_of
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
@@ -176,7 +176,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def _check_frozen_tower(config: TrainConfig) -> None:
-    shapes = jax.eval_shape(task_of(config).init_params, jax.random.key(0))
+    shapes = param_shapes(config)
     is_frozen = "vision" in optim.frozen_branches(shapes, config=config.optim)
     if not is_frozen:
         raise InputError(
@@ -242,7 +242,7 @@ def announce(config: TrainConfig, *, workdir: Path) -> None:
             "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
             f" everything run.\nThe released size: {_FULL_SIZE[config.task]}"
         )
-    shapes = jax.eval_shape(task_of(config).init_params, jax.random.key(0))
+    shapes = param_shapes(config)
     count = sum(x.size for x in jax.tree.leaves(shapes))
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     print(f"{count:,} parameters on {devices}; {config.total_steps} steps; writes to {workdir}.")

@@ -103,11 +103,11 @@ class _Extras(nn.Module):
         """How much each token deserves to stay visible: [G, f, P, C] -> [G, f, P]."""
         match self.options.policy:
             case "sgm":
-                return masking.semantic_scores(
-                    features,
-                    temporal=self.temporal_query(masking.neighbours(features)),
-                    spatial=self.spatial_query(features.mean(axis=2)),
-                )
+                # Held to their places: left alone, XLA's partitioner gets the gradient of the mean
+                # wrong on meshes that spread frames over two axes and the query over a third.
+                temporal = mesh.shard_frames(self.temporal_query(masking.neighbours(features)))
+                spatial = mesh.shard_frames(self.spatial_query(features.mean(axis=2)))
+                return masking.semantic_scores(features, temporal=temporal, spatial=spatial)
             case "motion":
                 return masking.motion_scores(features)
             case "random" | "tube":

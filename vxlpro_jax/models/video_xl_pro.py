@@ -49,10 +49,12 @@ class Sequence:
     Attributes:
         embeddings: [B, L, D], zeros in padding.
         layout: where each position comes from.
+        num_samples: of a row, at most.
     """
 
     embeddings: jax.Array
     layout: splice.Layout
+    num_samples: int = flax.struct.field(pytree_node=False)
 
 
 class VideoXLPro(nn.Module):
@@ -81,19 +83,20 @@ class VideoXLPro(nn.Module):
         """Projector: [G, h, w, C] -> [G, h*w, D]."""
         return self.projector(rearrange(compressed, "g h w c -> g (h w) c"))
 
+    def group_features(self, frames: jax.Array) -> jax.Array:
+        """`features` by group: uint8 [G, 4, H, W, 3] -> [G, 4, h*w, C]."""
+        grid = self.features(mesh.shard_frames(rearrange(frames, "g f ... -> (g f) ...")))
+        return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
+
+    def condense(self, features: jax.Array) -> jax.Array:
+        """DTS, projector and pooling: [G, 4, h*w, C] -> [G, N, D]."""
+        flat = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
+        return grids.pool_2x2(self.project(mesh.shard_frames(self.compress(flat))))
+
     def encode(self, frames: jax.Array) -> jax.Array:
         """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""
-        flat = rearrange(frames, "b g f h w c -> (b g f) h w c", f=FRAMES_PER_GROUP)
-        return self._condense(self.features(mesh.shard_frames(flat)), groups=frames.shape[1])
-
-    def encode_features(self, features: jax.Array) -> jax.Array:
-        """`encode` from stored features of the frames, [B, G, 4, h*w, C] -> [B, G, N, D]."""
-        flat = rearrange(features, "b g f (h w) c -> (b g f) h w c", h=self.config.dts.grid)
-        return self._condense(mesh.shard_frames(flat), groups=features.shape[1])
-
-    def _condense(self, features, *, groups):
-        tokens = grids.pool_2x2(self.project(mesh.shard_frames(self.compress(features))))
-        return rearrange(tokens, "(b g) n d -> b g n d", g=groups)
+        tokens = self.condense(self.group_features(rearrange(frames, "b g ... -> (b g) ...")))
+        return rearrange(tokens, "(b g) n d -> b g n d", b=len(frames))
 
     def windows(self, visual: jax.Array, text: Text) -> jax.Array:
         """Stamps before each group's visual tokens: [B, G, N, D] -> [B, G, 10+N, D]."""
@@ -111,18 +114,19 @@ class VideoXLPro(nn.Module):
 
     def splice(self, selected: Selected, text: Text) -> Sequence:
         """Puts the kept positions in the place of each sample's image position."""
+        num_samples = text.keep_counts.shape[1]
         layout = splice.lay_out(
             is_image=text.tokens == IMAGE_TOKEN,
             text_segments=text.token_segments,
             kept=rearrange(selected.kept, "b g n -> b (g n)"),
             visual_segments=jnp.repeat(text.group_segments, selected.kept.shape[2], axis=1),
-            num_segments=text.keep_counts.shape[1],
+            num_segments=num_samples,
         )
         words = self.decoder.embed(text.tokens)
         visual = rearrange(selected.windows, "b g n d -> b (g n) d")
         take = jax.vmap(functools.partial(jnp.take, axis=0, mode="fill", fill_value=0))
         embeddings = take(jnp.concatenate([words, visual], axis=1), layout.sources)
-        return Sequence(mesh.shard_rows(embeddings), layout)
+        return Sequence(mesh.shard_rows(embeddings), layout, num_samples)
 
     def assemble(self, visual: jax.Array, text: Text) -> Sequence:
         """Visual tokens [B, G, N, D] and text to the decoder's input."""
@@ -130,11 +134,15 @@ class VideoXLPro(nn.Module):
 
     def decode(self, sequence: Sequence) -> jax.Array:
         """Hidden states after the final norm, [B, L, D]."""
-        layout = sequence.layout
-        x, positions, segments = map(
-            mesh.scatter_sequence, (sequence.embeddings, layout.positions, layout.segments)
+        x, layout = sequence.embeddings, sequence.layout
+        # A row's only sample stands before its padding, which causal attention does not see.
+        segments = layout.segments if sequence.num_samples > 1 else None
+        hidden = self.decoder(
+            mesh.scatter_sequence(x),
+            positions=mesh.scatter_sequence(layout.positions),
+            segments=None if segments is None else mesh.scatter_sequence(segments),
         )
-        return mesh.gather_sequence(self.decoder(x, positions=positions, segments=segments))
+        return mesh.gather_sequence(hidden)[:, : x.shape[1]]
 
     def __call__(self, frames: jax.Array, text: Text) -> jax.Array:
         """`read` of encoded frames, uint8 [B, G, 4, H, W, 3]."""

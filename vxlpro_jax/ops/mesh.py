@@ -21,6 +21,8 @@ BATCH_AXES = ("data", "fsdp")
 FRAME_AXES = ("data", "fsdp", "context")
 ALL_AXES = (*FRAME_AXES, "tensor")
 
+LANES = 128
+
 FRAMES = P(FRAME_AXES)
 SEQUENCES = P(BATCH_AXES, "context")
 
@@ -30,9 +32,40 @@ def shard_frames(x: jax.Array) -> jax.Array:
     return _constrain(x, P(_dividing(FRAMES[0], x.shape[0])))
 
 
+def frame_shards(count: int) -> int:
+    """Over how many devices `shard_frames` spreads so many frames or groups."""
+    return axis_size(_dividing(FRAMES[0], count) or ())
+
+
+def cut_frames(x: jax.Array, *, parts: int) -> jax.Array:
+    """[F, ...], spread as by `shard_frames`, to [parts, F / parts, ...].
+
+    Every device cuts its own share, so that no frame moves.
+    """
+    # Each step is held to its place: left to itself, XLA's partitioner has mixed frames up.
+    axes = _dividing(FRAMES[0], len(x))
+    cut = rearrange(x, "(d n f) ... -> n d f ...", d=axis_size(axes or ()), n=parts)
+    cut = _constrain(cut, P(None, axes))
+    return _constrain(rearrange(cut, "n d f ... -> n (d f) ..."), P(None, axes))
+
+
+def join_frames(x: jax.Array) -> jax.Array:
+    """The inverse of `cut_frames`."""
+    axes = _dividing(FRAMES[0], x.shape[1])
+    cut = rearrange(x, "n (d f) ... -> n d f ...", d=axis_size(axes or ()))
+    cut = _constrain(_constrain(cut, P(None, axes)).swapaxes(0, 1), P(axes))
+    return _constrain(rearrange(cut, "d n f ... -> (d n f) ..."), P(axes))
+
+
 def shard_rows(x: jax.Array) -> jax.Array:
     """Spreads the leading axis, rows of a batch, over data x fsdp."""
     return _constrain(x, P(BATCH_AXES))
+
+
+def shard_positions(x: jax.Array) -> jax.Array:
+    """Spreads rows over data x fsdp and, where it divides, the second axis over context."""
+    splits = x.shape[1] % axis_size(("context",)) == 0
+    return _constrain(x, SEQUENCES if splits else P(BATCH_AXES))
 
 
 def splits_sequence(length: int) -> bool:
@@ -51,7 +84,13 @@ def sequence_order(length: int) -> np.ndarray:
 
 
 def scatter_sequence(x: jax.Array) -> jax.Array:
-    """[B, L, ...] in its own order to `sequence_order`, spread by row and position."""
+    """[B, L, ...] in its own order to `sequence_order`, spread by row and position.
+
+    Zeros at the end fill up what `context` or the platform's attention could not cut: the result is
+    [B, L', ...] with L' >= L.
+    """
+    missing = -x.shape[1] % _length_unit()
+    x = jnp.pad(x, ((0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)))
     if not splits_sequence(x.shape[1]):
         return shard_rows(x)
     pieces = rearrange(x, "b (two n t) ... -> b two n t ...", two=2, n=axis_size(("context",)))
@@ -60,13 +99,21 @@ def scatter_sequence(x: jax.Array) -> jax.Array:
 
 
 def gather_sequence(x: jax.Array) -> jax.Array:
-    """The inverse of `scatter_sequence`, with all of it on every device along `context`."""
+    """[B, L', ...] in its own order again, with all of it on every device along `context`."""
     if not splits_sequence(x.shape[1]):
         return x
     x = _constrain(x, P(BATCH_AXES, None, *[P.UNCONSTRAINED] * (x.ndim - 2)))
     pairs = rearrange(x, "b (n two t) ... -> b n two t ...", n=axis_size(("context",)), two=2)
     early, late = pairs[:, :, 0], pairs[:, ::-1, 1]
     return jnp.concatenate([early, late], axis=1).reshape(x.shape)
+
+
+def _length_unit() -> int:
+    """Two pieces a device; on TPUs a vector register's 128 lanes."""
+    devices = axis_size(("context",))
+    if platform() == "tpu":
+        return LANES * devices
+    return 2 * devices if devices > 1 else 1
 
 
 class Axes(NamedTuple):

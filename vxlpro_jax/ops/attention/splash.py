@@ -9,19 +9,18 @@ from jax.sharding import PartitionSpec as P
 from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention.interface import Inputs, Kernel
 
-_LANES = 128
-_BLOCKS = (1024, 512, 256, _LANES)
+_BLOCKS = (1024, 512, 256, mesh.LANES)
 
 
 def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
     if not x.is_self_causal:
         return "queries must be causal and the same sequence as the keys"
-    if x.q.shape[-1] % _LANES:
-        return f"the width of a head must be a multiple of {_LANES}, not {x.q.shape[-1]}"
+    if x.q.shape[-1] % mesh.LANES:
+        return f"the width of a head must be a multiple of {mesh.LANES}, not {x.q.shape[-1]}"
     length = x.q.shape[1] // _shards(axes.positions)
-    if length % _LANES:
-        return f"a device's queries must be a multiple of {_LANES}, not {length}"
+    if length % mesh.LANES:
+        return f"a device's queries must be a multiple of {mesh.LANES}, not {length}"
     return ""
 
 

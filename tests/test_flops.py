@@ -1,0 +1,93 @@
+"""FLOPs: beside what XLA counts, with whose help each formula is held to its program."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import MICRO
+
+from vxlpro_jax import flops
+from vxlpro_jax.config import DecoderConfig, DtsConfig, ModelConfig, RecotConfig, VisionConfig
+from vxlpro_jax.models import recot, video_xl_pro
+
+# One layer each, because XLA counts the body of a loop once; wide enough for products to prevail.
+WIDE = ModelConfig(
+    vision=VisionConfig(width=256, depth=1, num_heads=2, mlp_width=1024, image_size=112),
+    dts=DtsConfig(grid=8),
+    decoder=DecoderConfig(
+        vocab_size=512, width=256, depth=1, num_heads=2, num_kv_heads=1, mlp_width=512
+    ),
+    attention="xla",
+)
+GROUPS = 3
+
+
+def counted(function, *shapes):
+    """XLA's count of a function of parameters and arrays of these shapes."""
+    params = jax.eval_shape(lambda: video_xl_pro.init_params(WIDE, key=jax.random.key(0)))
+    compiled = jax.jit(function).lower(params, *shapes).compile()
+    return compiled.cost_analysis()["flops"]
+
+
+def apply(method):
+    model = video_xl_pro.VideoXLPro(WIDE)
+    return lambda params, *args: model.apply({"params": params}, *args, method=method)
+
+
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def test_tower():
+    frames = array(GROUPS, 4, 112, 112, 3, dtype=jnp.uint8)
+    xla = counted(apply("group_features"), frames)
+    assert 4 * GROUPS * flops.vision_forward(WIDE.vision) == pytest.approx(xla, rel=0.05)
+
+
+def test_compressor_and_projector():
+    xla = counted(apply("condense"), array(GROUPS, 4, 64, 256))
+    forward = flops.answer_forward(WIDE, groups=GROUPS, text_tokens=0, keep_ratio=1.0, targets=0)
+    assert forward.dts + forward.projector == pytest.approx(xla, rel=0.05)
+
+
+@pytest.mark.parametrize("length", [64, 512])
+def test_decoder(length):
+    """XLA's attention computes the half that a causal mask hides; the formula counts it not."""
+
+    def run(params, x, at):
+        decode = video_xl_pro.VideoXLPro(WIDE).apply
+        return decode({"params": params}, x, at, method=lambda m, x, at: m.decoder(x, positions=at))
+
+    xla = counted(run, array(1, length, 256), array(1, length, dtype=jnp.int32))
+    hidden_half = 2 * length**2 * WIDE.decoder.width
+    counted_by_us = flops.decoder_forward(WIDE.decoder, length=length)
+    assert counted_by_us + hidden_half == pytest.approx(xla, rel=0.05)
+
+
+def test_recot():
+    options = RecotConfig(decoder_width=128, decoder_depth=1, decoder_heads=1)
+    params = jax.eval_shape(lambda: recot.init_params(WIDE, options=options, key=jax.random.key(0)))
+    model = recot.Recot(WIDE, options)
+
+    def run(params, features):
+        return model.apply({"params": params}, features, key=jax.random.key(0)).predicted
+
+    xla = jax.jit(run).lower(params, array(GROUPS, 4, 64, 256)).compile().cost_analysis()["flops"]
+    forward = flops.recot_forward(WIDE, options=options, groups=GROUPS)
+    assert forward.dts + forward.recot == pytest.approx(xla, rel=0.05)
+
+
+def test_frozen_parts_cost_less():
+    forward = flops.Forward(vision=1.0, dts=10.0, decoder=100.0)
+    assert flops.trained(forward, frozen=()) == 333
+    assert flops.trained(forward, frozen=("vision",)) == 331
+    assert flops.trained(forward, frozen=("vision", "decoder")) == 231
+    assert flops.trained(forward, frozen=("vision", "dts")) == 311
+    assert flops.trained(forward, frozen=("vision", "dts", *forward._fields)) == 111
+
+
+def test_depth_multiplies():
+    twice = dataclasses.replace(MICRO.decoder, depth=2 * MICRO.decoder.depth)
+    once = flops.decoder_forward(MICRO.decoder, length=100)
+    assert flops.decoder_forward(twice, length=100) == 2 * once

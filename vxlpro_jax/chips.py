@@ -1,0 +1,50 @@
+"""What accelerators can do at most, from their makers' data sheets.
+
+Units: FLOP/s of dense bfloat16 products, bytes, bytes/s.
+"""
+
+from typing import NamedTuple
+
+from vxlpro_jax.config import InputError
+
+
+class Chip(NamedTuple):
+    """One device as JAX counts them.
+
+    Attributes:
+        flops: bfloat16 FLOP/s.
+        hbm_bytes: memory.
+        hbm_bandwidth: bytes/s of it.
+        network_bandwidth: bytes/s that one chip exchanges with its slice, all links, one way.
+    """
+
+    flops: float
+    hbm_bytes: int
+    hbm_bandwidth: float
+    network_bandwidth: float
+
+
+_GIB = 2**30
+
+# https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e. Links: 1,600, 4,800 and 3,584 Gbit/s a chip,
+# both ways together.
+TPUS = {
+    "v5e": Chip(197e12, 16 * _GIB, 819e9, 100e9),
+    "v5p": Chip(459e12, 95 * _GIB, 2765e9, 300e9),
+    "v6e": Chip(918e12, 32 * _GIB, 1640e9, 224e9),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology's name, `v5p:4x4x4`.
+
+    Raises:
+        InputError: the name does not begin with a known chip.
+    """
+    name = topology.partition(":")[0]
+    if name not in TPUS:
+        raise InputError(
+            f"Topology {topology!r}: name a chip, one of {', '.join(TPUS)}, and a shape, for"
+            " example v5p:4x4x4."
+        )
+    return TPUS[name]

@@ -1,0 +1,195 @@
+"""Tells before a pod is rented whether a run fits it, and how fast it could be at most.
+
+`python -m vxlpro_jax.compile --config=configs/stage2.py:3b --topology=v5p:4x4x4 [--num_slices N]
+[--what train|stage1|prefill|decode] [--json FILE]` compiles the real program for TPUs that need not
+be there, on any machine with `pip install -e '.[tpu]'`. It exits with 1 if the program does not fit
+and says what would help.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Without these the TPU's compiler looks for a TPU. They must be set before it is loaded.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from absl import flags
+from jax.experimental import topologies
+
+from vxlpro_jax import chips, cli, estimate, hlo, programs, sharding
+from vxlpro_jax.config import InputError, TrainConfig
+from vxlpro_jax.files import write_atomically
+
+_GIB = 2**30
+_WHAT = ("train", "stage1", "prefill", "decode")
+# "Used 19.35G of 15.75G hbm", or what the temporaries alone take.
+_USED = re.compile(
+    r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])i?B?\)?"
+    r" (?:of |exceeds available HBM \()([\d.]+)([KMGT])"
+)
+
+
+class Memory(NamedTuple):
+    """Bytes on each device; `temporary` is None if the compiler gave up before it knew."""
+
+    arguments: int | None
+    outputs: int | None
+    aliased: int | None
+    temporary: int | None
+    code: int | None
+    total: int
+    limit: int
+
+
+class Compiled(NamedTuple):
+    """Attributes: `memory`, `seconds` to compile, and `text` of the program, "" if none came."""
+
+    memory: Memory
+    seconds: float
+    text: str
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv`."""
+    run = cli.read_run(argv, define=_define)
+    what, config = run.flags.what, run.config
+    if what == "stage1":
+        config = dataclasses.replace(config, task="recot")
+    config = dataclasses.replace(
+        config, mesh=dataclasses.replace(config.mesh, num_slices=run.flags.num_slices)
+    )
+    chip = chips.chip_of(run.flags.topology)
+    devices = _devices(run.flags.topology, num_slices=run.flags.num_slices)
+    mesh = sharding.make_mesh(config.mesh, devices=devices)
+    sharding.check_batch(config.data.batch_size, mesh=mesh)
+    jax.set_mesh(mesh)
+    build = {"prefill": programs.prefill, "decode": programs.decode}.get(what, programs.train)
+    compiled = compile_program(build(config, mesh=mesh), hbm_bytes=chip.hbm_bytes)
+    report = tell(compiled, config=config, what=what, chip=chip, mesh=mesh)
+    print(_table(report, topology=run.flags.topology))
+    if not report["fits"]:
+        print("\nIt does not fit. What would help, by estimate:")
+        print("\n".join(f"- {line}" for line in estimate.advice(config, mesh=mesh)))
+    if run.flags.json:
+        write_atomically(Path(run.flags.json), json.dumps(report, indent=2) + "\n")
+    return 0 if report["fits"] else 1
+
+
+def _define(values):
+    flags.DEFINE_string("topology", "", "Chip and shape, v5p:4x4x4.", flag_values=values)
+    flags.DEFINE_integer("num_slices", 1, "Slices of that shape.", flag_values=values)
+    flags.DEFINE_enum("what", "train", _WHAT, "The program.", flag_values=values)
+    flags.DEFINE_string("json", "", "File for the figures.", flag_values=values)
+
+
+def _devices(topology: str, *, num_slices: int) -> list[jax.Device]:
+    options = {"num_slices": num_slices} if num_slices > 1 else {}
+    try:
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **options
+        ).devices
+    except Exception as error:  # The plugin's errors have no common type.
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"Topology {topology!r} cannot be described: {reason}. The TPU compiler comes with"
+            " pip install -e '.[tpu]'; shapes are those of real slices, v5e:16x16 or v5p:4x4x4."
+        ) from error
+
+
+def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
+    """Compiles for the current mesh. Where memory does not do, the compiler's own sum is taken."""
+    started = time.monotonic()
+    function = jax.jit(
+        program.function, donate_argnums=program.donated, out_shardings=program.out_shardings
+    )
+    lowered = function.lower(*program.arguments)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = _USED.search(str(error))
+        if not used:
+            raise
+        total, limit = _bytes(used[1], used[2]), _bytes(used[3], used[4])
+        memory = Memory(None, None, None, None, None, total=total, limit=min(limit, hbm_bytes))
+        return Compiled(memory, time.monotonic() - started, "")
+    found = compiled.memory_analysis()
+    parts = (
+        found.argument_size_in_bytes,
+        found.output_size_in_bytes,
+        found.alias_size_in_bytes,
+        found.temp_size_in_bytes,
+        found.generated_code_size_in_bytes,
+    )
+    arguments, outputs, aliased, temporary, code = parts
+    total = arguments + outputs - aliased + temporary + code
+    memory = Memory(*parts, total=total, limit=hbm_bytes)
+    return Compiled(memory, time.monotonic() - started, compiled.as_text())
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * 1024 ** ("KMGT".index(unit) + 1))
+
+
+def tell(
+    compiled: Compiled, *, config: TrainConfig, what: str, chip: chips.Chip, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """The figures of `--json`: bytes, operations and seconds, of one step."""
+    memory, sent = compiled.memory, hlo.collectives(compiled.text)
+    work = estimate.work(config, what=what)
+    network_bytes = sum(kind.bytes for kind in sent.values())
+    seconds = {
+        "compute": work.executed / mesh.size / chip.flops,
+        "network": network_bytes / chip.network_bandwidth,
+        "memory": ((memory.arguments or 0) + (memory.outputs or 0)) / chip.hbm_bandwidth,
+    }
+    return {
+        "fits": memory.total <= memory.limit,
+        "hbm_bytes_per_device": memory.total,
+        "hbm_limit_bytes": memory.limit,
+        "hbm_bytes_by_kind": {
+            kind: value
+            for kind, value in memory._asdict().items()
+            if kind not in ("total", "limit")
+        },
+        "compile_seconds": round(compiled.seconds, 1),
+        "flops_per_step": work.useful,
+        "flops_executed": work.executed,
+        "collective_bytes": network_bytes,
+        "collectives": {kind: value._asdict() for kind, value in sorted(sent.items())},
+        "least_seconds": seconds,
+        "mfu_bound": work.useful / mesh.size / chip.flops / max(seconds.values()),
+        "mesh": dict(mesh.shape),
+    }
+
+
+def _table(report: dict[str, Any], *, topology: str) -> str:
+    kinds = {name: size for name, size in report["hbm_bytes_by_kind"].items() if size is not None}
+    seconds = report["least_seconds"]
+    lines = [
+        f"{topology}, mesh {report['mesh']}, compiled in {report['compile_seconds']} s",
+        *(f"  {name:<12}{size / _GIB:9.2f} GiB a device" for name, size in kinds.items()),
+        f"  {'in all':<12}{report['hbm_bytes_per_device'] / _GIB:9.2f} of"
+        f" {report['hbm_limit_bytes'] / _GIB:.2f} GiB",
+        f"  {report['flops_per_step']:.3e} FLOPs a step,"
+        f" {report['flops_executed']:.3e} with what is computed again",
+        *(
+            f"  {kind:<20}{value['count']:7d} times {value['bytes'] / _GIB:9.2f} GiB a device"
+            for kind, value in report["collectives"].items()
+        ),
+        "  a step takes at least "
+        + ", ".join(f"{value:.3f} s of {name}" for name, value in seconds.items())
+        + f": MFU at most {report['mfu_bound']:.2f}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv))

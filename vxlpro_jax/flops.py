@@ -1,0 +1,141 @@
+"""Floating-point operations of a step, counted from the sizes alone.
+
+Counted are matrix products, a multiplication and an addition each; causal attention costs half of
+full attention. A trained part costs three times its forward pass, a frozen one twice where the
+gradient passes through it and once where not. Recomputation is not counted.
+
+Shapes: `G` groups of four frames, `L` positions of the decoder, `P` patches of a frame, `C`, `D`
+widths.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from vxlpro_jax.config import (
+    FRAMES_PER_GROUP,
+    STAMP_TOKENS,
+    DecoderConfig,
+    ModelConfig,
+    RecotConfig,
+    VisionConfig,
+)
+
+
+class Forward(NamedTuple):
+    """Of one forward pass, by part."""
+
+    vision: float
+    dts: float
+    projector: float = 0.0
+    selector: float = 0.0
+    decoder: float = 0.0
+    head: float = 0.0
+    recot: float = 0.0
+
+
+def answer_forward(
+    config: ModelConfig, *, groups: int, text_tokens: int, keep_ratio: float, targets: int
+) -> Forward:
+    """One row that answers a question.
+
+    Args:
+        config: the model.
+        groups: G.
+        text_tokens: of the row.
+        keep_ratio: share of the visual tokens, and of their stamps, that the decoder reads.
+        targets: positions of which logits are formed.
+    """
+    decoder, visual = config.decoder, groups * config.tokens_per_group
+    read = text_tokens + groups * STAMP_TOKENS * keep_ratio + visual * keep_ratio
+    return Forward(
+        vision=vision_forward(config.vision) * groups * FRAMES_PER_GROUP,
+        dts=dts_forward(config) * groups,
+        projector=_projector(config) * groups,
+        selector=_selector(config) * groups,
+        decoder=decoder_forward(decoder, length=read),
+        head=_linear(targets, decoder.width, decoder.vocab_size),
+    )
+
+
+def recot_forward(config: ModelConfig, *, options: RecotConfig, groups: int) -> Forward:
+    """Groups that are masked, compressed and restored."""
+    places, width = config.dts.grid**2, options.decoder_width
+    tokens = places * FRAMES_PER_GROUP
+    layer = _attention(width, length=places) + 2 * _linear(places, width, 4 * width)
+    restore = (
+        _linear(places, config.vision.width, FRAMES_PER_GROUP * width)
+        + options.decoder_depth * FRAMES_PER_GROUP * layer
+        + _linear(tokens, width, config.vision.width)
+    )
+    return Forward(
+        vision=vision_forward(config.vision) * groups * FRAMES_PER_GROUP,
+        dts=dts_forward(config) * groups,
+        recot=restore * groups,
+    )
+
+
+def trained(forward: Forward, *, frozen: Collection[str]) -> float:
+    """Of a training step with this forward pass, of whose parts some are frozen."""
+    total, has_trained = 0.0, False
+    for part, flops in forward._asdict().items():
+        is_trained = part not in frozen
+        total += flops * (3 if is_trained else 2 if has_trained else 1)
+        has_trained |= is_trained
+    return total
+
+
+def vision_forward(config: VisionConfig) -> float:
+    """The tower, one frame."""
+    patches, width = config.grid**2, config.width
+    layer = _attention(width, length=patches) + 2 * _linear(patches, width, config.mlp_width)
+    return _linear(patches, 3 * config.patch_size**2, width) + config.depth * layer
+
+
+def dts_forward(config: ModelConfig) -> float:
+    """The compressor, one group: blocks of four and two time slots, each of which halves them.
+
+    Of the convolution's 27 taps the first output needs 18 (see `ops.conv3d`).
+    """
+    places, width = config.dts.grid**2, config.vision.width
+    return sum(
+        slots * _attention(width, length=places)
+        + places * _attention(width, length=slots)
+        + (27 * slots // 2 - 9) * _linear(places, width, width)
+        for slots in (FRAMES_PER_GROUP, FRAMES_PER_GROUP // 2)
+    )
+
+
+def decoder_forward(config: DecoderConfig, *, length: float) -> float:
+    """The decoder without its head, one sample of `length` positions."""
+    kv_width = config.num_kv_heads * config.head_dim
+    layer = (
+        2 * _linear(length, config.width, config.width)
+        + 2 * _linear(length, config.width, kv_width)
+        + 3 * _linear(length, config.width, config.mlp_width)
+        + _scores(length, config.width) / 2
+    )
+    return config.depth * layer
+
+
+def _projector(config):
+    places, width = config.dts.grid**2, config.decoder.width
+    return _linear(places, config.vision.width, width) + _linear(places, width, width)
+
+
+def _selector(config):
+    tokens, width = config.tokens_per_group, config.decoder.width
+    return _linear(STAMP_TOKENS + tokens, width, width) + _linear(tokens, width, STAMP_TOKENS)
+
+
+def _attention(width, *, length):
+    """Projections and scores of full attention."""
+    return 4 * _linear(length, width, width) + _scores(length, width)
+
+
+def _scores(length, width):
+    """Queries with keys, and weights with values."""
+    return 4 * length**2 * width
+
+
+def _linear(rows, inputs, outputs):
+    return 2 * rows * inputs * outputs

@@ -1,0 +1,90 @@
+"""What a compiled program sends between devices, read from its text."""
+
+import math
+import re
+from typing import NamedTuple
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_BITS = {"pred": 8, "bf16": 16} | {f"{kind}{n}": n for kind in "fsu" for n in (2, 4, 8, 16, 32, 64)}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_RESULT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+
+
+class Collective(NamedTuple):
+    """Attributes: `count` of executions, and `bytes` of all their results on one device."""
+
+    count: int
+    bytes: int
+
+
+def collectives(text: str) -> dict[str, Collective]:
+    """Executions and bytes by kind in one run of the program; a loop counts each of its rounds.
+
+    What starts in one place and ends in another shares a channel and counts once.
+    """
+    entry, bodies = _computations(text)
+    found: dict[tuple[str, str], Collective] = {}
+
+    def visit(name, times):
+        for line in bodies.get(name, ()):
+            result = _RESULT.match(line)
+            if not result:
+                continue
+            own_name, shape, operation = result.groups()
+            kind = operation.removesuffix("-start")
+            if kind in KINDS:
+                channel = _CHANNEL.search(line)
+                key = kind, channel[1] if channel else own_name
+                this = Collective(times, times * _bytes(shape))
+                found[key] = max(this, found.get(key, this))
+            rounds = times * _trips(line, bodies) if operation == "while" else times
+            for called in _called(line):
+                visit(called, rounds)
+
+    visit(entry, 1)
+    total = dict.fromkeys((kind for kind, _ in found), Collective(0, 0))
+    for (kind, _), (count, size) in found.items():
+        total[kind] = Collective(total[kind].count + count, total[kind].bytes + size)
+    return total
+
+
+def _trips(line, bodies):
+    """Of a while loop: what its counter is compared with; 1 where that is not a number."""
+    condition = _CONDITION.search(line)
+    lines = bodies.get(condition[1], ()) if condition else ()
+    return max((int(n) for text in lines for n in _LIMIT.findall(text)), default=1)
+
+
+def _computations(text):
+    """The entry's name, and each computation's lines."""
+    entry, current, bodies = "", None, {}
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            current = header[2]
+            bodies[current] = []
+            entry = current if header[1] else entry
+        elif current:
+            bodies[current].append(line)
+    return entry, bodies
+
+
+def _called(line):
+    branches = _BRANCHES.search(line)
+    names = branches[1].split(",") if branches else []
+    return [*_CALLED.findall(line), *(name.strip().lstrip("%") for name in names)]
+
+
+def _bytes(shape):
+    """Of the result: an operation that starts has its operands, and maybe counters, beside it."""
+    sizes = [
+        _BITS.get(kind, 0) // 8 * math.prod(int(n) for n in dims.split(",") if n)
+        for kind, dims in _ARRAY.findall(shape)
+    ]
+    return max(sizes, default=0)
