@@ -15,6 +15,7 @@ TEST = [
     *CONVERT,
     "dashscope>=1.20",  # only for the vocabulary file of Qwen2.5 that it ships
     "jax[tpu]>=0.10",  # for the compiler alone; no TPU is needed
+    "kubernetes-validate>=1.37",  # schemas that launch files are held to; brings jsonschema
     "pytest>=8.0",
     "pytest-xdist>=3.8",
     "transformers>=4.56",
@@ -44,6 +45,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
+        "pyyaml>=6.0",
         "tensorboardX>=2.6",
         "tensorstore>=0.1.80",
         "tokenizers>=0.22",

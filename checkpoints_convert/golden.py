@@ -281,7 +281,7 @@ class _Stages:
         else:
             projected = jnp.asarray(self.case["projected"], self.model.dtype)
         first = int(self.is_image and len(projected) > 1)
-        return grids.pool_2x2(projected)[None, first:]
+        return grids.pool(projected, size=self.model.config.pool)[None, first:]
 
     # ---- selection -------------------------------------------------------------------------------
 

@@ -1,38 +1,180 @@
-"""Ablations of the compressor and of its training, for `vxlpro_jax.sweep`.
+"""Ablations of the tiny preset at a reduced budget, for `vxlpro_jax.sweep`.
 
-`configs/ablations.py` runs the tiny preset at a reduced budget. A variant changes settings of the
-stages that a seed's run goes through; one without `stage1` starts stage 2 from scratch.
+`configs/ablations.py` varies the compressor and its training; docs/ablations.md is its table.
+`configs/ablations.py:more` varies what the decoder reads. A variant is a function of a run, which
+begins as `base`: its configs of stages 1 and 2, whether it has a stage 1 or starts stage 2 from
+scratch, and keep ratios at which questions (beside the sweep's own) and needles are asked.
 """
 
 import ml_collections
 
+from configs import stage1, stage2
+
 _STAGE1_STEPS = 80
 _STAGE2_STEPS = 200
+_KEEP_RATIO = 1.0
+
+# ---- The compressor and its training -------------------------------------------------------------
 
 
-def get_config():
-    c = ml_collections.ConfigDict()
+def base(run):
+    """SGM masks, 75 % hidden, the released layout, stage 1 first, all visual tokens."""
+    run.needle_keep_ratios = (0.3, 0.6, 1.0)
+
+
+def mask_random(run):
+    run.stage1.recot.policy = "random"
+
+
+def mask_tube(run):
+    run.stage1.recot.policy = "tube"
+
+
+def mask_motion(run):
+    run.stage1.recot.policy = "motion"
+
+
+def mask_ratio_50(run):
+    run.stage1.recot.mask_ratio = (0.5, 0.5)
+
+
+def mask_ratio_90(run):
+    run.stage1.recot.mask_ratio = (0.9, 0.9)
+
+
+def layout_temporal(run):
+    run.stage1.model.dts.layout = "temporal"
+    run.stage2.model.dts.layout = "temporal"
+
+
+def no_stage1(run):
+    run.has_stage1 = False
+
+
+# ---- What the decoder reads ----------------------------------------------------------------------
+#
+# A clip has 8 frames, two groups of 16 tokens. The selector keeps a multiple of 16 of them, so that
+# any ratio from 0.5 to below 1 keeps half.
+
+
+def keep_all(run):
+    """As `base`, whose selector drops nothing in training, but asked with half of them as well."""
+    base(run)
+    run.keep_ratios = (0.5,)
+
+
+def keep_half(run):
+    """The selector drops half of the tokens in training."""
+    run.stage2.keep_ratio = (0.5, 0.5)
+    run.keep_ratios = (0.5,)
+    run.needle_keep_ratios = (0.3, 0.6, 1.0)
+
+
+def pool_1(run):
+    """64 tokens a group."""
+    run.stage2.model.pool = 1
+    run.needle_keep_ratios = (1.0,)
+
+
+def pool_1_keep_25(run):
+    """As many tokens as `keep_all` has: a quarter chosen by the question, not means of four."""
+    run.stage2.model.pool = 1
+    run.stage2.keep_ratio = (0.25, 0.25)
+    run.keep_ratios = (0.25,)
+    run.needle_keep_ratios = (0.25,)
+
+
+def pool_1_keep_drawn(run):
+    """A share drawn anew for each sample, as the release does, from a wider range."""
+    run.stage2.model.pool = 1
+    run.stage2.keep_ratio = (0.25, 1.0)
+    run.keep_ratios = (0.25,)
+    run.needle_keep_ratios = (0.25, 1.0)
+
+
+def pool_4(run):
+    """4 tokens a group."""
+    run.stage2.model.pool = 4
+    run.needle_keep_ratios = (1.0,)
+
+
+def frames_4(run):
+    """Trained on every other frame of a clip, one group; asked about all of them."""
+    run.stage1.data.max_frames = 4
+    run.stage2.data.max_frames = 4
+    run.needle_keep_ratios = (1.0,)
+
+
+def stage1_long(run):
+    """Stage 1 takes three times as many steps."""
+    run.stage1.total_steps = run.stage1.checkpoint_every = 3 * _STAGE1_STEPS
+
+
+GROUPS = {
+    "": (
+        base,
+        mask_random,
+        mask_tube,
+        mask_motion,
+        mask_ratio_50,
+        mask_ratio_90,
+        layout_temporal,
+        no_stage1,
+    ),
+    "more": (
+        keep_all,
+        keep_half,
+        pool_1,
+        pool_1_keep_25,
+        pool_1_keep_drawn,
+        pool_4,
+        frames_4,
+        stage1_long,
+    ),
+}
+
+# ---- From functions to settings ------------------------------------------------------------------
+
+
+def get_config(group=""):
+    if group not in GROUPS:
+        known = ", ".join(filter(None, GROUPS))
+        raise ValueError(f"Unknown group {group!r}: known are {known}, or none for the first.")
+    begin, c = _run(), ml_collections.ConfigDict()
     c.seeds = (0, 1, 2)
-    c.stage1 = (f"total_steps={_STAGE1_STEPS}", f"checkpoint_every={_STAGE1_STEPS}")
-    c.stage2 = (f"total_steps={_STAGE2_STEPS}", f"checkpoint_every={_STAGE2_STEPS}")
-    c.keep_ratio = 1.0
+    c.stage1 = _changes(begin.stage1, since=stage1.get_config())
+    c.stage2 = _changes(begin.stage2, since=stage2.get_config())
+    c.keep_ratio = _KEEP_RATIO
     c.variants = ml_collections.ConfigDict()
-    c.variants.base = _variant(needle_keep_ratios=(0.3, 0.6, 1.0))
-    for policy in ("random", "tube", "motion"):
-        c.variants[f"mask_{policy}"] = _variant(stage1=(f"recot.policy={policy}",))
-    for percent in (50, 90):
-        ratio = percent / 100
-        settings = (f"recot.mask_ratio=({ratio},{ratio})",)
-        c.variants[f"mask_ratio_{percent}"] = _variant(stage1=settings)
-    temporal = ("model.dts.layout=temporal",)
-    c.variants.layout_temporal = _variant(stage1=temporal, stage2=temporal)
-    c.variants.no_stage1 = _variant(has_stage1=False)
+    for change in GROUPS[group]:
+        run = _run()
+        change(run)
+        c.variants[change.__name__] = {
+            "has_stage1": run.has_stage1,
+            "stage1": _changes(run.stage1, since=begin.stage1),
+            "stage2": _changes(run.stage2, since=begin.stage2),
+            "keep_ratios": run.keep_ratios,
+            "needle_keep_ratios": run.needle_keep_ratios,
+        }
     return c
 
 
-def _variant(*, stage1=(), stage2=(), needle_keep_ratios=(), has_stage1=True):
-    """Settings `path=value` of the stages, and keep ratios at which needles are asked for."""
+def _run():
+    """What every variant begins with; a name that it lacks cannot be set."""
     c = ml_collections.ConfigDict()
-    c.has_stage1 = has_stage1
-    c.stage1, c.stage2, c.needle_keep_ratios = stage1, stage2, needle_keep_ratios
-    return c
+    c.stage1, c.stage2, c.has_stage1 = stage1.get_config(), stage2.get_config(), True
+    c.stage1.total_steps = c.stage1.checkpoint_every = _STAGE1_STEPS
+    c.stage2.total_steps = c.stage2.checkpoint_every = _STAGE2_STEPS
+    c.keep_ratios, c.needle_keep_ratios = (), ()
+    return c.lock()
+
+
+def _changes(config, *, since, path=""):
+    """What differs, as settings `path=value`."""
+    changes = []
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            changes += _changes(value, since=since[name], path=f"{path}{name}.")
+        elif value != since[name]:
+            changes.append(f"{path}{name}={value}".replace(" ", ""))
+    return tuple(changes)

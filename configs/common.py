@@ -48,11 +48,13 @@ def base(preset, *, frames, text, batch):
     c.compute_dtype = "float32" if preset == "tiny" else "bfloat16"
 
     c.groups_at_once = 0 if preset == "tiny" else 2
+    c.accumulate = 1
 
     remat = preset != "tiny"
     c.model = ml_collections.ConfigDict()
     c.model.preset = preset
     c.model.attention = "auto"
+    c.model.pool = 2
     c.model.vision = {"remat": remat}
     c.model.dts = {"layout": "released"}
     c.model.decoder = {"remat": remat}
@@ -90,6 +92,7 @@ def base(preset, *, frames, text, batch):
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.0
     c.optim.clip_norm = 1.0
+    c.optim.momentum_dtype = ""
     c.optim.groups = ()
 
     c.mesh = ml_collections.ConfigDict()

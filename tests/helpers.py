@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,9 @@ def python(*arguments, cwd=ROOT, **environment) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def free_port() -> int:
+    """A port that nothing on this host listens at."""
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]

@@ -10,6 +10,8 @@ import sys
 import jax
 import numpy as np
 from helpers import MICRO
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import optim, sharding, tree
 from vxlpro_jax.config import IMAGE_TOKEN, MeshConfig, OptimConfig, RecotConfig, TrainConfig
@@ -36,7 +38,18 @@ def main():
         for task in ("answer", "recot"):
             exact = dataclasses.replace(config, task=task, compute_dtype="float64")
             results[f"{task} in float64"] = compare(exact, meshes=meshes)
+    results["explicit"] = explicit_losses(config)
     print(json.dumps(results))
+
+
+def explicit_losses(config):
+    """Of a mesh whose axes are of the explicit kind, to which the step is one operation."""
+    auto = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=1, context=2))
+    mesh = Mesh(auto.devices, auto.axis_names, axis_types=(AxisType.Explicit,) * 4)
+    params = jit(task_of(config).init_params)(jax.random.key(0))
+    batches = [random_batch(seed) for seed in range(STEPS)]
+    with jax.set_mesh(mesh):
+        return train(config, params, batches, mesh=mesh)["losses"]
 
 
 def compare(config, *, meshes):
@@ -72,7 +85,10 @@ def train(config, params, batches, *, mesh=None):
         shardings = sharding.state_shardings(state, params=state.params, mesh=mesh)
         state = jax.device_put(state, shardings)
         batches = [jax.device_put(batch, sharding.batch_sharding(mesh)) for batch in batches]
-    step = jit(make_train_step(config, optimizer=optimizer), out_shardings=(shardings, None))
+    step = make_train_step(config, optimizer=optimizer)
+    if mesh is not None and AxisType.Explicit in mesh.axis_types:
+        step = jax.sharding.auto_axes(step, out_sharding=(shardings, NamedSharding(mesh, P())))
+    step = jit(step, out_shardings=(shardings, None))
     step = step.lower(state, batches[0]).compile()
     losses = []
     for batch in batches:

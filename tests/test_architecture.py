@@ -45,22 +45,36 @@ ALLOWED = {
     "cli": ("config",),
     "tree": ("config",),
     "files": (),
-    "metrics": ("files",),
+    "chips": ("config",),
+    "flops": ("config",),
+    "wall_time": ("files",),
+    "profiling": ("config",),
+    "metrics": ("chips", "files", "wall_time"),
     "ops": ("config", "ops"),
     "data": ("config", "data"),
     "models": ("config", "ops", "models"),
     "param_store": ("config", "tree"),
     "checkpoint": ("config", "tree", "param_store"),
     "sharding": ("config", "tree"),
-    "optim": ("config",),
+    "optim": ("config", "ops"),
     "losses": ("config", "ops"),
     "train_state": (),
     "tasks": ("config", "tree", "ops", "models", "losses"),
-    "train_step": ("config", "tasks", "optim", "train_state"),
+    "accumulate": ("ops", "tasks"),
+    "train_step": ("config", "accumulate", "flops", "tasks", "optim", "train_state"),
     "warm_start": ("config", "checkpoint"),
     "answering": ("config", "checkpoint", "data", "jit", "models", "ops"),
     "evals": ("config", "data", "files", "jit", "tree", "models", "ops", "answering", "evals"),
-    "train_checkpoint": ("config", "train_state"),
+    "launchers": ("config",),
+    "jax_private": ("config",),
+    "rendezvous": ("config", "cli", "launchers"),
+    "distributed": ("cli", "launchers", "rendezvous", "jax_private"),
+    "pulse": ("distributed", "rendezvous"),
+    "watchdog": ("config", "cli", "distributed", "pulse", "rendezvous"),
+    "preemption": ("distributed",),
+    "train_checkpoint": (
+        *("config", "jit", "tree", "param_store", "checkpoint", "distributed", "train_state"),
+    ),
 }
 
 
@@ -102,8 +116,9 @@ def test_mesh_is_never_entered_as_a_context(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_private_names_of_jax_are_not_used(module):
-    assert not [name for name in imports(MODULES[module]) if name.startswith("jax._src")]
+def test_private_names_of_jax_are_used_in_one_file_only(module):
+    private = [name for name in imports(MODULES[module]) if name.startswith("jax._src")]
+    assert not private or module == "vxlpro_jax.jax_private"
 
 
 def test_the_graph_has_no_cycle():

@@ -75,7 +75,7 @@ def test_values_replace_defaults_and_nothing_else():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_release_format_round_trip(name):
-    config = dataclasses.replace(PRESETS[name], dts=DtsConfig(layout="temporal"))
+    config = dataclasses.replace(PRESETS[name], dts=DtsConfig(layout="temporal"), pool=4)
     assert ModelConfig.from_release(config.to_release()) == config
     untied = dataclasses.replace(config.decoder, tied_head=False, max_positions=77)
     config = dataclasses.replace(config, decoder=untied)
@@ -88,6 +88,13 @@ def test_release_config_without_a_tower_means_so400m():
     del release["vision_config"]
     assert ModelConfig.from_release(release).vision == VisionConfig()
     assert PRESETS["3b"].to_release()["vision_config"]["num_hidden_layers"] == 27
+
+
+def test_release_config_pools_by_two():
+    release = PRESETS["3b"].to_release()
+    assert release["mm_spatial_pool_stride"] == 2
+    del release["visual_pool"]
+    assert ModelConfig.from_release(release).tokens_per_group == 144
 
 
 def test_config_of_another_model_is_refused():
@@ -104,6 +111,8 @@ def test_config_of_another_model_is_refused():
         ({"vision": VisionConfig(width=64, num_heads=5)}, "vision.width must be a multiple of"),
         ({"decoder": DecoderConfig(width=100, num_heads=3)}, "decoder.width must be a multiple"),
         ({"decoder": DecoderConfig(num_heads=16, num_kv_heads=3)}, "decoder.num_heads must be a"),
+        ({"pool": 5}, "dts.grid must be a multiple of pool"),
+        ({"pool": 0}, "dts.grid must be a multiple of pool"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(part, message):

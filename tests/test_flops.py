@@ -8,7 +8,14 @@ import pytest
 from helpers import MICRO
 
 from vxlpro_jax import flops
-from vxlpro_jax.config import DecoderConfig, DtsConfig, ModelConfig, RecotConfig, VisionConfig
+from vxlpro_jax.config import (
+    DecoderConfig,
+    DtsConfig,
+    ModelConfig,
+    RecotConfig,
+    TrainConfig,
+    VisionConfig,
+)
 from vxlpro_jax.models import recot, video_xl_pro
 
 # One layer each, because XLA counts the body of a loop once; wide enough for products to prevail.
@@ -85,6 +92,26 @@ def test_frozen_parts_cost_less():
     assert flops.trained(forward, frozen=("vision", "decoder")) == 231
     assert flops.trained(forward, frozen=("vision", "dts")) == 311
     assert flops.trained(forward, frozen=("vision", "dts", *forward._fields)) == 111
+
+
+@pytest.mark.parametrize("task", ["answer", "recot"])
+def test_padding_does_not_count_in_a_step(task):
+    config = TrainConfig(task=task, model=WIDE, keep_ratio=(1.0, 1.0))
+    segments = {"group_segments": (2, 3), "token_segments": (2, 20)}
+    full = {name: jnp.ones(shape, jnp.int32) for name, shape in segments.items()}
+    full["labels"] = full["token_segments"]
+    padded = {name: jnp.pad(x, ((0, 1), (0, 5))) for name, x in full.items()}
+    padded["labels"] = jnp.where(padded["token_segments"] > 0, padded["labels"], -100)
+    told, again = (flops.step_flops(config, batch, frozen=()) for batch in (full, padded))
+    assert told == pytest.approx(again)
+    forward = (
+        flops.recot_forward(WIDE, options=config.recot, groups=3)
+        if task == "recot"
+        else flops.answer_forward(WIDE, groups=3, text_tokens=20, keep_ratio=1.0, targets=20)
+    )
+    assert told == pytest.approx(2 * flops.trained(forward, frozen=()))
+    seen = flops.step_flops(config, full | {"features": jnp.zeros(())}, frozen=("vision",))
+    assert seen == pytest.approx(2 * (flops.trained(forward, frozen=("vision",)) - forward.vision))
 
 
 def test_depth_multiplies():

@@ -5,7 +5,10 @@ import json
 import jax.numpy as jnp
 import pytest
 
+from vxlpro_jax import metrics
+from vxlpro_jax.chips import GPUS
 from vxlpro_jax.metrics import MetricsWriter, draw_curves
+from vxlpro_jax.wall_time import WallTime
 
 
 class Clock:
@@ -24,17 +27,22 @@ def clock():
 
 
 @pytest.fixture
-def open_writer(tmp_path, clock):
+def wall_time(clock):
+    return WallTime(clock=clock)
+
+
+@pytest.fixture
+def open_writer(tmp_path, wall_time):
     writers = []
 
     def build(first_step=0):
-        writer = MetricsWriter(tmp_path, first_step=first_step, total_steps=9, clock=clock)
+        writer = MetricsWriter(tmp_path, first_step=first_step, total_steps=9, wall_time=wall_time)
         writers.append(writer)
         return writer
 
     yield build
     for writer in writers:
-        writer._tensorboard.close()
+        writer._files.close()
 
 
 def add(writer, clock, step, loss=1.0):
@@ -68,14 +76,42 @@ def test_one_object_a_step(tmp_path, open_writer, clock, capsys):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_paused_time_is_not_training(tmp_path, open_writer, clock):
+def test_what_is_not_training_is_no_part_of_a_step(tmp_path, open_writer, wall_time, clock):
     writer = open_writer()
     clock.now += 1
-    with writer.paused():
-        clock.now += 50
+    wall_time.lap("data")
+    clock.now += 50
+    wall_time.lap("checkpoint")
     add(writer, clock, 1)
     writer.close()
     assert rows(tmp_path)[0]["step_seconds"] == 2
+    assert rows(tmp_path)[0]["goodput"] == pytest.approx(1 / 52)
+
+
+def test_every_second_belongs_to_one_kind(tmp_path, wall_time, clock):
+    for kind, seconds in (("start", 5), ("compile", 20), ("step", 60), ("data", 10), ("step", 5)):
+        clock.now += seconds
+        assert wall_time.lap(kind) == seconds
+    wall_time.write(tmp_path / "goodput.json")
+    told = json.loads((tmp_path / "goodput.json").read_text())
+    assert told["goodput"] == 0.65
+    assert sum(told["seconds"].values()) == 100
+    assert wall_time.training == 95
+    expected = "Of 100 s, 65% were steps (start 5 s, compile 20 s, step 65 s, data 10 s)."
+    assert str(wall_time) == expected
+    with pytest.raises(KeyError):
+        wall_time.lap("coffee")
+
+
+def test_utilisation_where_the_chip_is_known(tmp_path, wall_time, clock, monkeypatch):
+    monkeypatch.setattr(metrics, "_peak_flops", lambda: 2 * GPUS["h100"].flops)
+    writer = MetricsWriter(tmp_path, first_step=0, total_steps=9, wall_time=wall_time)
+    writer.add(1, scalars() | {"flops": jnp.asarray(GPUS["h100"].flops)}, data_wait=0.0)
+    clock.now += 2
+    writer.close()
+    (row,) = rows(tmp_path)
+    assert row["mfu"] == pytest.approx(0.25)
+    assert row["flops_per_second"] == pytest.approx(GPUS["h100"].flops / 2)
 
 
 def test_resuming_drops_later_and_partial_lines(tmp_path, open_writer, clock):

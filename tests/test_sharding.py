@@ -155,6 +155,10 @@ def test_eight_devices_give_the_losses_of_one(runs, task, mesh):
     assert len(set(runs[task]["alone"])) == 3
 
 
+def test_a_mesh_of_explicit_axes_gives_the_losses_of_one_device(runs):
+    np.testing.assert_allclose(runs["explicit"], runs["answer"]["alone"], rtol=1e-5)
+
+
 @EVERYWHERE
 def test_eight_devices_give_the_parameters_of_one(runs, task, mesh):
     """Adam moves a weight by up to the rate, 1e-2; rounding, by a twentieth of that."""

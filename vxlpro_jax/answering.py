@@ -107,6 +107,7 @@ class Answerer:
         """
         located = checkpoint.locate(directory)
         config = checkpoint.read_model_config(located.root)
+        tokenizer = Tokenizer.from_folder(str(located.root))
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
@@ -120,7 +121,7 @@ class Answerer:
         return cls(
             checkpoint.read_params(located.params, like=like, dtype=dtype, unstack=unstack),
             config=config,
-            tokenizer=Tokenizer.from_folder(str(located.root)),
+            tokenizer=tokenizer,
             pinpoints=release.get("image_grid_pinpoints"),
         )
 

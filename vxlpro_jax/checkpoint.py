@@ -28,6 +28,7 @@ __all__ = [
     "read_leaf",
     "read_model_config",
     "read_params",
+    "read_store",
     "write_params",
 ]
 
@@ -189,7 +190,7 @@ def read_params(
             sharding = getattr(leaf, "sharding", None)
             cast = ts.cast(stores[path], np.dtype(dtype or stored[path].dtype))
             for name, part in _parts(path, cast, unstack=unstack):
-                restored[name] = _restore(part, sharding)
+                restored[name] = read_store(part, sharding=sharding)
     return tree.unflatten(restored)
 
 
@@ -201,8 +202,8 @@ def _parts(path: str, store: ts.TensorStore, *, unstack: str | None):
     return [(f"{unstack}_{row}{rest}", store[row]) for row in range(store.shape[0])]
 
 
-def _restore(store: ts.TensorStore, sharding: jax.sharding.Sharding | None):
-    """A NumPy array, or a JAX array of the given sharding."""
+def read_store(store: ts.TensorStore, *, sharding: jax.sharding.Sharding | None) -> Any:
+    """A NumPy array, or a JAX array of the given sharding, each device reading its own part."""
     if sharding is None:
         return store.read().result()
 

@@ -34,6 +34,29 @@ TPUS = {
     "v6e": Chip(918e12, 32 * _GIB, 1640e9, 224e9),
 }
 
+# https://resources.nvidia.com/en-us-tensor-core (H100, H200) and the A100 data sheet: SXM boards,
+# NVLink one way.
+GPUS = {
+    "h100": Chip(989e12, 80 * 10**9, 3350e9, 450e9),
+    "h200": Chip(989e12, 141 * 10**9, 4800e9, 450e9),
+    "a100": Chip(312e12, 80 * 10**9, 2039e9, 300e9),
+}
+
+# As `jax.Device.device_kind` has them, the longer first.
+_KINDS = {
+    "TPU v5 lite": TPUS["v5e"],
+    "TPU v5": TPUS["v5p"],
+    "TPU v6 lite": TPUS["v6e"],
+    "H100": GPUS["h100"],
+    "H200": GPUS["h200"],
+    "A100": GPUS["a100"],
+}
+
+
+def chip_of_kind(kind: str) -> Chip | None:
+    """The chip of a `jax.Device.device_kind`, `NVIDIA H100 80GB HBM3` say; None if unknown."""
+    return next((chip for name, chip in _KINDS.items() if name in kind), None)
+
 
 def chip_of(topology: str) -> Chip:
     """The chip of a topology's name, `v5p:4x4x4`.

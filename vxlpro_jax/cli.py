@@ -1,9 +1,11 @@
 """What commands share: flags with a config file, progress, and how they end."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -12,16 +14,37 @@ from tqdm import tqdm
 from vxlpro_jax.config import InputError, TrainConfig, from_mapping
 
 
+class Failure(Exception):
+    """Ends a command with a sentence, as a user's mistake does, and with a `code` of its own."""
+
+    code = 1
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Runs a command and exits with its code; a user's mistake is one sentence and code 2."""
     try:
         code = main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
+    except (InputError, Failure, KeyboardInterrupt) as error:
+        code = told(error)
     sys.exit(code or 0)
+
+
+def told(error: BaseException) -> int:
+    """Says why a command ends, and returns the code that it ends with."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, InputError | Failure):
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else error.code
+    traceback.print_exception(error)
+    return 1
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once, without waiting for its threads or for other processes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Given(NamedTuple):

@@ -8,25 +8,19 @@ and says what would help.
 
 import dataclasses
 import json
-import os
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Without these the TPU's compiler looks for a TPU. They must be set before it is loaded.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 import jax
 from absl import flags
-from jax.experimental import topologies
 
 from vxlpro_jax import chips, cli, estimate, hlo, programs, sharding
-from vxlpro_jax.config import InputError, TrainConfig
+from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.files import write_atomically
+from vxlpro_jax.tpu_topology import topology_devices
 
 _GIB = 2**30
 _WHAT = ("train", "stage1", "prefill", "decode")
@@ -59,6 +53,7 @@ class Compiled(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs the command line `argv`."""
+    jax.config.update("jax_platforms", "cpu")
     run = cli.read_run(argv, define=_define)
     what, config = run.flags.what, run.config
     if what == "stage1":
@@ -67,9 +62,9 @@ def main(argv: list[str]) -> int:
         config, mesh=dataclasses.replace(config.mesh, num_slices=run.flags.num_slices)
     )
     chip = chips.chip_of(run.flags.topology)
-    devices = _devices(run.flags.topology, num_slices=run.flags.num_slices)
+    devices = topology_devices(run.flags.topology, num_slices=run.flags.num_slices)
     mesh = sharding.make_mesh(config.mesh, devices=devices)
-    sharding.check_batch(config.data.batch_size, mesh=mesh)
+    sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
     build = {"prefill": programs.prefill, "decode": programs.decode}.get(what, programs.train)
     compiled = compile_program(build(config, mesh=mesh), hbm_bytes=chip.hbm_bytes)
@@ -88,20 +83,6 @@ def _define(values):
     flags.DEFINE_integer("num_slices", 1, "Slices of that shape.", flag_values=values)
     flags.DEFINE_enum("what", "train", _WHAT, "The program.", flag_values=values)
     flags.DEFINE_string("json", "", "File for the figures.", flag_values=values)
-
-
-def _devices(topology: str, *, num_slices: int) -> list[jax.Device]:
-    options = {"num_slices": num_slices} if num_slices > 1 else {}
-    try:
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, **options
-        ).devices
-    except Exception as error:  # The plugin's errors have no common type.
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"Topology {topology!r} cannot be described: {reason}. The TPU compiler comes with"
-            " pip install -e '.[tpu]'; shapes are those of real slices, v5e:16x16 or v5p:4x4x4."
-        ) from error
 
 
 def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:

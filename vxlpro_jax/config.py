@@ -58,8 +58,7 @@ class DtsConfig:
 
     `released` is the channel/time order that the released weights were trained through (a reshape
     of frame-major channels, no transpose); `temporal` puts channel c of frame f at (c, f). `grid`
-    is the side, 24 in the release, to which each frame's features are resized; 2x2 pooling leaves a
-    quarter of its places.
+    is the side, 24 in the release, to which each frame's features are resized.
     """
 
     layout: Layout = "released"
@@ -95,11 +94,16 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The whole model: tower, DTS, projector and selector (sized by the two widths), decoder."""
+    """The whole model: tower, DTS, projector and selector (sized by the two widths), decoder.
+
+    Behind the projector the mean of `pool` x `pool` places is one visual token; differs from the
+    release unless 2.
+    """
 
     vision: VisionConfig = VisionConfig()
     dts: DtsConfig = DtsConfig()
     decoder: DecoderConfig = DecoderConfig()
+    pool: int = 2
     attention: AttentionBackend = "auto"
 
     def __post_init__(self):
@@ -112,12 +116,13 @@ class ModelConfig:
         _require(
             self.decoder.width % 8 == 0, "decoder.width must be a multiple of 8 (selector heads)"
         )
-        _require(self.dts.grid % 2 == 0, "dts.grid must be even (2x2 pooling)")
+        pools = self.pool > 0 and self.dts.grid % self.pool == 0
+        _require(pools, "dts.grid must be a multiple of pool")
 
     @property
     def tokens_per_group(self) -> int:
         """Visual tokens that four frames become."""
-        return (self.dts.grid // 2) ** 2
+        return (self.dts.grid // self.pool) ** 2
 
     @classmethod
     def from_release(cls, config: Mapping[str, Any]) -> Self:
@@ -147,6 +152,7 @@ class ModelConfig:
                 tied_head=config.get("tie_word_embeddings", False),
                 max_positions=config.get("max_position_embeddings", DecoderConfig.max_positions),
             ),
+            pool=config.get("visual_pool", cls.pool),
         )
 
     def to_release(self) -> dict[str, Any]:
@@ -163,11 +169,12 @@ class ModelConfig:
             "mm_hidden_size": self.vision.width,
             "mm_projector_type": "mlp2x_gelu",
             "mm_spatial_pool_mode": "average",
-            "mm_spatial_pool_stride": 2,
+            "mm_spatial_pool_stride": self.pool,
             "mm_patch_merge_type": "unires",
             "image_aspect_ratio": "anyres",
             "dts_layout": self.dts.layout,
             "dts_grid": self.dts.grid,
+            "visual_pool": self.pool,
             "vision_config": {
                 **vision,
                 "num_hidden_layers": self.vision.depth + 1,
@@ -277,7 +284,11 @@ class ParamGroup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW or Muon, with linear warm-up and cosine decay to zero; `lr_scale=0` freezes a group."""
+    """AdamW or Muon, with linear warm-up and cosine decay to zero; `lr_scale=0` freezes a group.
+
+    The first moments, or Muon's momentum, are kept in `momentum_dtype`, or float32 if it is empty.
+    Second moments change by a thousandth a step, too little for bfloat16, and are always float32.
+    """
 
     lr: float = 1e-3
     warmup: float = 0.03
@@ -286,6 +297,7 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    momentum_dtype: str = ""
     groups: tuple[ParamGroup, ...] = ()
 
 
@@ -311,7 +323,8 @@ class TrainConfig:
     tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
     ratio. Held-out samples are evaluated every `eval_every` steps and at the end; with 0 never.
     `groups_at_once` is how many groups of four frames a device encodes at a time, which bounds the
-    memory of the tower and the compressor; with 0 all that it has.
+    memory of the tower and the compressor; with 0 all that it has. The rows of a batch go through
+    the model in `accumulate` parts, whose gradients are averaged.
     """
 
     task: Task = "answer"
@@ -330,6 +343,7 @@ class TrainConfig:
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     groups_at_once: int = 0
+    accumulate: int = 1
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, path: str = "config") -> T:

@@ -34,9 +34,7 @@ def work(config: TrainConfig, *, what: str) -> Work:
         token += 4 * seen * decoder.width * decoder.depth + head
         return Work(config.data.batch_size * token, config.data.batch_size * token)
     shapes = param_shapes(config)
-    frozen = set(optim.frozen_branches(shapes, config=config.optim))
-    if "decoder" in frozen:
-        frozen.add("head")
+    frozen = optim.frozen_branches(shapes, config=config.optim)
     useful = flops.trained(forward, frozen=frozen)
     again = forward.decoder * config.model.decoder.remat + forward.head
     if "vision" not in frozen:
@@ -49,7 +47,7 @@ def work(config: TrainConfig, *, what: str) -> Work:
 def advice(config: TrainConfig, *, mesh: Mesh) -> Iterator[str]:
     """What would take less memory on each device, with what it would save, roughly."""
     model, decoder = config.model, config.model.decoder
-    rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate)
     positions = rows * _positions(config) // mesh.shape["context"]
     saved = 2 * positions * (2 if decoder.remat else 16) * decoder.width * decoder.depth
     if not decoder.remat:
@@ -63,8 +61,8 @@ def advice(config: TrainConfig, *, mesh: Mesh) -> Iterator[str]:
         fewer = groups - 1 if not config.groups_at_once else config.groups_at_once - 1
         yield f"groups_at_once=1 saves {fewer * FRAMES_PER_GROUP * frame / _GIB:.1f} GiB"
     if rows > 1:
-        less = config.data.batch_size // 2
-        yield f"data.batch_size={less} saves {saved / 2 / _GIB:.1f} GiB of activations"
+        more = 2 * config.accumulate
+        yield f"accumulate={more} saves {saved / 2 / _GIB:.1f} GiB of activations"
     yield (
         f"mesh.context={2 * mesh.shape['context']} on as many devices more saves"
         f" {saved / 2 / _GIB:.1f} GiB of activations"

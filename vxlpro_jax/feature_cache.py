@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.experimental import multihost_utils
@@ -60,21 +59,10 @@ def fill(
 
 def _name(vision: dict, config: TrainConfig) -> str:
     """Of the tower's weights, and of all else that the features depend on."""
-    sums = [int(total) for total in jax.tree.leaves(jit(_checksums)(vision))]
+    sums = [int(total) for total in jax.tree.leaves(jit(tree.checksums)(vision))]
     shape = (config.model.vision.image_size, config.model.dts.grid, config.data.max_frames)
     text = json.dumps([sums, shape, config.compute_dtype])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _checksums(params: dict) -> dict:
-    """Sums of the bits of each array, weighted by place; integers, so their order is no matter."""
-
-    def checksum(x):
-        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-        places = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
-        return (bits.astype(jnp.uint32) * (2 * places + 1)).sum(dtype=jnp.uint32)
-
-    return jax.tree.map(checksum, params)
 
 
 def _missing(files: FeatureFiles, source: BatchSource) -> list:
@@ -99,7 +87,9 @@ def _encode(missing: Sequence, files: FeatureFiles, vision: dict, *, config, sou
     empty = np.zeros((len(source.rows), shape.groups, FRAMES_PER_GROUP, side, side, 3), np.uint8)
     starts = range(0, len(missing), source.batch_size)
     with ThreadPoolExecutor(len(source.rows)) as pool:
-        for start in cli.progress(starts, name="features", unit="batch"):
+        if jax.process_index() == 0:
+            starts = cli.progress(starts, name="features", unit="batch")
+        for start in starts:
             mine = [missing[start + row] for row in source.rows if start + row < len(missing)]
             visuals = list(pool.map(functools.partial(_read, source.reader), mine))
             frames = empty.copy()

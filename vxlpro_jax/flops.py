@@ -8,21 +8,29 @@ Shapes: `G` groups of four frames, `L` positions of the decoder, `P` patches of 
 widths.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from vxlpro_jax.config import (
     FRAMES_PER_GROUP,
+    IGNORE_LABEL,
     STAMP_TOKENS,
     DecoderConfig,
     ModelConfig,
     RecotConfig,
+    TrainConfig,
     VisionConfig,
 )
 
+# The head is the embedding, or belongs to it.
+_BRANCHES = {"head": "decoder"}
+
 
 class Forward(NamedTuple):
-    """Of one forward pass, by part."""
+    """Of one forward pass, by part: numbers, or arrays of one for each row."""
 
     vision: float
     dts: float
@@ -42,11 +50,11 @@ def answer_forward(
         config: the model.
         groups: G.
         text_tokens: of the row.
-        keep_ratio: share of the visual tokens, and of their stamps, that the decoder reads.
+        keep_ratio: share of the visual tokens that the decoder reads; stamps are all read.
         targets: positions of which logits are formed.
     """
     decoder, visual = config.decoder, groups * config.tokens_per_group
-    read = text_tokens + groups * STAMP_TOKENS * keep_ratio + visual * keep_ratio
+    read = text_tokens + groups * STAMP_TOKENS + visual * keep_ratio
     return Forward(
         vision=vision_forward(config.vision) * groups * FRAMES_PER_GROUP,
         dts=dts_forward(config) * groups,
@@ -75,13 +83,39 @@ def recot_forward(config: ModelConfig, *, options: RecotConfig, groups: int) -> 
 
 
 def trained(forward: Forward, *, frozen: Collection[str]) -> float:
-    """Of a training step with this forward pass, of whose parts some are frozen."""
+    """Of a training step with this forward pass; `frozen` are branches of the parameters."""
     total, has_trained = 0.0, False
     for part, flops in forward._asdict().items():
-        is_trained = part not in frozen
+        is_trained = _BRANCHES.get(part, part) not in frozen
         total += flops * (3 if is_trained else 2 if has_trained else 1)
         has_trained |= is_trained
     return total
+
+
+def step_flops(
+    config: TrainConfig, batch: Mapping[str, jax.Array], *, frozen: Collection[str]
+) -> jax.Array:
+    """Of a training step on a batch of `data.pipeline`, float32; padding does not count.
+
+    Args:
+        config: of the run.
+        batch: arrays [B, ...].
+        frozen: top-level branches of the parameters.
+    """
+    groups = (batch["group_segments"] > 0).sum(1).astype(jnp.float32)
+    if config.task == "recot":
+        forward = recot_forward(config.model, options=config.recot, groups=groups)
+    else:
+        forward = answer_forward(
+            config.model,
+            groups=groups,
+            text_tokens=(batch["token_segments"] > 0).sum(1).astype(jnp.float32),
+            keep_ratio=sum(config.keep_ratio) / 2,
+            targets=(batch["labels"] != IGNORE_LABEL).sum(1).astype(jnp.float32),
+        )
+    if "features" in batch:
+        forward = forward._replace(vision=0.0)
+    return jnp.sum(trained(forward, frozen=frozen))
 
 
 def vision_forward(config: VisionConfig) -> float:
@@ -134,8 +168,8 @@ def _attention(width, *, length):
 
 def _scores(length, width):
     """Queries with keys, and weights with values."""
-    return 4 * length**2 * width
+    return 4.0 * length**2 * width
 
 
 def _linear(rows, inputs, outputs):
-    return 2 * rows * inputs * outputs
+    return 2.0 * rows * inputs * outputs

@@ -1,10 +1,7 @@
 """What a run reports: console lines, `metrics.jsonl` (one object a step), TensorBoard files."""
 
-import contextlib
 import json
 import math
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +9,34 @@ import jax
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
+from vxlpro_jax import chips
 from vxlpro_jax.files import write_atomically
+from vxlpro_jax.wall_time import WallTime
 
 
 class MetricsWriter:
     """Collects device scalars without waiting for them and writes them at each `flush`.
 
     A restarted run first drops what `metrics.jsonl` holds past its checkpoint, so the file always
-    has one line a step.
+    has one line a step. `mfu` is the step's FLOPs (see `flops`; causal attention costs half) over
+    what its devices could do at most, where that is known. Without `workdir` there are no files:
+    they are another process's.
     """
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: Path | None,
         *,
         first_step: int,
         total_steps: int,
-        clock: Callable[[], float] = time.monotonic,
+        wall_time: WallTime,
     ):
-        self._path = workdir / "metrics.jsonl"
-        _truncate(self._path, first_step=first_step)
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
+        self._files = _Files(workdir, first_step=first_step) if workdir else None
         self._total_steps = total_steps
-        self._clock = clock
+        self._wall_time = wall_time
+        self._peak_flops = _peak_flops()
         self._pending: list[dict[str, Any]] = []
-        self._since = clock()
+        self._counted = wall_time.training
 
     def add(self, step: int, metrics: dict[str, jax.Array], *, data_wait: float) -> None:
         """Queues one step's scalars; `data_wait` is the seconds it waited for its batch."""
@@ -52,10 +52,34 @@ class MetricsWriter:
             return
         rows = [_to_numbers(row) for row in jax.device_get(self._pending)]
         self._pending = []
-        seconds = (self._clock() - self._since) / len(rows)
-        self._since = self._clock()
+        self._wall_time.lap("step")
+        seconds = (self._wall_time.training - self._counted) / len(rows)
+        self._counted = self._wall_time.training
+        shared = {"goodput": self._wall_time.goodput, **_memory()}
         for row in rows:
-            row |= _rates(row, seconds=seconds)
+            row |= _rates(row, seconds=seconds, peak_flops=self._peak_flops) | shared
+        if self._files:
+            self._files.write(rows)
+        print(_console_line(rows[-1], total_steps=self._total_steps), flush=True)
+        _check_finite(rows)
+        self._wall_time.lap("report")
+
+    def close(self) -> None:
+        """Writes what is queued and closes the files."""
+        self.flush()
+        if self._files:
+            self._files.close()
+
+
+class _Files:
+    """`metrics.jsonl` and those of TensorBoard."""
+
+    def __init__(self, workdir: Path, *, first_step: int):
+        self._path = workdir / "metrics.jsonl"
+        _truncate(self._path, first_step=first_step)
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
         with self._path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         for row in rows:
@@ -63,19 +87,8 @@ class MetricsWriter:
                 if name != "step":
                     self._tensorboard.add_scalar(name, value, row["step"])
         self._tensorboard.flush()
-        print(_console_line(rows[-1], total_steps=self._total_steps), flush=True)
-        _check_finite(rows)
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stops the step clock for what is not training, a save say."""
-        started = self._clock()
-        yield
-        self._since += self._clock() - started
 
     def close(self) -> None:
-        """Writes what is queued and closes the files."""
-        self.flush()
         self._tensorboard.close()
 
 
@@ -102,10 +115,25 @@ def _to_numbers(row):
     return {name: x if isinstance(x, int | float) else x.item() for name, x in row.items()}
 
 
-def _rates(row, *, seconds):
-    counted = {name: row[name] for name in ("tokens", "frames") if name in row}
-    per_second = {f"{name}_per_second": count / seconds for name, count in counted.items()}
-    return {"step_seconds": seconds, **per_second}
+def _rates(row, *, seconds, peak_flops):
+    counted = {name: row[name] for name in ("tokens", "frames", "flops") if name in row}
+    rates = {f"{name}_per_second": count / seconds for name, count in counted.items()}
+    if peak_flops and "flops" in counted:
+        rates["mfu"] = rates["flops_per_second"] / peak_flops
+    return {"step_seconds": seconds, **rates}
+
+
+def _peak_flops() -> float | None:
+    """Of all devices together; None if their kind is not known."""
+    chip = chips.chip_of_kind(jax.devices()[0].device_kind)
+    return chip.flops * jax.device_count() if chip else None
+
+
+def _memory() -> dict[str, int]:
+    """The most that a device of this process has held, where the platform tells."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [found["peak_bytes_in_use"] for found in stats if "peak_bytes_in_use" in found]
+    return {"hbm_peak_bytes": max(peaks)} if peaks else {}
 
 
 def _console_line(row, *, total_steps):
@@ -117,8 +145,15 @@ def _console_line(row, *, total_steps):
     return (
         f"step {row['step']}/{total_steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
         f"grad_norm {row['grad_norm']:.3f}  {row['step_seconds']:.2f} s/step  {speed}"
-        f"data wait {row['data_wait'] / row['step_seconds']:.0%}"
+        f"{_extras(row)}data wait {row['data_wait'] / row['step_seconds']:.0%}"
     )
+
+
+def _extras(row):
+    """What only some platforms tell."""
+    mfu = f"MFU {row['mfu']:.1%}  " if "mfu" in row else ""
+    hbm = f"{row['hbm_peak_bytes'] / 2**30:.1f} GiB  " if "hbm_peak_bytes" in row else ""
+    return mfu + hbm
 
 
 def _check_finite(rows):

@@ -8,6 +8,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vxlpro_jax.config import OptimConfig, ParamGroup
+from vxlpro_jax.ops.precision import at_least_float32
 
 # In every checkpoint but never run, so they get no gradient and must not decay either.
 _UNUSED = r"vision/post_ln/|selector/window/v/"
@@ -75,13 +76,30 @@ def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
 def _rules(config):
     """The rules that some group has, and AdamW's: an unused one would still keep state."""
     known = {
-        "adamw": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        "muon": _muon(),
+        "adamw": optax.scale_by_adam(
+            b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.momentum_dtype or None
+        ),
+        "muon": _muon(config.momentum_dtype or None),
     }
-    return {rule: known[rule] for rule in {"adamw", *(group.rule for group in config.groups)}}
+    used = {"adamw", *(group.rule for group in config.groups)}
+    return {rule: _at_least_float32(known[rule]) for rule in used}
 
 
-def _muon():
+def _at_least_float32(inner):
+    """The transformation as of float32 parameters, should they be of a narrower type."""
+
+    def promote(x):
+        return None if x is None else jax.tree.map(at_least_float32, x)
+
+    return optax.GradientTransformation(
+        init=lambda params: inner.init(promote(params)),
+        update=lambda updates, state, params=None: inner.update(
+            promote(updates), state, promote(params)
+        ),
+    )
+
+
+def _muon(momentum_dtype):
     """Orthogonal updates of `_MUON_RMS`, whatever the matrix's shape."""
 
     def axes(updates):
@@ -91,7 +109,7 @@ def _muon():
         return update * _MUON_RMS * max(update.shape[-2:]) ** 0.5
 
     return optax.chain(
-        scale_by_muon(weight_dimension_numbers=axes),
+        scale_by_muon(weight_dimension_numbers=axes, mu_dtype=momentum_dtype),
         optax.stateless(lambda updates, _: jax.tree.map(scale, updates)),
     )
 

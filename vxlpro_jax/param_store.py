@@ -7,7 +7,7 @@ sharded JAX arrays. Rows are entries along axis 0: layers of a stacked leaf, wor
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -135,23 +135,30 @@ def open_stores(directory: epath.PathLike) -> dict[str, ts.TensorStore]:
     path = epath.Path(directory).resolve()
     with reading(path):
         metadata = ocp.PyTreeCheckpointHandler().metadata(path)
-        use_ocdbt = type_handlers.is_ocdbt_checkpoint(path)
-        context = type_handlers.get_ts_context(use_ocdbt=use_ocdbt)
-        specs = {
-            name: type_handlers.get_json_tspec_read(
-                type_handlers.ParamInfo(
-                    name=name.replace("/", "."),
-                    parent_dir=path,
-                    is_ocdbt_checkpoint=use_ocdbt,
-                    use_zarr3=metadata.use_zarr3,
-                    ts_context=context,
-                ),
-                use_ocdbt=use_ocdbt,
-            )
-            for name in tree.flatten(metadata.tree)
-        }
-        opening = {name: ts.open(spec, context=context) for name, spec in specs.items()}
-        return {name: future.result() for name, future in opening.items()}
+        return open_named(path, tree.flatten(metadata.tree), use_zarr3=metadata.use_zarr3)
+
+
+def open_named(
+    path: epath.Path, names: Iterable[str], *, use_zarr3: bool
+) -> dict[str, ts.TensorStore]:
+    """As `open_stores`, of arrays whose paths are known; raises what TensorStore does."""
+    use_ocdbt = type_handlers.is_ocdbt_checkpoint(path)
+    context = type_handlers.get_ts_context(use_ocdbt=use_ocdbt)
+    specs = {
+        name: type_handlers.get_json_tspec_read(
+            type_handlers.ParamInfo(
+                name=name.replace("/", "."),
+                parent_dir=path,
+                is_ocdbt_checkpoint=use_ocdbt,
+                use_zarr3=use_zarr3,
+                ts_context=context,
+            ),
+            use_ocdbt=use_ocdbt,
+        )
+        for name in names
+    }
+    opening = {name: ts.open(spec, context=context) for name, spec in specs.items()}
+    return {name: future.result() for name, future in opening.items()}
 
 
 def open_leaves(directory: epath.PathLike) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 from einops import rearrange
 
 from vxlpro_jax import tree
-from vxlpro_jax.config import FRAMES_PER_GROUP, TrainConfig
+from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
 from vxlpro_jax.losses import head_cross_entropy, reconstruction
 from vxlpro_jax.models import recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
@@ -22,9 +22,15 @@ Batch = dict[str, Any]
 
 
 class Loss(NamedTuple):
-    """Attributes: `value`, to be lowered; `metrics`, scalars by name to be reported with it."""
+    """Attributes.
+
+    value: to be lowered.
+    weight: how many targets or hidden tokens `value` is the mean of; may be zero.
+    metrics: scalars by name to be reported with it; integers count, all others are means.
+    """
 
     value: jax.Array
+    weight: jax.Array
     metrics: dict[str, jax.Array]
 
 
@@ -95,7 +101,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
         "tokens": (batch["token_segments"] > 0).sum() + counts.sum(),
         "frames": _frames(batch),
     }
-    return Loss(loss.mean, metrics)
+    return Loss(loss.mean, (batch["labels"] != IGNORE_LABEL).sum(), metrics)
 
 
 def _recot(config: TrainConfig) -> Task:
@@ -125,13 +131,14 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
     hidden = jax.lax.stop_gradient(1 - restored.visible)
     valid = rearrange(batch["group_segments"] > 0, "b g -> (b g) 1 1")
     error = reconstruction(restored.predicted, targets=restored.targets, hidden=hidden * valid)
+    weight = (hidden * valid).sum()
     metrics = {
         "token_error": error.tokens,
         "change_error": error.changes,
-        "hidden": (hidden * valid).sum() / (valid.sum() * hidden[0].size),
+        "hidden": weight / (valid.sum() * hidden[0].size),
         "frames": _frames(batch),
     }
-    return Loss(error.tokens + config.recot.difference_weight * error.changes, metrics)
+    return Loss(error.tokens + config.recot.difference_weight * error.changes, weight, metrics)
 
 
 def _by_group(function, x, *, at_once):

@@ -7,25 +7,41 @@ The same command started again in the same WORKDIR continues where its last chec
 import dataclasses
 import functools
 import json
+import os
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from absl import flags
 
-from vxlpro_jax import checkpoint, cli, feature_cache, metrics, optim, sharding, warm_start
+from vxlpro_jax import (
+    checkpoint,
+    cli,
+    distributed,
+    feature_cache,
+    launchers,
+    metrics,
+    optim,
+    sharding,
+    warm_start,
+)
 from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
 from vxlpro_jax.data.pipeline import build_pipeline, held_out
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.distributed import Peers
 from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.files import write_atomically
 from vxlpro_jax.jit import jit
+from vxlpro_jax.preemption import PREEMPTED, Preemption
+from vxlpro_jax.profiling import Profiler
 from vxlpro_jax.tasks import param_shapes, task_of
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.wall_time import WallTime
+from vxlpro_jax.watchdog import Watchdog
 
 _RUN_CONFIG = "train_config.json"
 _OWN_DATA = (
@@ -37,35 +53,74 @@ _FULL_SIZE = {
 }
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Runs the command line `argv`."""
     arguments = parse_arguments(argv)
-    train(arguments.config, workdir=arguments.workdir)
+    with distributed.join(arguments.environ) as peers:
+        return train(
+            arguments.config, workdir=arguments.workdir, profile=arguments.profile, peers=peers
+        )
 
 
-def train(config: TrainConfig, *, workdir: Path) -> None:
+def train(
+    config: TrainConfig, *, workdir: Path, profile: str = "", peers: Peers | None = None
+) -> int:
     """Trains until `config.total_steps`, from scratch, `init_from` or the last checkpoint.
+
+    Args:
+        config: of the run.
+        workdir: its folder.
+        profile: steps to be traced, `FIRST:COUNT`.
+        peers: the processes of the run; None if this is the only one.
+
+    Returns:
+        The exit code: 0, or `PREEMPTED` if SIGTERM came and the run is saved.
 
     Raises:
         InputError: the config, the data or a checkpoint does not fit.
+        LostProcess: another process of the run is gone.
     """
+    peers = peers or Peers()
+    with Watchdog(peers) as watchdog, Preemption(peers) as preemption, peers.console():
+        return _train(
+            config,
+            workdir=workdir,
+            profile=profile,
+            peers=peers,
+            watchdog=watchdog,
+            preemption=preemption,
+        )
+
+
+def _train(
+    config: TrainConfig,
+    *,
+    workdir: Path,
+    profile: str,
+    peers: Peers,
+    watchdog: Watchdog,
+    preemption: Preemption,
+) -> int:
     # ---- What the run is -------------------------------------------------------------------------
+    wall_time = WallTime()
+    profiler = Profiler.from_flag(profile, folder=workdir / "profile")
     config = resolve(config)
     announce(config, workdir=workdir)
     check_workdir(config, workdir=workdir)
 
     # ---- Mesh and data ---------------------------------------------------------------------------
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.data.batch_size, mesh=mesh)
+    sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
+    reader = sharding.readers(mesh)[peers.index]
     data = build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,
         with_text=config.task == "answer",
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        bad_samples_path=workdir / "bad_samples.jsonl",
+        process_index=reader.index,
+        process_count=reader.count,
+        bad_samples_path=workdir / peers.own_file("bad_samples.jsonl"),
     )
     to_devices = functools.partial(
         jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
@@ -73,14 +128,16 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
 
     # ---- State: own checkpoint > init_from > scratch ---------------------------------------------
     optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
-    checkpoints = RunCheckpoints(workdir)
+    checkpoints = RunCheckpoints(workdir, peers=peers)
     abstract = abstract_state(config, optimizer=optimizer, mesh=mesh)
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(abstract, data)
         print(f"Continues at step {int(state.step)} of {workdir}.")
     else:
         state = initial_state(config, abstract=abstract, optimizer=optimizer)
-    write_workdir(config, workdir=workdir)
+    if peers.is_first:
+        write_workdir(config, workdir=workdir)
+    peers.barrier("start")
     first_step = int(state.step)
     if config.data.feature_cache:
         vision = state.params["vision"]
@@ -95,45 +152,80 @@ def train(config: TrainConfig, *, workdir: Path) -> None:
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
     )
-    writer = metrics.MetricsWriter(workdir, first_step=first_step, total_steps=config.total_steps)
+    writer = metrics.MetricsWriter(
+        workdir if peers.is_first else None,
+        first_step=first_step,
+        total_steps=config.total_steps,
+        wall_time=wall_time,
+    )
+    wall_time.lap("start")
+    preempted, before = False, None
     for step in range(first_step + 1, config.total_steps + 1):
-        waited = time.monotonic()
+        profiler.before(step)
+        watchdog.reads(step)
         batch = jax.tree.map(to_devices, next(data))
-        waited = time.monotonic() - waited
+        waited = wall_time.lap("data")
+        watchdog.computes(step)
         state, scalars = train_step(state, batch)
+        # Devices are a step behind at most: the watchdog sees how long each takes.
+        jax.block_until_ready(before)
+        before = scalars["loss"]
+        wall_time.lap("compile" if step == first_step + 1 else "step")
+        profiler.after(step, scalars)
         writer.add(step, scalars, data_wait=waited)
-        is_last = step == config.total_steps
-        saves = step % config.checkpoint_every == 0 or is_last
+        preempted, is_last = preemption.reached(step), step == config.total_steps
+        saves = step % config.checkpoint_every == 0 or is_last or preempted
         evaluates = config.eval_every > 0 and step % config.eval_every == 0 and not is_last
         if saves or evaluates or step % config.log_every == 0:
             writer.flush()
         # The next batch is taken after the save, so the saved position matches the saved step.
-        with writer.paused():
+        with watchdog.patient():
             if saves:
                 checkpoints.save(state, data)
+                wall_time.lap("checkpoint")
+            if preempted:
+                break
             if evaluates:
-                evaluate(state, config=config, workdir=workdir)
+                evaluate(state, config=config, workdir=workdir, peers=peers)
+                wall_time.lap("evaluation")
 
     # ---- End -------------------------------------------------------------------------------------
-    writer.close()
-    checkpoints.close()
-    data.close()
-    metrics.draw_curves(workdir)
-    print(f"Done: {workdir} holds checkpoints, metrics.jsonl, curves.png and tensorboard/.")
-    if config.eval_every:
-        evaluate(state, config=config, workdir=workdir)
+    with watchdog.patient():
+        writer.close()
+        checkpoints.close()
+        wall_time.lap("checkpoint")
+        data.close()
+        if peers.is_first:
+            metrics.draw_curves(workdir)
+        if preempted:
+            print(f"Preempted: {workdir} is saved at step {step}; the same command continues.")
+        else:
+            print(f"Done: {workdir} holds checkpoints, metrics.jsonl, curves.png and tensorboard/.")
+        if config.eval_every and not preempted:
+            evaluate(state, config=config, workdir=workdir, peers=peers)
+        wall_time.lap("evaluation")
+        if peers.is_first:
+            wall_time.write(workdir / "goodput.json")
+        print(wall_time)
+    return PREEMPTED if preempted else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """The command line: the run's config and its folder."""
+    """The command line: the run's config, its folder, and the steps to be traced.
+
+    `environ` is the environment, with the flags that say which process this is.
+    """
 
     config: TrainConfig
     workdir: Path
+    profile: str
+    environ: Mapping[str, str]
 
 
 def parse_arguments(argv: list[str]) -> Arguments:
-    """Reads `--config=FILE[:ARG]`, `--config.path=value` and `--workdir`.
+    """Reads `--config=FILE[:ARG]`, `--config.path=value`, `--workdir`, `--profile` and which of
+    several processes this is.
 
     Raises:
         InputError: a flag or a key is unknown, or a value does not fit.
@@ -141,10 +233,15 @@ def parse_arguments(argv: list[str]) -> Arguments:
 
     def define(values):
         flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+        flags.DEFINE_string("profile", "", "Steps to trace, FIRST:COUNT.", flag_values=values)
+        for name, variable in launchers.FLAGS.items():
+            flags.DEFINE_string(name, None, f"Instead of {variable}.", flag_values=values)
 
     run = cli.read_run(argv, define=define)
     workdir = Path(run.flags.workdir or Path("runs") / run.name)
-    return Arguments(run.config, workdir.expanduser().absolute())
+    given = {variable: run.flags[name].value for name, variable in launchers.FLAGS.items()}
+    environ = os.environ | {variable: x for variable, x in given.items() if x is not None}
+    return Arguments(run.config, workdir.expanduser().absolute(), run.flags.profile, environ)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -224,14 +321,16 @@ def is_tiny(config: TrainConfig) -> bool:
     return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
 
 
-def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path) -> None:
+def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, peers: Peers) -> None:
     """Measures the state on held-out samples, unless WORKDIR tells that this was done already."""
     step, report = int(state.step), workdir / recot_eval.REPORT
-    if report.exists() and checkpoint.read_json(report).get("step") == step:
+    is_done = report.exists() and checkpoint.read_json(report).get("step") == step
+    if json.loads(peers.gather(f"evaluation of step {step}", json.dumps(is_done))[0]):
         return
     figures = recot_eval.evaluate(state.params, config=config, workdir=workdir, step=step)
-    with (workdir / "evaluations.jsonl").open("a") as file:
-        file.write(json.dumps(figures) + "\n")
+    if peers.is_first:
+        with (workdir / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps(figures) + "\n")
     print(f"Evaluated: {json.dumps(figures)}", flush=True)
 
 

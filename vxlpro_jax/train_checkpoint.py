@@ -1,24 +1,52 @@
-"""Saving and restoring a run: `WORKDIR/checkpoints/<step>/{params,opt_state,run,data}`.
+"""Saving and restoring a run: `WORKDIR/checkpoints/<step>/{params,opt_state,run,manifest}`.
 
-`params` alone has the form that every other command reads (see `checkpoint`).
+`params` alone has the form that every other command reads (see `checkpoint`). `manifest` is JSON:
+the data's position, and of every array its shape, type and checksum. So any number of processes can
+restore it, and damage is noticed, even such as decodes.
 """
 
-from collections.abc import Callable
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
+import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
+from vxlpro_jax import tree
+from vxlpro_jax.checkpoint import read_store
 from vxlpro_jax.config import InputError
+from vxlpro_jax.distributed import Peers
+from vxlpro_jax.jit import jit
+from vxlpro_jax.param_store import open_named
 from vxlpro_jax.train_state import TrainState
+
+Item = TypeVar("Item")
+
+_DAMAGED = "damaged_checkpoints"
+_READ_AT_ONCE = 4
+_LONGEST_REASON = 150
+
+
+class _Damaged(Exception):
+    """Why a checkpoint cannot be used."""
 
 
 class RunCheckpoints:
     """Asynchronous Orbax checkpoints of state and data position; the newest two are kept."""
 
-    def __init__(self, workdir: Path, *, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    def __init__(self, workdir: Path, *, peers: Peers, keep: int = 2):
+        self._peers = peers
+        self._aside = workdir / _DAMAGED
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, lightweight_initialize=True
+        )
         self._manager = ocp.CheckpointManager(workdir / "checkpoints", options=options)
 
     @property
@@ -31,40 +59,35 @@ class RunCheckpoints:
         step = int(state.step)
         if step == self._manager.latest_step():
             return
-        items = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(state.params),
-            opt_state=ocp.args.PyTreeSave(state.opt_state),
-            run=ocp.args.PyTreeSave({"step": state.step, "key": state.key}),
-            data=grain.checkpoint.CheckpointSave(data),
-        )
-        self._manager.save(step, args=items)
+        items = _items(state)
+        manifest = _sealed({"data": self._position(data, step=step), "arrays": _describe(items)})
+        trees = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
+        args = ocp.args.Composite(**trees, manifest=ocp.args.JsonSave(manifest))
+        self._manager.save(step, args=args)
 
     def restore(self, abstract: TrainState, data: grain.DatasetIterator) -> TrainState:
-        """The newest complete step, straight to the shardings of `abstract`; sets `data` too.
+        """The newest whole step, straight to the shardings of `abstract`; sets `data` too.
+
+        Steps that are damaged are named and put aside.
 
         Raises:
-            InputError: the checkpoint is damaged or was written with other sizes.
+            InputError: every step is damaged, or the newest whole one was written with other sizes.
         """
-        step = self._manager.latest_step()
-        run = {"step": abstract.step, "key": abstract.key}
-        items = ocp.args.Composite(
-            params=_restore_args(abstract.params),
-            opt_state=_restore_args(abstract.opt_state),
-            run=_restore_args(run),
-            data=grain.checkpoint.CheckpointRestore(data),
-        )
-        try:
-            restored = self._manager.restore(step, args=items)
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(
-                f"Checkpoint {self._manager.directory / str(step)} cannot be restored ({error}):"
-                " delete that folder to continue from the one before it."
-            ) from error
-        return TrainState(
-            step=restored.run["step"],
-            params=restored.params,
-            opt_state=restored.opt_state,
-            key=restored.run["key"],
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, position = self._read(step, abstract)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            self._put_aside(damaged)
+            data.set_state(position)
+            data.start_prefetch()
+            return state
+        told = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        raise InputError(
+            f"{self._manager.directory} holds no checkpoint that can be used ({told}): put one"
+            " there from a copy, or delete that folder to start from the beginning."
         )
 
     def close(self) -> None:
@@ -72,7 +95,123 @@ class RunCheckpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
+    def _position(self, data: grain.DatasetIterator, *, step: int) -> dict[str, Any]:
+        """Where the data is, the same in all processes, with the bad records of them all."""
+        own = data.get_state()
+        found = self._peers.gather(f"save of step {step}", json.dumps(own["bad_records"]))
+        return {**own, "bad_records": sorted(set().union(*map(json.loads, found)))}
 
-def _restore_args(abstract: Any) -> ocp.args.PyTreeRestore:
-    to_args: Callable[[Any], Any] = ocp.checkpoint_utils.construct_restore_args
-    return ocp.args.PyTreeRestore(item=abstract, restore_args=to_args(abstract))
+    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state, and the data's position."""
+        folder = self._manager.directory / str(step)
+        manifest = self._agreed(_read_manifest, folder / "manifest")
+        arrays = manifest["arrays"]
+        _check_sizes(arrays, abstract=abstract, folder=folder)
+        items = {
+            name: self._agreed(functools.partial(_read_item, like=item), folder / name)
+            for name, item in _items(abstract).items()
+        }
+        found = _describe(items)
+        wrong = [name for name, array in arrays.items() if array != found[name]]
+        if wrong:
+            raise _Damaged(f"{wrong[0]} is not what was saved")
+        state = TrainState(**items["run"], params=items["params"], opt_state=items["opt_state"])
+        return jax.tree.map(_converted, state, abstract), manifest["data"]
+
+    def _agreed(self, read: Callable[[epath.Path], Item], folder: epath.Path) -> Item:
+        """What is read of the folder if every process can read it, each by itself.
+
+        Raises:
+            _Damaged: one cannot.
+        """
+        item, reason = None, ""
+        try:
+            item = read(folder)
+        except jax.errors.JaxRuntimeError:
+            raise
+        except Exception as error:  # Damaged files lead to errors of every type.
+            told = (str(error).splitlines() or [""])[0][:_LONGEST_REASON]
+            reason = f"{folder.name}: {told or type(error).__name__}"
+        for found in self._peers.gather(f"restore of {folder}", reason):
+            if found:
+                raise _Damaged(found)
+        return item
+
+    def _put_aside(self, damaged: Mapping[int, str]) -> None:
+        """Moves what is damaged, so that the run can save these steps again."""
+        for step, reason in damaged.items():
+            folder, aside = self._manager.directory / str(step), self._aside / str(step)
+            print(f"Checkpoint {folder} is damaged ({reason}): the one before it is used.")
+            if self._peers.is_first:
+                self._aside.mkdir(exist_ok=True)
+                shutil.rmtree(aside, ignore_errors=True)
+                shutil.move(folder, aside)
+        if damaged:
+            self._peers.barrier("damaged checkpoints are aside")
+            self._manager.reload()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What is saved, by item."""
+    run = {"step": state.step, "key": state.key}
+    return {"params": state.params, "opt_state": state.opt_state, "run": run}
+
+
+def _named(items: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves by path, `opt_state/0/mu/decoder/embed`."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(items)}
+
+
+def _name(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _describe(items: Mapping[str, Any]) -> dict[str, Any]:
+    """Shape, type and checksum of every array."""
+    sums = jax.device_get(jit(tree.checksums)(_named(items)))
+    return {
+        name: {"shape": list(x.shape), "dtype": x.dtype.name, "checksum": int(sums[name])}
+        for name, x in _named(items).items()
+    }
+
+
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with its own digest."""
+    return {**content, "digest": _digest(content)}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: epath.Path) -> dict[str, Any]:
+    content = dict(ocp.JsonCheckpointHandler().restore(folder))
+    if content.pop("digest", None) != _digest(content):
+        raise _Damaged("it is not what was saved")
+    return content
+
+
+def _check_sizes(arrays: Mapping[str, Any], *, abstract: TrainState, folder: epath.Path) -> None:
+    """Tells other sizes from damage: a manifest that is whole tells what was saved."""
+    tree.check_match(
+        {name: jax.ShapeDtypeStruct(x["shape"], x["dtype"]) for name, x in arrays.items()},
+        expected=_named(_items(abstract)),
+        trouble=f"Checkpoint {folder} was written with other sizes than the config has",
+    )
+
+
+def _read_item(folder: epath.Path, *, like: Any) -> Any:
+    """A tree of arrays in the shardings of `like` and the types that they have on disk."""
+    layout = json.loads((folder / "_METADATA").read_text())
+    stores = open_named(folder, _named(like), use_zarr3=layout["use_zarr3"])
+    leaves, structure = jax.tree.flatten(like)
+
+    def read(leaf, store):
+        return read_store(store, sharding=leaf.sharding)
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        return structure.unflatten(pool.map(read, leaves, stores.values()))
+
+
+def _converted(x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    return x if x.dtype == like.dtype else x.astype(like.dtype)

@@ -6,7 +6,9 @@ import jax
 import optax
 
 from vxlpro_jax import optim
+from vxlpro_jax.accumulate import gradients
 from vxlpro_jax.config import TrainConfig
+from vxlpro_jax.flops import step_flops
 from vxlpro_jax.tasks import Batch, task_of
 from vxlpro_jax.train_state import TrainState
 
@@ -21,18 +23,20 @@ def make_train_step(
     task = task_of(config)
 
     def loss_fn(params, batch, key):
-        loss = task.loss(optim.stop_frozen(params, config=config.optim), batch, key=key)
-        return loss.value, loss.metrics
+        return task.loss(optim.stop_frozen(params, config=config.optim), batch, key=key)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, metrics), grads = grad_fn(state.params, batch, key)
+        grads, loss, metrics = gradients(
+            loss_fn, state.params, batch, key=key, parts=config.accumulate
+        )
+        frozen = optim.frozen_branches(state.params, config=config.optim)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
             "loss": loss,
             "lr": schedule(state.step),
             "grad_norm": optax.tree.norm(optim.trained_only(grads, config=config.optim)),
+            "flops": step_flops(config, batch, frozen=frozen),
             **metrics,
         }
         state = state.replace(

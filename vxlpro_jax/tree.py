@@ -1,9 +1,11 @@
 """Nested dicts of parameters and the slash-joined paths that name their leaves."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from vxlpro_jax.config import InputError
 
@@ -36,6 +38,21 @@ def unflatten(flat: Mapping[str, Leaf]) -> dict[str, Any]:
 def cast(tree: Any, dtype: Any) -> Any:
     """The same tree with every array in another type."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def checksums(tree: Any) -> Any:
+    """A uint32 for each array: its bits weighted by place and added up, in whatever order."""
+    return jax.tree.map(_checksum, tree)
+
+
+def _checksum(x: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    # By axis, so that devices which hold parts of the array need no more than their own places.
+    places = jnp.zeros(x.shape, jnp.uint32)
+    for axis in range(x.ndim):
+        stride = math.prod(x.shape[axis + 1 :]) % 2**32
+        places += jnp.uint32(stride) * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return (bits.astype(jnp.uint32) * (2 * places + 1)).sum(dtype=jnp.uint32)
 
 
 def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], trouble: str) -> None:

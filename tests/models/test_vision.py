@@ -68,10 +68,21 @@ def test_released_layout_puts_channel_c_of_frame_f_where_the_release_does():
         assert groups[0, c % 4, 0, 0, (width // 4) * f + c // 4] == 100 * f + c
 
 
-def test_projector_and_pool(config, oracle, params):
+def test_projector(config, oracle, params):
     compressed = np.random.default_rng(2).standard_normal((2, 24, 24, config.vision.width))
     theirs = oracle.model.mm_projector(torch.from_numpy(compressed).flatten(1, 2))
     ours = apply(config, params, "project", compressed)
     assert difference(ours, theirs) < 1e-10
-    pooled = torch.nn.functional.avg_pool2d(theirs.transpose(1, 2).unflatten(-1, (24, 24)), 2)
-    assert difference(np.asarray(grids.pool_2x2(ours)), pooled.flatten(2).transpose(1, 2)) < 1e-10
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_visual_tokens_are_means_of_places(config, oracle, params, size):
+    config = dataclasses.replace(config, pool=size)
+    features = np.random.default_rng(2).standard_normal((2, 4, 576, config.vision.width))
+    ours = apply(config, params, "condense", features)
+    compressed = apply(config, params, "compress", features.reshape(8, 24, 24, -1))
+    projected = oracle.model.mm_projector(torch.from_numpy(compressed.copy()).flatten(1, 2))
+    grid = projected.transpose(1, 2).unflatten(-1, (24, 24))
+    pooled = torch.nn.functional.avg_pool2d(grid, size).flatten(2).transpose(1, 2)
+    assert ours.shape[1] == config.tokens_per_group
+    assert difference(ours, pooled) < 1e-10

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.grids import group_frames, pool_2x2, resize
+from vxlpro_jax.ops.grids import group_frames, pool, resize
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +57,11 @@ def test_temporal_layout():
         np.testing.assert_array_equal(out[group, frame], grid[4 * group + frame])
 
 
-def test_pooling():
-    tokens = np.random.default_rng(0).standard_normal((2, 576, 5))
-    out = np.asarray(pool_2x2(tokens)).reshape(2, 12, 12, 5)
+@pytest.mark.parametrize("size", [1, 2, 3, 24])
+def test_pooling(size):
+    tokens, side = np.random.default_rng(0).standard_normal((2, 576, 5)), 24 // size
+    out = np.asarray(pool(tokens, size=size)).reshape(2, side, side, 5)
     grid = tokens.reshape(2, 24, 24, 5)
-    for row, column in np.ndindex(12, 12):
-        block = grid[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+    for row, column in np.ndindex(side, side):
+        block = grid[:, size * row :, size * column :][:, :size, :size]
         np.testing.assert_allclose(out[:, row, column], block.mean((1, 2)), atol=1e-12)

@@ -265,8 +265,9 @@ def direction_probe(
 
 
 def _pooled(compressed: np.ndarray) -> np.ndarray:
-    """What reaches the projector's pooling, flat: [G, P, C] -> [G, P/4 C]."""
-    return np.asarray(rearrange(grids.pool_2x2(jnp.asarray(compressed)), "g n c -> g (n c)"))
+    """As the release pools, whatever the run does, flat: [G, P, C] -> [G, P/4 C]."""
+    pooled = grids.pool(jnp.asarray(compressed), size=2)
+    return np.asarray(rearrange(pooled, "g n c -> g (n c)"))
 
 
 def draw(frames: np.ndarray, *, restored: recot.Restored, path: Path) -> None:

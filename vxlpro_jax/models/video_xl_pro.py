@@ -91,7 +91,8 @@ class VideoXLPro(nn.Module):
     def condense(self, features: jax.Array) -> jax.Array:
         """DTS, projector and pooling: [G, 4, h*w, C] -> [G, N, D]."""
         flat = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
-        return grids.pool_2x2(self.project(mesh.shard_frames(self.compress(flat))))
+        projected = self.project(mesh.shard_frames(self.compress(flat)))
+        return grids.pool(projected, size=self.config.pool)
 
     def encode(self, frames: jax.Array) -> jax.Array:
         """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from vxlpro_jax.ops import mesh
+
 
 def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """3x3x3 convolution with stride (2, 1, 1) and replicate padding.
@@ -24,6 +26,7 @@ def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array
         [G, t/2, h, w, D].
     """
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    kernel = mesh.gather_rows(kernel)
     merged = jnp.stack([kernel[0] + kernel[1], kernel[2]])
     outputs = [_convolve(x[:, :2], merged)]
     if x.shape[1] > 2:

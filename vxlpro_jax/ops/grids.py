@@ -51,10 +51,19 @@ def group_frames(grid: jax.Array, *, layout: Layout) -> jax.Array:
     )
 
 
-def pool_2x2(tokens: jax.Array) -> jax.Array:
-    """Average-pools a square grid 2x2. tokens: [G, h*w, D], h = w; returns [G, h*w/4, D]."""
-    half = _side(tokens) // 2
-    return reduce(tokens, "g (h p w q) d -> g (h w) d", "mean", h=half, p=2, w=half, q=2)
+def pool(tokens: jax.Array, *, size: int) -> jax.Array:
+    """Means of size x size places of a square grid.
+
+    Args:
+        tokens: [G, h*w, D], h = w.
+        size: divides h; the release has 2.
+
+    Returns:
+        [G, h*w / size^2, D].
+    """
+    side = _side(tokens) // size
+    parts = {"h": side, "p": size, "w": side, "q": size}
+    return reduce(tokens, "g (h p w q) d -> g (h w) d", "mean", **parts)
 
 
 def _side(tokens: jax.Array) -> int:

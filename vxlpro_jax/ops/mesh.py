@@ -42,11 +42,7 @@ def cut_frames(x: jax.Array, *, parts: int) -> jax.Array:
 
     Every device cuts its own share, so that no frame moves.
     """
-    # Each step is held to its place: left to itself, XLA's partitioner has mixed frames up.
-    axes = _dividing(FRAMES[0], len(x))
-    cut = rearrange(x, "(d n f) ... -> n d f ...", d=axis_size(axes or ()), n=parts)
-    cut = _constrain(cut, P(None, axes))
-    return _constrain(rearrange(cut, "n d f ... -> n (d f) ..."), P(None, axes))
+    return _cut(x, axes=_dividing(FRAMES[0], len(x)), parts=parts)
 
 
 def join_frames(x: jax.Array) -> jax.Array:
@@ -60,6 +56,19 @@ def join_frames(x: jax.Array) -> jax.Array:
 def shard_rows(x: jax.Array) -> jax.Array:
     """Spreads the leading axis, rows of a batch, over data x fsdp."""
     return _constrain(x, P(BATCH_AXES))
+
+
+def cut_rows(x: jax.Array, *, parts: int) -> jax.Array:
+    """[B, ...], spread as by `shard_rows`, to [parts, B / parts, ...]; no row moves."""
+    return _cut(x, axes=BATCH_AXES, parts=parts)
+
+
+def gather_rows(kernel: jax.Array) -> jax.Array:
+    """A parameter [..., in, out] whole along every axis but the last, for one that is reshaped.
+
+    Left to itself, XLA's partitioner sends the pieces of a reshaped kernel about one by one.
+    """
+    return _constrain(kernel, P(*[None] * (kernel.ndim - 1), P.UNCONSTRAINED))
 
 
 def shard_positions(x: jax.Array) -> jax.Array:
@@ -152,6 +161,13 @@ def platform() -> str:
 def _dividing(axes: tuple[str, ...], count: int) -> tuple[str, ...] | None:
     """The axes, or those of the batch, or none: what divides `count`."""
     return next((some for some in (axes, BATCH_AXES) if count % axis_size(some) == 0), None)
+
+
+def _cut(x, *, axes, parts):
+    # Each step is held to its place: left to itself, XLA's partitioner has mixed frames up.
+    cut = rearrange(x, "(d n f) ... -> n d f ...", d=axis_size(axes or ()), n=parts)
+    cut = _constrain(cut, P(None, axes))
+    return _constrain(rearrange(cut, "n d f ... -> n (d f) ..."), P(None, axes))
 
 
 def _constrain(x, spec):

@@ -1,0 +1,108 @@
+"""Time and memory of the attention backends against length, in one run.
+
+    python benchmarks/attention.py [--lengths 1024 4096 16384 131072] [--heads 2] [--width 64]
+        [--topology v5e:2x2]
+
+Causal attention of one row, forward alone and with its backward pass. Every backend that runs on
+this machine's devices takes its turn: memory is what the compiled program holds beside arguments
+and results, seconds the fastest of some runs. Where the logits would take more than 4 GiB, `xla`
+is left out. With `--topology` the TPU's kernel is compiled for TPUs that need not be there; only
+its memory is told then.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+
+from vxlpro_jax import sharding  # noqa: E402
+from vxlpro_jax.config import MeshConfig  # noqa: E402
+from vxlpro_jax.ops.attention import attention  # noqa: E402
+from vxlpro_jax.tpu_topology import topology_devices  # noqa: E402
+
+_MOST_LOGITS = 4 * 2**30
+_BACKENDS = {"cpu": ("xla", "chunked"), "gpu": ("xla", "chunked", "cudnn"), "tpu": ("splash",)}
+
+
+class Row(NamedTuple):
+    """One line of the table; `seconds` is None for what was only compiled."""
+
+    length: int
+    backend: str
+    what: str
+    mib: float
+    seconds: float | None
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384, 131072])
+    parser.add_argument("--heads", type=int, default=2, help="of queries; half as many of keys")
+    parser.add_argument("--width", type=int, default=64, help="of a head")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--topology", default="", help="TPUs to compile for, v5e:2x2 say")
+    args = parser.parse_args()
+    sizes = {"heads": args.heads, "width": args.width}
+    print("| length | backend | what | memory MiB | seconds |\n| --- | --- | --- | --- | --- |")
+    platform = "tpu" if args.topology else jax.default_backend()
+    if args.topology:
+        use_topology(args.topology)
+    for length in args.lengths:
+        for backend in _BACKENDS[platform]:
+            if backend == "xla" and 4 * args.heads * length**2 > _MOST_LOGITS:
+                continue
+            for what in ("forward", "with backward"):
+                rounds = 0 if args.topology else args.rounds
+                row = measured(length, backend=backend, what=what, rounds=rounds, **sizes)
+                time_taken = "" if row.seconds is None else f"{row.seconds:.3f}"
+                cells = row.length, row.backend, row.what, f"{row.mib:.0f}", time_taken
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def use_topology(name: str) -> None:
+    """Makes one of its devices the mesh to compile for."""
+    jax.set_mesh(sharding.make_mesh(MeshConfig(), devices=topology_devices(name)[:1]))
+
+
+def measured(length: int, *, backend: str, what: str, rounds: int, heads: int, width: int) -> Row:
+    """Compiles and, unless `rounds` is 0, runs one backend."""
+    dtype = jnp.float32 if jax.default_backend() == "cpu" and rounds else jnp.bfloat16
+    attend = functools.partial(attention, causal=True, backend=backend)
+    function = attend
+    if what == "with backward":
+        function = jax.grad(lambda *x: attend(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    shapes = [(1, length, n, width) for n in (heads, heads // 2, heads // 2)]
+    compiled = jax.jit(function).lower(*(_struct(s, dtype, rounds) for s in shapes)).compile()
+    mib = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    seconds = None
+    if rounds:
+        keys = jax.random.split(jax.random.key(0), 3)
+        arrays = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+        seconds = min(_timed(compiled, arrays) for _ in range(rounds))
+    return Row(length, backend, what, mib, seconds)
+
+
+def _struct(shape, dtype, rounds):
+    mesh = jax.sharding.get_mesh()
+    where = None if rounds else NamedSharding(mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
+def _timed(compiled, arrays):
+    started = time.perf_counter()
+    jax.block_until_ready(compiled(*arrays))
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

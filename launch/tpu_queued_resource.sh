@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Asks for a Cloud TPU, waits for it, runs a command of the package on all its workers, again after
+# each preemption, and deletes it at the end, whatever happens:
+#   bash launch/tpu_queued_resource.sh --name=NAME --zone=ZONE --type=v5p-128 \
+#     --runtime=v2-alpha-tpuv5 --image=IMAGE --share=SERVER:/PATH [--spot] [--dry_run] \
+#     -- -m vxlpro_jax.train --config=FILE --workdir=/work/DIR
+# IMAGE is that of launch/Dockerfile. SERVER:/PATH is an NFS share (Filestore), mounted as /work on
+# every worker: what is started again continues there. With --dry_run it prints the commands. It ends
+# with the exit code of the training; one slice only, for several see gke_jobset.yaml.
+set -euo pipefail
+
+usage() {
+  echo "error: $1" >&2
+  sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p}' "$0" >&2
+  exit 2
+}
+
+options=()
+while [[ $# -gt 0 && $1 != -- ]]; do
+  case $1 in
+    --name=*) name=${1#*=} ;;
+    --zone=*) zone=${1#*=} ;;
+    --type=*) type=${1#*=} ;;
+    --runtime=*) runtime=${1#*=} ;;
+    --image=*) image=${1#*=} ;;
+    --share=*) share=${1#*=} ;;
+    --spot) options+=(--spot) ;;
+    --dry_run) dry_run=yes ;;
+    *) usage "$1 is not known." ;;
+  esac
+  shift
+done
+for needed in name zone type runtime image share; do
+  [[ -n ${!needed:-} ]] || usage "--$needed is missing."
+done
+[[ $# -gt 1 ]] || usage "Say behind -- what to run."
+shift
+command=$(printf '%q ' "$@")
+
+tpus() { # Prints the command, or runs it.
+  if [[ -n ${dry_run:-} ]]; then
+    printf '%q ' gcloud compute tpus "$@"
+    echo
+  else
+    gcloud compute tpus "$@"
+  fi
+}
+resources() { tpus queued-resources "$1" "$name" --zone="$zone" "${@:2}"; }
+on_all() { tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"; }
+
+state() { gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
+  --format='value(state.state)'; }
+
+create() {
+  resources create --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" \
+    "${options[@]}"
+  created=yes
+  if [[ -n ${dry_run:-} ]]; then
+    resources describe --format='value(state.state)'
+    return
+  fi
+  local now
+  while true; do
+    now=$(state)
+    case $now in
+      ACTIVE) return ;;
+      FAILED | SUSPENDING | SUSPENDED) echo "error: $name is $now." >&2; exit 1 ;;
+    esac
+    echo "$(date +%T) $name is $now"
+    sleep 30
+  done
+}
+delete() {
+  [[ -n ${created:-} ]] || return 0
+  created=
+  resources delete --force --quiet
+}
+trap delete EXIT
+
+prepare() {
+  on_all "sudo apt-get update -qq && sudo apt-get install -qq nfs-common &&
+    sudo mkdir -p /work && { mountpoint -q /work || sudo mount -t nfs $share /work; } &&
+    sudo gcloud auth configure-docker ${image%%/*} --quiet && sudo docker pull --quiet $image"
+}
+
+run() { # The code of the training: 2 of any worker, else 75 of any, else the largest.
+  local log codes
+  log=$(mktemp)
+  # gcloud does not pass on the codes of several workers, so that each prints its own.
+  on_all "sudo docker run --rm --privileged --network=host --stop-timeout=300 --volume=/work:/work \
+    --env=VXLPRO_TIMEOUT=${VXLPRO_TIMEOUT:-600} $image $command; echo exit code \$?" |
+    tee "$log" || true
+  codes=$(sed -n 's/.*exit code \([0-9]\+\)$/\1/p' "$log" | sort -n | uniq)
+  rm "$log"
+  [[ -z ${dry_run:-} ]] || return 0
+  for first in 2 75; do
+    grep -qx "$first" <<<"$codes" && return "$first"
+  done
+  return "$(tail -n 1 <<<"${codes:-1}")"
+}
+
+while true; do
+  if [[ -z ${created:-} ]]; then
+    create
+    prepare
+  fi
+  code=0
+  run "$@" || code=$?
+  if [[ $code == 0 || $code == 2 ]]; then
+    exit "$code"
+  fi
+  now=$(state)
+  if [[ $now != ACTIVE ]]; then
+    echo "$name was preempted: asking for another."
+    delete
+  elif [[ $code != 75 ]]; then
+    exit "$code"
+  fi
+done

@@ -1,0 +1,113 @@
+"""One of several processes: `python distributed_driver.py MODE [ARGUMENTS]`.
+
+Run by test_distributed.py. Only `train` loads the model; the others are quick.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from vxlpro_jax import cli, distributed
+from vxlpro_jax.watchdog import Watchdog
+
+STEPS = 8
+HOURS = 10_000.0
+
+
+def run_config(data: Path):
+    """Stage 1 of a micro model: four records a batch, so that four processes have one each.
+
+    The large `eps` keeps AdamW from making much of rounding errors.
+    """
+    from helpers import MICRO
+
+    from vxlpro_jax.config import (
+        DataConfig,
+        DtsConfig,
+        OptimConfig,
+        ParamGroup,
+        RecotConfig,
+        TrainConfig,
+    )
+
+    return TrainConfig(
+        task="recot",
+        model=dataclasses.replace(MICRO, dts=DtsConfig(grid=4)),
+        recot=RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2),
+        data=DataConfig(path=str(data), batch_size=4, bad_sample_quota=0.5),
+        optim=OptimConfig(
+            lr=1e-2, eps=1e-3, groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),)
+        ),
+        total_steps=STEPS,
+        checkpoint_every=2,
+        log_every=1,
+    )
+
+
+def train(peers: distributed.Peers, workdir: str, data: str, tensor: str = "1") -> int:
+    """Devices along the axis `tensor`, all others along `fsdp`."""
+    from vxlpro_jax.config import MeshConfig
+    from vxlpro_jax.train import train
+
+    config = dataclasses.replace(run_config(Path(data)), mesh=MeshConfig(tensor=int(tensor)))
+    return train(config, workdir=Path(workdir), peers=peers)
+
+
+def gather(peers: distributed.Peers) -> None:
+    """Twice, as keys are removed in between; and a file that each has for itself."""
+    told = [peers.gather("names", f"{peers.index}{name}") for name in "ab"]
+    print(json.dumps({"gathered": told, "file": peers.own_file("bad.jsonl")}), flush=True)
+
+
+def late(peers: distributed.Peers) -> None:
+    """The last process does not come."""
+    if peers.index == peers.count - 1:
+        time.sleep(HOURS)
+    peers.barrier("evaluation")
+
+
+def stall(peers: distributed.Peers) -> None:
+    """At the third step process 1 has no data, for which the others wait."""
+    with Watchdog(peers) as watchdog:
+        for step in (1, 2, 3):
+            watchdog.reads(step)
+            if step == 3 and peers.index == 1:
+                time.sleep(HOURS)
+            watchdog.computes(step)
+        time.sleep(HOURS)
+
+
+def fail(peers: distributed.Peers) -> None:
+    """Process 1 has an error of its own, while the others wait for their devices."""
+    with Watchdog(peers):
+        if peers.index == 1:
+            raise FloatingPointError("Loss is nan")
+        time.sleep(HOURS)
+
+
+def wait(peers: distributed.Peers) -> None:
+    """Until it is killed, as devices do that wait for another process."""
+    with Watchdog(peers):
+        print("ready", flush=True)
+        time.sleep(HOURS)
+
+
+MODES = {mode.__name__: mode for mode in (train, gather, late, stall, fail, wait)}
+
+
+def main() -> int | None:
+    mode, *arguments = sys.argv[1:]
+    with distributed.join(os.environ) as peers:
+        code = MODES[mode](peers, *arguments)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if mode == "gather":
+        os.kill(os.getpid(), signal.SIGTERM)  # JAX would log it and go on.
+    return code
+
+
+if __name__ == "__main__":
+    cli.run(main)

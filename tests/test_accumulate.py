@@ -1,0 +1,121 @@
+"""A batch in parts: gradients of the whole, each target counted once, wherever it stands."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import MICRO
+from sharding_driver import random_batch
+
+from vxlpro_jax import optim, tree
+from vxlpro_jax.accumulate import gradients
+from vxlpro_jax.config import OptimConfig, RecotConfig, TrainConfig
+from vxlpro_jax.jit import jit
+from vxlpro_jax.tasks import task_of
+from vxlpro_jax.train_state import TrainState
+from vxlpro_jax.train_step import make_train_step
+
+CONFIG = TrainConfig(
+    model=dataclasses.replace(MICRO, vision=dataclasses.replace(MICRO.vision, image_size=28)),
+    recot=RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2),
+    keep_ratio=(1.0, 1.0),
+    compute_dtype="float64",
+)
+KEY = jax.random.key(1)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Parts of it have unequal numbers of targets, and one of eight has none."""
+    batch = random_batch(0)
+    batch["labels"][1] = -100
+    batch["labels"][5, :20] = -100
+    return batch
+
+
+def setup(task):
+    """A loss in float64, and parameters."""
+    task = task_of(dataclasses.replace(CONFIG, task=task))
+    params = tree.cast(jit(task.init_params)(jax.random.key(0)), "float64")
+    return lambda params, batch, key: task.loss(params, batch, key=key), params
+
+
+def run(loss_fn, params, batch, *, parts):
+    return jit(lambda p, b: gradients(loss_fn, p, b, key=KEY, parts=parts))(params, batch)
+
+
+@pytest.fixture(scope="module")
+def answers(batch):
+    """With all tokens kept nothing is drawn, so that parts and whole compute the same."""
+    with jax.enable_x64(True):
+        loss_fn, params = setup("answer")
+        found = {parts: run(loss_fn, params, batch, parts=parts) for parts in (1, 2, 8)}
+        return jax.device_get(found)
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_gradients_are_those_of_the_whole(answers, parts):
+    np.testing.assert_allclose(answers[parts].value, answers[1].value, rtol=1e-12)
+    for path, expected in tree.flatten(answers[1].grads).items():
+        found = tree.flatten(answers[parts].grads)[path]
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12, err_msg=path)
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_counts_add_up(answers, parts):
+    for name in ("tokens", "frames"):
+        assert answers[parts].metrics[name] == answers[1].metrics[name] > 0
+
+
+@jax.enable_x64(True)
+def test_restored_tokens_count_alike(batch):
+    """Every part draws masks of its own; by hand, weighted by the tokens that they hide."""
+    loss_fn, params = setup("recot")
+    found = run(loss_fn, params, batch, parts=2)
+
+    def half(index):
+        rows = jax.tree.map(lambda x: x[4 * index : 4 * index + 4], batch)
+
+        def loss(params):
+            told = loss_fn(params, rows, jax.random.fold_in(KEY, index))
+            return told.value, told
+
+        grads, told = jit(jax.grad(loss, has_aux=True))(params)
+        return told.weight, (grads, told.value, told.metrics["hidden"])
+
+    (weight, first), (other_weight, second) = half(0), half(1)
+    expected = jax.tree.map(
+        lambda a, b: (weight * a + other_weight * b) / (weight + other_weight), first, second
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12),
+        (found.grads, found.value, found.metrics["hidden"]),
+        expected,
+    )
+
+
+def test_narrow_types_where_asked():
+    """bfloat16 weights and momentum; second moments in float32; types stay what they are."""
+    config = dataclasses.replace(
+        CONFIG,
+        param_dtype="bfloat16",
+        compute_dtype="bfloat16",
+        accumulate=2,
+        optim=OptimConfig(lr=1e-2, momentum_dtype="bfloat16"),
+        total_steps=4,
+    )
+    optimizer = optim.optimizer(config.optim, total_steps=4)
+    params = tree.cast(jit(task_of(config).init_params)(jax.random.key(0)), "bfloat16")
+    state = TrainState.create(params, optimizer=optimizer, seed=0)
+    step, losses = jit(make_train_step(config, optimizer=optimizer)), []
+    for _ in range(4):
+        before = jax.tree.map(lambda x: x.dtype, state)
+        state, metrics = step(state, random_batch(0))
+        losses.append(float(metrics["loss"]))
+        assert jax.tree.map(lambda x: x.dtype, state) == before
+    assert losses[-1] < losses[0]
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+    moments = {str(x.dtype) for x in jax.tree.leaves(state.opt_state) if x.ndim}
+    assert moments == {"bfloat16", "float32"}

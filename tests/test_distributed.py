@@ -1,0 +1,426 @@
+"""Several processes on this host: the losses of one, kills, SIGTERM, damage, who is named."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed_driver import STEPS, run_config
+from helpers import ROOT, free_port, python, write_dataset
+
+from vxlpro_jax import optim, sharding
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.distributed import Peers
+from vxlpro_jax.launchers import find_cluster
+from vxlpro_jax.train import abstract_state, parse_arguments, train
+from vxlpro_jax.train_checkpoint import RunCheckpoints
+
+DRIVER = Path(__file__).parent / "distributed_driver.py"
+HOST = socket.gethostname()
+# Seconds: of VXLPRO_TIMEOUT; half of it is the silence after which a process is gone.
+PATIENT, HASTY = 30, 10
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts the driver in so many processes; one compilation serves all of a number."""
+
+    def build(count, *arguments, timeout=PATIENT, **environment):
+        port = free_port()
+        return [
+            python(
+                *(DRIVER, *arguments),
+                PYTHONPATH=f"{ROOT}:{DRIVER.parent}",
+                JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+                VXLPRO_TIMEOUT=str(timeout),
+                VXLPRO_NUM_PROCESSES=str(count),
+                VXLPRO_PROCESS_ID=str(index),
+                VXLPRO_COORDINATOR=f"localhost:{port}",
+                **environment,
+            )
+            for index in range(count)
+        ]
+
+    return build
+
+
+def ended(processes):
+    """Exit code, stdout and stderr of each."""
+    texts = [process.communicate() for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+
+
+def finish(processes):
+    """Stdout of each; none may fail."""
+    done = ended(processes)
+    for code, _, error in done:
+        assert code == 0, error
+    return [out for _, out, _ in done]
+
+
+def until(condition, processes):
+    while not condition():
+        assert all(process.poll() is None for process in processes), ended(processes)
+        time.sleep(0.01)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir, *, steps=STEPS):
+    table = rows(workdir)
+    assert [row["step"] for row in table] == list(range(1, steps + 1))
+    return [row["loss"] for row in table]
+
+
+# ---- Runs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(start, data, tmp_path_factory):
+    """The folder of one process's run."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(1, "train", workdir, data))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def preempted(start, data, tmp_path_factory):
+    """A run of two processes of which one got SIGTERM while they compiled: ends, metrics, steps."""
+    workdir = tmp_path_factory.mktemp("preempted") / "run"
+    processes = start(2, "train", workdir, data)
+    until((workdir / "checkpoints").is_dir, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    done = ended(processes)
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    return workdir, done, losses(workdir, steps=steps[-1]), steps
+
+
+@pytest.fixture(scope="module")
+def continued(start, data, preempted):
+    """The folder of that run, started again, and what its processes printed."""
+    workdir, *_ = preempted
+    return workdir, finish(start(2, "train", workdir, data))
+
+
+@pytest.fixture(scope="module")
+def killed(start, data, tmp_path_factory):
+    """A run of two processes of which one was killed midway."""
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    processes = start(2, "train", workdir, data)
+    until((workdir / "checkpoints" / "4").is_dir, processes)
+    processes[1].kill()
+    killed_at = time.monotonic()
+    done = ended(processes)
+    return workdir, done, time.monotonic() - killed_at
+
+
+@pytest.fixture(scope="module")
+def four(start, data, tmp_path_factory):
+    """The folder of a run of four processes that was killed after its fourth step."""
+    workdir = tmp_path_factory.mktemp("four") / "run"
+    processes = start(4, "train", workdir, data)
+    until((workdir / "checkpoints" / "4").is_dir, processes)
+    for process in processes:
+        process.kill()
+    ended(processes)
+    return workdir
+
+
+# ---- The same losses ----------------------------------------------------------------------------
+
+
+def test_two_processes_have_the_losses_of_one(continued, alone):
+    np.testing.assert_allclose(losses(continued[0]), losses(alone), rtol=1e-5)
+
+
+def test_four_processes_have_the_losses_of_one(four, alone):
+    table = [row["loss"] for row in rows(four)]
+    assert len(table) >= 4
+    np.testing.assert_allclose(table, losses(alone)[: len(table)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "tensor"), [(2, 2), (1, 1)])
+def test_what_four_processes_saved_fewer_restore(start, data, four, alone, tmp_path, count, tensor):
+    """On other meshes, too: of two processes each reads all rows."""
+    workdir = shutil.copytree(four, tmp_path / "run")
+    out = finish(start(count, "train", workdir, data, tensor))
+    assert "Continues at step " in out[0]
+    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
+
+
+# ---- Killed -------------------------------------------------------------------------------------
+
+
+def test_the_other_ends_in_time_and_names_who_was_killed(killed):
+    _, ((code, _, error), (killed_code, *_)), seconds = killed
+    assert killed_code == -signal.SIGKILL, "it ended before it was killed"
+    assert code == 80
+    assert seconds < PATIENT
+    assert f"error: process 1 ({HOST}) is gone" in error
+
+
+def test_a_killed_run_started_again_is_exact(start, data, killed, continued):
+    workdir, *_ = killed
+    finish(start(2, "train", workdir, data))
+    exact = ("step", "loss", "lr", "grad_norm", "frames")
+    ours, theirs = (
+        [[row[name] for name in exact] for row in rows(path)] for path in (workdir, continued[0])
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_whoever_is_killed_is_named_by_all(start, victim):
+    """Also process 0, without which JAX aborts the others, and while nothing fails by itself."""
+    processes = start(3, "wait", timeout=HASTY)
+    for process in processes:
+        assert process.stdout.readline() in ("ready\n")
+    processes[victim].kill()
+    survivors = [process for index, process in enumerate(processes) if index != victim]
+    began = time.monotonic()
+    for code, _, error in ended(survivors):
+        assert code == 80
+        assert f"error: process {victim} ({HOST}) is gone" in error
+    assert time.monotonic() - began < HASTY + 2
+    ended([processes[victim]])
+
+
+def test_a_process_that_fails_by_itself_is_named(start):
+    first, second = ended(start(2, "fail", timeout=HASTY))
+    assert (first[0], second[0]) == (80, 1)
+    assert f"error: process 1 ({HOST}) has failed" in first[2]
+    assert "FloatingPointError: Loss is nan" in second[2]
+
+
+# ---- SIGTERM ------------------------------------------------------------------------------------
+
+
+def test_sigterm_to_one_of_two_saves_both_at_the_same_step(preempted):
+    _, done, table, steps = preempted
+    assert [code for code, *_ in done] == [75, 75], done
+    assert len(table) == steps[-1] < STEPS
+    assert f"saved at step {steps[-1]}; the same command continues" in done[0][1]
+
+
+def test_a_preempted_run_continues_where_it_was_saved(preempted, continued):
+    (*_, table, steps), (workdir, out) = preempted, continued
+    assert f"Continues at step {steps[-1]} of" in out[0]
+    assert losses(workdir)[: len(table)] == table
+
+
+def test_sigterm_to_one_process(start, data, alone, tmp_path):
+    """While it compiles; then at the end the losses are exactly those of the uninterrupted run."""
+    run = tmp_path / "run"
+    (process,) = start(1, "train", run, data)
+    until((run / "checkpoints").is_dir, [process])
+    process.send_signal(signal.SIGTERM)
+    ((code, out, error),) = ended([process])
+    assert code == 75, error
+    assert "saved at step 1;" in out
+    finish(start(1, "train", run, data))
+    assert losses(run) == losses(alone)
+
+
+def test_the_handler_before_is_put_back(alone, data, no_mesh):
+    def handler(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        assert train(run_config(data), workdir=alone) == 0
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ---- What each writes ---------------------------------------------------------------------------
+
+
+def test_only_process_0_prints(continued):
+    _, (first, second) = continued
+    assert "Done: " in first
+    assert not [line for line in second.splitlines() if not line.startswith("[Gloo]")]
+
+
+def test_gather_and_own_files(start):
+    """Also: at the end the default handler of SIGTERM is back, by which this driver ends; and a
+    proxy for the outer world, which is down here, is not asked for process 0.
+    """
+    done = ended(start(3, "gather", timeout=HASTY, http_proxy="http://127.0.0.1:9"))
+    assert [code for code, *_ in done] == [-signal.SIGTERM] * 3, done
+    told = [json.loads(out.splitlines()[-1]) for _, out, _ in done]
+    assert [one["gathered"] for one in told] == [[["0a", "1a", "2a"], ["0b", "1b", "2b"]]] * 3
+    assert [one["file"] for one in told] == ["bad.jsonl", "bad.1.jsonl", "bad.2.jsonl"]
+
+
+# ---- Who holds it up ----------------------------------------------------------------------------
+
+
+def test_barrier_names_who_is_missing(start):
+    first, second, last = start(3, "late", timeout=3)
+    done = ended([first, second])
+    assert [code for code, *_ in done] == [80, 80]
+    assert f"process 2 ({HOST}) did not come to 'evaluation' within 3 s" in done[0][2]
+    ended([last])
+
+
+def test_stall_is_told_with_stacks_and_names(start):
+    (code, _, error), _ = ended(start(2, "stall", timeout=3))
+    assert code == 81
+    assert "in stall" in error, "no stack of the main thread"
+    assert f"process 1 ({HOST}) is still waiting for the data of step 3" in error
+
+
+def test_stall_of_one_process_is_told_with_its_stacks(start):
+    ((code, _, error),) = ended(start(1, "stall", timeout=1))
+    assert code == 81
+    assert "in stall" in error
+    assert "in step 3 nothing moves since 1 s" in error
+
+
+def test_no_thread_is_left(alone, data, no_mesh):
+    train(run_config(data), workdir=alone)
+    assert "watchdog" not in {thread.name for thread in threading.enumerate()}
+
+
+# ---- Who reads what -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"),
+    [
+        # Four processes of two devices: a row a device, a process, two of them, for all.
+        ([[0], [0], [1], [1], [2], [2], [3], [3]], [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ([[0, 0], [1, 1], [2, 2], [3, 3]], [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ([[0, 0, 1, 1], [2, 2, 3, 3]], [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([[0, 0, 1, 1, 2, 2, 3, 3]], [(0, 1)] * 4),
+        # Neighbours in the mesh need not be of one process.
+        ([[0], [1], [0], [1]], [(0, 2), (1, 2)]),
+    ],
+)
+def test_processes_that_hold_the_same_rows_read_the_same(processes, expected):
+    found = sharding.assign_rows(processes)
+    assert [found[process] for process in sorted(found)] == expected
+
+
+@pytest.mark.parametrize("processes", [[[0, 1], [1, 2]], [[0, 0], [0, 1]], [[0], [0], [1]]])
+def test_uneven_rows_are_refused(processes):
+    with pytest.raises(InputError, match="unevenly"):
+        sharding.assign_rows(processes)
+
+
+# ---- Damaged checkpoints ------------------------------------------------------------------------
+
+
+def largest(folder):
+    return max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda x: x.stat().st_size
+    )
+
+
+def flip(path):
+    """One bit of a byte in its middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+DAMAGES = {
+    "a removed file": ("params", Path.unlink),
+    "a truncated file": ("opt_state", truncate),
+    "a flipped bit of parameters": ("params", flip),
+    "a flipped bit of the optimizer": ("opt_state", flip),
+    "a flipped bit of the manifest": ("manifest", flip),
+}
+
+
+@pytest.fixture
+def run(alone, tmp_path, no_mesh):
+    return shutil.copytree(alone, tmp_path / "run")
+
+
+@pytest.fixture
+def restore(data):
+    """What a run restores of a folder: its state, and the data's position."""
+    config = run_config(data)
+    optimizer = optim.optimizer(config.optim, total_steps=STEPS)
+    mesh = sharding.make_mesh(config.mesh)
+    abstract = abstract_state(config, optimizer=optimizer, mesh=mesh)
+
+    def read(run):
+        position = build_pipeline(config.data, image_size=56, seed=0, with_text=False)
+        checkpoints = RunCheckpoints(run, peers=Peers())
+        state = checkpoints.restore(abstract, position)
+        checkpoints.close()
+        position.close()
+        return state, position.get_state()
+
+    return read
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, run, restore, capfd):
+    item, do = DAMAGES[damage]
+    do(largest(run / "checkpoints" / "8" / item))
+    state, position = restore(run)
+    assert (int(state.step), position["next_batch"]) == (6, 6)
+    out, error = capfd.readouterr()
+    assert f"Checkpoint {run}/checkpoints/8 is damaged ({item}" in out
+    assert not error, "noise"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["6"]
+    assert [path.name for path in (run / "damaged_checkpoints").iterdir()] == ["8"]
+
+
+def test_a_run_with_a_damaged_checkpoint_ends_as_it_would_have(run, data, alone):
+    truncate(largest(run / "checkpoints" / "8" / "params"))
+    assert train(run_config(data), workdir=run) == 0
+    assert losses(run) == losses(alone)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"6", "8"}
+
+
+def test_two_damaged_checkpoints_are_a_mistake_and_stay(run, restore):
+    for step in ("6", "8"):
+        truncate(largest(run / "checkpoints" / step / "params"))
+    with pytest.raises(InputError, match=r"no checkpoint that can be used \(step 8: .*step 6: "):
+        restore(run)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"6", "8"}
+
+
+def test_other_sizes_are_not_damage(run, data):
+    config = run_config(data)
+    (run / "train_config.json").unlink()
+    wider = dataclasses.replace(config.recot, decoder_width=16)
+    with pytest.raises(InputError, match=r"other sizes than the config has.*recot/decoder"):
+        train(dataclasses.replace(config, recot=wider), workdir=run)
+    assert not (run / "damaged_checkpoints").exists()
+
+
+# ---- The command --------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_flags_go_before_the_environment(monkeypatch):
+    monkeypatch.setenv("VXLPRO_NUM_PROCESSES", "8")
+    monkeypatch.setenv("VXLPRO_COORDINATOR", "host-a:1")
+    told = ("--coordinator=host-b:2", "--process_id=0")
+    environ = parse_arguments(["train", "--config=configs/stage1.py", *told]).environ
+    assert find_cluster(environ) == ("host-b:2", 8, 0)

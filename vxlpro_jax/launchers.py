@@ -1,0 +1,250 @@
+"""Which process of a run this is, read from the environment that a launcher sets.
+
+Every launcher may set VXLPRO_COORDINATOR (host:port where process 0 listens),
+VXLPRO_NUM_PROCESSES and VXLPRO_PROCESS_ID. Without them Open MPI, a Slurm step and TPU pods are
+known by what they set themselves. Functions here are pure: environment in, answer out.
+"""
+
+import ipaddress
+import re
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from vxlpro_jax.config import InputError
+
+COORDINATOR = "VXLPRO_COORDINATOR"
+NUM_PROCESSES = "VXLPRO_NUM_PROCESSES"
+PROCESS_ID = "VXLPRO_PROCESS_ID"
+TIMEOUT = "VXLPRO_TIMEOUT"
+
+DEFAULT_TIMEOUT = 600.0
+
+# Flags of commands that stand for variables.
+FLAGS = {
+    "coordinator": COORDINATOR,
+    "num_processes": NUM_PROCESSES,
+    "process_id": PROCESS_ID,
+}
+
+_CONTRACT = tuple(FLAGS.values())
+# Of the 4,096 ports from 61,440 a job takes one by its number, as in JAX, so that jobs on one host
+# rarely meet. JAX's own port of TPU pods: others may be closed by a firewall.
+_FIRST_PORT, _NUM_PORTS = 61_440, 4_096
+_TPU_PORT = 8_482
+
+
+class Cluster(NamedTuple):
+    """Attributes.
+
+    coordinator: host:port where process 0 listens.
+    num_processes: at least 2.
+    process_id: of this process, from 0.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+
+    @property
+    def host(self) -> str:
+        """The coordinator's, without the brackets of an IPv6 address."""
+        return self.coordinator.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The coordinator's."""
+        return int(self.coordinator.rpartition(":")[2])
+
+
+def find_cluster(environ: Mapping[str, str]) -> Cluster | None:
+    """The processes of this run, or None when it is the only one.
+
+    Raises:
+        InputError: values are missing, contradict each other, or are no numbers.
+    """
+    if any(environ.get(name) for name in _CONTRACT):
+        cluster = _contract(environ)
+    else:
+        cluster = _open_mpi(environ) or _agreed(_slurm(environ), _tpu(environ))
+    return cluster and _checked(cluster, environ)
+
+
+def find_timeout(environ: Mapping[str, str]) -> float:
+    """Seconds to wait for other processes.
+
+    Raises:
+        InputError: VXLPRO_TIMEOUT is no positive number.
+    """
+    value = environ.get(TIMEOUT, DEFAULT_TIMEOUT)
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"{TIMEOUT} is {value!r}: give a positive number of seconds.")
+    return seconds
+
+
+def find_local_devices(environ: Mapping[str, str]) -> list[int] | None:
+    """The GPUs of this process where several share a host, or None for all that it sees.
+
+    JAX reads JAX_LOCAL_DEVICE_IDS itself, which goes before all else.
+
+    Raises:
+        InputError: a value is no number.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    if "JAX_LOCAL_DEVICE_IDS" in environ or (visible and "," not in visible):
+        return None  # said, or bound to one by the launcher
+    if _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", default=1) > 1:
+        return [_number(environ, "OMPI_COMM_WORLD_LOCAL_RANK")]
+    tasks = _number(environ, "SLURM_STEP_NUM_TASKS", default=1)
+    if tasks > _number(environ, "SLURM_STEP_NUM_NODES", default=tasks):
+        return [_number(environ, "SLURM_LOCALID")]
+    return None
+
+
+def _contract(environ: Mapping[str, str]) -> Cluster | None:
+    if _number(environ, NUM_PROCESSES, default=0) == 1:
+        return None
+    missing = [name for name in _CONTRACT if not environ.get(name)]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)} missing: set {', '.join(_CONTRACT)} (or the flags"
+            " --coordinator, --num_processes, --process_id), or none of them."
+        )
+    return Cluster(
+        environ[COORDINATOR], _number(environ, NUM_PROCESSES), _number(environ, PROCESS_ID)
+    )
+
+
+def _agreed(*found: Cluster | None) -> Cluster | None:
+    """What the launchers say, if they say the same."""
+    clusters = [cluster for cluster in found if cluster]
+    if len({cluster[1:] for cluster in clusters}) > 1:
+        told = " but ".join(f"process {c.process_id} of {c.num_processes}" for c in clusters)
+        raise InputError(
+            f"Slurm and the TPU pod contradict each other ({told}): set {', '.join(_CONTRACT)}."
+        )
+    return clusters[0] if clusters else None
+
+
+def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
+    """Before Slurm: `mpirun` within a job inherits what Slurm has set for the whole of it."""
+    count = _number(environ, "OMPI_COMM_WORLD_SIZE", default=1)
+    if count == 1:
+        return None
+    job = environ.get("OMPI_MCA_orte_hnp_uri", "").partition(".")[0]
+    name = job or environ.get("PMIX_NAMESPACE", "")
+    where = f"{_open_mpi_host(environ)}:{_job_port(zlib.crc32(name.encode()))}"
+    return Cluster(where, count, _number(environ, "OMPI_COMM_WORLD_RANK"))
+
+
+def _open_mpi_host(environ: Mapping[str, str]) -> str:
+    if not _spans_hosts(environ):
+        return "localhost"
+    address = re.search(
+        r"tcp://([^,:]+)|tcp6://\[([^,\]]+)", environ.get("OMPI_MCA_orte_hnp_uri", "")
+    )
+    if not address:
+        raise InputError(
+            "Open MPI does not tell where process 0 runs: set"
+            f" {COORDINATOR}=HOST:PORT, {NUM_PROCESSES}=$OMPI_COMM_WORLD_SIZE and"
+            f" {PROCESS_ID}=$OMPI_COMM_WORLD_RANK."
+        )
+    return address[1] or f"[{address[2]}]"
+
+
+def _slurm(environ: Mapping[str, str]) -> Cluster | None:
+    """Only within `srun`: a batch script has SLURM_NTASKS, too, but is one process."""
+    nodes = environ.get("SLURM_STEP_NODELIST")
+    if not nodes:
+        return None
+    tasks = "SLURM_STEP_NUM_TASKS" if environ.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    count = _number(environ, tasks)
+    if count == 1:
+        return None
+    port = _job_port(_number(environ, "SLURM_JOB_ID"))
+    return Cluster(f"{_first_node(nodes)}:{port}", count, _number(environ, "SLURM_PROCID"))
+
+
+def _first_node(nodes: str) -> str:
+    """`rack[2-3]n[01,07-15],login` -> `rack2n01`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0] if first else nodes)
+
+
+def _tpu(environ: Mapping[str, str]) -> Cluster | None:
+    """Slices of a pod: the hosts of each, one slice after the other."""
+    hosts = [host for host in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+    slices = _number(environ, "MEGASCALE_NUM_SLICES", default=1)
+    if len(hosts) * slices < 2:
+        return None
+    worker = _number(environ, "TPU_WORKER_ID")
+    if worker >= len(hosts):
+        raise InputError(
+            f"TPU_WORKER_ID is {worker}, but TPU_WORKER_HOSTNAMES has {len(hosts)} host(s)."
+        )
+    first, index = hosts[0], worker
+    if slices > 1:
+        index += _number(environ, "MEGASCALE_SLICE_ID") * len(hosts)
+        first = _text(environ, "MEGASCALE_COORDINATOR_ADDRESS").partition(":")[0]
+    return Cluster(f"{first}:{_TPU_PORT}", len(hosts) * slices, index)
+
+
+def _checked(cluster: Cluster, environ: Mapping[str, str]) -> Cluster:
+    """The cluster, if one can exist like this."""
+    count, index = cluster.num_processes, cluster.process_id
+    if not 0 <= index < count:
+        raise InputError(
+            f"Process {index} of {count}: processes are counted from 0, so the last is {count - 1}."
+        )
+    port = cluster.coordinator.rpartition(":")[2]
+    if not cluster.host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"The coordinator is {cluster.coordinator!r}: give host:port.")
+    if _is_loopback(cluster.host) and _spans_hosts(environ):
+        raise InputError(
+            f"The coordinator is {cluster.coordinator!r}, but the processes are on several hosts,"
+            f" of which each would wait for itself: name the host of process 0 in {COORDINATOR}."
+        )
+    return cluster
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() in ("localhost", "localhost.localdomain", "ip6-localhost")
+    return address.is_loopback or address.is_unspecified
+
+
+def _spans_hosts(environ: Mapping[str, str]) -> bool:
+    """Whether the environment tells that the processes are on several hosts."""
+    local = _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", default=0)
+    return (
+        0 < local < _number(environ, "OMPI_COMM_WORLD_SIZE", default=local)
+        or _number(environ, "SLURM_STEP_NUM_NODES", default=1) > 1
+        or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
+        or _number(environ, "MEGASCALE_NUM_SLICES", default=1) > 1
+    )
+
+
+def _job_port(job: int) -> int:
+    return _FIRST_PORT + job % _NUM_PORTS
+
+
+def _text(environ: Mapping[str, str], name: str) -> str:
+    if not environ.get(name):
+        raise InputError(f"{name} is not set, though other variables tell of several processes.")
+    return environ[name]
+
+
+def _number(environ: Mapping[str, str], name: str, *, default: int | None = None) -> int:
+    """The value of a variable that counts something."""
+    if default is not None and not environ.get(name):
+        return default
+    text = _text(environ, name)
+    if not text.isdecimal():
+        raise InputError(f"{name} is {text!r}: expected a number.")
+    return int(text)

@@ -1,0 +1,180 @@
+"""Runs as JobSets on a Kubernetes cluster, one a run, each on one host."""
+
+import copy
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.files import write_atomically
+from vxlpro_jax.sweep.launcher import Outcome, ask, refused
+from vxlpro_jax.sweep.plan import Run
+
+TEMPLATE = "launch/gke_jobset.yaml"
+_POD_NAME = 63  # Characters at most; five of them, and a dash, are the cluster's own.
+_TOPOLOGY = "cloud.google.com/gke-tpu-topology"
+# Keeps the hosts of a slice together, in a node pool of their own.
+_EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+# Topology of one host, by the dimensions of the slice and its chips.
+_ONE_HOST = {(2, 1): "1x1", (2, 4): "2x2", (2, 8): "2x4", (3, 4): "2x2x1"}
+# The shell, a container's first process, would keep SIGTERM to itself. Where the signal ends the
+# first wait, the second has the code.
+_BEGIN = """\
+set -u
+set -a; . launch/xla_flags.env; set +a
+child=
+trap '[ -z "$child" ] || kill -TERM "$child"' TERM
+run() {
+  python "$@" &
+  child=$!
+  wait "$child"
+  code=$?
+  if [ "$code" -gt 128 ]; then wait "$child"; code=$?; fi
+  if [ "$code" != 0 ]; then exit "$code"; fi
+}
+"""
+
+
+class Gke:
+    """Applies a manifest a run, which is a JobSet of the template cut down to one host.
+
+    The run's folder must be the same path here and in the containers, and `python` there must have
+    the package. A JobSet that is started again does what is missing.
+    """
+
+    def __init__(self, *, template: str, name_prefix: str, compiled: Path):
+        self._jobset = _read(template)
+        self._prefix, self._compiled = name_prefix, compiled
+
+    def show(self, run: Run) -> str:
+        """The manifest, and how it is applied."""
+        return f"---\n{self.manifest(run)}$ {shlex.join(_apply(run))}"
+
+    def launch(self, run: Run, *, label: str) -> Outcome:
+        """Applies a run that is neither done nor on the cluster."""
+        if not run.missing:
+            return Outcome.DONE
+        name, before = self.name(run), ""
+        state = _state(name)
+        if state == "active":
+            print(f"{label}: JobSet {name} is on the cluster", flush=True)
+            return Outcome.WAITING
+        if state:
+            before = f", because it has ended before it was done ({state})"
+            gone = ask("kubectl", "delete", "jobset", name)
+            if gone.returncode:
+                raise refused("kubectl delete", gone)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(_manifest_of(run), self.manifest(run))
+        answer = ask(*_apply(run))
+        if answer.returncode:
+            print(f"{label}: kubectl failed: {answer.stderr.strip()}", flush=True)
+            return Outcome.FAILED
+        print(f"{label}: applied as JobSet {name}{before}", flush=True)
+        return Outcome.SUBMITTED
+
+    def name(self, run: Run) -> str:
+        """The run's JobSet: lower-case letters, digits and dashes.
+
+        Raises:
+            InputError: names of its pods would be longer than Kubernetes allows.
+        """
+        words = f"{self._prefix}-{run.variant}-seed{run.seed}".lower()
+        name = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
+        job = self._jobset["spec"]["replicatedJobs"][0]["name"]
+        most = _POD_NAME - 6 - len(f"-{job}-0-0")
+        if len(name) > most:
+            raise InputError(
+                f"JobSet {name} has {len(name)} characters, {most} are allowed: shorten the name"
+                " of the variant, or of the last folder of --workdir."
+            )
+        return name
+
+    def manifest(self, run: Run) -> str:
+        """The run's JobSet as YAML."""
+        jobset = copy.deepcopy(self._jobset)
+        jobset["metadata"]["name"] = self.name(run)
+        jobset["metadata"].get("annotations", {}).pop(_EXCLUSIVE, None)
+        job = jobset["spec"]["replicatedJobs"][0]
+        job["replicas"], spec = 1, job["template"]["spec"]
+        spec["parallelism"] = spec["completions"] = 1
+        pod = spec["template"]["spec"]
+        container, selector = pod["containers"][0], pod.get("nodeSelector", {})
+        if _TOPOLOGY in selector:
+            chips = container["resources"]["limits"]["google.com/tpu"]
+            selector[_TOPOLOGY] = _one_host(selector[_TOPOLOGY], chips=chips)
+        container["command"], container["args"] = ["bash", "-c"], [self.script(run)]
+        other = [x for x in container.get("env", ()) if not x["name"].startswith("VXLPRO_")]
+        alone = {"VXLPRO_NUM_PROCESSES": "1", "VXLPRO_PROCESS_ID": "0"}
+        container["env"] = [
+            *other,
+            *({"name": name, "value": value} for name, value in alone.items()),
+            {"name": "JAX_COMPILATION_CACHE_DIR", "value": str(self._compiled)},
+        ]
+        return yaml.dump(jobset, Dumper=_Dumper, sort_keys=False, width=100)
+
+    def script(self, run: Run) -> str:
+        """What the container does."""
+        steps = (
+            f"[ -e {shlex.quote(str(step.leaves))} ] || run {shlex.join(step.command[1:])}\n"
+            for step in run.steps
+        )
+        return _BEGIN + "".join(steps)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Scripts as they are, not as one line with escapes."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    ),
+)
+
+
+def _one_host(topology: str, *, chips: int) -> str:
+    """The part of a slice that one pod with so many chips has."""
+    dimensions = topology.count("x") + 1
+    if (dimensions, chips) not in _ONE_HOST:
+        raise InputError(f"--template: no host of a slice {topology} has {chips} chips.")
+    return _ONE_HOST[dimensions, chips]
+
+
+def _read(template: str) -> dict[str, Any]:
+    """`FILE[:NAME]`: the file's JobSet of that name, or its first."""
+    file, _, name = template.partition(":")
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        documents = [x for x in yaml.safe_load_all(text) if x and x.get("kind") == "JobSet"]
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise InputError(f"--template: {file} cannot be read ({error}).") from error
+    for document in documents:
+        if not name or document["metadata"]["name"] == name:
+            if len(document["spec"]["replicatedJobs"]) != 1:
+                raise InputError(f"--template: {file} has a JobSet of several replicated jobs.")
+            return document
+    known = ", ".join(x["metadata"]["name"] for x in documents) or "none"
+    raise InputError(f"--template: {file} has no JobSet {name!r}: known are {known}.")
+
+
+def _manifest_of(run: Run) -> Path:
+    return run.folder / "jobset.yaml"
+
+
+def _apply(run: Run) -> tuple[str, ...]:
+    return ("kubectl", "apply", f"--filename={_manifest_of(run)}")
+
+
+def _state(name: str) -> str:
+    """Empty if there is no such JobSet, `active`, or how it ended."""
+    path = "jsonpath={.metadata.name}/{.status.terminalState}"
+    answer = ask("kubectl", "get", "jobset", name, "--ignore-not-found", f"--output={path}")
+    if answer.returncode:
+        raise refused("kubectl get", answer)
+    _, _, ended = answer.stdout.strip().partition("/")
+    return ended or ("active" if answer.stdout.strip() else "")

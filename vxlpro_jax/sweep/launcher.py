@@ -1,0 +1,47 @@
+"""What a launcher is: where and when the steps of a run are done."""
+
+import enum
+import subprocess
+from typing import Protocol
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.sweep.plan import Run
+
+
+class Outcome(enum.Enum):
+    """Of launching a run: nothing is left to do, handed to a cluster, still there, or failed."""
+
+    DONE = "done"
+    SUBMITTED = "submitted"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+class Launcher(Protocol):
+    """Does what is missing of a run, here or on a cluster."""
+
+    def show(self, run: Run) -> str:
+        """What `launch` would do, as text."""
+
+    def launch(self, run: Run, *, label: str) -> Outcome:
+        """Begins, and says so behind `label`."""
+
+
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a cluster's client; its output is text.
+
+    Raises:
+        InputError: there is no such client here.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{command[0]} is not on this machine: start this where jobs are submitted from, or"
+            " with --launcher=local."
+        ) from error
+
+
+def refused(client: str, answer: subprocess.CompletedProcess[str]) -> InputError:
+    """The mistake to raise when a client could not answer at all."""
+    return InputError(f"{client} failed: {(answer.stderr or answer.stdout).strip()}.")

@@ -1,0 +1,38 @@
+"""Runs on this machine, one step after the other."""
+
+import shlex
+import subprocess
+from collections.abc import Mapping
+
+from vxlpro_jax.sweep.launcher import Outcome
+from vxlpro_jax.sweep.plan import Run
+
+
+class Local:
+    """Each step is a process; its output goes to the run's `log.txt`."""
+
+    def __init__(self, *, environment: Mapping[str, str]):
+        self._environment = environment
+
+    def show(self, run: Run) -> str:
+        """The commands, one a line."""
+        return "\n".join(shlex.join(step.command) for step in run.steps)
+
+    def launch(self, run: Run, *, label: str) -> Outcome:
+        """Does the missing steps, up to one that fails."""
+        run.folder.mkdir(parents=True, exist_ok=True)
+        for step in run.missing:
+            print(f"{label}: {step.name}", flush=True)
+            with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"$ {shlex.join(step.command)}\n")
+                log.flush()
+                ended = subprocess.run(
+                    step.command,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    check=False,
+                )
+            if ended.returncode:
+                return Outcome.FAILED
+        return Outcome.DONE

@@ -1,0 +1,28 @@
+"""What is compared of the files that a run's steps leave."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
+    """Of a `recot.json`."""
+    return {
+        "restore error": report["reconstruction"]["model"],
+        "shuffle similarity": report["shuffle_similarity"],
+        "direction probe": report["direction_probe"]["compressed"],
+    }
+
+
+def of_embedded(report: Mapping[str, Any]) -> dict[str, float]:
+    """Of the embedded task's `results.json`."""
+    return {"mean": float(np.mean(list(report["accuracy"].values()))), **report["accuracy"]}
+
+
+def of_needles(report: Mapping[str, Any]) -> dict[str, float]:
+    """Of the needles' `results.json`: the mean over all lengths and depths."""
+    return {"needles": float(np.mean([cell["accuracy"] for cell in report["needle_grid"]]))}
+
+
+OF_BENCHMARK = {"embedded": of_embedded, "needles": of_needles}

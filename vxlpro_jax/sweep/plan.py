@@ -1,0 +1,112 @@
+"""From variants to runs: the steps of each, and the file that each step leaves."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vxlpro_jax.sweep import measures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Settings `path=value` of each stage, and keep ratios at which a benchmark is asked as well.
+
+    The embedded questions are asked at the sweep's own ratio, needles only at these.
+    """
+
+    has_stage1: bool = True
+    stage1: tuple[str, ...] = ()
+    stage2: tuple[str, ...] = ()
+    keep_ratios: tuple[float, ...] = ()
+    needle_keep_ratios: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What all variants share: config files of the stages, settings, seeds, keep ratio."""
+
+    configs: tuple[str, ...] = ("configs/stage1.py", "configs/stage2.py")
+    seeds: tuple[int, ...] = (0,)
+    stage1: tuple[str, ...] = ()
+    stage2: tuple[str, ...] = ()
+    keep_ratio: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command, and the file that it leaves when it is done.
+
+    `measures` takes numbers by measure from that file, if it holds any; `keep_ratio` is theirs. All
+    processes of a job share a step that `is_parallel`; any other is for one of them.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    leaves: Path
+    measures: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
+    keep_ratio: float | None = None
+    is_parallel: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One variant and seed: its folder and its steps in order."""
+
+    variant: str
+    seed: int
+    folder: Path
+    steps: tuple[Step, ...]
+
+    @property
+    def missing(self) -> list[Step]:
+        """Steps that are not done yet."""
+        return [step for step in self.steps if not step.leaves.exists()]
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+
+def plan(sweep: Sweep, variants: Mapping[str, Variant], *, workdir: Path) -> list[Run]:
+    """Every run, the first seed of all variants before the second."""
+    empty = (
+        Run(name, seed, workdir / name / f"seed{seed}", ())
+        for seed in sweep.seeds
+        for name in variants
+    )
+    return [_with_steps(run, sweep=sweep, variant=variants[run.variant]) for run in empty]
+
+
+def _with_steps(run: Run, *, sweep: Sweep, variant: Variant) -> Run:
+    (config1, config2), steps, init = sweep.configs, [], ()
+    stage1, stage2 = run.folder / "stage1", run.folder / "stage2"
+    train = functools.partial(_train, seed=run.seed)
+    if variant.has_stage1:
+        command = train(config1, (*sweep.stage1, *variant.stage1), workdir=stage1)
+        leaves, take = stage1 / "recot.json", measures.of_stage1
+        steps.append(Step("stage1", command, leaves, take, is_parallel=True))
+        init = (f"init_from={stage1}",)
+    command = train(config2, (*sweep.stage2, *variant.stage2, *init), workdir=stage2)
+    steps.append(Step("stage2", command, stage2 / "curves.png", is_parallel=True))
+    evaluate = functools.partial(_evaluate, stage2, folder=run.folder)
+    ratios = dict.fromkeys((sweep.keep_ratio, *variant.keep_ratios))
+    steps += [evaluate("embedded", ratio=ratio) for ratio in ratios]
+    steps += [evaluate("needles", ratio=ratio) for ratio in variant.needle_keep_ratios]
+    return dataclasses.replace(run, steps=tuple(steps))
+
+
+def _train(config: str, settings: Iterable[str], *, seed: int, workdir: Path) -> tuple[str, ...]:
+    changes = (f"--config.{setting}" for setting in (f"seed={seed}", *settings))
+    train = (sys.executable, "-m", "vxlpro_jax.train", f"--config={config}")
+    return (*train, *changes, f"--workdir={workdir}")
+
+
+def _evaluate(checkpoint: Path, benchmark: str, *, ratio: float, folder: Path) -> Step:
+    out = folder / f"{benchmark}_{ratio}"
+    command = (
+        *(sys.executable, "-m", "vxlpro_jax.evaluate", "--benchmark", benchmark),
+        *("--checkpoint", str(checkpoint), "--keep_ratio", str(ratio), "--out", str(out)),
+    )
+    return Step(out.name, command, out / "results.json", measures.OF_BENCHMARK[benchmark], ratio)
