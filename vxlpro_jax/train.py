@@ -112,7 +112,7 @@ def _train(
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
-    reader = sharding.readers(mesh)[peers.index]
+    reader = sharding.readers(mesh)[jax.process_index()]
     data = build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,
