@@ -3,8 +3,8 @@
 # each preemption, and deletes it at the end, whatever happens:
 #   bash launch/tpu_queued_resource.sh --name=NAME --zone=ZONE --type=v5p-128 \
 #     --runtime=v2-alpha-tpuv5 --image=IMAGE --share=SERVER:/PATH [--spot] [--dry_run] \
-#     -- -m vxlpro_jax.train --config=FILE --workdir=/work/DIR
-# IMAGE is that of launch/Dockerfile. SERVER:/PATH is an NFS share (Filestore), mounted as /work on
+#     -- -m vxlpro_jax.train --config=FILE --workdir=/mnt/runs/DIR
+# IMAGE is that of launch/Dockerfile. SERVER:/PATH is an NFS share (Filestore), mounted as /mnt/runs on
 # every worker: what is started again continues there. With --dry_run it prints the commands. It ends
 # with the exit code of the training; one slice only, for several see gke_jobset.yaml.
 set -euo pipefail
@@ -79,7 +79,7 @@ trap delete EXIT
 
 prepare() {
   on_all "sudo apt-get update -qq && sudo apt-get install -qq nfs-common &&
-    sudo mkdir -p /work && { mountpoint -q /work || sudo mount -t nfs $share /work; } &&
+    sudo mkdir -p /mnt/runs && { mountpoint -q /mnt/runs || sudo mount -t nfs $share /mnt/runs; } &&
     sudo gcloud auth configure-docker ${image%%/*} --quiet && sudo docker pull --quiet $image"
 }
 
@@ -87,7 +87,7 @@ run() { # The code of the training: 2 of any worker, else 75 of any, else the la
   local log codes
   log=$(mktemp)
   # gcloud does not pass on the codes of several workers, so that each prints its own.
-  on_all "sudo docker run --rm --privileged --network=host --stop-timeout=300 --volume=/work:/work \
+  on_all "sudo docker run --rm --privileged --network=host --stop-timeout=300 --volume=/mnt/runs:/mnt/runs \
     --env=VXLPRO_TIMEOUT=${VXLPRO_TIMEOUT:-600} $image $command; echo exit code \$?" |
     tee "$log" || true
   codes=$(sed -n 's/.*exit code \([0-9]\+\)$/\1/p' "$log" | sort -n | uniq)
