@@ -44,9 +44,7 @@ class RunCheckpoints:
     def __init__(self, workdir: Path, *, peers: Peers, keep: int = 2):
         self._peers = peers
         self._aside = workdir / _DAMAGED
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, lightweight_initialize=True
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(workdir / "checkpoints", options=options)
 
     @property
