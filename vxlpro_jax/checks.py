@@ -19,8 +19,8 @@ from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import sharding
 from vxlpro_jax.config import InputError, TrainConfig
-from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.distributed import Peers
+from vxlpro_jax.train import open_data
 
 _REDUCED_BYTES = 64 * 2**20  # On each device: large enough for bandwidth to prevail.
 _GIB = 2**30
@@ -127,18 +127,10 @@ def batch(config: TrainConfig) -> str:
     return f"{rows} rows, {each}" + (f" in each of {parts} parts" if parts > 1 else "")
 
 
-def sample(config: TrainConfig, *, peers: Peers) -> str:
+def sample(config: TrainConfig) -> str:
     """The first batch, as training takes it; its shapes and seconds."""
-    reader = sharding.readers(sharding.make_mesh(config.mesh))[peers.index]
     started = time.monotonic()
-    data = build_pipeline(
-        config.data,
-        image_size=config.model.vision.image_size,
-        with_text=config.task == "answer",
-        seed=config.seed,
-        process_index=reader.index,
-        process_count=reader.count,
-    )
+    data = open_data(config, mesh=sharding.make_mesh(config.mesh))
     try:
         arrays = next(data)
         skipped = len(data.get_state()["bad_records"])

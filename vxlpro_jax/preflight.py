@@ -107,7 +107,7 @@ def all_checks(config: TrainConfig, *, arguments: Arguments, peers: Peers) -> It
         clean_up=bound(checks.remove_what_is_left, **own),
     )
     yield Check("batch", (bound(checks.batch, config),))
-    yield Check("data", (bound(checks.sample, config, peers=peers),))
+    yield Check("data", (bound(checks.sample, config),))
     if arguments.topology:
         target = {"topology": arguments.topology, "config_flags": arguments.config_flags}
         yield Check("compile", (bound(checks.compile_fit, config, **target, peers=peers),))

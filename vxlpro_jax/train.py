@@ -27,7 +27,7 @@ from vxlpro_jax import (
     warm_start,
 )
 from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
-from vxlpro_jax.data.pipeline import build_pipeline, held_out
+from vxlpro_jax.data.pipeline import BatchIterator, build_pipeline, held_out
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.distributed import Peers
@@ -112,15 +112,8 @@ def _train(
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
-    reader = sharding.readers(mesh)[jax.process_index()]
-    data = build_pipeline(
-        config.data,
-        image_size=config.model.vision.image_size,
-        with_text=config.task == "answer",
-        seed=config.seed,
-        process_index=reader.index,
-        process_count=reader.count,
-        bad_samples_path=workdir / peers.own_file("bad_samples.jsonl"),
+    data = open_data(
+        config, mesh=mesh, bad_samples_path=workdir / peers.own_file("bad_samples.jsonl")
     )
     to_devices = functools.partial(
         jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
@@ -208,6 +201,26 @@ def _train(
             wall_time.write(workdir / "goodput.json")
         print(wall_time)
     return PREEMPTED if preempted else 0
+
+
+def open_data(
+    config: TrainConfig, *, mesh: jax.sharding.Mesh, bad_samples_path: Path | None = None
+) -> BatchIterator:
+    """The rows of every batch that this process reads.
+
+    Raises:
+        InputError: as `build_pipeline`.
+    """
+    reader = sharding.readers(mesh)[jax.process_index()]
+    return build_pipeline(
+        config.data,
+        image_size=config.model.vision.image_size,
+        with_text=config.task == "answer",
+        seed=config.seed,
+        process_index=reader.index,
+        process_count=reader.count,
+        bad_samples_path=bad_samples_path,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
