@@ -1,0 +1,38 @@
+"""Scoring of invented records and answers."""
+
+import json
+
+import pytest
+
+from vxlpro_jax.evals import score
+
+
+@pytest.fixture
+def write_files(tmp_path):
+    """Writes annotations and predictions (a list by place, or a dict by id); returns both paths."""
+
+    def write(records, answers, *, name="annotations.json"):
+        annotations, predictions = tmp_path / name, tmp_path / "predictions.jsonl"
+        annotations.parent.mkdir(parents=True, exist_ok=True)
+        text = records if isinstance(records, str) else json.dumps(records)
+        annotations.write_text(text, encoding="utf-8")
+        given = answers.items() if isinstance(answers, dict) else enumerate(answers)
+        lines = [json.dumps({"id": name, "prediction": text}) for name, text in given]
+        predictions.write_text("\n".join(lines), encoding="utf-8")
+        return annotations, predictions
+
+    return write
+
+
+@pytest.fixture
+def scored(write_files):
+    """Scores invented records; returns what `--json` prints, less benchmark and profile."""
+
+    def run(benchmark, records, answers, *, profile="official", name="annotations.json"):
+        annotations, predictions = write_files(records, answers, name=name)
+        scores = score.score(
+            benchmark, annotations=annotations, predictions=predictions, profile=profile
+        )
+        return score.report(scores)
+
+    return run

@@ -1,0 +1,138 @@
+"""The scoring command: its contract, and what it says of files that it cannot use."""
+
+import json
+
+import helpers
+import numpy as np
+import pytest
+from PIL import Image
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.evals import registry, score
+
+QUERIES = [
+    {"video": "A.mp4", "caption": "person sits down.", "timestamp": [2.0, 6.0]},
+    {"video": "A.mp4", "caption": "person stands up.", "timestamp": [4.0, 8.0]},
+    {"video": "B.mp4", "caption": "person runs.", "timestamp": [1, 3]},
+]
+
+
+def run(*arguments, code=0):
+    process = helpers.python("-m", "vxlpro_jax.evals.score", *arguments)
+    out, err = process.communicate()
+    assert process.returncode == code, err
+    return out, err
+
+
+def flags(benchmark, files):
+    return ("--benchmark", benchmark, "--annotations", files[0], "--predictions", files[1])
+
+
+def test_command_prints_metrics_and_every_item_as_json_and_draws(write_files, tmp_path):
+    # IoUs: 2..6 against 2..6 is 1, 4..8 against 6..10 is 2 of 6, and nothing.
+    files = write_files(QUERIES, {0: "2 - 6", 1: "6 - 10", 2: None})
+    picture = tmp_path / "spans.png"
+    out, _ = run(*flags("charades_sta", files), "--json", "--plot", picture)
+    found = json.loads(out)
+    assert list(found)[:3] == ["benchmark", "profile", "metrics"]
+    assert (found["benchmark"], found["profile"]) == ("charades_sta", "official")
+    assert found["metrics"]["mIoU"] == pytest.approx(100 * (1 + 1 / 3) / 3)
+    assert found["metrics"]["R1@0.5"] == pytest.approx(100 / 3)
+    items = [(item["id"], item["parsed"], item["correct"]) for item in found["per_item"]]
+    assert items == [(0, [2, 6], True), (1, [6, 10], False), (2, None, False)]
+    assert found["counts"] == {"items": 3, "empty": 1, "unparsed": 1, "unscored": 0}
+    with Image.open(picture) as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 10
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_command_prints_a_table_and_says_what_waits_for_a_judge(write_files):
+    records = {"7": {"order": [{"question": "Describe.", "answer": "x"}] * 2}}
+    out, _ = run(*flags("tempcompass_captioning", write_files(records, ["A cat."])))
+    lines = out.splitlines()
+    assert lines[0].startswith("tempcompass_captioning (official): 2 items, 1 empty")
+    assert lines[1].split() == ["answered", "50.00"]
+    assert lines[2] == "Without a judge model 1 items stay unscored."
+
+
+def test_mistake_is_one_sentence_and_code_2(write_files):
+    out, err = run(*flags("charades_sta", write_files(QUERIES, {3: "1 - 2"})), code=2)
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith("predictions.jsonl, line 1: id 3 is not in the annotations.\n")
+
+
+def test_jax_is_never_loaded(write_files):
+    files = write_files(QUERIES, ["1 - 2"])
+    arguments = [*map(str, flags("charades_sta", files)), "--json"]
+    program = f"""
+import sys
+from vxlpro_jax.evals import registry, score
+for name in registry.NAMES:
+    registry.find(name)
+score.main({arguments!r})
+assert not [name for name in sys.modules if name.split(".")[0] in ("jax", "jaxlib", "flax")]
+"""
+    process = helpers.python("-c", program)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+
+
+def test_null_missing_and_blank_predictions_are_empty_answers(write_files):
+    annotations, predictions = write_files(QUERIES, [])
+    predictions.write_text('{"id": 0, "prediction": null}\n\n{"id": 1}\n')
+    scores = score.score("charades_sta", annotations=annotations, predictions=predictions)
+    assert score.report(scores)["counts"]["empty"] == 3
+    assert scores.metrics["mIoU"] == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ('{"id": 0, "prediction": "a"}\n{"id": 0}', "line 2: id 0 was given before"),
+        ('{"id": 0, "prediction": null}\n{"id": 0}', "line 2: id 0 was given before"),
+        ('{"id": 9}', "line 1: id 9 is not in the annotations"),
+        ('{"id": "1"}', "line 1: id '1' is not in the annotations. Ids are integers here"),
+        ('{"id": true}', "line 1: id True is not in the annotations"),
+        ('{"id": 1.0}', "line 1: id 1.0 is not in the annotations"),
+        ('{"id": [1]}', r"line 1: id \[1\] is not in the annotations"),
+        ('{"prediction": "a"}', "line 1 is no object with 'id'"),
+        ("[0]", "line 1 is no object with 'id'"),
+        ('\n{"id": 0', "line 2 is not JSON"),
+        ('{"id": 0, "prediction": 5}', "line 1: 'prediction' is 5"),
+    ],
+)
+def test_predictions_that_cannot_be_used(write_files, lines, sentence):
+    annotations, predictions = write_files(QUERIES, [])
+    predictions.write_text(lines)
+    with pytest.raises(InputError, match=sentence):
+        score.score("charades_sta", annotations=annotations, predictions=predictions)
+
+
+def test_two_records_with_one_id_are_a_mistake(scored):
+    records = [dict(QUERIES[0], question_id="q"), dict(QUERIES[1], question_id="q")]
+    with pytest.raises(InputError, match="record 1: id 'q' was given before"):
+        scored("charades_sta", records, [])
+
+
+def test_chain_belongs_to_vstar(write_files):
+    files = write_files(QUERIES, [])
+    _, err = run(*flags("charades_sta", files), "--chain", 2, code=2)
+    assert err.startswith("error: Benchmark charades_sta has no chains")
+    assert registry.find("vstar_when", chain=2).fps == 1
+
+
+def test_plot_belongs_to_spans(write_files, tmp_path):
+    records = {"7": {"order": [{"question": "Describe.", "answer": "x"}]}}
+    files = write_files(records, [])
+    picture = tmp_path / "a.png"
+    _, err = run(*flags("tempcompass_captioning", files), "--plot", picture, code=2)
+    assert "has no spans to draw" in err
+    assert not picture.exists()
+
+
+def test_plot_that_cannot_be_written(write_files, tmp_path):
+    arguments = flags("charades_sta", write_files(QUERIES, ["1 - 2"]))
+    with pytest.raises(InputError, match="cannot be written"):
+        score.main([*map(str, arguments), "--plot", str(tmp_path / "nowhere" / "a.png")])

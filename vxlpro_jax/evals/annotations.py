@@ -1,0 +1,162 @@
+"""Annotation files of benchmarks: rows whose fields are checked as they are read."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vxlpro_jax.config import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One record of an annotation file; every getter raises InputError on a field it cannot use.
+
+    Attributes: `where`, file and record for messages; `index`, its zero-based place; `fields`.
+    """
+
+    where: str
+    index: int
+    fields: Mapping[str, Any]
+
+    def __contains__(self, key: str) -> bool:
+        return self.fields.get(key) is not None
+
+    def id(self, key: str = "question_id") -> str | int:
+        """The record's own id, or its place in the file if it has none."""
+        if key not in self:
+            return self.index
+        value = self.fields[key]
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise self.wrong(key, "text or an integer")
+        return value
+
+    def text(self, key: str) -> str:
+        """A text that is not empty."""
+        value = self.fields.get(key)
+        if not isinstance(value, str) or not value:
+            raise self.wrong(key, "text")
+        return value
+
+    def number(self, key: str) -> float:
+        """A finite number."""
+        value = self.fields.get(key)
+        if not _is_number(value):
+            raise self.wrong(key, "a number")
+        return value
+
+    def one_of(self, key: str, allowed: tuple) -> Any:
+        """One of the `allowed` values."""
+        value = self.fields.get(key)
+        if isinstance(value, bool) or value not in allowed:
+            raise self.wrong(key, f"one of {', '.join(map(repr, allowed))}")
+        return value
+
+    def entries(self, key: str) -> list[Any]:
+        """A list that is not empty."""
+        value = self.fields.get(key)
+        if not isinstance(value, list) or not value:
+            raise self.wrong(key, "a non-empty list")
+        return value
+
+    def options(self, key: str) -> tuple[str, ...]:
+        """A non-empty list of texts or numbers, as texts."""
+        values = self.entries(key)
+        if not all(isinstance(value, str) or _is_number(value) for value in values):
+            raise self.wrong(key, "a list of texts or numbers")
+        return tuple(map(str, values))
+
+    def span(self, key: str) -> tuple[float, float]:
+        """Two numbers, start and end in seconds."""
+        value = self.fields.get(key)
+        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_number, value)):
+            raise self.wrong(key, "two numbers, start and end in seconds")
+        return value[0], value[1]
+
+    def wrong(self, key: str, expected: str) -> InputError:
+        """The error that a field is not what it should be."""
+        if key not in self.fields:
+            return InputError(f"{self.where}: field {key!r} is missing: expected {expected}.")
+        shown = repr(self.fields[key])
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return InputError(f"{self.where}: field {key!r} is {shown}: expected {expected}.")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The records of a `.parquet` file, a `.jsonl` file or a JSON list.
+
+    Raises:
+        InputError: the file cannot be read, has no records, or one of them is no object.
+    """
+    return rows_of(read_records(path), path=path)
+
+
+def rows_of(records: Any, *, path: Path) -> list[Row]:
+    """The rows of a list of records that `path` told.
+
+    Raises:
+        InputError: it is no list, is empty, or holds something else than objects.
+    """
+    if not isinstance(records, list) or not records:
+        raise InputError(f"Annotations {path} hold no list of records: give the published file.")
+    rows = [Row(f"{path}, record {i}", i, record) for i, record in enumerate(records)]
+    for row in rows:
+        if not isinstance(row.fields, dict):
+            raise InputError(f"{row.where} is no object: expected fields and their values.")
+    return rows
+
+
+def read_records(path: Path) -> Any:
+    """What an annotation file holds: of JSON anything, of `.jsonl` and `.parquet` a list.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    text = read_text(path, "Annotations")
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"Annotations {path} are not JSON ({error}): mend them.") from error
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: it does not exist or is not UTF-8; the sentence says `what` it should be.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {path} are not UTF-8 text ({error}).") from error
+
+
+def _read_parquet(path: Path) -> list[dict]:
+    if not path.is_file():
+        raise InputError(f"Annotations {path} cannot be read (No such file or directory).")
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(
+            f"Annotations {path} are Parquet, which needs pyarrow: pip install pyarrow, or give"
+            " them as JSON lines."
+        ) from error
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise InputError(f"Annotations {path} are not Parquet ({error}).") from error
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)

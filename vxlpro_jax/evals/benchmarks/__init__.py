@@ -1,0 +1,1 @@
+"""Published benchmarks of video understanding, one file a family."""

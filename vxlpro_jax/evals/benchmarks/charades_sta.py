@@ -1,0 +1,162 @@
+"""Charades-STA: when in a clip the event of a sentence happens."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.evals import temporal
+from vxlpro_jax.evals.annotations import Row, read_rows, read_text
+from vxlpro_jax.evals.scoring import Benchmark, Profile, Prompt, Rated, Verdict
+from vxlpro_jax.evals.spans import Span, clock_seconds, ordered
+
+_PROMPT = (
+    "Please find the visual event described by a sentence in the video, determining its starting"
+    " and ending times. The format should be: 'The event happens in the start time - end time'. For"
+    " example, The event 'person turn a light on' happens in the 24.3 - 30.4 seonds. Now I will"
+    " give you the textual sentence: {}. Please return its start time and end time."
+)
+_ECHO = "a specific example is : 20.8 - 30.0 seconds"
+_KEYWORDS = ("start", "end", "happen")
+
+_CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?"
+_CLOCKS = re.compile(rf"\b({_CLOCK})\b")
+_CLOCK_RANGE = re.compile(rf"\b({_CLOCK})\s*[\u2013-]\s*({_CLOCK})\b")
+_NUMBER = re.compile(r"\b(\d+(?:\.\d+)?)\b")
+_NUMBER_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*[\u2013-]\s*(\d+(?:\.\d+)?)")
+_UNIT_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*s?\s*[\u2013-]\s*(\d+(?:\.\d+)?)\s*s?")
+
+_LEGACY_NUMBER = re.compile(r"\b(\d+\.\d+\b|\b\d+)\b")
+_LEGACY_RANGE = re.compile(r"(\d+\.*\d*)\s*-\s*(\d+\.*\d*)")
+
+_LINE = re.compile(r"(\S+) (\S+) (\S+)##(.+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Query:
+    """A sentence about a clip; `span` is when it is true.
+
+    `key` is equal for records that lmms-eval counts as one.
+    """
+
+    id: str | int
+    video: str
+    caption: str
+    span: Span
+    key: str
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+def read(path: Path) -> list[Query]:
+    """Reads records with `video`, `caption` and `timestamp`, or the original `.txt` lines.
+
+    Raises:
+        InputError: the file or a record cannot be used.
+    """
+    rows = _text_rows(path) if path.suffix == ".txt" else read_rows(path)
+    return [_query(row) for row in rows]
+
+
+def prompt(query: Query, profile: Profile) -> Prompt:
+    """The prompt of lmms-eval, misspelt as there."""
+    del profile
+    return Prompt(_PROMPT.format(query.caption))
+
+
+def rate(query: Query, answer: str, profile: Profile) -> Verdict:
+    """The IoU with the first span that lmms-eval of 2026, or of early 2025, finds."""
+    parse = parse_official if profile == "official" else parse_legacy
+    return temporal.span_verdict(query.span, parse(answer), answer)
+
+
+def summarise(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
+    """`mIoU` and `R1@`, over all queries, exact duplicates merged into their last."""
+    del profile
+    merged = temporal.merge(rated, key=lambda one: one.record.key)
+    return temporal.span_metrics(merged, mean_name="mIoU")
+
+
+def parse_official(answer: str) -> Span | None:
+    """Tries one pattern after the other on the sentences with a keyword, or on all if none has."""
+    sentences = _sentences(_plain(answer))
+    sentences = _with_keyword(sentences) or sentences
+    return (
+        _first_range(_CLOCK_RANGE, sentences)
+        or _first_range(_NUMBER_RANGE, sentences)
+        or _first_pair([clock for text in sentences for clock in _CLOCKS.findall(text)])
+        or _first_pair([number for text in sentences for number in _NUMBER.findall(text)[:1]])
+        or _first_range(_UNIT_RANGE, sentences)
+    )
+
+
+def parse_legacy(answer: str) -> Span | None:
+    """A number range anywhere, else the first numbers of two sentences with a keyword.
+
+    A number with stray dots (`9..`), at which lmms-eval stops, is no span here.
+    """
+    text = _plain(answer)
+    try:
+        found = _first_range(_LEGACY_RANGE, [text])
+    except ValueError:
+        return None
+    sentences = _with_keyword(_sentences(text))
+    return found or _first_pair(
+        [number for sentence in sentences for number in _LEGACY_NUMBER.findall(sentence)[:1]]
+    )
+
+
+def _plain(answer: str) -> str:
+    return answer.lower().replace(_ECHO, "").replace("to", "-")
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"[!?\n]", text)
+
+
+def _with_keyword(sentences: Sequence[str]) -> list[str]:
+    return [text for text in sentences if any(word in text for word in _KEYWORDS)]
+
+
+def _first_range(pattern: re.Pattern, sentences: Sequence[str]) -> Span | None:
+    for text in sentences:
+        found = pattern.search(text)
+        if found:
+            return ordered(*map(clock_seconds, found.groups()))
+    return None
+
+
+def _first_pair(times: Sequence[str]) -> Span | None:
+    return ordered(*map(clock_seconds, times[:2])) if len(times) > 1 else None
+
+
+def _text_rows(path: Path) -> list[Row]:
+    rows = []
+    for index, line in enumerate(read_text(path, "Annotations").splitlines()):
+        found = _LINE.fullmatch(line.strip())
+        try:
+            start, end = map(float, found.groups()[1:3])
+        except (AttributeError, ValueError) as error:
+            raise InputError(
+                f"{path}, line {index + 1} is {line!r}: expected 'VIDEO start end##sentence.'."
+            ) from error
+        fields = {"video": f"{found[1]}.mp4", "caption": found[4], "timestamp": [start, end]}
+        rows.append(Row(f"{path}, line {index + 1}", index, fields))
+    if not rows:
+        raise InputError(f"Annotations {path} hold no line: give the published file.")
+    return rows
+
+
+def _query(row: Row) -> Query:
+    video, caption, span = row.text("video"), row.text("caption"), row.span("timestamp")
+    if span[1] < span[0]:
+        raise row.wrong("timestamp", "a start and an end not before it")
+    key = f"{video}>>>{caption}>>>{list(span)}"
+    return Query(id=row.id(), video=video, caption=caption, span=Span(*span), key=key)
+
+
+CHARADES_STA = Benchmark(read=read, prompt=prompt, rate=rate, summarise=summarise)

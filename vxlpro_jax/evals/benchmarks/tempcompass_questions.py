@@ -1,0 +1,122 @@
+"""Questions of TempCompass in both forms of file, checked by task."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.evals.annotations import Row, read_records, rows_of
+
+ASPECTS = ("action", "direction", "speed", "order", "attribute_change")
+
+# A name of two words, such as `Caption A`, and its sentence.
+_OPTION = re.compile(r"\S+\s+\S.*?: ")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question on a clip; `fine_aspect` is "" without the authors' `meta_info.json`."""
+
+    id: str | int
+    video: str
+    aspect: str
+    fine_aspect: str
+    question: str
+    gold: str
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Its aspect and, if known, the finer one."""
+        fine = (f"fine_aspect/{self.fine_aspect}",) if self.fine_aspect else ()
+        return (f"aspect/{self.aspect}", *fine)
+
+
+def read(path: Path, *, check: Callable[[Row], str]) -> list[Question]:
+    """Reads the authors' file, clip to aspect to questions, or rows with `video_id` and `dim`.
+
+    Fine aspects come from `meta_info.json`, beside the file or one folder above.
+
+    Args:
+        path: the annotations.
+        check: the right answer of a row; one of the functions below.
+
+    Raises:
+        InputError: the file or a record cannot be used.
+    """
+    records = read_records(path)
+    if isinstance(records, dict):
+        records = _flat(records, path)
+    fine_aspects = _fine_aspects(path)
+    return [_question(row, check(row), fine_aspects) for row in rows_of(records, path=path)]
+
+
+def right_line(row: Row) -> str:
+    """The right option's line."""
+    return row.text("answer")
+
+
+def yes_or_no(row: Row) -> str:
+    """Yes or no."""
+    return row.one_of("answer", ("yes", "no"))
+
+
+def right_caption(row: Row) -> str:
+    """The right option's line, which must stand in the question."""
+    answer = row.text("answer")
+    options = row.text("question").split("\n")[1:]
+    if not options or not all(_OPTION.match(option) for option in options):
+        raise row.wrong("question", "a line, then options a line each as 'Caption A: ..'")
+    if answer not in options:
+        raise row.wrong("answer", "one of the question's options, the whole line")
+    return answer
+
+
+def paired_line(row: Row) -> str:
+    """The right line of the multiple-choice question that a judge is asked, if it is told."""
+    return row.text("mc_answer") if "mc_answer" in row else ""
+
+
+def _flat(nested: Mapping[str, Any], path: Path) -> list[dict]:
+    flat = []
+    for video, aspects in nested.items():
+        listed = aspects.items() if isinstance(aspects, dict) else [("", None)]
+        for aspect, questions in listed:
+            if not isinstance(questions, list) or not all(isinstance(q, dict) for q in questions):
+                raise InputError(
+                    f"{path}, clip {video!r}: expected aspects, each with a list of questions."
+                )
+            flat += [{**asked, "video_id": video, "dim": aspect} for asked in questions]
+    return flat
+
+
+def _question(row: Row, gold: str, fine_aspects: Mapping[str, Any]) -> Question:
+    aspect = row.one_of("dim", ASPECTS)
+    video = row.text("video_id")
+    return Question(
+        id=row.id(),
+        video=f"{video}.mp4",
+        aspect=aspect,
+        fine_aspect=_fine_aspect(fine_aspects, video, aspect),
+        question=row.text("question"),
+        gold=gold,
+    )
+
+
+def _fine_aspects(path: Path) -> Mapping[str, Any]:
+    for folder in (path.parent, path.parent.parent):
+        file = folder / "meta_info.json"
+        if file.is_file():
+            found = read_records(file)
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _fine_aspect(fine_aspects: Mapping[str, Any], video: str, aspect: str) -> str:
+    if aspect == "order":
+        return "order" if fine_aspects else ""
+    try:
+        return str(fine_aspects[video]["eval_dim"][aspect]["type"])
+    except (KeyError, TypeError):
+        return ""
