@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vxlpro_jax import optim, sharding, tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
+from vxlpro_jax.models import encode
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
-from vxlpro_jax.ops.parts import map_parts
 from vxlpro_jax.train import abstract_state
 from vxlpro_jax.train_step import make_train_step
 
@@ -49,15 +49,12 @@ def train(config: TrainConfig, *, mesh: Mesh) -> Program:
 
 def prefill(config: TrainConfig, *, mesh: Mesh) -> Program:
     """Frames and text to the first logits and the cache, one sample a row."""
-    rows = config.data.batch_size
     apply = functools.partial(_apply, config)
+    part = {"config": config.model, "at_once": config.groups_at_once}
 
     def run(cache, params, frames, text):
-        groups = frames.reshape(-1, *frames.shape[2:])
-        for method in ("group_features", "condense"):
-            part = functools.partial(apply, params, method=method)
-            groups = map_parts(part, groups, at_once=config.groups_at_once)
-        visual = groups.reshape(rows, -1, *groups.shape[1:])
+        features = encode.group_features(params, frames, **part)
+        visual = encode.condense(params, features, **part)
         sequence = apply(params, visual, text, method="assemble")
         return apply(params, sequence, cache, method="prefill")
 
@@ -67,7 +64,7 @@ def prefill(config: TrainConfig, *, mesh: Mesh) -> Program:
         token_segments=batch["token_segments"],
         stamp_ids=batch["stamp_ids"],
         group_segments=batch["group_segments"],
-        keep_counts=_rows((rows, 1), mesh=mesh),
+        keep_counts=_rows((config.data.batch_size, 1), mesh=mesh),
     )
     return Program(
         run, (_cache(config, mesh=mesh), _params(config, mesh=mesh), batch["frames"], text), 0

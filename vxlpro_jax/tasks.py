@@ -13,7 +13,7 @@ from einops import rearrange
 from vxlpro_jax import tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
 from vxlpro_jax.losses import head_cross_entropy, reconstruction
-from vxlpro_jax.models import recot, video_xl_pro
+from vxlpro_jax.models import encode, recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops.parts import map_parts
 from vxlpro_jax.ops.selection import keep_count
@@ -73,7 +73,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
     params = tree.cast(params, config.compute_dtype)
     model = video_xl_pro.VideoXLPro(config.model)
     counts = config.model.tokens_per_group * seg.one_hot(
-        batch["group_segments"], num_segments=1
+        batch["group_segments"], num_segments=config.data.samples_per_row
     ).sum(1)
     low, high = config.keep_ratio
     ratio = jax.random.uniform(key, counts.shape, minval=low, maxval=high)
@@ -86,12 +86,12 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
     )
 
     apply = functools.partial(model.apply, {"params": params})
-    encode = functools.partial(_by_group, at_once=config.groups_at_once)
-    if "features" in batch:
-        features = batch["features"]
-    else:
-        features = encode(functools.partial(apply, method="group_features"), batch["frames"])
-    visual = encode(functools.partial(apply, method="condense"), features)
+    visual = encode.condense(
+        params,
+        _features(params, batch, config=config),
+        config=config.model,
+        at_once=config.groups_at_once,
+    )
     hidden = apply(visual, text, method="read")
     loss = head_cross_entropy(
         hidden, labels=batch["labels"], to_logits=functools.partial(apply, method="logits")
@@ -118,19 +118,19 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
     The batch holds `frames`, or `features` [B,G,4,P,C] of the frozen tower.
     """
     params = tree.cast(params, config.compute_dtype)
-    model = recot.Recot(config.model, config.recot)
+    apply = recot.Recot(config.model, config.recot).apply
 
-    apply = functools.partial(model.apply, {"params": params})
-    if "features" in batch:
-        features = rearrange(batch["features"], "b g f p c -> (b g) f p c")
-    else:
-        frames = rearrange(batch["frames"], "b g ... -> (b g) ...")
-        see = functools.partial(apply, method="features")
-        features = map_parts(see, frames, at_once=config.groups_at_once)
-    restored = apply(features, key=key)
-    hidden = jax.lax.stop_gradient(1 - restored.visible)
+    features = rearrange(_features(params, batch, config=config), "b g f p c -> (b g) f p c")
+    masked = apply({"params": params}, features, key=key, method="mask")
+    predicted = map_parts(
+        lambda used, part: apply({"params": used}, part, method="rebuild"),
+        {name: params[name] for name in ("dts", "recot")},
+        masked.features,
+        at_once=config.groups_at_once,
+    )
+    hidden = jax.lax.stop_gradient(1 - masked.visible)
     valid = rearrange(batch["group_segments"] > 0, "b g -> (b g) 1 1")
-    error = reconstruction(restored.predicted, targets=restored.targets, hidden=hidden * valid)
+    error = reconstruction(predicted, targets=recot.targets(features), hidden=hidden * valid)
     weight = (hidden * valid).sum()
     metrics = {
         "token_error": error.tokens,
@@ -141,10 +141,13 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
     return Loss(error.tokens + config.recot.difference_weight * error.changes, weight, metrics)
 
 
-def _by_group(function, x, *, at_once):
-    """A function of groups [G, ...] on those of a batch [B, G, ...]."""
-    flat = map_parts(function, rearrange(x, "b g ... -> (b g) ..."), at_once=at_once)
-    return rearrange(flat, "(b g) ... -> b g ...", b=len(x))
+def _features(params, batch, *, config):
+    """Of the tower: [B, G, 4, P, C]."""
+    if "features" in batch:
+        return batch["features"]
+    return encode.group_features(
+        params, batch["frames"], config=config.model, at_once=config.groups_at_once
+    )
 
 
 def _frames(batch):

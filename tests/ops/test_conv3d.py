@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.conv3d import halve_time
+from vxlpro_jax.ops.conv3d import by_convolution, by_products, halve_time
 
 
 @pytest.fixture(autouse=True)
@@ -44,4 +44,20 @@ def test_values_and_gradients(slots):
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11),
         run(lambda x, k, b: halve_time(x, kernel=k, bias=b)),
         run(direct),
+    )
+
+
+@pytest.mark.parametrize("taps", [2, 3])
+def test_both_forms_are_the_same_convolution(taps):
+    rng = np.random.default_rng(taps)
+    x = jnp.asarray(rng.standard_normal((2, taps + 2, 6, 5, 4)))
+    kernel = jnp.asarray(rng.standard_normal((taps, 3, 3, 4, 7)))
+
+    def run(convolve):
+        return jax.value_and_grad(lambda *a: jnp.sin(convolve(*a)).sum(), argnums=(0, 1))(x, kernel)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11),
+        run(by_products),
+        run(by_convolution),
     )

@@ -5,20 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from vxlpro_jax import hlo, sharding
+from vxlpro_jax.config import MeshConfig
 from vxlpro_jax.ops.parts import map_parts
+from vxlpro_jax.tpu_topology import topology_devices
 
 WIDTH = 64
 
 
-def wide(x, weights):
-    """[f, 3] -> [f, 2] through something wide."""
-    return jnp.tanh(x @ weights)[:, :2] * x[:, :2]
+def wide(weights, x):
+    """[f, 1] -> [f, 2] through something wide."""
+    return jnp.tanh(x @ weights)[:, :2] * x
 
 
 def given(frames):
     rng = np.random.default_rng(0)
-    return jnp.asarray(rng.normal(size=(frames, 3))), jnp.asarray(rng.normal(size=(3, WIDTH)))
+    return jnp.asarray(rng.normal(size=(frames, 1))), jnp.asarray(rng.normal(size=(1, WIDTH)))
 
 
 @pytest.mark.parametrize(("frames", "at_once"), [(12, 0), (12, 12), (12, 5), (7, 3), (1, 1)])
@@ -26,7 +31,7 @@ def test_values_and_gradients_are_those_of_the_whole(frames, at_once):
     x, weights = given(frames)
 
     def loss(x, weights, at_once):
-        y = map_parts(lambda part: wide(part, weights), x, at_once=at_once)
+        y = map_parts(wide, weights, x, at_once=at_once)
         return (y * jnp.arange(frames)[:, None]).sum(), y
 
     (_, parts), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, weights, at_once)
@@ -42,7 +47,7 @@ def test_forward_and_backward_hold_no_more_at_once(at_once, most):
     x, weights = given(12)
 
     def loss(x):
-        return map_parts(lambda part: wide(part, weights), x, at_once=at_once).sum()
+        return map_parts(wide, weights, x, at_once=at_once).sum()
 
     def wide_rows(jaxpr):
         for equation in jaxpr.eqns:
@@ -53,3 +58,33 @@ def test_forward_and_backward_hold_no_more_at_once(at_once, most):
                 yield from wide_rows(inner)
 
     assert max(wide_rows(jax.make_jaxpr(jax.grad(loss))(x).jaxpr)) == most
+
+
+def test_gradients_of_many_parts_are_added_up_in_float32():
+    """Steps of 1 are lost in bfloat16 from 256 on."""
+
+    def loss(weights):
+        return map_parts(lambda w, x: x * w, weights, jnp.ones((1000, 1), jnp.bfloat16), at_once=1)
+
+    grad = jax.grad(lambda w: loss(w).astype(jnp.float32).sum())(jnp.ones((1,), jnp.bfloat16))
+    assert grad.dtype == jnp.bfloat16
+    assert grad.item() == 1000
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_devices_exchange_parameters_and_gradients_once(at_once):
+    devices = topology_devices("v5e:2x4")
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(), devices=devices)):
+        weights = _placed((512, 512), P("fsdp"))
+        x = _placed((64, 512), P(("data", "fsdp")))
+
+        def loss(weights, x):
+            return jnp.tanh(map_parts(lambda w, x: x @ w, weights, x, at_once=at_once)).sum()
+
+        program = jax.jit(jax.grad(loss)).lower(weights, x).compile().as_text()
+    assert sum(kind.count for kind in hlo.collectives(program).values()) == 2
+
+
+def _placed(shape, spec):
+    place = NamedSharding(jax.sharding.get_mesh(), spec)
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)

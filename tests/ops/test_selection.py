@@ -59,6 +59,19 @@ def test_keep_highest_is_a_stable_sort_of_each_segment():
         np.testing.assert_array_equal(kept[0], expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_keep_highest_of_numbers_of_every_size_and_sign(dtype):
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(dtype == "float64"):
+        spread = rng.normal(size=300) * 10.0 ** rng.integers(-30, 30, 300)
+        scores = jnp.asarray(np.concatenate([spread, [0.0, -0.0] * 10]), dtype)[None]
+        segments, length = jnp.ones(scores.shape, jnp.int32), scores.shape[1]
+        order = np.argsort(-np.asarray(scores[0], np.float64), kind="stable")
+        for count in (0, 1, 150, 160, length - 1, length):
+            kept = keep_highest(scores, segments=segments, counts=jnp.asarray([[count]]))
+            np.testing.assert_array_equal(np.flatnonzero(kept[0]), np.sort(order[:count]))
+
+
 def test_keep_highest_with_neither_tokens_nor_segments():
     kept = keep_highest(
         jnp.ones((2, 4)), segments=jnp.zeros((2, 4), int), counts=jnp.full((2, 1), 3)

@@ -67,18 +67,19 @@ class _TemporalAttention(nn.Module):
     @nn.compact
     def __call__(self, x):
         slots, width = x.shape[1], x.shape[-1]
-        y = rearrange(x, "g t h w c -> g (h w) t c")
-        y = GroupNorm(axes=(2,), name="norm")(y)
+        y = GroupNorm(axes=(1,), name="norm")(rearrange(x, "g t h w c -> g t (h w) c"))
         qkv = Dense(3 * width, kernel_init=zeros, bias_init=zeros, name="qkv")(y)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         q, k = q * width**-0.25, k * width**-0.25
         rel_k, rel_v = (self._relative(name, slots, width) for name in ("rel_k", "rel_v"))
-        logits = jnp.einsum("gpic,gpjc->gpij", q, k) + jnp.einsum("gpjc,jic->gpij", q, rel_k)
-        weights = jax.nn.softmax(at_least_float32(logits), axis=-1).astype(v.dtype)
-        out = jnp.einsum("gpij,gpjc->gpic", weights, v)
-        out = out + jnp.einsum("gpij,ijc->gpic", weights, rel_v)
+        # Sums, not matrix products: so few slots fill no matrix unit, and thousands of products as
+        # small take XLA long to compile for TPUs. Axes: groups, slots i, slots j, places, channels.
+        q, k, rel_k = (at_least_float32(part) for part in (q, k, rel_k))
+        pairs = q[:, :, None] * k[:, None] + q[:, None] * rel_k.swapaxes(0, 1)[:, :, None]
+        weights = jax.nn.softmax(pairs.sum(-1), axis=2).astype(v.dtype)[..., None]
+        out = (weights * (v[:, None] + rel_v[:, :, None])).sum(2)
         out = Dense(width, kernel_init=zeros, bias_init=zeros, name="out")(out)
-        return rearrange(out, "g (h w) t c -> g t h w c", h=x.shape[2])
+        return out.reshape(x.shape)
 
     def _relative(self, name, slots, width):
         """[from, to, C]: the table's row for the clipped distance to - from."""

@@ -27,6 +27,19 @@ _NORM_EPS = 1e-6
 
 
 @flax.struct.dataclass
+class Masked:
+    """What the compressor is given of some groups.
+
+    Attributes:
+        features: [G, f, P, C], the mask token in the place of what is hidden.
+        visible: [G, f, P], 1 for what it sees, 0 for what it has to restore.
+    """
+
+    features: jax.Array
+    visible: jax.Array
+
+
+@flax.struct.dataclass
 class Restored:
     """What comes of one pass over some groups.
 
@@ -67,16 +80,30 @@ class Recot(nn.Module):
         groups = grids.group_frames(grid, layout=self.config.dts.layout)
         return rearrange(self.dts(mesh.shard_frames(groups)), "g h w c -> g (h w) c")
 
+    def mask(self, features: jax.Array, *, key: jax.Array) -> Masked:
+        """Hides some of [G, f, P, C]; `key` draws what."""
+        visible = self.recot.choose(features, key=key)
+        return Masked(self.recot.hide(features, visible=visible), visible)
+
+    def rebuild(self, masked: jax.Array) -> jax.Array:
+        """Compresses and restores [G, f, P, C], each group by itself."""
+        return self.recot.restore(self.compress(masked))
+
     def __call__(self, features: jax.Array, *, key: jax.Array) -> Restored:
         """Masks, compresses and restores [G, f, P, C]; `key` draws the mask."""
-        visible = self.recot.choose(features, key=key)
-        compressed = self.compress(self.recot.hide(features, visible=visible))
+        masked = self.mask(features, key=key)
+        compressed = self.compress(masked.features)
         return Restored(
-            targets=jax.lax.stop_gradient(normalize(features)),
+            targets=targets(features),
             predicted=self.recot.restore(compressed),
-            visible=visible,
+            visible=masked.visible,
             compressed=compressed,
         )
+
+
+def targets(features: jax.Array) -> jax.Array:
+    """What is to be restored of [G, f, P, C]: itself, each token normalised, without gradient."""
+    return jax.lax.stop_gradient(normalize(features))
 
 
 def normalize(features: jax.Array) -> jax.Array:

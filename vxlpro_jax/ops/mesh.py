@@ -2,6 +2,7 @@
 
 Frames (and their groups) are spread over every axis that is not `tensor`, because the tower and the
 DTS treat them alike; the decoder's sequences are spread by row and, along their length, by context.
+Inside of a `jax.shard_map` only the axes that it leaves to the partitioner count.
 
 With `n` devices along `context` a sequence is cut into 2n pieces, of which device `i` holds `i` and
 `2n - 1 - i`, one after the other: early queries see few keys and late ones many, so that pairs have
@@ -32,25 +33,9 @@ def shard_frames(x: jax.Array) -> jax.Array:
     return _constrain(x, P(_dividing(FRAMES[0], x.shape[0])))
 
 
-def frame_shards(count: int) -> int:
-    """Over how many devices `shard_frames` spreads so many frames or groups."""
-    return axis_size(_dividing(FRAMES[0], count) or ())
-
-
-def cut_frames(x: jax.Array, *, parts: int) -> jax.Array:
-    """[F, ...], spread as by `shard_frames`, to [parts, F / parts, ...].
-
-    Every device cuts its own share, so that no frame moves.
-    """
-    return _cut(x, axes=_dividing(FRAMES[0], len(x)), parts=parts)
-
-
-def join_frames(x: jax.Array) -> jax.Array:
-    """The inverse of `cut_frames`."""
-    axes = _dividing(FRAMES[0], x.shape[1])
-    cut = rearrange(x, "n (d f) ... -> n d f ...", d=axis_size(axes or ()))
-    cut = _constrain(_constrain(cut, P(None, axes)).swapaxes(0, 1), P(axes))
-    return _constrain(rearrange(cut, "d n f ... -> (d n f) ..."), P(axes))
+def frame_axes(count: int) -> tuple[str, ...]:
+    """The axes over which `shard_frames` spreads so many frames or groups."""
+    return _dividing(FRAMES[0], count) or ()
 
 
 def shard_rows(x: jax.Array) -> jax.Array:
@@ -60,7 +45,10 @@ def shard_rows(x: jax.Array) -> jax.Array:
 
 def cut_rows(x: jax.Array, *, parts: int) -> jax.Array:
     """[B, ...], spread as by `shard_rows`, to [parts, B / parts, ...]; no row moves."""
-    return _cut(x, axes=BATCH_AXES, parts=parts)
+    # Each step is held to its place: left to itself, XLA's partitioner has mixed rows up.
+    cut = rearrange(x, "(d n b) ... -> n d b ...", d=axis_size(BATCH_AXES), n=parts)
+    cut = _constrain(cut, P(None, BATCH_AXES))
+    return _constrain(rearrange(cut, "n d b ... -> n (d b) ..."), P(None, BATCH_AXES))
 
 
 def gather_rows(kernel: jax.Array) -> jax.Array:
@@ -145,10 +133,17 @@ def attention_axes(spread: P, *, rows: int, length: int, heads: int, kv_heads: i
     )
 
 
-def axis_size(axes: tuple[str, ...]) -> int:
+def axis_size(axes: tuple[str, ...] = ALL_AXES) -> int:
     """Devices along the given axes of the current mesh; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape.get(axis, 1) for axis in axes)
+    free = free_axes()
+    return math.prod(shape[axis] for axis in axes if axis in free)
+
+
+def free_axes() -> frozenset[str]:
+    """The axes of the current mesh over which the partitioner may spread arrays."""
+    current = jax.sharding.get_abstract_mesh()
+    return frozenset(current.axis_names) - frozenset(current.manual_axes)
 
 
 def platform() -> str:
@@ -160,17 +155,20 @@ def platform() -> str:
 
 def _dividing(axes: tuple[str, ...], count: int) -> tuple[str, ...] | None:
     """The axes, or those of the batch, or none: what divides `count`."""
-    return next((some for some in (axes, BATCH_AXES) if count % axis_size(some) == 0), None)
-
-
-def _cut(x, *, axes, parts):
-    # Each step is held to its place: left to itself, XLA's partitioner has mixed frames up.
-    cut = rearrange(x, "(d n f) ... -> n d f ...", d=axis_size(axes or ()), n=parts)
-    cut = _constrain(cut, P(None, axes))
-    return _constrain(rearrange(cut, "n d f ... -> n (d f) ..."), P(None, axes))
+    choices = (tuple(a for a in some if a in free_axes()) for some in (axes, BATCH_AXES))
+    return next((some for some in choices if some and count % axis_size(some) == 0), None)
 
 
 def _constrain(x, spec):
-    if jax.sharding.get_abstract_mesh().empty:
+    free = free_axes()
+    if not free:
         return x
-    return jax.lax.with_sharding_constraint(x, spec)
+
+    def left(entry):
+        """What of a dimension's axes the partitioner may still use."""
+        if entry is None or entry is P.UNCONSTRAINED:
+            return entry
+        names = (entry,) if isinstance(entry, str) else entry
+        return tuple(name for name in names if name in free) or None
+
+    return jax.lax.with_sharding_constraint(x, P(*map(left, spec)))

@@ -1,34 +1,51 @@
 """A function of many frames on a few at a time, so that memory does not grow with their number.
 
-Shapes: `F` frames, or groups of frames.
+Shapes: `F` frames, or groups of frames, `f` those of a part, `N` parts of a device.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax.ops import mesh
+from vxlpro_jax.ops.precision import at_least_float32
+
+Function = Callable[[Any, jax.Array], jax.Array]
 
 
-def map_parts(
-    function: Callable[[jax.Array], jax.Array], x: jax.Array, *, at_once: int
-) -> jax.Array:
-    """`function(x)` for one that treats each of the leading axis alike: [F, ...] -> [F, ...].
+def map_parts(function: Function, params: Any, x: jax.Array, *, at_once: int) -> jax.Array:
+    """`function(params, x)` for one that treats each of x's leading axis alike.
 
     Of the parts only what goes in and what comes out is kept; the backward pass computes the rest
-    again, a part at a time.
+    again, a part at a time. A device gathers the parameters once for all of its parts, adds up
+    their gradients in float32 or more, and shares the sum with the others once.
 
     Args:
-        function: from a part [f, ...] to [f, ...].
+        function: parameters and a part [f, ...] to [f, ...].
+        params: of arrays, all of which the function uses.
         x: [F, ...], to be spread over the mesh as `mesh.shard_frames` does.
         at_once: the most that a device works on at a time; 0 for all that it has.
+
+    Returns:
+        [F, ...].
     """
     x = mesh.shard_frames(x)
-    parts = _parts(len(x) // mesh.frame_shards(len(x)), at_once=at_once)
+    axes = mesh.frame_axes(len(x))
+    parts = _parts(len(x) // mesh.axis_size(axes), at_once=at_once)
     if parts == 1:
-        return function(x)
-    apply = jax.checkpoint(function, prevent_cse=False)
-    return mesh.join_frames(jax.lax.map(apply, mesh.cut_frames(x, parts=parts)))
+        return function(params, x)
+    share = functools.partial(_map_share, function, parts)
+    if not axes:
+        return share(params, x)
+    spread = jax.shard_map(
+        share, in_specs=(P(), P(axes)), out_specs=P(axes), axis_names=set(axes), check_vma=False
+    )
+    return spread(params, x)
 
 
 def _parts(count: int, *, at_once: int) -> int:
@@ -36,3 +53,41 @@ def _parts(count: int, *, at_once: int) -> int:
     if not at_once:
         return 1
     return next(n for n in range(1, count + 1) if count % n == 0 and count // n <= at_once)
+
+
+def _map_share(function, parts, params, x):
+    """A device's frames."""
+    mapped = _map(function, params, rearrange(x, "(n f) ... -> n f ...", n=parts))
+    return rearrange(mapped, "n f ... -> (n f) ...")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _map(function, params, x):
+    """[N, f, ...] -> [N, f, ...]."""
+    return jax.lax.map(functools.partial(function, params), x)
+
+
+def _forward(function, params, x):
+    return _map(function, params, x), (params, x)
+
+
+def _backward(function, saved, grads):
+    params, x = saved
+    is_given = not jnp.issubdtype(x.dtype, jnp.inexact)
+
+    def add(total, part):
+        given, grad = part
+        if is_given:
+            _, pull_back = jax.vjp(lambda p: function(p, given), params)
+            (own,), back = pull_back(grad), None
+        else:
+            _, pull_back = jax.vjp(function, params, given)
+            own, back = pull_back(grad)
+        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, own), back
+
+    zeros = jax.tree.map(lambda p: jnp.zeros_like(at_least_float32(p)), params)
+    total, back = jax.lax.scan(add, zeros, (x, grads))
+    return jax.tree.map(lambda t, p: t.astype(p.dtype), total, params), back
+
+
+_map.defvjp(_forward, _backward)

@@ -15,6 +15,9 @@ def one_hot(segments: jax.Array, *, num_segments: int) -> jax.Array:
 def lookup(table: jax.Array, *, segments: jax.Array) -> jax.Array:
     """Each element's entry of a per-segment table; padding gets that of segment 1.
 
+    A sum over the few segments, because the gradient of an index would be a scatter, which XLA
+    sorts for on TPUs.
+
     Args:
         table: [B, S, ...].
         segments: int32 [B, E].
@@ -22,8 +25,9 @@ def lookup(table: jax.Array, *, segments: jax.Array) -> jax.Array:
     Returns:
         [B, E, ...].
     """
-    index = jnp.maximum(segments - 1, 0)
-    return jax.vmap(lambda rows, at: rows[at])(table, index)
+    member = one_hot(jnp.maximum(segments, 1), num_segments=table.shape[1])
+    member = member.reshape(*member.shape, *[1] * (table.ndim - 2))
+    return jnp.where(member, table[:, None], 0).sum(2, dtype=table.dtype)
 
 
 def index_in_segment(segments: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax.ops import segments as seg
+from vxlpro_jax.ops.precision import at_least_float32
 
 _MULTIPLE = 16
 
@@ -53,6 +54,9 @@ def normalize(scores: jax.Array, *, segments: jax.Array, num_segments: int) -> j
 def keep_highest(scores: jax.Array, *, segments: jax.Array, counts: jax.Array) -> jax.Array:
     """Marks the `counts` highest scores of each segment; ties go to the lower index.
 
+    Finds each segment's lowest score that stays bit by bit, because XLA takes minutes to compile
+    long sorts for TPUs.
+
     Args:
         scores: [B, E].
         segments: int32 [B, E], contiguous from 1, 0 in padding.
@@ -62,10 +66,30 @@ def keep_highest(scores: jax.Array, *, segments: jax.Array, counts: jax.Array) -
         bool [B, E], False in padding.
     """
     num_segments = counts.shape[1]
-    group = jnp.where(segments > 0, segments, num_segments + 1)
-    order = jnp.lexsort((-scores, group), axis=-1)
-    place = jnp.argsort(order, axis=-1)
-    sizes = seg.one_hot(segments, num_segments=num_segments).sum(1)
-    starts = jnp.cumsum(sizes, axis=-1) - sizes
-    rank = place - seg.lookup(starts, segments=segments)
-    return (segments > 0) & (rank < seg.lookup(counts, segments=segments))
+    member = seg.one_hot(segments, num_segments=num_segments)
+    ranks = _ordered_bits(scores)
+    bits = jnp.iinfo(ranks.dtype).bits
+
+    def try_bit(index, least):
+        more = least | jnp.asarray(1, ranks.dtype) << (bits - 1 - index).astype(ranks.dtype)
+        stay = ranks[..., None] >= more[:, None]
+        return jnp.where((member & stay).sum(1) >= counts, more, least)
+
+    least = jax.lax.fori_loop(0, bits, try_bit, jnp.zeros_like(counts, ranks.dtype))
+    least = seg.lookup(least, segments=segments)
+    above, equal = ranks > least, ranks == least
+    left = counts - (member & above[..., None]).sum(1)
+    place = (jnp.cumsum(member & equal[..., None], axis=1) * member).sum(-1)
+    chosen = above | (equal & (place <= seg.lookup(left, segments=segments)))
+    has_any = seg.lookup(counts, segments=segments) > 0
+    return (segments > 0) & has_any & chosen
+
+
+def _ordered_bits(x: jax.Array) -> jax.Array:
+    """Unsigned integers in the order of the numbers; the two zeros are equal."""
+    x = at_least_float32(x)
+    x = jnp.where(x == 0, 0, x)
+    kind = jnp.uint64 if x.dtype.itemsize == 8 else jnp.uint32
+    bits = jax.lax.bitcast_convert_type(x, kind)
+    sign = jnp.asarray(1, kind) << (jnp.iinfo(kind).bits - 1)
+    return jnp.where(bits & sign, ~bits, bits | sign)

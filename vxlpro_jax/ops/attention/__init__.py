@@ -58,7 +58,7 @@ def attention(
     inputs = Inputs(q, k, v, q_positions, q_segments, kv_segments)
     if causal and q_positions is None:
         inputs = _in_order(inputs)
-    if jax.sharding.get_abstract_mesh().size <= 1:
+    if mesh.axis_size() == 1:
         kernel = _kernel(inputs, backend=backend, axes=mesh.Axes())
         return kernel.attend(inputs, kernel.tables)
     return _over_mesh(inputs, spread=spread, backend=backend)
@@ -96,7 +96,11 @@ def _over_mesh(x: Inputs, *, spread: P, backend: AttentionBackend) -> jax.Array:
         kv_segments=_where_given(x.kv_segments, keys),
     )
     spread_out = jax.shard_map(
-        kernel.attend, in_specs=(specs, kernel.specs), out_specs=specs.q, check_vma=False
+        kernel.attend,
+        in_specs=(specs, kernel.specs),
+        out_specs=specs.q,
+        axis_names=mesh.free_axes(),
+        check_vma=False,
     )
     return spread_out(x, kernel.tables)
 
