@@ -1,21 +1,25 @@
-"""Compiling for TPUs that are not there: what fits, what does not, and what is no topology."""
+"""Compiling for TPUs that are not there: what fits, what does not, and what is no topology.
+
+Of GPUs only what needs no compiler of theirs, which the tests do not install.
+"""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vxlpro_jax import programs, sharding
+from vxlpro_jax import chips, gpu_topology, programs, sharding
 from vxlpro_jax.config import DataConfig, MeshConfig, TrainConfig
 from vxlpro_jax.data.pipeline import build_pipeline
 
 ROOT = Path(__file__).parent.parent
 
 
-def compile_for(topology, *flags, tmp_path):
+def compile_for(topology, *flags, tmp_path, **environment):
     """The finished command and the figures that it wrote, or None."""
     file = tmp_path / "fit.json"
     command = [sys.executable, "-m", "vxlpro_jax.compile", "--config=configs/stage2.py"]
@@ -24,7 +28,7 @@ def compile_for(topology, *flags, tmp_path):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment,
     )
     return done, json.loads(file.read_text()) if file.exists() else None
 
@@ -52,7 +56,13 @@ def test_what_does_not_fit_exits_with_1_and_says_what_would_help(tmp_path):
 
 @pytest.mark.parametrize(
     ("topology", "reason"),
-    [("v9:2x2", "name a chip, one of v5e, v5p, v6e"), ("v5e:3x1", "cannot be described")],
+    [
+        ("v9:2x2", "name a chip, one of v5e, v5p, v6e, h100"),
+        ("v5e:3x1", "cannot be described"),
+        ("h100:2x4", "and how many, for example h100:8"),
+        ("h100:0", "and how many, for example h100:8"),
+        ("a100:", "and how many, for example h100:8"),
+    ],
 )
 def test_no_topology_is_told_in_a_sentence(topology, reason, tmp_path):
     done, told = compile_for(topology, tmp_path=tmp_path)
@@ -60,6 +70,43 @@ def test_no_topology_is_told_in_a_sentence(topology, reason, tmp_path):
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
     assert told is None
+
+
+def test_a_gpu_needs_its_compiler(tmp_path):
+    """Where it is installed, the empty package that is found first hides it."""
+    (tmp_path / "jax_plugins").mkdir()
+    (tmp_path / "jax_plugins" / "__init__.py").touch()
+    done, told = compile_for("h100:8", tmp_path=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "pip install -e '.[gpu]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert told is None
+
+
+def test_gpus_have_no_slices(tmp_path):
+    done, told = compile_for("h100:8", "--num_slices=2", tmp_path=tmp_path)
+    assert done.returncode == 2
+    assert "count those of all hosts, h100:16" in done.stderr
+    assert told is None
+
+
+def test_every_gpu_is_described():
+    block = re.compile(r"(\w+)(?:: | \{)")
+    fields = {name: re.findall(block, gpu_topology.describe(name)) for name in chips.GPUS}
+    assert len(set(map(tuple, fields.values()))) == 1
+    for name, chip in chips.GPUS.items():
+        text = gpu_topology.describe(name)
+        assert f"device_memory_size: {chip.hbm_bytes}\n" in text
+        kind = re.search(r'device_description_str: "(.*)"', text)[1]
+        assert chips.chip_of_kind(kind) == chip
+
+
+def test_a_gpu_has_the_memory_that_launchers_give_a_process():
+    text = (ROOT / "launch" / "xla_flags.env").read_text()
+    share = float(re.search(r"^XLA_PYTHON_CLIENT_MEM_FRACTION=(.*)$", text, re.MULTILINE)[1])
+    for chip in chips.GPUS.values():
+        assert chip.usable_bytes == int(share * chip.hbm_bytes)
+    assert chips.chip_of("v5e:2x2").usable_bytes == 16 * 2**30
 
 
 @pytest.mark.parametrize("task", ["answer", "recot"])

@@ -59,6 +59,48 @@ def test_collectives_by_kind():
     }
 
 
+# As XLA for GPUs writes them: begun and ended apart, several arrays at once, one channel for all.
+GPU_PROGRAM = """\
+HloModule jit_step, is_scheduled=true
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  ROOT %fusion.1 = pred[] fusion(%i), kind=kLoop, calls=%compare
+}
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %sum-start = f32[8]{0} all-reduce-start(%x), channel_id=1, to_apply=%add
+  %sum-done = f32[8]{0} all-reduce-done(%sum-start)
+}
+
+ENTRY %main (p.0: bf16[2,4], p.1: f32[8]) -> f32[8] {
+  %while.1 = (s32[], f32[8]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"36"}}
+  %gather-start = ((f32[2]{0}, bf16[2,4]{1,0}), (f32[8]{0}, bf16[8,4]{1,0})) all-gather-start(%p.1, %p.0), channel_id=1
+  %gather-done = (f32[8]{0}, bf16[8,4]{1,0}) all-gather-done(%gather-start)
+  %both-start = (f32[8]{0}, f32[2]{0}) all-reduce-start(%p.1, %p.2), channel_id=1, to_apply=%add
+  %both-done = (f32[8]{0}, f32[2]{0}) all-reduce-done(%both-start)
+  %part-start = ((f32[8]{0}), f32[2]{0}) reduce-scatter-start(%p.1), channel_id=1, to_apply=%add
+  %part-done = f32[2]{0} reduce-scatter-done(%part-start)
+  %all-start = ((bf16[8,4]{1,0}), bf16[8,4]{1,0}) all-to-all-start(%p.3), channel_id=1
+  ROOT %all-done = bf16[8,4]{1,0} all-to-all-done(%all-start)
+}
+"""  # noqa: E501
+
+
+def test_collectives_of_gpus():
+    assert hlo.collectives(GPU_PROGRAM) == {
+        "all-reduce": Collective(36 + 1, 36 * 32 + 40),
+        "all-gather": Collective(1, 32 + 64),
+        "reduce-scatter": Collective(1, 8),
+        "all-to-all": Collective(1, 64),
+    }
+
+
+def test_attention_is_known_by_its_kernels():
+    call = '%out = bf16[8] custom-call(%q), custom_call_target="__cudnn$fmhaSoftmax"'
+    assert hlo.attention_kernels(call) == ["cudnn"]
+    assert hlo.attention_kernels(PROGRAM) == []
+
+
 def test_a_program_without_any_has_none():
     assert hlo.collectives("ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %p = f32[8] p()\n}\n") == {}
     assert hlo.collectives("") == {}

@@ -17,6 +17,7 @@ from vxlpro_jax.config import PRESETS, InputError, MeshConfig, RecotConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.sharding import __main__ as sharding_command
+from vxlpro_jax.tpu_topology import topology_devices
 
 DRIVER = Path(__file__).parent / "sharding_driver.py"
 RUNS = ("answer", "answer in float64", "recot in float64")
@@ -115,6 +116,12 @@ def test_one_axis_takes_what_is_left():
 def test_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(InputError, match=r"does not fit \d+ devices: make the axes multiply"):
         sharding.make_mesh(MeshConfig(**sizes))
+
+
+def test_axes_may_share_a_side_of_the_torus():
+    devices = topology_devices("v6e:16x16")
+    mesh = sharding.make_mesh(MeshConfig(fsdp=32, context=8), devices=devices)
+    assert mesh.devices.shape == (1, 32, 1, 8)
 
 
 def test_slices_share_the_data_axis():

@@ -16,12 +16,19 @@ class Chip(NamedTuple):
         hbm_bytes: memory.
         hbm_bandwidth: bytes/s of it.
         network_bandwidth: bytes/s that one chip exchanges with its slice, all links, one way.
+        share: of the memory that a process may take.
     """
 
     flops: float
     hbm_bytes: int
     hbm_bandwidth: float
     network_bandwidth: float
+    share: float = 1.0
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory for a program and what it holds."""
+        return int(self.share * self.hbm_bytes)
 
 
 _GIB = 2**30
@@ -35,11 +42,13 @@ TPUS = {
 }
 
 # https://resources.nvidia.com/en-us-tensor-core (H100, H200) and the A100 data sheet: SXM boards,
-# NVLink one way.
+# NVLink one way; memory as the driver reports it. The share is that of launch/xla_flags.env.
+_GPU_SHARE = 0.92
 GPUS = {
-    "h100": Chip(989e12, 80 * 10**9, 3350e9, 450e9),
-    "h200": Chip(989e12, 141 * 10**9, 4800e9, 450e9),
-    "a100": Chip(312e12, 80 * 10**9, 2039e9, 300e9),
+    "h100": Chip(989e12, 84_942_979_072, 3350e9, 450e9, _GPU_SHARE),
+    "h200": Chip(989e12, 151_397_597_184, 4800e9, 450e9, _GPU_SHARE),
+    "a100": Chip(312e12, 85_100_068_864, 2039e9, 300e9, _GPU_SHARE),
+    "a100-40": Chip(312e12, 42_331_013_120, 1555e9, 300e9, _GPU_SHARE),
 }
 
 # As `jax.Device.device_kind` has them, the longer first.
@@ -49,6 +58,7 @@ _KINDS = {
     "TPU v6 lite": TPUS["v6e"],
     "H100": GPUS["h100"],
     "H200": GPUS["h200"],
+    "A100-SXM4-40GB": GPUS["a100-40"],
     "A100": GPUS["a100"],
 }
 
@@ -59,15 +69,15 @@ def chip_of_kind(kind: str) -> Chip | None:
 
 
 def chip_of(topology: str) -> Chip:
-    """The chip of a topology's name, `v5p:4x4x4`.
+    """The chip of a topology's name, `v5p:4x4x4` or `h100:8`.
 
     Raises:
         InputError: the name does not begin with a known chip.
     """
-    name = topology.partition(":")[0]
-    if name not in TPUS:
+    known, name = TPUS | GPUS, topology.partition(":")[0]
+    if name not in known:
         raise InputError(
-            f"Topology {topology!r}: name a chip, one of {', '.join(TPUS)}, and a shape, for"
-            " example v5p:4x4x4."
+            f"Topology {topology!r}: name a chip, one of {', '.join(known)}, and a shape, for"
+            " example v5p:4x4x4 or h100:8."
         )
-    return TPUS[name]
+    return known[name]

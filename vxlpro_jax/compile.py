@@ -2,8 +2,8 @@
 
 `python -m vxlpro_jax.compile --config=configs/stage2.py:3b --topology=v5p:4x4x4 [--num_slices N]
 [--what train|stage1|prefill|decode] [--json FILE]` compiles the real program for TPUs that need not
-be there, on any machine with `pip install -e '.[tpu]'`. It exits with 1 if the program does not fit
-and says what would help.
+be there, on any machine with `pip install -e '.[tpu]'`; `--topology=h100:8` for GPUs, with
+`pip install -e '.[gpu]'`. It exits with 1 if the program does not fit and says what would help.
 """
 
 import dataclasses
@@ -11,16 +11,25 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from absl import flags
 
-from vxlpro_jax import chips, cli, estimate, hlo, programs, sharding
-from vxlpro_jax.config import TrainConfig
+from vxlpro_jax import (
+    chips,
+    cli,
+    estimate,
+    gpu_topology,
+    hlo,
+    programs,
+    sharding,
+    tpu_topology,
+)
+from vxlpro_jax.config import InputError, TrainConfig
 from vxlpro_jax.files import write_atomically
-from vxlpro_jax.tpu_topology import topology_devices
 
 _GIB = 2**30
 _WHAT = ("train", "stage1", "prefill", "decode")
@@ -62,36 +71,49 @@ def main(argv: list[str]) -> int:
         config, mesh=dataclasses.replace(config.mesh, num_slices=run.flags.num_slices)
     )
     chip = chips.chip_of(run.flags.topology)
-    devices = topology_devices(run.flags.topology, num_slices=run.flags.num_slices)
+    of_kind = gpu_topology if chip in chips.GPUS.values() else tpu_topology
+    devices = of_kind.topology_devices(run.flags.topology, num_slices=run.flags.num_slices)
     mesh = sharding.make_mesh(config.mesh, devices=devices)
     sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
     build = {"prefill": programs.prefill, "decode": programs.decode}.get(what, programs.train)
-    compiled = compile_program(build(config, mesh=mesh), hbm_bytes=chip.hbm_bytes)
+    compiled = compile_program(build(config, mesh=mesh), hbm_bytes=chip.usable_bytes)
     report = tell(compiled, config=config, what=what, chip=chip, mesh=mesh)
     print(_table(report, topology=run.flags.topology))
     if not report["fits"]:
         print("\nIt does not fit. What would help, by estimate:")
-        print("\n".join(f"- {line}" for line in estimate.advice(config, mesh=mesh)))
+        print("\n".join(f"- {line}" for line in estimate.advice(config, what=what, mesh=mesh)))
     if run.flags.json:
         write_atomically(Path(run.flags.json), json.dumps(report, indent=2) + "\n")
     return 0 if report["fits"] else 1
 
 
 def _define(values):
-    flags.DEFINE_string("topology", "", "Chip and shape, v5p:4x4x4.", flag_values=values)
+    flags.DEFINE_string("topology", "", "Chip and shape, v5p:4x4x4 or h100:8.", flag_values=values)
     flags.DEFINE_integer("num_slices", 1, "Slices of that shape.", flag_values=values)
     flags.DEFINE_enum("what", "train", _WHAT, "The program.", flag_values=values)
     flags.DEFINE_string("json", "", "File for the figures.", flag_values=values)
 
 
 def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
-    """Compiles for the current mesh. Where memory does not do, the compiler's own sum is taken."""
+    """Compiles for the current mesh. Where memory does not do, the compiler's own sum is taken.
+
+    Raises:
+        InputError: a library that the program calls is not installed.
+    """
     started = time.monotonic()
     function = jax.jit(
         program.function, donate_argnums=program.donated, out_shardings=program.out_shardings
     )
-    lowered = function.lower(*program.arguments)
+    try:
+        lowered = function.lower(*program.arguments)
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise InputError(
+            f"{error} It comes with pip install -e '.[gpu]'; --config.model.attention=chunked does"
+            " without."
+        ) from error
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -144,6 +166,7 @@ def tell(
         "flops_per_step": work.useful,
         "flops_executed": work.executed,
         "collective_bytes": network_bytes,
+        "attention": hlo.attention_kernels(compiled.text),
         "collectives": {kind: value._asdict() for kind, value in sorted(sent.items())},
         "least_seconds": seconds,
         "mfu_bound": work.useful / mesh.size / chip.flops / max(seconds.values()),
@@ -165,11 +188,18 @@ def _table(report: dict[str, Any], *, topology: str) -> str:
             f"  {kind:<20}{value['count']:7d} times {value['bytes'] / _GIB:9.2f} GiB a device"
             for kind, value in report["collectives"].items()
         ),
+        *_attention(report["attention"]),
         "  a step takes at least "
         + ", ".join(f"{value:.3f} s of {name}" for name, value in seconds.items())
         + f": MFU at most {report['mfu_bound']:.2f}",
     ]
     return "\n".join(lines)
+
+
+def _attention(kernels: list[str]) -> Iterator[str]:
+    if kernels:
+        scratch = "; their scratch memory is not counted" if "cudnn" in kernels else ""
+        yield f"  attention, where they can, by kernels of {' and '.join(kernels)}{scratch}"
 
 
 if __name__ == "__main__":

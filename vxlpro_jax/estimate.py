@@ -11,6 +11,8 @@ from vxlpro_jax.config import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
 from vxlpro_jax.tasks import param_shapes
 
 _GIB = 2**30
+# What a layer keeps for the way back, in arrays as large as what it reads.
+_KEPT = 16
 
 
 class Work(NamedTuple):
@@ -44,40 +46,134 @@ def work(config: TrainConfig, *, what: str) -> Work:
     return Work(rows * useful, rows * (useful + again))
 
 
-def advice(config: TrainConfig, *, mesh: Mesh) -> Iterator[str]:
-    """What would take less memory on each device, with what it would save, roughly."""
-    model, decoder = config.model, config.model.decoder
-    rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate)
-    positions = rows * _positions(config) // mesh.shape["context"]
-    saved = 2 * positions * (2 if decoder.remat else 16) * decoder.width * decoder.depth
-    if not decoder.remat:
-        yield f"model.decoder.remat=True saves {saved * 7 / 8 / _GIB:.1f} GiB"
-        saved /= 8
-    groups = rows * config.data.max_frames // FRAMES_PER_GROUP // mesh.shape["context"]
-    frame = 2 * model.vision.grid**2 * model.vision.width * model.vision.depth
-    if not model.vision.remat:
-        yield f"model.vision.remat=True saves {7 * 2 * frame * 4 / _GIB:.1f} GiB for each group"
-    if config.groups_at_once != 1:
-        fewer = groups - 1 if not config.groups_at_once else config.groups_at_once - 1
-        yield f"groups_at_once=1 saves {fewer * FRAMES_PER_GROUP * frame / _GIB:.1f} GiB"
+def advice(config: TrainConfig, *, what: str, mesh: Mesh) -> Iterator[str]:
+    """What would take less memory on each device, with what it would save, roughly.
+
+    Each line supposes that those before it are followed. `what` is as for `work`.
+    """
+    rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    if what in ("prefill", "decode"):
+        yield from _reading_advice(config, what=what, rows=rows, mesh=mesh)
+    else:
+        yield from _training_advice(config, rows=rows // config.accumulate, mesh=mesh)
+
+
+def _training_advice(config, *, rows, mesh):
+    shapes = param_shapes(config)
+    frozen = optim.frozen_branches(shapes, config=config.optim)
+    groups = max(rows * _groups(config) // mesh.shape["context"], 1)
+    if config.task == "recot":
+        held = groups * _KEPT * FRAMES_PER_GROUP * _feature_bytes(config)
+        if not config.groups_at_once:
+            held += groups * (_dts_bytes(config) + _restoring_bytes(config))
+    else:
+        decoder = config.model.decoder
+        positions = rows * _positions(config) // mesh.shape["context"]
+        held = positions * decoder.depth * decoder.width * _itemsize(config)
+        held *= 2 if decoder.remat else _KEPT
+        if not decoder.remat:
+            yield f"model.decoder.remat=True saves {_gib(held * 7 / 8)}"
+            held /= 8
+    yield from _tower_advice(config, groups=groups, is_trained="vision" not in frozen)
     if rows > 1:
-        more = 2 * config.accumulate
-        yield f"accumulate={more} saves {saved / 2 / _GIB:.1f} GiB of activations"
+        yield f"accumulate={2 * config.accumulate} saves {_gib(held / 2)} of activations"
     yield (
-        f"mesh.context={2 * mesh.shape['context']} on as many devices more saves"
-        f" {saved / 2 / _GIB:.1f} GiB of activations"
+        f"mesh.context={2 * mesh.shape['context']} on as many devices more saves {_gib(held / 2)}"
+        " of activations"
     )
-    state = _state_bytes(config) / (mesh.shape["fsdp"] * mesh.shape["tensor"])
+    state = _state_bytes(config, shapes=shapes, frozen=frozen)
+    state /= mesh.shape["fsdp"] * mesh.shape["tensor"]
     yield (
         f"mesh.fsdp={2 * mesh.shape['fsdp']} instead of more data or on as many devices more saves"
-        f" {state / 2 / _GIB:.1f} GiB of parameters, gradients and moments"
+        f" {_gib(state / 2)} of parameters, gradients and moments"
     )
-    longest = config.data.max_frames // 2
-    yield f"data.max_frames={longest} saves {saved / 2 / _GIB:.1f} GiB of activations"
+    yield f"data.max_frames={config.data.max_frames // 2} saves {_gib(held / 2)} of activations"
+
+
+def _tower_advice(config, *, groups, is_trained):
+    """Of the parts that work on a few groups at a time."""
+    vision = config.model.vision
+    at_once = min(config.groups_at_once or groups, groups)
+    compressor = _dts_bytes(config)
+    if config.task == "recot":
+        compressor += _restoring_bytes(config)
+    frame = vision.grid**2 * vision.width * _itemsize(config)
+    # A tower that is not trained forgets each layer after the next.
+    layers = FRAMES_PER_GROUP * frame * (vision.depth if is_trained else 1)
+    if is_trained and not vision.remat:
+        saved = at_once * layers * (_KEPT - 1)
+        yield f"model.vision.remat=True saves {_gib(saved)}"
+    if at_once > 1:
+        each = layers if is_trained else layers * _KEPT / 2
+        each += compressor
+        yield f"groups_at_once=1 saves {_gib((at_once - 1) * each)}"
+
+
+def _reading_advice(config, *, what, rows, mesh):
+    """Of what answers: no gradients and no moments, but a cache of keys and values."""
+    decoder, itemsize = config.model.decoder, _itemsize(config)
+    positions = rows * _positions(config)
+    cache = positions * 2 * decoder.depth * decoder.num_kv_heads * decoder.head_dim * itemsize
+    params = sum(x.size for x in jax.tree.leaves(param_shapes(config))) * itemsize
+    params /= mesh.shape["fsdp"] * mesh.shape["tensor"]
+    layer, of = 0, "keys and values"
+    if what == "prefill":
+        # All positions go through a layer at once.
+        layer = (2 * decoder.mlp_width + 4 * decoder.width) * itemsize
+        layer *= positions / mesh.shape["context"] / mesh.shape["tensor"]
+        of = "keys, values and activations"
+    if itemsize == 4:
+        cache, params, layer = cache / 2, params / 2, layer / 2
+        yield f"compute_dtype=bfloat16 saves {_gib(cache + params + layer)} of {of} and parameters"
+    if what == "prefill":
+        groups = max(rows * _groups(config) // mesh.shape["context"], 1)
+        yield from _tower_advice(config, groups=groups, is_trained=False)
+    if rows > 1:
+        left = rows // 2 / rows
+        size = round(config.data.batch_size * left)
+        yield f"data.batch_size={size} saves {_gib((cache + layer) * (1 - left))} of {of}"
+        cache, layer = cache * left, layer * left
+    frames = config.data.max_frames // 2
+    yield f"data.max_frames={frames} saves {_gib((cache + layer) / 2)} of {of}"
+    if layer:
+        more = f"mesh.context={2 * mesh.shape['context']} on as many devices more"
+        yield f"{more} saves {_gib(layer / 2)} of activations"
+    more = f"mesh.tensor={2 * mesh.shape['tensor']} on as many devices more"
+    yield f"{more} saves {_gib(params / 2)} of parameters"
+
+
+def _dts_bytes(config):
+    """Of a group: what its blocks of four and two time slots keep for the way back."""
+    slots = FRAMES_PER_GROUP + FRAMES_PER_GROUP // 2
+    return _KEPT * slots * _feature_bytes(config)
+
+
+def _feature_bytes(config):
+    """Of a frame, as the tower hands it on."""
+    return config.model.dts.grid**2 * config.model.vision.width * _itemsize(config)
+
+
+def _restoring_bytes(config):
+    """Of a group: what the decoder of ReCoT keeps for the way back."""
+    tokens = FRAMES_PER_GROUP * config.model.dts.grid**2
+    options = config.recot
+    return _KEPT * options.decoder_depth * tokens * options.decoder_width * _itemsize(config)
+
+
+def _groups(config):
+    return config.data.max_frames // FRAMES_PER_GROUP
+
+
+def _itemsize(config):
+    return jax.numpy.dtype(config.compute_dtype).itemsize
+
+
+def _gib(size):
+    return f"{size / _GIB:.1f} GiB"
 
 
 def _forward(config):
-    groups = config.data.max_frames // FRAMES_PER_GROUP
+    groups = _groups(config)
     if config.task == "recot":
         return flops.recot_forward(config.model, options=config.recot, groups=groups)
     return flops.answer_forward(
@@ -90,14 +186,12 @@ def _forward(config):
 
 
 def _positions(config):
-    groups = config.data.max_frames // FRAMES_PER_GROUP
-    return config.data.max_text_tokens + groups * (STAMP_TOKENS + config.model.tokens_per_group)
+    group = STAMP_TOKENS + config.model.tokens_per_group
+    return config.data.max_text_tokens + _groups(config) * group
 
 
-def _state_bytes(config):
+def _state_bytes(config, *, shapes, frozen):
     """Parameters, gradients and, of what is trained, two moments."""
-    shapes = param_shapes(config)
-    frozen = optim.frozen_branches(shapes, config=config.optim)
     count = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes.items()}
     held = sum(size * (1 if name in frozen else 4) for name, size in count.items())
     return held * jax.numpy.dtype(config.param_dtype).itemsize

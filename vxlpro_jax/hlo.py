@@ -14,7 +14,13 @@ _CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
+_KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_LAYOUT = re.compile(r"\{[^}]*\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+
+
+# By what a program calls; of Pallas kernels for TPUs no other is in use.
+_ATTENTION = {"cudnn": "__cudnn$fmha", "splash": '"tpu_custom_call"'}
 
 
 class Collective(NamedTuple):
@@ -40,9 +46,10 @@ def collectives(text: str) -> dict[str, Collective]:
             own_name, shape, operation = result.groups()
             kind = operation.removesuffix("-start")
             if kind in KINDS:
-                channel = _CHANNEL.search(line)
+                # On GPUs what has a start of its own may share its channel with all others.
+                channel = _CHANNEL.search(line) if operation == kind else None
                 key = kind, channel[1] if channel else own_name
-                this = Collective(times, times * _bytes(shape))
+                this = Collective(times, times * _bytes(shape, operation=operation))
                 found[key] = max(this, found.get(key, this))
             rounds = times * _trips(line, bodies) if operation == "while" else times
             for called in _called(line):
@@ -55,8 +62,15 @@ def collectives(text: str) -> dict[str, Collective]:
     return total
 
 
+def attention_kernels(text: str) -> list[str]:
+    """Libraries whose kernels compute attention; all other attention is the program's own."""
+    return [name for name, called in _ATTENTION.items() if called in text]
+
+
 def _trips(line, bodies):
-    """Of a while loop: what its counter is compared with; 1 where that is not a number."""
+    """Of a while loop: what the compiler knows, or what its counter is compared with; else 1."""
+    if known := _KNOWN.search(line):
+        return int(known[1])
     condition = _CONDITION.search(line)
     lines = bodies.get(condition[1], ()) if condition else ()
     return max((int(n) for text in lines for n in _LIMIT.findall(text)), default=1)
@@ -81,10 +95,25 @@ def _called(line):
     return [*_CALLED.findall(line), *(name.strip().lstrip("%") for name in names)]
 
 
-def _bytes(shape):
-    """Of the result: an operation that starts has its operands, and maybe counters, beside it."""
-    sizes = [
+def _bytes(shape, *, operation):
+    """Of the results: an operation that starts has its operands before them, and maybe counters
+    behind; not that of a sum, whose results are like its operands.
+    """
+    if operation.endswith("-start") and operation != "all-reduce-start":
+        shape = _elements(shape)[1]
+    return sum(
         _BITS.get(kind, 0) // 8 * math.prod(int(n) for n in dims.split(",") if n)
         for kind, dims in _ARRAY.findall(shape)
-    ]
-    return max(sizes, default=0)
+    )
+
+
+def _elements(shape):
+    """`((f32[2], f32[4]), f32[8])` -> `(f32[2], f32[4])` and `f32[8]`; layouts are left out."""
+    parts, depth = [""], 0
+    for letter in _LAYOUT.sub("", shape)[1:-1]:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts

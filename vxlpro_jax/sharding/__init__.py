@@ -93,7 +93,8 @@ def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
 def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over the devices, by default all there are, to be entered with `jax.set_mesh`.
 
-    With several slices, neighbours along `data` are of different slices and all else is within one.
+    Neighbours along an axis are neighbours in the network as far as the axes let them. With several
+    slices, neighbours along `data` are of different slices and all else is within one.
 
     Raises:
         InputError: as `axis_sizes`.
@@ -102,13 +103,17 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None
     sizes = axis_sizes(config, devices=len(devices))
     auto = (AxisType.Auto,) * len(AXES)
     if config.num_slices == 1:
-        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=auto, devices=devices)
+        arranged = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+        return Mesh(arranged, AXES, axis_types=auto)
     within = {**sizes, "data": sizes["data"] // config.num_slices}
     arranged = mesh_utils.create_hybrid_device_mesh(
         tuple(within.values()),
         (config.num_slices, *[1] * (len(AXES) - 1)),
         devices,
         process_is_granule=not hasattr(devices[0], "slice_index"),
+        allow_split_physical_axes=True,
     )
     return Mesh(arranged, AXES, axis_types=auto)
 

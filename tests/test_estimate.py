@@ -1,0 +1,83 @@
+"""What would take less memory: the lines of each program, and that they speak of what it holds."""
+
+import dataclasses
+import re
+
+import pytest
+from helpers import MICRO
+
+from vxlpro_jax import estimate, sharding
+from vxlpro_jax.config import PRESETS, DataConfig, MeshConfig, OptimConfig, ParamGroup, TrainConfig
+
+FROZEN_TOWER = OptimConfig(groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),))
+
+
+def advice(what, **fields):
+    """What is named, with the GiB that it saves and of what, in the order of the lines."""
+    data = DataConfig(batch_size=2**20, max_frames=64, max_text_tokens=96)
+    config = dataclasses.replace(TrainConfig(model=MICRO, data=data), **fields)
+    mesh = sharding.make_mesh(MeshConfig())
+    lines = list(estimate.advice(config, what=what, mesh=mesh))
+    form = re.compile(r"([\w.]+)=\w+ (?:.* )?saves ([\d.]+) GiB(?: of (.*))?")
+    parts = [re.fullmatch(form, line) for line in lines]
+    assert all(parts), lines
+    return {part[1]: (float(part[2]), part[3]) for part in parts}
+
+
+def test_training_keeps_what_the_decoder_does():
+    told = advice("train")
+    assert list(told) == [
+        "model.decoder.remat",
+        "model.vision.remat",
+        "groups_at_once",
+        "accumulate",
+        "mesh.context",
+        "mesh.fsdp",
+        "data.max_frames",
+    ]
+    assert all(saved > 0 for name, (saved, _) in told.items() if name != "mesh.fsdp")
+    assert told["mesh.fsdp"][1] == "parameters, gradients and moments"
+
+
+def test_stage_1_has_no_decoder_of_text():
+    told = advice("stage1", task="recot", optim=FROZEN_TOWER)
+    assert list(told) == [
+        *("groups_at_once", "accumulate", "mesh.context", "mesh.fsdp"),
+        "data.max_frames",
+    ]
+    deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=64))
+    assert advice("stage1", task="recot", optim=FROZEN_TOWER, model=deep) == told
+
+
+def test_a_frozen_tower_keeps_nothing():
+    deep = dataclasses.replace(MICRO, vision=dataclasses.replace(MICRO.vision, depth=64))
+    fields = {"model": deep}
+    trained, frozen = advice("train", **fields), advice("train", **fields, optim=FROZEN_TOWER)
+    assert "model.vision.remat" in trained
+    assert "model.vision.remat" not in frozen
+    assert frozen["groups_at_once"] < trained["groups_at_once"]
+
+
+@pytest.mark.parametrize("what", ["prefill", "decode"])
+def test_what_answers_holds_a_cache_and_no_optimizer(what):
+    told = advice(what)
+    assert {"compute_dtype", "data.batch_size", "data.max_frames", "mesh.tensor"} <= set(told)
+    assert not {"accumulate", "model.decoder.remat", "mesh.fsdp"} & set(told)
+    assert ("mesh.context" in told) == (what == "prefill")
+    assert ("groups_at_once" in told) == (what == "prefill")
+    deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=2))
+    more = advice(what, model=deep)["data.max_frames"][0] / told["data.max_frames"][0]
+    # Each layer has a cache; of what one computes the next takes the place.
+    assert more == pytest.approx(2, rel=0.05) if what == "decode" else 1 < more < 2
+
+
+def test_the_cache_of_8192_frames():
+    """3B, one row: 36 layers, 2 heads of 128, 315,392 positions and the text, bfloat16."""
+    config = TrainConfig(
+        model=PRESETS["3b"],
+        data=DataConfig(batch_size=1, max_frames=8192, max_text_tokens=1024),
+        compute_dtype="bfloat16",
+    )
+    lines = list(estimate.advice(config, what="decode", mesh=sharding.make_mesh(MeshConfig())))
+    half = 2 * 36 * 2 * 128 * (8192 // 4 * 154 + 1024) * 2 / 2 / 2**30
+    assert lines[0] == f"data.max_frames=4096 saves {half:.1f} GiB of keys and values"

@@ -1,0 +1,108 @@
+"""GPUs that need not be there, to compile for: `pip install -e '.[gpu]'` brings their compiler."""
+
+import re
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from vxlpro_jax import chips
+from vxlpro_jax.config import InputError
+
+
+class _Gpu(NamedTuple):
+    """Attributes.
+
+    kind: as `jax.Device.device_kind`.
+    major: of the compute capability, whose minor is 0.
+    cores: streaming multiprocessors.
+    fpus: float32 units of each.
+    shared: bytes of shared memory of each; a block gets 1 KiB less.
+    l2: bytes of cache.
+    clock: GHz.
+    """
+
+    kind: str
+    major: int
+    cores: int
+    fpus: int
+    shared: int
+    l2: int
+    clock: float
+
+
+_KIB = 2**10
+
+# SXM boards, from NVIDIA's architecture papers and CUDA's tables of compute capabilities.
+_GPUS = {
+    "h100": _Gpu("NVIDIA H100 80GB HBM3", 9, 132, 128, 228 * _KIB, 50 * _KIB**2, 1.98),
+    "h200": _Gpu("NVIDIA H200", 9, 132, 128, 228 * _KIB, 50 * _KIB**2, 1.98),
+    "a100": _Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 164 * _KIB, 40 * _KIB**2, 1.41),
+    "a100-40": _Gpu("NVIDIA A100-SXM4-40GB", 8, 108, 64, 164 * _KIB, 40 * _KIB**2, 1.41),
+}
+
+
+def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
+    """The devices of a topology such as `h100:8`, of so many GPUs.
+
+    Raises:
+        InputError: there is no such topology, or no compiler for it, or `num_slices` is not 1: the
+            compiler does not tell devices of one host from those of another.
+    """
+    chip, colon, count = name.partition(":")
+    if chip not in _GPUS or not re.fullmatch(r"[1-9]\d*", count if colon else "1"):
+        raise InputError(
+            f"Topology {name!r}: name a GPU, one of {', '.join(_GPUS)}, and how many, for example"
+            " h100:8."
+        )
+    if num_slices != 1:
+        raise InputError(
+            f"num_slices is {num_slices}: GPUs are compiled for without hosts, so set it to 1 and"
+            f" count those of all hosts, {chip}:{num_slices * int(count or 1)}."
+        )
+    try:
+        return topologies.get_topology_desc(
+            platform="cuda",
+            topology_name="",
+            target_config=describe(chip),
+            topology=f"1x1x{count or 1}",
+        ).devices
+    except Exception as error:  # The plugin's errors have no common type.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"Topology {name!r} cannot be described: {reason}. The GPU compiler comes with"
+            " pip install -e '.[gpu]', on any machine with Linux."
+        ) from error
+
+
+def describe(chip: str) -> str:
+    """A GPU of `chips.GPUS` in the words of XLA: text of its `GpuTargetConfigProto`."""
+    gpu, memory = _GPUS[chip], chips.GPUS[chip]
+    return f"""
+        gpu_device_info {{
+          cuda_compute_capability {{ major: {gpu.major} }}
+          core_count: {gpu.cores}
+          fpus_per_core: {gpu.fpus}
+          clock_rate_ghz: {gpu.clock}
+          device_memory_size: {memory.hbm_bytes}
+          memory_bandwidth: {memory.hbm_bandwidth:.0f}
+          l2_cache_size: {gpu.l2}
+          shared_memory_per_core: {gpu.shared}
+          shared_memory_per_block: {48 * _KIB}
+          shared_memory_per_block_optin: {gpu.shared - _KIB}
+          registers_per_core_limit: {64 * _KIB}
+          registers_per_block_limit: {64 * _KIB}
+          threads_per_core_limit: 2048
+          threads_per_block_limit: 1024
+          threads_per_warp: 32
+          thread_dim_limit_x: 1024
+          thread_dim_limit_y: 1024
+          thread_dim_limit_z: 64
+          block_dim_limit_x: {2**31 - 1}
+          block_dim_limit_y: {2**16 - 1}
+          block_dim_limit_z: {2**16 - 1}
+        }}
+        platform_name: "CUDA"
+        dnn_version_info {{ major: 9 minor: 10 }}
+        device_description_str: "{gpu.kind}"
+    """
