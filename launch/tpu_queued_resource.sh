@@ -2,11 +2,12 @@
 # Asks for a Cloud TPU, waits for it, runs a command of the package on all its workers, again after
 # each preemption, and deletes it at the end, whatever happens:
 #   bash launch/tpu_queued_resource.sh --name=NAME --zone=ZONE --type=v5p-128 \
-#     --runtime=v2-alpha-tpuv5 --image=IMAGE --share=SERVER:/PATH [--spot] [--dry_run] \
+#     --runtime=v2-alpha-tpuv5 --image=IMAGE --share=SERVER:/PATH [--slices=N] [--spot] [--dry_run] \
 #     -- -m vxlpro_jax.train --config=FILE --workdir=/mnt/runs/DIR
 # IMAGE is that of launch/Dockerfile. SERVER:/PATH is an NFS share (Filestore), mounted as /mnt/runs on
-# every worker: what is started again continues there. With --dry_run it prints the commands. It ends
-# with the exit code of the training; one slice only, for several see gke_jobset.yaml.
+# every worker: what is started again continues there. With --slices=N it asks for N of that type; the
+# command needs --config.mesh.num_slices=N too. With --dry_run it prints the commands. It ends with the
+# exit code of the training.
 set -euo pipefail
 
 usage() {
@@ -16,6 +17,7 @@ usage() {
 }
 
 options=()
+slices=1
 while [[ $# -gt 0 && $1 != -- ]]; do
   case $1 in
     --name=*) name=${1#*=} ;;
@@ -24,6 +26,7 @@ while [[ $# -gt 0 && $1 != -- ]]; do
     --runtime=*) runtime=${1#*=} ;;
     --image=*) image=${1#*=} ;;
     --share=*) share=${1#*=} ;;
+    --slices=*) slices=${1#*=} ;;
     --spot) options+=(--spot) ;;
     --dry_run) dry_run=yes ;;
     *) usage "$1 is not known." ;;
@@ -33,6 +36,7 @@ done
 for needed in name zone type runtime image share; do
   [[ -n ${!needed:-} ]] || usage "--$needed is missing."
 done
+[[ $slices =~ ^[1-9][0-9]*$ ]] || usage "--slices=$slices is not how many there may be."
 [[ $# -gt 1 ]] || usage "Say behind -- what to run."
 shift
 command=$(printf '%q ' "$@")
@@ -46,13 +50,15 @@ tpus() { # Prints the command, or runs it.
   fi
 }
 resources() { tpus queued-resources "$1" "$name" --zone="$zone" "${@:2}"; }
-on_all() { tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"; }
+on_all() { resources ssh --node=all --worker=all --command="$1"; }
 
 state() { gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
   --format='value(state.state)'; }
 
 create() {
-  resources create --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" \
+  local nodes=(--node-id="$name")
+  [[ $slices == 1 ]] || nodes=(--node-count="$slices" --node-prefix="$name")
+  resources create "${nodes[@]}" --accelerator-type="$type" --runtime-version="$runtime" \
     "${options[@]}"
   created=yes
   if [[ -n ${dry_run:-} ]]; then
@@ -83,12 +89,39 @@ prepare() {
     sudo gcloud auth configure-docker ${image%%/*} --quiet && sudo docker pull --quiet $image"
 }
 
+# The next two run on each worker: options of docker that tell it who it is, of how many, and where all
+# meet, from the metadata server of its machine, read as JAX reads it. Hosts are listed in the order of
+# their numbers, as `name` or as `name:number:address`; `tpu-env` has a line for each MEGASCALE variable.
+attribute() {
+  curl --silent --show-error --fail --noproxy "*" --retry 5 --retry-connrefused \
+    --header "Metadata-Flavor: Google" \
+    "http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance/attributes/$1" ||
+    { echo "error: the metadata server of $HOSTNAME does not tell $1." >&2; return 1; }
+}
+process() {
+  local slices=$1 hosts index first slice
+  hosts=$(attribute worker-network-endpoints) && index=$(attribute agent-worker-number) || return 1
+  IFS=, read -ra hosts <<<"$hosts"
+  first=${hosts[0]##*:}
+  if [[ $slices -gt 1 ]]; then
+    slice=$(attribute tpu-env) || return 1
+    first=$(sed -n "s/^ *MEGASCALE_COORDINATOR_ADDRESS: *'\?\([^':]*\).*/\1/p" <<<"$slice")
+    slice=$(sed -n "s/^ *MEGASCALE_SLICE_ID: *'\?\([0-9]*\).*/\1/p" <<<"$slice")
+    [[ -n $first && -n $slice ]] || { echo "error: $HOSTNAME is in no slice of several." >&2; return 1; }
+    index=$((index + slice * ${#hosts[@]}))
+  fi
+  echo "--env=VXLPRO_COORDINATOR=$first:8482 --env=VXLPRO_PROCESS_ID=$index" \
+    "--env=VXLPRO_NUM_PROCESSES=$((${#hosts[@]} * slices))"
+}
+
 run() { # The code of the training: 2 of any worker, else 75 of any, else the largest.
   local log codes
   log=$(mktemp)
   # gcloud does not pass on the codes of several workers, so that each prints its own.
-  on_all "sudo docker run --rm --privileged --network=host --stop-timeout=300 --volume=/mnt/runs:/mnt/runs \
-    --env=VXLPRO_TIMEOUT=${VXLPRO_TIMEOUT:-600} $image $command; echo exit code \$?" |
+  on_all "$(declare -f attribute process)
+    process=\$(process $slices) &&
+    sudo docker run --rm --privileged --network=host --stop-timeout=300 --volume=/mnt/runs:/mnt/runs \
+      --env=VXLPRO_TIMEOUT=${VXLPRO_TIMEOUT:-600} \$process $image $command; echo exit code \$?" |
     tee "$log" || true
   codes=$(sed -n 's/.*exit code \([0-9]\+\)$/\1/p' "$log" | sort -n | uniq)
   rm "$log"

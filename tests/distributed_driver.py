@@ -48,12 +48,18 @@ def run_config(data: Path):
     )
 
 
-def train(peers: distributed.Peers, workdir: str, data: str, tensor: str = "1") -> int:
-    """Devices along the axis `tensor`, all others along `fsdp`."""
+def train(
+    peers: distributed.Peers, workdir: str, data: str, tensor: str = "1", every: str = "2"
+) -> int:
+    """Devices along the axis `tensor`, all others along `fsdp`; saved every so many steps."""
     from vxlpro_jax.config import MeshConfig
     from vxlpro_jax.train import train
 
-    config = dataclasses.replace(run_config(Path(data)), mesh=MeshConfig(tensor=int(tensor)))
+    config = dataclasses.replace(
+        run_config(Path(data)),
+        mesh=MeshConfig(tensor=int(tensor)),
+        checkpoint_every=int(every),
+    )
     return train(config, workdir=Path(workdir), peers=peers)
 
 

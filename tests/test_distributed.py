@@ -99,13 +99,17 @@ def alone(start, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def preempted(start, data, tmp_path_factory):
-    """A run of two processes of which one got SIGTERM while they compiled: ends, metrics, steps."""
+    """A run of two processes of which one got SIGTERM while they compiled: ends, metrics, steps.
+
+    A copy of the folder is beside it, called `again`.
+    """
     workdir = tmp_path_factory.mktemp("preempted") / "run"
     processes = start(2, "train", workdir, data)
     until((workdir / "checkpoints").is_dir, processes)
     processes[1].send_signal(signal.SIGTERM)
     done = ended(processes)
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    shutil.copytree(workdir, workdir.with_name("again"))
     return workdir, done, losses(workdir, steps=steps[-1]), steps
 
 
@@ -233,6 +237,23 @@ def test_sigterm_to_one_process(start, data, alone, tmp_path):
     assert "saved at step 1;" in out
     finish(start(1, "train", run, data))
     assert losses(run) == losses(alone)
+
+
+def test_sigterm_again_before_the_continued_run_saves_on_its_way(start, data, preempted, continued):
+    """While it compiles; the third launch goes on to the end."""
+    workdir, *_, steps = preempted
+    run = workdir.with_name("again")
+    command = ("train", run, data, "1", str(STEPS))
+    processes = start(2, *command, PYTHONUNBUFFERED="1")
+    assert any(f"Continues at step {steps[-1]} of" in line for line in processes[0].stdout)
+    processes[1].send_signal(signal.SIGTERM)
+    done = ended(processes)
+    assert [code for code, *_ in done] == [75, 75], done
+    saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert steps[-1] < saved < STEPS
+    assert f"saved at step {saved};" in done[0][1]
+    assert f"Continues at step {saved} of" in finish(start(2, *command))[0]
+    assert losses(run) == losses(continued[0])
 
 
 def test_the_handler_before_is_put_back(alone, data, no_mesh):
@@ -382,7 +403,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, run, res
     item, do = DAMAGES[damage]
     do(largest(run / "checkpoints" / "8" / item))
     state, position = restore(run)
-    assert (int(state.step), position["next_batch"]) == (6, 6)
+    assert (int(state.step), position["rows"]["0"]) == (6, [6])
     out, error = capfd.readouterr()
     assert f"Checkpoint {run}/checkpoints/8 is damaged ({item}" in out
     assert not error, "noise"

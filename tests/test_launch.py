@@ -1,14 +1,16 @@
 """Launch files: scripts that do what they say with a stand-in cluster, manifests, flags, image."""
 
+import contextlib
 import copy
+import http.server
 import itertools
 import json
 import math
 import os
 import re
-import shlex
 import subprocess
 import sys
+import threading
 
 import jsonschema
 import kubernetes_validate
@@ -100,6 +102,12 @@ TPU = (
 TRAIN = ("--", "-m", "vxlpro_jax.train", "--config=a b.py")
 
 
+def words(line):
+    """Of a command as bash reads it."""
+    show = ["bash", "-c", 'eval "set -- $1"; printf "%s\\0" "$@"', "x", line]
+    return subprocess.run(show, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+
+
 def test_tpu_dry_run_prints_every_command_and_runs_none(stand_in, tmp_path):
     stand_in("gcloud", "exit 1")
     done, calls = run(
@@ -107,14 +115,14 @@ def test_tpu_dry_run_prints_every_command_and_runs_none(stand_in, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert calls == []
-    commands = [shlex.split(line) for line in done.stdout.splitlines()]
+    commands = [words(line) for line in done.stdout.splitlines()]
     assert all(command[:3] == ["gcloud", "compute", "tpus"] for command in commands)
     verbs = [" ".join(command[3:5]) for command in commands]
     assert verbs == [
         "queued-resources create",
         "queued-resources describe",
-        "tpu-vm ssh",
-        "tpu-vm ssh",
+        "queued-resources ssh",
+        "queued-resources ssh",
         "queued-resources delete",
     ]
     assert "--spot" in commands[0]
@@ -129,6 +137,7 @@ def test_tpu_dry_run_prints_every_command_and_runs_none(stand_in, tmp_path):
     [
         (TPU[1:] + TRAIN, "--name is missing"),
         ((*TPU, "--sopt", *TRAIN), "--sopt is not known"),
+        ((*TPU, "--slices=two", *TRAIN), "--slices=two is not how many"),
         (TPU, "Say behind -- what to run"),
     ],
 )
@@ -180,6 +189,115 @@ def test_tpu_is_always_deleted_and_asked_for_again_after_a_preemption(case, stan
     told = [call for call in calls if call.startswith("gcloud") and "describe" not in call]
     told = [next(verb for verb in verbs.split() if f" {verb} " in call) for call in told]
     assert told == verbs.split()
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """A machine's metadata server: its `server.attributes` by name."""
+
+    def do_GET(self):
+        folder, _, name = self.path.rpartition("/")
+        value = self.server.attributes.get(name)
+        known = folder == "/computeMetadata/v1/instance/attributes" and value is not None
+        asked_well = self.headers["Metadata-Flavor"] == "Google"
+        self.send_response(200 if known and asked_well else 404)
+        self.end_headers()
+        if known and asked_well:
+            self.wfile.write(value.encode())
+
+    def log_message(self, *_):
+        """Says nothing."""
+
+
+@pytest.fixture
+def pod(stand_in):
+    """Makes `gcloud` run what it is told on workers; each has its own metadata server."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*workers):
+            hosts = []
+            for attributes in workers:
+                server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+                stack.enter_context(server)
+                server.attributes = attributes
+                threading.Thread(target=server.serve_forever).start()
+                stack.callback(server.shutdown)
+                hosts.append(f"127.0.0.1:{server.server_port}")
+            run_it = 'GCE_METADATA_HOST=$host bash -c "$does"'
+            each = f"for host in {' '.join(hosts)}; do {run_it}; done"
+            stand_in(
+                "gcloud",
+                'case "$*" in *describe*) echo ACTIVE ;;'
+                f' *"docker run"*) does=${{!#}}; does=${{does#--command=}}; {each} ;; esac',
+            )
+            stand_in("sudo")
+
+        yield start
+
+
+def worker(index, *, hosts, slice_id=None):
+    """What the metadata server of a worker tells."""
+    told = {"agent-worker-number": str(index), "worker-network-endpoints": ",".join(hosts)}
+    if slice_id is not None:
+        told["tpu-env"] = (
+            "ACCELERATOR_TYPE: 'v5p-16'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.0.4:8080'\n"
+            f"MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '{slice_id}'\n"
+        )
+    return told
+
+
+def clusters(calls):
+    """Who each container is told that it is."""
+    runs = [call for call in calls if call.startswith("sudo docker run")]
+    told = [dict(re.findall(r" --env=(\w+)=(\S*)", call)) for call in runs]
+    assert all(set(environment) == set(CONTRACT) for environment in told)
+    return [launchers.find_cluster(environment) for environment in told]
+
+
+@pytest.mark.parametrize(
+    "hosts", [("x:0:10.0.0.4", "x:1:10.0.0.5"), ("10.0.0.4", "10.0.0.5")], ids=["old", "new"]
+)
+def test_tpu_workers_know_who_they_are(hosts, pod, tmp_path):
+    pod(*(worker(index, hosts=hosts) for index in range(2)))
+    done, calls = run("tpu_queued_resource.sh", *TPU, *TRAIN, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert clusters(calls) == [("10.0.0.4:8482", 2, 0), ("10.0.0.4:8482", 2, 1)]
+    assert sum("-m vxlpro_jax.train --config=a b.py" in call for call in calls) == 2
+
+
+def test_tpu_workers_of_slices_are_counted_slice_by_slice(pod, tmp_path):
+    hosts = ("a:0:10.0.0.4", "a:1:10.0.0.5"), ("b:0:10.0.1.4", "b:1:10.0.1.5")
+    places = itertools.product(range(2), range(2))
+    pod(*(worker(index, hosts=hosts[of], slice_id=of) for of, index in places))
+    done, calls = run("tpu_queued_resource.sh", *TPU, "--slices=2", *TRAIN, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert clusters(calls) == [("10.0.0.4:8482", 4, index) for index in range(4)]
+    create = next(call for call in calls if " create " in call)
+    assert "--node-count=2 --node-prefix=pod" in create
+    assert "--node-id" not in create
+
+
+def test_tpu_worker_of_one_is_alone(pod, tmp_path):
+    pod(worker(0, hosts=("x:0:10.0.0.4",)))
+    done, calls = run("tpu_queued_resource.sh", *TPU, *TRAIN, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert clusters(calls) == [None]
+
+
+@pytest.mark.parametrize(
+    ("told", "flags", "said"),
+    [
+        ({}, (), "does not tell worker-network-endpoints"),
+        (worker(0, hosts=("h",)), ("--slices=2",), "does not tell tpu-env"),
+        (worker(0, hosts=("h",)) | {"tpu-env": "ZONE: 'z'"}, ("--slices=2",), "in no slice"),
+    ],
+)
+def test_tpu_worker_that_does_not_know_who_it_is_does_not_train(told, flags, said, pod, tmp_path):
+    pod(told)
+    done, calls = run("tpu_queued_resource.sh", *TPU, *flags, *TRAIN, folder=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert clusters(calls) == []
+    assert " delete " in calls[-1]
 
 
 # ---- Kubernetes ---------------------------------------------------------------------------------

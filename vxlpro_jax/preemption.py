@@ -23,6 +23,7 @@ class Preemption:
         self._peers = peers
         self._noticed = False
         self._before = None
+        self._asked = 0
 
     def __enter__(self) -> Self:
         # Of several processes JAX has the handlers. Signals reach the main thread only.
@@ -43,7 +44,12 @@ class Preemption:
         Every process has to ask at every step.
         """
         if self._peers.count > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # JAX agrees on the step after the last that any process has asked about, 1 if none has
+            # yet, and tells of it at that very step: none may be left out, nor those of the run
+            # that this one continues.
+            asked = range(self._asked + 1, step + 1)
+            self._asked = step
+            return any(map(multihost_utils.reached_preemption_sync_point, asked))
         return self._noticed
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
