@@ -11,11 +11,16 @@ VERSION = re.search(
 ).group(1)
 
 CONVERT = ["torch>=2.8"]
+HTTP_AND_S3 = ["aiohttp>=3.10", "fsspec>=2025.2", "s3fs>=2025.2"]
 TEST = [
     *CONVERT,
+    *HTTP_AND_S3,
     "dashscope>=1.20",  # only for the vocabulary file of Qwen2.5 that it ships
     "jax[tpu]>=0.10",  # for the compiler alone; no TPU is needed
+    "flask>=3.0",  # these two and moto are the S3 server that ingest is tested with
+    "flask-cors>=5.0",
     "kubernetes-validate>=1.37",  # schemas that launch files are held to; brings jsonschema
+    "moto[s3]>=5.0",
     "pytest>=8.0",
     "pytest-xdist>=3.8",
     "transformers>=4.56",
@@ -33,6 +38,7 @@ setup(
     package_data={"vxlpro_jax.data.tiny_tokenizer": ["tokenizer.json"]},
     install_requires=[
         "absl-py>=2.1",
+        "array-record>=0.6",
         "av>=14.0",
         "einops>=0.8",
         "etils[epath]>=1.12",
@@ -45,6 +51,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
+        "pyarrow>=17.0",  # Video-MME is published as Parquet
         "pyyaml>=6.0",
         "tensorboardX>=2.6",
         "tensorstore>=0.1.80",
@@ -55,6 +62,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
         "convert": CONVERT,
+        "remote": [*HTTP_AND_S3, "gcsfs>=2025.2"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.14"],
     },

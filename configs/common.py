@@ -81,7 +81,11 @@ def base(preset, *, frames, text, batch):
     c.data.batch_size = batch
     c.data.max_frames = frames
     c.data.max_text_tokens = text
+    c.data.samples_per_row = 1
+    c.data.fps = 0.0
+    c.data.frames_per_sample = 0
     c.data.num_workers = 0 if preset == "tiny" else 8
+    c.data.seconds_per_file = 120.0
     c.data.bad_sample_quota = 0.05
 
     c.optim = ml_collections.ConfigDict()

@@ -82,8 +82,9 @@ def test_the_loss_is_that_of_frames(task, config, no_mesh):
     config = dataclasses.replace(config, task=task)
     data, params, files = fill(config)
     loss = jit(lambda batch: task_of(config).loss(params, batch, key=jax.random.key(1)).value)
+    start = data.get_state()
     on_frames = next(data)
-    data.set_state({"next_batch": 0, "bad_records": []})
+    data.set_state(start)
     data.read_features(files)
     on_features = next(data)
     data.close()
@@ -126,15 +127,14 @@ def test_a_file_without_features_is_named(config, tmp_path, no_mesh):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_features_come_back_bit_for_bit(dtype, tmp_path):
-    (tmp_path / "clip.mp4").touch()
     files = FeatureFiles(tmp_path, dtype, places=3, width=5)
     features = np.random.default_rng(0).normal(size=(2, 4, 3, 5)).astype(jnp.dtype(dtype))
-    files.write(tmp_path / "clip.mp4", Visual(features, np.array([0.0, 1.5])))
-    back = files.read(tmp_path / "clip.mp4")
+    files.write("clip", Visual(features, np.array([0.0, 1.5])))
+    back = files.read("clip")
     assert back.groups.dtype == features.dtype == files.nothing().groups.dtype
     assert back.groups.tobytes() == features.tobytes()
     assert back.times.tolist() == [0.0, 1.5]
-    assert {path.suffix for path in tmp_path.iterdir()} == {".mp4", ".npz"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npz"}
 
 
 def test_a_tower_that_learns_has_no_features_to_keep(config):

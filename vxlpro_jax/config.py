@@ -250,10 +250,21 @@ PRESETS: dict[str, ModelConfig] = {
 class DataConfig:
     """Where samples come from and the static shapes that they are padded to.
 
-    `path` is a LLaVA-format JSON file; empty means the embedded synthetic clips, written once to
-    `workdir_cache`. `eval_path` is another, of samples that are only evaluated. `feature_cache` is
-    a folder where the features of a frozen tower are kept. `max_frames` is a multiple of four;
-    `max_text_tokens` counts every text id of a sample, template and answer included.
+    `path` names data files: a LLaVA-format JSON list, a JSONL file (`*.jsonl`), ArrayRecord shards
+    (`*.arrayrecord`) or the folder of their ingest, several of these by braces or stars
+    (`a/{x,y}.json`, `shards/*.arrayrecord`), or a mixture (`*.yaml`). Empty means the embedded
+    synthetic clips, written once to `workdir_cache`. `eval_path` is another, of samples that are
+    only evaluated. Videos and pictures are under `video_root` and `image_root`; one that is empty
+    means each data file's own folder. Each of these may be a URL (`http`, `https`, `s3`, `gs`) with
+    the extra `remote` installed; copies of remote shards go to `workdir_cache`. `feature_cache` is
+    a folder where the features of a frozen tower are kept.
+
+    A row of the batch has `max_frames` frames, a multiple of four, and `max_text_tokens` text ids,
+    template and answers included. Up to `samples_per_row` samples share it. A video gives `fps`
+    frames a second or, with 0, uniformly spaced ones: at most `frames_per_sample`, or with 0 as
+    many as a row has. `num_workers` processes read videos, each for at most `seconds_per_file`;
+    with 0 workers threads do, without a limit. More unreadable records than the share
+    `bad_sample_quota` stop the run.
     """
 
     path: str = ""
@@ -266,7 +277,11 @@ class DataConfig:
     batch_size: int = 8
     max_frames: int = 8
     max_text_tokens: int = 96
+    samples_per_row: int = 1
+    fps: float = 0.0
+    frames_per_sample: int = 0
     num_workers: int = 0
+    seconds_per_file: float = 120.0
     bad_sample_quota: float = 0.05
 
 

@@ -19,7 +19,7 @@ from vxlpro_jax import cli, sharding, tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, TrainConfig
 from vxlpro_jax.data.features import FeatureFiles, Visual
 from vxlpro_jax.data.pipeline import BatchSource
-from vxlpro_jax.data.sources import Record
+from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.transforms import SampleReader
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models.recot import Recot
@@ -65,18 +65,17 @@ def _name(vision: dict, config: TrainConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _missing(files: FeatureFiles, source: BatchSource) -> list:
-    """One record of each visual file that has no features yet."""
+def _missing(files: FeatureFiles, source: BatchSource) -> list[int]:
+    """The index of one record of each visual that has no features yet."""
     missing = {}
-    for record in source.records:
-        if not record.has_visual:
-            continue
+    for index in range(len(source.records)):
         try:
-            file = source.reader.visual_file(record)
+            record = source.records[index]
+            key = source.reader.visual_key(record)
         except InputError:
             continue
-        if file.is_file() and not files.path(file).exists():
-            missing[file] = record
+        if record.has_visual and not files.path(key).exists():
+            missing[key] = index
     return list(missing.values())
 
 
@@ -90,7 +89,8 @@ def _encode(missing: Sequence, files: FeatureFiles, vision: dict, *, config, sou
         if jax.process_index() == 0:
             starts = cli.progress(starts, name="features", unit="batch")
         for start in starts:
-            mine = [missing[start + row] for row in source.rows if start + row < len(missing)]
+            places = [start + row for row in source.rows if start + row < len(missing)]
+            mine = [source.records[missing[place]] for place in places]
             visuals = list(pool.map(functools.partial(_read, source.reader), mine))
             frames = empty.copy()
             for row, visual in enumerate(visuals):
@@ -99,7 +99,7 @@ def _encode(missing: Sequence, files: FeatureFiles, vision: dict, *, config, sou
             for row, (record, visual) in enumerate(zip(mine, visuals, strict=True)):
                 if count := len(visual.groups):
                     shown = visual._replace(groups=features[row, :count])
-                    files.write(source.reader.visual_file(record), shown)
+                    files.write(source.reader.visual_key(record), shown)
 
 
 def _read(reader: SampleReader, record: Record) -> Visual:

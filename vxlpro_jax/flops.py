@@ -8,6 +8,7 @@ Shapes: `G` groups of four frames, `L` positions of the decoder, `P` patches of 
 widths.
 """
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from vxlpro_jax.config import (
     TrainConfig,
     VisionConfig,
 )
+from vxlpro_jax.ops import segments as seg
 
 # The head is the embedding, or belongs to it.
 _BRANCHES = {"head": "decoder"}
@@ -102,16 +104,19 @@ def step_flops(
         batch: arrays [B, ...].
         frozen: top-level branches of the parameters.
     """
-    groups = (batch["group_segments"] > 0).sum(1).astype(jnp.float32)
+    count = functools.partial(seg.one_hot, num_segments=config.data.samples_per_row)
+    groups = count(batch["group_segments"]).sum(1, dtype=jnp.float32)
     if config.task == "recot":
         forward = recot_forward(config.model, options=config.recot, groups=groups)
     else:
         forward = answer_forward(
             config.model,
             groups=groups,
-            text_tokens=(batch["token_segments"] > 0).sum(1).astype(jnp.float32),
+            text_tokens=count(batch["token_segments"]).sum(1, dtype=jnp.float32),
             keep_ratio=sum(config.keep_ratio) / 2,
-            targets=(batch["labels"] != IGNORE_LABEL).sum(1).astype(jnp.float32),
+            targets=count(
+                jnp.where(batch["labels"] == IGNORE_LABEL, 0, batch["token_segments"])
+            ).sum(1, dtype=jnp.float32),
         )
     if "features" in batch:
         forward = forward._replace(vision=0.0)

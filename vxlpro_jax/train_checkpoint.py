@@ -94,10 +94,9 @@ class RunCheckpoints:
         self._manager.close()
 
     def _position(self, data: grain.DatasetIterator, *, step: int) -> dict[str, Any]:
-        """Where the data is, the same in all processes, with the bad records of them all."""
-        own = data.get_state()
-        found = self._peers.gather(f"save of step {step}", json.dumps(own["bad_records"]))
-        return {**own, "bad_records": sorted(set().union(*map(json.loads, found)))}
+        """Where the data of all processes is."""
+        states = self._peers.gather(f"save of step {step}", json.dumps(data.get_state()))
+        return data.join_states(map(json.loads, states))
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state, and the data's position."""

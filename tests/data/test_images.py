@@ -5,11 +5,13 @@ import math
 import struct
 import zlib
 
+import helpers
 import numpy as np
 import pytest
 from PIL import Image
 
 from vxlpro_jax.config import InputError
+from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.images import (
     DEFAULT_PINPOINTS,
     Grid,
@@ -132,7 +134,7 @@ def test_truncated_pictures(kind, part, tmp_path):
         read_image(path, size=SIZE, grids=GRIDS)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", bytes(3000)])
+@pytest.mark.parametrize("content", [b"no picture", bytes(3000)])
 def test_files_that_are_no_picture(content, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(content)
@@ -145,11 +147,97 @@ def test_missing_picture(tmp_path):
         read_image(tmp_path / "none.png", size=SIZE, grids=GRIDS)
 
 
+def png(path, width, height, *extra: tuple[bytes, bytes], bits=1) -> None:
+    """A black PNG of one grey channel, well compressed, with `extra` chunks before its pixels."""
+    row = bytes(1 + -(-width * bits // 8))
+    packer = zlib.compressobj(9)
+    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", pixels), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [12_000, 30_000])
 def test_pictures_too_large_to_open_safely(side, tmp_path):
     path = tmp_path / "bomb.png"
-    header = struct.pack(">4sIIBBBBB", b"IHDR", side, side, 1, 0, 0, 0, 0)
-    chunk = struct.pack(">I", len(header) - 4) + header + struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I4s", 0, b"IDAT"))
-    with pytest.raises(InputError, match="too many to open safely"):
+    png(path, side, side)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(BadFile, match="too many pixels to decode safely") as error:
         read_image(path, size=SIZE, grids=GRIDS)
+    assert error.value.kind == "too_large"
+
+
+def test_a_text_that_unpacks_to_much_is_refused(tmp_path):
+    path = tmp_path / "text.png"
+    png(path, 40, 40, (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(300_000_000))))
+    assert path.stat().st_size < 400_000
+    with pytest.raises(BadFile, match="cannot be read") as error:
+        read_image(path, size=SIZE, grids=GRIDS)
+    assert error.value.kind == "damaged"
+
+
+@pytest.mark.parametrize(("width", "height"), [(16_384, 4000), (1, 16_384), (16_384, 1)])
+def test_16384_pixels_wide(width, height, tmp_path):
+    path = tmp_path / "wide.png"
+    png(path, width, height)
+    program = f"""
+import resource
+from vxlpro_jax.data.images import DEFAULT_PINPOINTS, parse_pinpoints, read_image
+grids = parse_pinpoints(DEFAULT_PINPOINTS, size=32)
+print(len(read_image({str(path)!r}, size=32, grids=grids)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    output, _ = helpers.python("-c", program).communicate(timeout=60)
+    crops, mebibytes = map(int, output.split())
+    assert crops >= 1
+    assert mebibytes < 600
+
+
+def test_a_wrong_extension_does_no_harm(tmp_path):
+    path = save(tmp_path / "a.png", 40, 40)
+    expected = read_image(path, size=SIZE, grids=GRIDS)
+    renamed = path.rename(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(read_image(renamed, size=SIZE, grids=GRIDS), expected)
+
+
+def test_a_file_object_is_read_as_its_path_is(tmp_path):
+    path = save(tmp_path / "a.png", 70, 40)
+    expected = read_image(path, size=SIZE, grids=GRIDS)
+    for _ in range(2):
+        given = io.BytesIO(path.read_bytes())
+        np.testing.assert_array_equal(read_image(given, size=SIZE, grids=GRIDS), expected)
+    with pytest.raises(BadFile, match="Picture given as bytes cannot be read"):
+        read_image(io.BytesIO(b"no picture"), size=SIZE, grids=GRIDS)
+
+
+def test_postscript_is_not_run(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(path)
+    with pytest.raises(BadFile, match="cannot be read"):
+        read_image(path, size=SIZE, grids=GRIDS)
+
+
+def test_every_way_to_be_broken_has_its_kind(tmp_path):
+    whole = encoded("jpeg")
+    contents = {
+        "zero-bytes.jpg": (b"", "empty"),
+        "noise.jpg": (np.random.default_rng(0).bytes(5000), "damaged"),
+        "half.jpg": (whole[: len(whole) // 2], "damaged"),
+        "text.jpg": (b"<html>404</html>", "damaged"),
+    }
+    (tmp_path / "folder.jpg").mkdir()
+    for name, (content, _) in contents.items():
+        (tmp_path / name).write_bytes(content)
+    kinds = {name: kind for name, (_, kind) in contents.items()}
+    for name, kind in (kinds | {"nowhere.jpg": "missing", "folder.jpg": "missing"}).items():
+        with pytest.raises(BadFile, match=name) as error:
+            read_image(tmp_path / name, size=SIZE, grids=GRIDS)
+        assert (name, error.value.kind) == (name, kind)

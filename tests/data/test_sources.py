@@ -1,15 +1,18 @@
 """LLaVA-format files: what is read, what is refused, and where paths may lead."""
 
 import json
+import pickle
 
 import pytest
 
 from vxlpro_jax.config import InputError
 from vxlpro_jax.data.chat import Turn
-from vxlpro_jax.data.sources import load_records, load_visual_records, resolve_inside
+from vxlpro_jax.data.sources import load_records, load_visual_records
+from vxlpro_jax.data.storage import resolve_inside
 
 VISUAL = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}]
 TEXT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+GOOD = json.dumps({"conversations": TEXT})
 
 
 @pytest.fixture
@@ -28,18 +31,21 @@ def test_records(load):
         {"image": "c.png", "conversations": VISUAL},
         {"conversations": TEXT},
     )
-    assert (video.video, video.image, video.scale) == ("a/b.mp4", "", 2.0)
+    assert (video.video, video.images, video.scale) == ("a/b.mp4", (), 2.0)
     assert video.turns == (Turn("human", "<image>\nWho?"), Turn("gpt", "Me."))
     assert video.name.endswith("data.json, record 0 (id 7)")
-    assert (image.video, image.image, image.scale) == ("", "c.png", 1.0)
-    assert (text.video, text.image) == ("", "")
+    assert (image.video, image.images, image.scale) == ("", ("c.png",), 1.0)
+    assert not text.has_visual
 
 
 def test_visual_records_need_no_text(tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps([{"video": "a.mp4"}, {"conversations": TEXT}, {"image": "c.png"}]))
     records = load_visual_records(path)
-    assert [(r.video, r.image, r.turns) for r in records] == [("a.mp4", "", ()), ("", "c.png", ())]
+    assert [(r.video, r.images, r.turns) for r in records] == [
+        ("a.mp4", (), ()),
+        ("", ("c.png",), ()),
+    ]
 
 
 def test_no_visual_record_at_all_is_told(tmp_path):
@@ -63,12 +69,19 @@ def good(**changes):
         (good(video="/etc/passwd"), "video", "inside data.video_root"),
         (good(video="a/../../b.mp4"), "video", "inside data.video_root"),
         (good(video="C:\\b.mp4"), "video", "inside data.video_root"),
+        (good(video="a\\..\\..\\b.mp4"), "video", "inside data.video_root"),
+        (good(video="s3://bucket/b.mp4"), "video", "inside data.video_root"),
+        (good(video="\ud800.mp4"), "video", "expected one file's path"),
         ({"image": "../x.png", "conversations": VISUAL}, "image", "inside data.image_root"),
         (good(image="a.png"), "image", "beside field 'video'"),
+        ({"image": [], "conversations": VISUAL}, "image", "non-empty list of paths"),
+        ({"image": ["a", 3], "conversations": VISUAL}, "image[1]", "expected one file's path"),
+        ({"image": ["a", "/x"], "conversations": VISUAL}, "image[1]", "inside data.image_root"),
         (good(scale="2"), "scale", "a number above 0"),
         (good(scale=True), "scale", "a number above 0"),
         (good(scale=0), "scale", "a number above 0"),
         (good(scale=float("nan")), "scale", "a number above 0"),
+        (good(scale=10**400), "scale", "a number above 0"),
         ({"video": "a.mp4"}, "conversations", "expected a non-empty list"),
         (good(conversations=[]), "conversations", "expected a non-empty list"),
         (good(conversations="Hi"), "conversations", "expected a non-empty list"),
@@ -76,6 +89,11 @@ def good(**changes):
         (good(conversations=[*VISUAL, {"value": "x"}]), "conversations[2].from", "'human' or"),
         (good(conversations=[{"from": "system"}]), "conversations[0].from", "'human' or 'gpt'"),
         (good(conversations=[{"from": "human"}]), "conversations[0].value", "expected text"),
+        (
+            good(conversations=[{"from": "human", "value": "\ud800"}]),
+            "conversations[0].value",
+            "text",
+        ),
         (good(conversations=VISUAL[1:]), "conversations", "needs a human turn"),
         (good(conversations=[*VISUAL, *VISUAL]), "conversations", "2 times"),
         (good(conversations=TEXT), "conversations", "lacks <image>"),
@@ -94,12 +112,121 @@ def test_a_record_must_be_an_object(load):
         load([1])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', "3", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            "",
+            "{",
+            "[",
+            "[]",
+            " [ ] x",
+            f"[{GOOD}",
+            f"[{GOOD},]",
+            f"[{GOOD} {GOOD}]",
+            f"[{GOOD}] x",
+        ),
+        *('{"a": 1}', "3", b"\xff\xfe", "[" * 100_000, '[{"a": "'),
+    ],
+)
 def test_files_that_hold_no_samples(content, tmp_path):
     path = tmp_path / "bad.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=r"Data file .*bad.json (is not JSON|holds no list)"):
         load_records(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "holds no list of samples"),
+        (b"\n \n", "holds no list of samples"),
+        (b'{"conversations": 3}\n{\n', "line 1: field 'conversations' is 3"),
+        (b"\n{\n", "line 2, is not JSON"),
+        (b"\xff\n", "line 1, is not JSON"),
+        (b"[" * 100_000, "line 1, is not JSON"),
+        (b"\n\n[1]\n", r"line 3: is \[1\]: expected an object"),
+    ],
+)
+def test_lines_that_cannot_be_used(content, what, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"bad.jsonl,? {what}"):
+        load_records(path)
+
+
+def test_lists_and_lines_are_read_alike(tmp_path):
+    samples = [
+        {"id": "ü 🌍", "video": "ü.mp4", "conversations": VISUAL, "scale": 0.5, "more": [1, {}]},
+        {"conversations": TEXT},
+        {"id": 2, "image": ["a.png", "b.png"], "conversations": VISUAL},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(samples, ensure_ascii=False, indent=2))
+    (tmp_path / "bom.json").write_text(json.dumps(samples), encoding="utf-8-sig")
+    lines = "\r\n\n".join(json.dumps(sample, ensure_ascii=False) for sample in samples)
+    (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8-sig")
+    loaded = [load_records(tmp_path / name) for name in ("list.json", "bom.json", "lines.jsonl")]
+    first, *others = [[record._replace(name="") for record in records] for records in loaded]
+    assert others == [first, first]
+    assert [record.video for record in first] == ["ü.mp4", "", ""]
+    assert [record.images for record in first] == [(), (), ("a.png", "b.png")]
+    assert loaded[0][2].name == f"{tmp_path}/list.json, record 2 (id 2)"
+    assert loaded[2][2].name == f"{tmp_path}/lines.jsonl, line 5 (id 2)"
+
+
+def test_records_are_a_sequence(load):
+    records = load(*({"id": i, "conversations": TEXT} for i in range(5)))
+    assert [record.name[-2] for record in records] == list("01234")
+    assert next(reversed(records)) == records[4]
+    assert list(pickle.loads(pickle.dumps(records))) == list(records)
+    for index in (5, -1):
+        with pytest.raises(IndexError):
+            records[index]
+
+
+def test_braces_and_stars(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"id": name, "conversations": TEXT}]))
+    (tmp_path / "d{1,2}.json").write_text(json.dumps([{"id": "d", "conversations": TEXT}]))
+
+    def names(pattern):
+        return [record.name[-3] for record in load_records(tmp_path / pattern)]
+
+    assert names("{c,a}.json") == ["c", "a"]
+    assert names("[a-b]*.json") == ["a", "b"]
+    assert names("d{1,2}.json") == ["d"]
+    assert load_records(tmp_path / "{c,a}.json").counts == (2,)
+    with pytest.raises(InputError, match=r"x.json does not exist"):
+        names("{a,x}.json")
+    with pytest.raises(InputError, match="no file matches"):
+        names("x*.json")
+    with pytest.raises(InputError, match="braces hold a list"):
+        names("{a}.json")
+
+
+def test_marks_of_several_pictures_may_stand_together(load):
+    def text(value, images):
+        turns = [{"from": "human", "value": value}, VISUAL[1]]
+        return load({"image": images, "conversations": turns})[0].turns[0].text
+
+    assert text("<image>\nWho?", ["a", "b"]) == "<image>\nWho?"
+    assert text("<image>\n<image> <image>\nWho?", ["a", "b", "c"]) == "<image>\nWho?"
+    for value, images in (("<image> and <image>", ["a", "b"]), ("<image><image>", ["a"])):
+        with pytest.raises(InputError, match="stands 2 times"):
+            text(value, images)
+
+
+def test_files_are_beside_their_data_file_or_under_a_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    samples = [{key: "x", "conversations": VISUAL} for key in ("video", "image")]
+    (tmp_path / "data.json").write_text(json.dumps(samples))
+
+    def roots(**options):
+        return [record.root for record in load_records("~/data.json", **options)]
+
+    assert roots() == [str(tmp_path)] * 2
+    assert roots(video_root="~/v") == [str(tmp_path / "v"), str(tmp_path)]
+    assert roots(image_root=tmp_path / "i") == [str(tmp_path), str(tmp_path / "i")]
 
 
 def test_missing_file(tmp_path):

@@ -36,26 +36,24 @@ class FeatureFiles:
     places: int
     width: int
 
-    def path(self, file: Path) -> Path:
-        """Where the features of `file` are: another place as soon as that file changes."""
-        stat = file.stat()
-        named = f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        return self.folder / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.npz"
+    def path(self, key: str) -> Path:
+        """Where the features are of what `SampleReader.visual_key` calls `key`."""
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
-    def read(self, file: Path) -> Visual:
-        """The features of `file`."""
-        with np.load(self.path(file), allow_pickle=False) as stored:
+    def read(self, key: str) -> Visual:
+        """The features of `key`."""
+        with np.load(self.path(key), allow_pickle=False) as stored:
             groups, times = stored["groups"], stored["times"]
         is_bfloat16 = self.dtype == "bfloat16"
         return Visual(groups.view(ml_dtypes.bfloat16) if is_bfloat16 else groups, times)
 
-    def write(self, file: Path, visual: Visual) -> None:
+    def write(self, key: str, visual: Visual) -> None:
         """The inverse; processes may race."""
         groups = visual.groups.view(np.uint16) if self.dtype == "bfloat16" else visual.groups
         handle, partial = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
         with os.fdopen(handle, "wb") as stream:
             np.savez(stream, groups=groups, times=visual.times)
-        os.replace(partial, self.path(file))
+        os.replace(partial, self.path(key))
 
     def nothing(self) -> Visual:
         """The features of a sample without a file."""

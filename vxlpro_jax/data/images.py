@@ -3,20 +3,27 @@
 Shapes: N kept crops, S side of a crop.
 """
 
+import functools
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
+from vxlpro_jax.data.media_file import MediaFile
 
 # Every grid from 1x1 to 6x6 crops, as in the release's training scripts.
 DEFAULT_PINPOINTS = "(1x1),...,(6x6)"
+
+# Pillow's own limit: 358 MB when open, at four bytes a pixel.
+MOST_PIXELS = 89_478_485
+
+# What data sets hold. Pillow knows more, some of which start other programs (EPS).
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class Grid(NamedTuple):
@@ -52,7 +59,7 @@ def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
     return tuple(Grid(width // size, height // size) for width, height in pixels)
 
 
-def read_image(path: str | Path, *, size: int, grids: Sequence[Grid]) -> np.ndarray:
+def read_image(file: str | Path | BinaryIO, *, size: int, grids: Sequence[Grid]) -> np.ndarray:
     """The crops that the model sees of one picture: uint8 [N,S,S,3], row by row.
 
     The picture is fitted into the best of `grids` with its aspect kept, centred on black, and cut.
@@ -60,10 +67,15 @@ def read_image(path: str | Path, *, size: int, grids: Sequence[Grid]) -> np.ndar
     compressor whenever there are others, which is always; so it is not made here. Orientation tags
     are not applied, as in the release.
 
+    Args:
+        file: the picture's path, or a binary file object that can seek.
+        size: S.
+        grids: the tilings to choose from.
+
     Raises:
-        InputError: no such file, not a picture, damaged, or too many pixels to be safe.
+        BadFile: as `open_picture`.
     """
-    picture = _opened(Path(path))
+    picture = open_picture(file)
     grid = best_grid(picture.width, picture.height, grids=grids, size=size)
     canvas = np.asarray(_letterboxed(picture, grid.columns * size, grid.rows * size))
     tiles = canvas.reshape(grid.rows, size, grid.columns, size, 3)
@@ -87,31 +99,27 @@ def best_grid(width: int, height: int, *, grids: Sequence[Grid], size: int) -> G
     return max(grids, key=fit)
 
 
-def _opened(path: Path) -> Image.Image:
-    if not os.path.isfile(path):
-        raise InputError(f"Picture {path} does not exist: check the path.")
-    try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-                raise _too_large(path)
-            return picture.convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path) from error
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's parsers raise whatever a broken file makes them trip on.
-        raise InputError(
-            f"Picture {path} cannot be read, it is damaged or no picture ({error}): replace or"
-            " remove the file."
-        ) from error
+def open_picture(file: str | Path | BinaryIO) -> Image.Image:
+    """The picture in RGB, of an animated one the first.
+
+    Raises:
+        BadFile: no such file, empty, not a picture of a usual form, damaged, or too many pixels to
+            be safe.
+    """
+    media = MediaFile("Picture", file)
+    with media.reading():
+        media.check()
+        with media.opened() as opened, Image.open(opened, formats=_formats()) as found:
+            media.check_pixels(found.width, found.height, most=MOST_PIXELS)
+            found.load()
+            return found if found.mode == "RGB" else found.convert("RGB")
 
 
-def _too_large(path: Path) -> InputError:
-    limit = Image.MAX_IMAGE_PIXELS // 1_000_000
-    return InputError(
-        f"Picture {path} has more than {limit} million pixels, too many to open safely: make it"
-        " smaller or remove it."
-    )
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow can open."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _letterboxed(picture: Image.Image, width: int, height: int) -> Image.Image:

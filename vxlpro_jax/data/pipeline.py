@@ -1,60 +1,40 @@
 """Records to batches: deterministic, endless, resumable, whatever the number of workers.
 
-Batch `k` is a pure function of the config, the seed and `k`: row `i` of it holds position
-`k * batch_size + i` of an endless order that shuffles all records anew each epoch. So a position is
-the whole state, and neither workers nor processes change what a step sees.
+All records are shuffled anew each epoch, without end. Row `r` of `B` is a stream of its own (see
+`row_stream`), so that neither workers nor processes change what a step sees, and a checkpoint of
+any number of processes continues with any other.
 
 Shapes: B rows of this process, G groups a row, T text slots a row, S image side.
 """
 
 import dataclasses
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from absl import flags
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
+from vxlpro_jax.data.bad_samples import BadSample, BadSamples
+from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.features import FeatureFiles
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
-from vxlpro_jax.data.sources import Record, load_records, load_visual_records
+from vxlpro_jax.data.order import record_order
+from vxlpro_jax.data.packing import Size
+from vxlpro_jax.data.row_stream import RowSource, RowState, RowStream
+from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.sources import Records, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
-from vxlpro_jax.data.transforms import RowShape, Sample, SampleReader, stack_rows
+from vxlpro_jax.data.transforms import RowShape, SampleReader, VideoReader, stack_rows
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
-
-PREFETCH_THREADS = 2
-PREFETCH_BATCHES = 2
-
-
-class BadSample(NamedTuple):
-    """A record that could not become a sample: its index in the data file, its name, and why."""
-
-    record: int
-    name: str
-    reason: str
-
-
-class Loaded(NamedTuple):
-    """One row: its sample (None when nothing within reach could be read) and what was skipped."""
-
-    sample: Sample | None
-    bad: list[BadSample]
-
-
-class LoadedBatch(NamedTuple):
-    """What a worker hands over: a batch (None when a row is missing) and what was skipped."""
-
-    batch: Batch | None
-    bad: list[BadSample]
 
 
 def tokenizer_for(data: DataConfig) -> Tokenizer:
@@ -75,9 +55,10 @@ def build_pipeline(
 ) -> "BatchIterator":
     """Endless iterator over this process's rows of every batch.
 
-    A batch is a dict of numpy arrays, `B = data.batch_size / process_count`, one sample a row:
-    frames uint8 [B,G,4,S,S,3], stamp_ids int32 [B,G,10], group_segments int32 [B,G], tokens int32
-    [B,T], token_segments int32 [B,T], labels int32 [B,T]. Process `i` holds the i-th block of rows.
+    A batch is a dict of numpy arrays, `B = data.batch_size / process_count`: frames uint8
+    [B,G,4,S,S,3], stamp_ids int32 [B,G,10], group_segments int32 [B,G], tokens int32 [B,T],
+    token_segments int32 [B,T], labels int32 [B,T]. Segments number the samples of a row from 1; 0
+    is padding. Process `i` holds the i-th block of rows.
 
     Args:
         data: the data fields of the config; an empty `path` means the embedded synthetic clips.
@@ -94,38 +75,61 @@ def build_pipeline(
             `next`, more unreadable records than `data.bad_sample_quota` allows.
     """
     rows = _rows_of_process(data, process_index, process_count)
-    if data.max_frames < FRAMES_PER_GROUP or data.max_frames % FRAMES_PER_GROUP:
-        raise InputError(
-            f"data.max_frames is {data.max_frames}: frames are compressed in groups of"
-            f" {FRAMES_PER_GROUP}, so give a positive multiple of {FRAMES_PER_GROUP}."
-        )
-    located = _locate(data)
-    records = (load_records if with_text else load_visual_records)(located.path)
     shape = RowShape(
-        groups=data.max_frames // FRAMES_PER_GROUP,
+        groups=_groups(data.max_frames, name="max_frames"),
         text=data.max_text_tokens if with_text else 0,
         image_size=image_size,
     )
+    records = _load(data, load_records if with_text else load_visual_records, seed=seed)
     reader = SampleReader.build(
         tokenizer_for(data) if with_text else None,
         shape=shape,
-        video_root=located.video_root,
-        image_root=located.image_root,
         pinpoints=pinpoints,
+        read_video=_video_reader(data, image_size=image_size),
     )
     source = BatchSource(
         records=records,
         reader=reader,
-        order=grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat(),
+        order=record_order(records.counts, weights=records.weights, seed=seed),
         batch_size=data.batch_size,
         rows=rows,
+        samples_per_row=_at_least_one(data.samples_per_row, name="samples_per_row"),
         allowed_bad=int(data.bad_sample_quota * len(records)),
     )
-    return BatchIterator(
-        source,
-        num_workers=data.num_workers,
-        bad_samples_path=bad_samples_path,
+    return BatchIterator(source, bad_samples_path=bad_samples_path)
+
+
+def _video_reader(data: DataConfig, *, image_size: int) -> VideoReader:
+    most = data.frames_per_sample or data.max_frames
+    if most > data.max_frames:
+        raise InputError(
+            f"data.frames_per_sample is {most}, more than the {data.max_frames} of a row: lower it"
+            " or raise data.max_frames."
+        )
+    pool = None
+    if data.num_workers:
+        pool = DecoderPool(data.num_workers, time_limit=data.seconds_per_file)
+    return VideoReader(
+        max_frames=FRAMES_PER_GROUP * _groups(most, name="frames_per_sample"),
+        size=image_size,
+        fps=data.fps or None,
+        decoders=pool,
     )
+
+
+def _groups(frames: int, *, name: str) -> int:
+    if frames < FRAMES_PER_GROUP or frames % FRAMES_PER_GROUP:
+        raise InputError(
+            f"data.{name} is {frames}: frames are compressed in groups of {FRAMES_PER_GROUP}, so"
+            f" give a positive multiple of {FRAMES_PER_GROUP}."
+        )
+    return frames // FRAMES_PER_GROUP
+
+
+def _at_least_one(value: int, *, name: str) -> int:
+    if value < 1:
+        raise InputError(f"data.{name} is {value}: give 1 or more.")
+    return value
 
 
 def held_out(data: DataConfig) -> DataConfig:
@@ -143,7 +147,7 @@ def held_out(data: DataConfig) -> DataConfig:
         synthetic = synthetic_set(Path(data.workdir_cache).expanduser())
         return dataclasses.replace(data, path=str(synthetic.eval), video_root=str(synthetic.root))
     try:
-        load_visual_records(data.eval_path)
+        load_visual_records(data.eval_path, cache=data.workdir_cache)
     except InputError as error:
         raise InputError(f"data.eval_path: {error}") from error
     return dataclasses.replace(data, path=data.eval_path)
@@ -158,45 +162,39 @@ def first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray
     Raises:
         InputError: a malformed data file, or nothing in it can be read.
     """
-    located = _locate(data)
     shape = RowShape(groups=data.max_frames // FRAMES_PER_GROUP, text=0, image_size=image_size)
-    reader = SampleReader.build(
-        None,
-        shape=shape,
-        video_root=located.video_root,
-        image_root=located.image_root,
-        pinpoints=DEFAULT_PINPOINTS,
-    )
-    records = {(r.video, r.image): r for r in reversed(load_visual_records(located.path))}
+    reader = SampleReader.build(None, shape=shape, pinpoints=DEFAULT_PINPOINTS)
     found: list[np.ndarray] = []
-    for record in reversed(records.values()):
+    taken = set()
+    records = _load(data, load_visual_records, seed=0)
+    for index in range(len(records)):
         if len(found) >= count:
             break
         try:
-            found.extend(reader(record).groups)
+            key = reader.visual_key(records[index])
+            if key not in taken:
+                taken.add(key)
+                found.extend(reader(records[index]).groups)
         except InputError as error:
-            log.warning("Skipped %s: %s", record.name, error)
+            log.warning("Skipped record %d: %s", index, error)
     if not found:
-        raise InputError(f"Of {located.path} no video and no image can be read.")
+        raise InputError(
+            f"Of {data.path or 'the embedded clips'} no video and no image can be read."
+        )
     return np.stack(found[:count])
 
 
-class _Located(NamedTuple):
-    path: Path
-    video_root: Path
-    image_root: Path
-
-
-def _locate(data: DataConfig) -> _Located:
-    """The data file and its roots; a root that is not given is the data file's own folder."""
+def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Records:
+    """The records of `data.path`, or of the embedded clips."""
     if not data.path:
         synthetic = synthetic_set(Path(data.workdir_cache).expanduser())
-        return _Located(synthetic.train, synthetic.root, synthetic.root)
-    path = Path(data.path).expanduser()
-    return _Located(
-        path,
-        Path(data.video_root).expanduser() if data.video_root else path.parent,
-        Path(data.image_root).expanduser() if data.image_root else path.parent,
+        return load(synthetic.train, video_root=synthetic.root, image_root=synthetic.root)
+    return load(
+        data.path,
+        video_root=data.video_root,
+        image_root=data.image_root,
+        seed=seed,
+        cache=data.workdir_cache,
     )
 
 
@@ -212,11 +210,16 @@ def _rows_of_process(data: DataConfig, index: int, count: int) -> range:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSource:
-    """Random access to the batches: `source[k]` reads no state and leaves none.
+    """What the batches are made of.
 
-    `order` maps a position to a record's index; `rows` are this process's rows of a batch. A record
-    that cannot be read gives its place to the next one in the order. After more than `allowed_bad`
-    of them the run has to stop, so no row searches further than that.
+    Attributes:
+        records: all of them.
+        reader: records to samples.
+        order: position to a record's index, without end.
+        batch_size: rows of all processes.
+        rows: those of this process.
+        samples_per_row: at most.
+        allowed_bad: records that may be unreadable.
     """
 
     records: Sequence[Record]
@@ -224,53 +227,51 @@ class BatchSource:
     order: Sequence[int]
     batch_size: int
     rows: range
+    samples_per_row: int
     allowed_bad: int
-    first: int = 0
 
-    def __len__(self) -> int:
-        return len(self.order) // self.batch_size - self.first
+    def stream(self, row: int, *, state: RowState) -> RowStream:
+        """A row of every batch from `state` on."""
+        source = RowSource(
+            records=self.records,
+            order=self.order,
+            reader=self.reader,
+            row=row,
+            batch_size=self.batch_size,
+        )
+        shape = self.reader.shape
+        # Without text a row's text budget holds any number of samples, which have none.
+        budget = Size(groups=shape.groups, text=shape.text, samples=self.samples_per_row)
+        return RowStream(source, state=state, budget=budget, most_bad=self.allowed_bad)
 
-    def __getitem__(self, index: int) -> LoadedBatch:
-        start = (self.first + index) * self.batch_size
-        loaded = [self._load(start + row) for row in self.rows]
-        bad = [sample for row in loaded for sample in row.bad]
-        samples = [row.sample for row in loaded]
-        if any(sample is None for sample in samples):
-            return LoadedBatch(None, bad)
-        return LoadedBatch(stack_rows(samples, shape=self.reader.shape), bad)
 
-    def _load(self, position: int) -> Loaded:
-        bad = []
-        for place in range(position, position + self.allowed_bad + 1):
-            index = int(self.order[place])
-            record = self.records[index]
-            try:
-                return Loaded(self.reader(record), bad)
-            except InputError as error:
-                bad.append(BadSample(index, record.name, str(error)))
-        return Loaded(None, bad)
+class _Made(NamedTuple):
+    """A batch (None when a row is missing), what was passed over, and the rows' states after it."""
+
+    batch: Batch | None
+    bad: list[BadSample]
+    states: dict[int, RowState]
 
 
 class BatchIterator(grain.DatasetIterator):
-    """Grain iterator over a `BatchSource`, read ahead in threads or in worker processes.
+    """Batches of a `BatchSource`, made a step ahead.
 
-    Its state is plain JSON: the next batch's number and the records found unreadable so far. It
-    does not depend on the number of workers, and Grain's Orbax handler saves and restores it.
+    Its state is plain JSON: the states of its rows, by row, and the records found unreadable so
+    far. It does not depend on the number of workers, nor, joined, on that of processes.
     """
 
-    def __init__(
-        self,
-        source: BatchSource,
-        *,
-        num_workers: int,
-        bad_samples_path: str | Path | None,
-    ):
+    def __init__(self, source: BatchSource, *, bad_samples_path: str | Path | None):
         super().__init__()
         self._source = source
-        self._num_workers = num_workers
-        self._bad = BadSamples(source, path=bad_samples_path)
-        self._next_batch = 0
-        self._inner: grain.DatasetIterator | None = None
+        self._bad = BadSamples(
+            total=len(source.records),
+            allowed=source.allowed_bad,
+            path=Path(bad_samples_path) if bad_samples_path else None,
+        )
+        self._states = dict.fromkeys(source.rows, RowState())
+        self._streams: dict[int, RowStream] = {}
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: Future[_Made] | None = None
 
     def __next__(self) -> Batch:
         """The next batch, after naming the records that it had to skip.
@@ -279,22 +280,35 @@ class BatchIterator(grain.DatasetIterator):
             InputError: more records are unreadable than the quota allows.
         """
         self.start_prefetch()
-        loaded = next(self._inner)
-        self._bad.add(loaded.bad)
-        if loaded.batch is None:
+        made = self._ahead.result()
+        self._bad.add(made.bad)
+        if made.batch is None:
             self._bad.stop()
-        self._next_batch += 1
-        return loaded.batch
+        self._states = made.states
+        self._ahead = self._maker.submit(self._make)
+        return made.batch
 
     def get_state(self) -> dict[str, Any]:
         """JSON-ready state: the same whatever has been read ahead."""
-        return {"next_batch": self._next_batch, "bad_records": sorted(self._bad.records)}
+        rows = {str(row): [state.next, *state.held] for row, state in self._states.items()}
+        return {"rows": rows, "bad_records": sorted(self._bad.records)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues exactly where `get_state` was called."""
-        self._close_inner()
-        self._next_batch = state["next_batch"]
+        """Continues exactly where `get_state` was called, here or, joined, in other processes."""
+        self._stop()
+        found = {row: state["rows"][str(row)] for row in self._source.rows}
+        self._states = {row: RowState(first, tuple(held)) for row, (first, *held) in found.items()}
         self._bad.records = set(state["bad_records"])
+
+    @staticmethod
+    def join_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """The state of all processes from that of each."""
+        rows: dict[str, list[int]] = {}
+        bad: set[int] = set()
+        for state in states:
+            rows |= state["rows"]
+            bad |= set(state["bad_records"])
+        return {"rows": rows, "bad_records": sorted(bad)}
 
     @property
     def source(self) -> BatchSource:
@@ -303,81 +317,40 @@ class BatchIterator(grain.DatasetIterator):
 
     def read_features(self, files: FeatureFiles) -> None:
         """From now on the batches hold these instead of frames."""
-        self._close_inner()
+        self._stop()
         reader = dataclasses.replace(self._source.reader, features=files)
         self._source = dataclasses.replace(self._source, reader=reader)
 
     def start_prefetch(self) -> None:
         """Begins to read ahead; `next` does so by itself."""
-        if self._inner is None:
-            source = dataclasses.replace(self._source, first=self._next_batch)
-            self._inner = iter(_read_ahead(source, self._num_workers))
-            self._inner.start_prefetch()
+        if self._ahead is None:
+            self._streams = {
+                row: self._source.stream(row, state=state) for row, state in self._states.items()
+            }
+            self._ahead = self._maker.submit(self._make)
 
     def close(self) -> None:
         """Ends worker threads and processes."""
-        self._close_inner()
+        if decoders := self._source.reader.read_video.decoders:
+            decoders.close()
+        self._stop()
+        self._maker.shutdown()
         super().close()
 
-    def _close_inner(self) -> None:
-        if self._inner is not None:
-            self._inner.close()
-            self._inner = None
+    def _make(self) -> _Made:
+        rows = {row: stream.take() for row, stream in self._streams.items()}
+        bad = [sample for row in rows.values() for sample in row.bad]
+        states = {number: row.state for number, row in rows.items()}
+        if not all(row.samples for row in rows.values()):
+            return _Made(None, bad, states)
+        samples = [row.samples for row in rows.values()]
+        return _Made(stack_rows(samples, shape=self._source.reader.shape), bad, states)
 
-
-def _read_ahead(source: BatchSource, num_workers: int) -> grain.IterDataset:
-    threads = 1 if num_workers else PREFETCH_THREADS
-    buffered = 1 if num_workers else PREFETCH_BATCHES
-    batches = grain.MapDataset.source(source).to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
-    )
-    if not num_workers:
-        return batches
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, also where main has none.
-    options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=1)
-    return batches.mp_prefetch(options)
-
-
-class BadSamples:
-    """Names and counts the records that could not be read."""
-
-    def __init__(self, source: BatchSource, *, path: str | Path | None):
-        self.records: set[int] = set()
-        self._source = source
-        self._path = Path(path) if path else None
-        self._last = ""
-
-    def add(self, bad: Sequence[BadSample]) -> None:
-        """Logs and lists what is new.
-
-        Raises:
-            InputError: the quota is passed.
-        """
-        for sample in bad:
-            if sample.record in self.records:
-                continue
-            self.records.add(sample.record)
-            self._last = f"{sample.name}: {sample.reason}"
-            log.warning("Skipped %s", self._last)
-            self._list(sample)
-        if len(self.records) > self._source.allowed_bad:
-            self.stop()
-
-    def stop(self) -> None:
-        """Ends the run.
-
-        Raises:
-            InputError: always.
-        """
-        where = f" (all are listed in {self._path})" if self._path else ""
-        raise InputError(
-            f"{len(self.records)} of {len(self._source.records)} records could not be read, more"
-            f" than the {self._source.allowed_bad} that data.bad_sample_quota allows{where}. Mend"
-            f" or remove them, or raise the quota. The last was {self._last}"
-        )
-
-    def _list(self, sample: BadSample) -> None:
-        if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
+    def _stop(self) -> None:
+        """Gives up what has been read ahead."""
+        if self._ahead is not None:
+            if not self._ahead.cancel():
+                wait([self._ahead])
+            for stream in self._streams.values():
+                stream.close()
+            self._streams, self._ahead = {}, None

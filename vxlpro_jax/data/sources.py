@@ -1,156 +1,197 @@
-"""LLaVA-format JSON to records, checked field by field, and the files that they name."""
+"""The samples that data.path names, as one sequence of records."""
 
-import json
-import math
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+import bisect
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from vxlpro_jax.config import InputError
-from vxlpro_jax.data.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
+import numpy as np
 
-
-class Record(NamedTuple):
-    """One sample as its file tells it: at most one of `video` and `image`, relative to its root."""
-
-    name: str
-    turns: tuple[Turn, ...]
-    video: str = ""
-    image: str = ""
-    scale: float = 1.0
-
-    @property
-    def has_visual(self) -> bool:
-        """Whether it is more than text."""
-        return bool(self.video or self.image)
+from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.data import places, schema, storage
+from vxlpro_jax.data.json_records import JsonRecords
+from vxlpro_jax.data.mixtures import Dataset, is_mixture, read_mixture
+from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.shards import SHARD, ShardRecords, measure, shards_of_folder
+from vxlpro_jax.data.tfrecord import expand, shown
 
 
-def load_visual_records(path: str | Path) -> tuple[Record, ...]:
-    """The samples of `load_records` that have a video or an image; they need no `conversations`.
+class _Joined(Sequence[Record]):
+    """Sequences one after another."""
+
+    def __init__(self, parts: Sequence[Sequence[Record]]):
+        self._parts = tuple(parts)
+        self._ends = list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        part = bisect.bisect_right(self._ends, index)
+        return self._parts[part][index - (self._ends[part - 1] if part else 0)]
+
+
+class Records(_Joined):
+    """The records of all datasets, one after another.
+
+    An access may raise InputError: a shard or its record cannot be read.
+
+    Attributes:
+        counts: how many each dataset has.
+        weights: how often a record of each comes in an epoch.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Record]], *, weights: Sequence[float]):
+        super().__init__(parts)
+        self.counts = tuple(map(len, parts))
+        self.weights = tuple(weights)
+
+
+def load_records(
+    path: str | Path,
+    *,
+    video_root: str | Path = "",
+    image_root: str | Path = "",
+    seed: int = 0,
+    cache: str | Path = DataConfig.workdir_cache,
+) -> Records:
+    """The samples of data files, checked; see `schema.check_record` for their fields.
+
+    Args:
+        path: a JSON list or a JSONL file (`*.jsonl`) of samples; ArrayRecord shards
+            (`*.arrayrecord`) or the folder with their manifest; several of these by braces
+            (`a/{x,y}.json`) or `*`; or a mixture (`*.yaml`). All of them also as URLs.
+        video_root: folder or URL of the videos; if empty, that of each data file.
+        image_root: likewise of the pictures.
+        seed: of the strategy `random` of a mixture.
+        cache: folder for copies of remote shards.
+
+    Raises:
+        InputError: no such file, a file that cannot be used, no samples, or a record that cannot be
+            used; the sentence names file, record and field. Records of shards are checked when they
+            are asked for.
+    """
+    loader = _Loader(schema.check_record, lambda record: True, video_root, image_root, seed, cache)
+    return loader.load(_local(path))
+
+
+def load_visual_records(
+    path: str | Path,
+    *,
+    video_root: str | Path = "",
+    image_root: str | Path = "",
+    seed: int = 0,
+    cache: str | Path = DataConfig.workdir_cache,
+) -> Records:
+    """The samples of `load_records` that have a video or images; they need no `conversations`.
 
     Raises:
         InputError: as `load_records`, or none has one.
     """
-    samples = _read_samples(Path(path))
-    records = (_visual_record(sample, f"{path}, record {i}") for i, sample in enumerate(samples))
-    visual = tuple(record for record in records if record.has_visual)
-    if not visual:
+    check = schema.check_visual
+    loader = _Loader(check, lambda r: r.has_visual, video_root, image_root, seed, cache)
+    records = loader.load(_local(path))
+    if not records:
         raise InputError(f"Data file {path} names no video and no image: stage 1 learns from them.")
-    return visual
+    return records
 
 
-def load_records(path: str | Path) -> tuple[Record, ...]:
-    """Reads a JSON list of samples: `conversations`, and `video` or `image` or neither.
+@dataclasses.dataclass(frozen=True)
+class _Loader:
+    """The arguments of `load_records`, and what is asked of a record."""
 
-    Optional are `id` (a name for messages) and `scale` (stretches the time stamps). Other fields
-    are ignored.
+    check: Callable[..., Record]
+    keep: Callable[[Record], bool]
+    video_root: str | Path
+    image_root: str | Path
+    seed: int
+    cache: str | Path
 
-    Raises:
-        InputError: no such file, not JSON, no samples, or a record that cannot be used; the
-            sentence names file, record and field.
-    """
-    samples = _read_samples(Path(path))
-    return tuple(_record(sample, f"{path}, record {i}") for i, sample in enumerate(samples))
+    def load(self, path: str) -> Records:
+        datasets = read_mixture(_present(path)) if is_mixture(path) else [Dataset(path)]
+        parts = [self._chosen(dataset, place) for place, dataset in enumerate(datasets)]
+        return Records(parts, weights=[dataset.weight for dataset in datasets])
+
+    def _chosen(self, dataset: Dataset, place: int) -> Sequence[Record]:
+        found = [part for name in _names(dataset.path) for part in self._opened(name, dataset)]
+        records = _Joined(found)
+        if dataset.strategy.kind == "all":
+            return records
+        seed = int(np.random.SeedSequence((self.seed, place)).generate_state(1)[0])
+        return _Chosen(records, dataset.strategy.choose(len(records), seed=seed))
+
+    def _opened(self, name: str, dataset: Dataset) -> list[Sequence[Record]]:
+        """The records of one name: of a file, or of each shard of a folder."""
+        copies = Path(self.cache).expanduser() / "shards"
+        is_folder, shards = _is_folder(name), []
+        if is_folder:
+            shards = shards_of_folder(name)
+        elif name.endswith(SHARD):
+            shards = [measure(_present(name), copies=copies)]
+        folder = name if is_folder else places.folder_of(name)
+        video_root = _local(dataset.video_root or self.video_root) or folder
+        image_root = _local(dataset.image_root or self.image_root) or folder
+        if shards:
+            return [
+                ShardRecords(shard, check=self.check, video_root=video_root, copies=copies)
+                for shard in shards
+            ]
+        return [
+            JsonRecords(
+                _present(name),
+                check=self.check,
+                keep=self.keep,
+                video_root=video_root,
+                image_root=image_root,
+            )
+        ]
 
 
-def _read_samples(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise InputError(f"Data file {path} does not exist: check data.path.")
-    try:
-        samples = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"Data file {path} is not JSON ({error}): mend it.") from error
-    if not isinstance(samples, list) or not samples:
-        raise InputError(f"Data file {path} holds no list of samples: give a non-empty JSON list.")
-    return samples
+class _Chosen(Sequence[Record]):
+    """Some of a sequence."""
+
+    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
+        self._records, self._indices = records, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[int(self._indices[index])]
 
 
-def resolve_inside(root: str | Path, name: str) -> Path:
-    """The file `name` under `root`, links followed.
+def _names(path: str) -> list[str]:
+    """The files and folders that a path without braces and stars stands for."""
+    if not places.is_remote(path) and os.path.exists(path):
+        return [path]
+    return [
+        found
+        for name in expand(path)
+        for found in (storage.matching(name) if places.has_stars(name) else [name])
+    ]
 
-    Raises:
-        InputError: it lies outside of `root`.
-    """
-    root = Path(root).resolve()
-    try:
-        path = (root / name).resolve()
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{name} in {root} leads nowhere ({error}): mend the link.") from error
-    if not path.is_relative_to(root):
+
+def _is_folder(name: str) -> bool:
+    if not places.is_remote(name):
+        return os.path.isdir(name)
+    last = name.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return "." not in last
+
+
+def _present(file: str) -> str:
+    """The same; of a remote file its storage tells when it is read."""
+    if not places.is_remote(file) and not os.path.isfile(file):
         raise InputError(
-            f"{name} leads out of its folder {root}: data files may only name files inside it, so"
-            " move the file there."
+            f"Data file {shown(file)} does not exist: check data.path or, in a mixture, json_path."
         )
-    return path
+    return file
 
 
-def _record(sample: Any, where: str) -> Record:
-    visual = _visual_record(sample, where)
-    where, video, image = visual.name, visual.video, visual.image
-    turns = _turns(sample.get("conversations"), where)
-    try:
-        places = check_image_mark(drop_leading_reply(turns))
-    except InputError as error:
-        raise _wrong(where, "conversations", f"cannot be used. {error}") from error
-    if places != bool(video or image):
-        there = f"has {IMAGE_MARK} but no video or image" if places else f"lacks {IMAGE_MARK}"
-        raise _wrong(where, "conversations", f"{there}: {IMAGE_MARK} marks the visual's place")
-    return visual._replace(turns=turns)
-
-
-def _visual_record(sample: Any, where: str) -> Record:
-    """The record without its text."""
-    if not isinstance(sample, dict):
-        raise _wrong(where, "", f"is {_shown(sample)}: expected an object")
-    where = f"{where} (id {sample['id']!r})" if "id" in sample else where
-    video, image = (_path(sample, key, where) for key in ("video", "image"))
-    if video and image:
-        raise _wrong(where, "image", "stands beside field 'video': keep one of them")
-    return Record(where, (), video, image, _scale(sample, where))
-
-
-def _turns(turns: Any, where: str) -> tuple[Turn, ...]:
-    if not isinstance(turns, list) or not turns:
-        raise _wrong(where, "conversations", f"is {_shown(turns)}: expected a non-empty list")
-    return tuple(_turn(turn, where, f"conversations[{i}]") for i, turn in enumerate(turns))
-
-
-def _turn(turn: Any, where: str, field: str) -> Turn:
-    if not isinstance(turn, dict):
-        raise _wrong(where, field, f"is {_shown(turn)}: expected an object")
-    role, text = turn.get("from"), turn.get("value")
-    if role not in ("human", "gpt"):
-        raise _wrong(where, f"{field}.from", f"is {_shown(role)}: expected 'human' or 'gpt'")
-    if not isinstance(text, str):
-        raise _wrong(where, f"{field}.value", f"is {_shown(text)}: expected text")
-    return Turn(role, text)
-
-
-def _path(sample: dict, key: str, where: str) -> str:
-    if key not in sample:
-        return ""
-    name = sample[key]
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise _wrong(where, key, f"is {_shown(name)}: expected one file's path")
-    parts: Sequence[str] = PurePosixPath(name).parts
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in parts:
-        raise _wrong(where, key, f"is {_shown(name)}: expected a path inside data.{key}_root")
-    return name
-
-
-def _scale(sample: dict, where: str) -> float:
-    scale = sample.get("scale", 1.0)
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not math.isfinite(scale) or scale <= 0:
-        raise _wrong(where, "scale", f"is {_shown(scale)}: expected a number above 0")
-    return float(scale)
-
-
-def _wrong(where: str, field: str, what: str) -> InputError:
-    named = f"field {field!r} " if field else ""
-    return InputError(f"{where}: {named}{what}.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _local(place: str | Path) -> str:
+    """`~` stands for the user's folder."""
+    text = str(place)
+    return text if places.is_remote(text) else os.path.expanduser(text)

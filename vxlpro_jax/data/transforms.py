@@ -8,15 +8,19 @@ import dataclasses
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS, InputError
 from vxlpro_jax.data.chat import encode_conversation, encode_stamps
+from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.features import FeatureFiles, Visual
+from vxlpro_jax.data.frames import Video
 from vxlpro_jax.data.images import Grid, group_crops, parse_pinpoints, read_image
-from vxlpro_jax.data.sources import Record, resolve_inside
+from vxlpro_jax.data.packing import Size
+from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.storage import fingerprint, open_media
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.video import group_frames, read_video
 
@@ -29,6 +33,11 @@ class Sample(NamedTuple):
     tokens: np.ndarray
     labels: np.ndarray
 
+    @property
+    def size(self) -> Size:
+        """What it takes of a row."""
+        return Size(groups=len(self.groups), text=len(self.tokens))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowShape:
@@ -37,6 +46,30 @@ class RowShape:
     groups: int
     text: int
     image_size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoReader:
+    """How videos are read: at most `max_frames` frames, uniformly or `fps` a second.
+
+    With `decoders` they are read in processes of their own, under a time limit.
+    """
+
+    max_frames: int
+    size: int
+    fps: float | None = None
+    decoders: DecoderPool | None = None
+
+    def __call__(self, file: Path | BinaryIO) -> Video:
+        """The frames of a video.
+
+        Raises:
+            BadFile: as `read_video` and `DecoderPool.read`.
+        """
+        options = {"max_frames": self.max_frames, "size": self.size, "fps": self.fps}
+        if self.decoders is None:
+            return read_video(file, **options)
+        return self.decoders.read(file if isinstance(file, Path) else file.read(), **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +82,7 @@ class SampleReader:
 
     tokenizer: Tokenizer | None
     shape: RowShape
-    video_root: Path
-    image_root: Path
+    read_video: VideoReader
     grids: tuple[Grid, ...]
     features: FeatureFiles | None = None
 
@@ -60,11 +92,12 @@ class SampleReader:
         tokenizer: Tokenizer | None,
         *,
         shape: RowShape,
-        video_root: Path,
-        image_root: Path,
         pinpoints: Any,
+        read_video: VideoReader | None = None,
     ) -> Self:
         """A reader whose pictures never need more groups than a row has.
+
+        By default a video may fill a row with frames, uniformly spaced.
 
         Tilings of more crops than that are left out, which differs because the release has no
         static shapes to fit.
@@ -79,13 +112,8 @@ class SampleReader:
                 f"No tiling of image_grid_pinpoints {pinpoints!r} has {shape.groups} crops or"
                 " fewer: raise data.max_frames (a crop takes four)."
             )
-        return cls(
-            tokenizer=tokenizer,
-            shape=shape,
-            video_root=video_root,
-            image_root=image_root,
-            grids=fitting,
-        )
+        whole = VideoReader(max_frames=shape.groups * FRAMES_PER_GROUP, size=shape.image_size)
+        return cls(tokenizer=tokenizer, shape=shape, read_video=read_video or whole, grids=fitting)
 
     def __call__(self, record: Record) -> Sample:
         """The record's sample.
@@ -105,7 +133,9 @@ class SampleReader:
             )
         visual = self.visual(record)
         stamps = encode_stamps(visual.times, tokenizer=self.tokenizer, scale=record.scale)
-        return Sample(visual.groups, stamps, chat.ids, chat.labels)
+        # Nothing stands before the first id that could predict it; the release's shift drops it.
+        labels = np.concatenate([[IGNORE_LABEL], chat.labels[1:]]).astype(np.int32)
+        return Sample(visual.groups, stamps, chat.ids, labels)
 
     def visual(self, record: Record) -> Visual:
         """What the record shows; no groups if it is text alone.
@@ -115,62 +145,80 @@ class SampleReader:
         """
         return self._frames(record) if self.features is None else self._features(record)
 
-    def visual_file(self, record: Record) -> Path:
-        """The video or image of a record that has one.
+    def visual_key(self, record: Record) -> str:
+        """Names what a record shows; another text as soon as its files change.
 
         Raises:
-            InputError: it lies outside of its root.
+            InputError: a file is missing or lies outside of its root.
         """
-        root = self.video_root if record.video else self.image_root
-        return resolve_inside(root, record.video or record.image)
+        return "\0".join(map(fingerprint, record.media))
 
     def _features(self, record: Record) -> Visual:
         if not record.has_visual:
             return self.features.nothing()
-        file = self.visual_file(record)
         try:
-            return self.features.read(file)
+            return self.features.read(self.visual_key(record))
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             self._frames(record)  # What is wrong with the file itself is told first.
             raise InputError(
-                f"The features of {file} cannot be read ({error}): start the run again to have"
-                " them made."
+                f"The features of {record.name} cannot be read ({error}): start the run again to"
+                " have them made."
             ) from error
 
     def _frames(self, record: Record) -> Visual:
         size = self.shape.image_size
-        if record.video:
-            max_frames = self.shape.groups * FRAMES_PER_GROUP
-            read = read_video(self.visual_file(record), max_frames=max_frames, size=size)
-            return Visual(*group_frames(read))
-        if record.image:
-            crops = read_image(self.visual_file(record), size=size, grids=self.grids)
+        if record.images:
+            crops = np.concatenate(self._crops(record))
             return Visual(group_crops(crops), np.zeros(len(crops)))
+        if record.has_visual:
+            with open_media(record.media[0]) as file:
+                return Visual(*group_frames(self.read_video(file)))
         return Visual(np.zeros((0, FRAMES_PER_GROUP, size, size, 3), np.uint8), np.zeros(0))
 
+    def _crops(self, record: Record) -> list[np.ndarray]:
+        """Those of each picture; several share a row's groups evenly."""
+        share = self.shape.groups // len(record.images)
+        grids = tuple(grid for grid in self.grids if grid.columns * grid.rows <= share)
+        if not grids:
+            raise InputError(
+                f"{record.name} has {len(record.images)} pictures, too many for a row of"
+                f" {self.shape.groups} crops: raise data.max_frames (a crop takes four)."
+            )
+        crops = []
+        for picture in record.media:
+            with open_media(picture) as file:
+                crops.append(read_image(file, size=self.shape.image_size, grids=grids))
+        return crops
 
-def stack_rows(samples: Sequence[Sample], *, shape: RowShape) -> dict[str, np.ndarray]:
-    """One sample a row, padded: the batch of `pipeline.build_pipeline`.
+
+def stack_rows(rows: Sequence[Sequence[Sample]], *, shape: RowShape) -> dict[str, np.ndarray]:
+    """The samples of each row one after another, padded: the batch of `pipeline.build_pipeline`.
 
     Segments count from 1; 0 is padding. Samples with features make a batch with `features` in the
     place of `frames`.
     """
-    rows, groups, text, first = len(samples), shape.groups, shape.text, samples[0].groups
+    count, groups, text, first = len(rows), shape.groups, shape.text, rows[0][0].groups
     visuals = "frames" if first.dtype == np.uint8 else "features"
     batch = {
-        visuals: np.zeros((rows, groups, *first.shape[1:]), first.dtype),
-        "stamp_ids": np.zeros((rows, groups, STAMP_TOKENS), np.int32),
-        "group_segments": np.zeros((rows, groups), np.int32),
-        "tokens": np.zeros((rows, text), np.int32),
-        "token_segments": np.zeros((rows, text), np.int32),
-        "labels": np.full((rows, text), IGNORE_LABEL, np.int32),
+        visuals: np.zeros((count, groups, *first.shape[1:]), first.dtype),
+        "stamp_ids": np.zeros((count, groups, STAMP_TOKENS), np.int32),
+        "group_segments": np.zeros((count, groups), np.int32),
+        "tokens": np.zeros((count, text), np.int32),
+        "token_segments": np.zeros((count, text), np.int32),
+        "labels": np.full((count, text), IGNORE_LABEL, np.int32),
     }
-    for row, sample in enumerate(samples):
-        visual, spoken = len(sample.groups), len(sample.tokens)
-        batch[visuals][row, :visual] = sample.groups
-        batch["stamp_ids"][row, :visual] = sample.stamp_ids
-        batch["group_segments"][row, :visual] = 1
-        batch["tokens"][row, :spoken] = sample.tokens
-        batch["token_segments"][row, :spoken] = 1
-        batch["labels"][row, :spoken] = sample.labels
+    for row, samples in enumerate(rows):
+        start = Size(groups=0, text=0)
+        for segment, sample in enumerate(samples, 1):
+            seen = slice(start.groups, start.groups + sample.size.groups)
+            spoken = slice(start.text, start.text + sample.size.text)
+            batch[visuals][row, seen] = sample.groups
+            batch["stamp_ids"][row, seen] = sample.stamp_ids
+            batch["group_segments"][row, seen] = segment
+            batch["tokens"][row, spoken] = sample.tokens
+            batch["token_segments"][row, spoken] = segment
+            batch["labels"][row, spoken] = sample.labels
+            start = Size(groups=seen.stop, text=spoken.stop)
     return batch

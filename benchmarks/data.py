@@ -1,0 +1,161 @@
+"""Frames a second of reading videos, ours beside OpenCV and decord on the same files.
+
+    pip install opencv-python-headless decord2
+    python benchmarks/data.py [--rounds 5] [--case NAME ...]
+
+Everyone reads the same frames of the same files, by their index, and resizes them with Pillow's
+bicubic filter to 384 x 384, as the vision tower wants them. OpenCV grabs every frame and decodes
+those that are taken to pixels; decord is given the indices. Each runs with its own default number
+of threads. `decoder process` is ours in one process of a `DecoderPool`, so what that costs.
+
+The files are written first, of moving noise: H.264 with B-frames as x264 makes it. Contestants take
+turns within one process, in alternating order, so that a drifting machine is fair to all: a ratio
+is the median over the rounds of our frames a second against the other's in the same round, above
+1 where ours is faster. `differs by` is the mean distance of pixels from ours, in levels of 255.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
+
+import av  # noqa: E402
+import cv2  # noqa: E402
+import decord  # noqa: E402
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from vxlpro_jax.data.decoders import DecoderPool  # noqa: E402
+from vxlpro_jax.data.video import read_video  # noqa: E402
+
+SIZE = 384
+
+
+class Case(NamedTuple):
+    """A file of `count` frames, 30 a second, key frames `group` apart; how many are taken."""
+
+    width: int
+    height: int
+    count: int
+    group: int
+    taken: int
+
+
+CASES = {
+    "all of a clip": Case(854, 480, 150, 250, 150),
+    "32 of a clip": Case(854, 480, 300, 250, 32),
+    "a frame a second": Case(1280, 720, 1800, 250, 60),
+    "8 of a minute": Case(1280, 720, 1800, 250, 8),
+    "8, short groups": Case(1280, 720, 1800, 30, 8),
+}
+
+Read = Callable[[Path, int], np.ndarray]
+
+
+def main() -> None:
+    """Prints a table of each case."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contestant")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, DecoderPool(1, time_limit=600) as pool:
+
+        def in_process(path: Path, taken: int) -> np.ndarray:
+            return pool.read(path, max_frames=taken, size=SIZE).frames
+
+        readers = {
+            "ours": ours,
+            "decoder process": in_process,
+            "OpenCV": with_opencv,
+            "decord": with_decord,
+        }
+        for name in args.case:
+            path = written(Path(folder, f"{name}.mp4"), CASES[name])
+            print(f"\n{name}: {CASES[name]}\n\n{table(path, CASES[name], readers, args.rounds)}")
+
+
+def written(path: Path, case: Case) -> Path:
+    """The case's file."""
+    noise = np.random.default_rng(0).integers(0, 256, (case.height // 8, 640, 3), np.uint8)
+    scene = np.kron(noise, np.ones((8, 8, 1), np.uint8))
+    with av.open(str(path), "w") as container:
+        options = {"preset": "veryfast", "crf": "26"}
+        stream = container.add_stream("libx264", rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = case.width, case.height, "yuv420p"
+        stream.codec_context.gop_size = case.group
+        for index in range(case.count):
+            x = 5 * index % (scene.shape[1] - case.width)
+            picture = scene[:, x : x + case.width].copy()
+            band = picture[case.height // 4 : case.height // 2]
+            band[:, 7 * index % case.width :][:, :90] = index % 256
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def ours(path: Path, taken: int) -> np.ndarray:
+    """In this process."""
+    return read_video(path, max_frames=taken, size=SIZE).frames
+
+
+def with_opencv(path: Path, taken: int) -> np.ndarray:
+    """Every frame is grabbed, which decodes it; those that are taken become pixels."""
+    capture = cv2.VideoCapture(str(path))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    picks = set(np.linspace(0, count - 1, taken, dtype=int).tolist())
+    frames = []
+    for index in range(count):
+        capture.grab()
+        if index in picks:
+            _, pixels = capture.retrieve()
+            frames.append(resized(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
+    capture.release()
+    return np.stack(frames)
+
+
+def with_decord(path: Path, taken: int) -> np.ndarray:
+    """It seeks to key frames by itself."""
+    reader = decord.VideoReader(str(path))
+    picks = np.linspace(0, len(reader) - 1, taken, dtype=int)
+    return np.stack([resized(pixels) for pixels in reader.get_batch(picks).asnumpy()])
+
+
+def resized(pixels: np.ndarray) -> np.ndarray:
+    """As ours are."""
+    picture = Image.fromarray(pixels)
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+def table(path: Path, case: Case, readers: dict[str, Read], rounds: int) -> str:
+    """One line for each reader."""
+    outputs = {who: read(path, case.taken) for who, read in readers.items()}
+    seconds: dict[str, list[float]] = {who: [] for who in readers}
+    for turn in range(rounds):
+        for who in list(readers)[:: -1 if turn % 2 else 1]:
+            started = time.perf_counter()
+            readers[who](path, case.taken)
+            seconds[who].append(time.perf_counter() - started)
+    lines = [
+        "| | frames/s, best | median | ours / this | differs by |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for who, times in seconds.items():
+        ratio = statistics.median(b / a for a, b in zip(seconds["ours"], times, strict=True))
+        best, median = case.taken / min(times), case.taken / statistics.median(times)
+        away = np.abs(outputs[who].astype(np.int16) - outputs["ours"]).mean()
+        lines.append(f"| {who} | {best:.1f} | {median:.1f} | {ratio:.2f} | {away:.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""What ingest is made of, without TensorFlow: patterns, parts of the output, workers."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader
+from helpers import ROOT, chat, free_port
+from servers import http_files
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data import ingest, ingest_workers, tfrecord
+from vxlpro_jax.data.ingest_parts import Part, write_part
+from vxlpro_jax.data.record import BadRecord, decode
+from vxlpro_jax.data.tfrecord import Damage, Example, Shard
+
+TALK = json.dumps(chat("<image>", "a")).encode()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.tfrecord", ["a.tfrecord"]),
+        ("{a,b}/x-{8..10}", ["a/x-8", "a/x-9", "a/x-10", "b/x-8", "b/x-9", "b/x-10"]),
+        ("https://h/{098..100}", ["https://h/098", "https://h/099", "https://h/100"]),
+        ("{a,b{1,2}}", ["a", "b1", "a", "b2"]),
+    ],
+)
+def test_braces_are_expanded(pattern, names):
+    assert tfrecord.expand(pattern) == names
+
+
+def test_braces_that_say_nothing_are_told():
+    with pytest.raises(InputError, match="braces hold a list"):
+        tfrecord.expand("a{x}b")
+
+
+@pytest.mark.parametrize("url", ["http://h/*.tfrecord", "ftp://h/a", "hdfs://h/a"])
+def test_what_cannot_be_listed_is_told(url):
+    with pytest.raises(InputError, match=r"brace pattern|is not served"):
+        tfrecord.find(url)
+
+
+def test_keys_in_urls_are_not_shown():
+    url = "https://me:pass@host:80/a/b.tfrecord?X-Amz-Signature=123"
+    assert tfrecord.shown(url) == "https://host:80/a/b.tfrecord"
+    assert tfrecord.shown("/a/b?c") == "/a/b?c"
+
+
+def test_http_files_are_measured_by_their_servers(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(12345))
+    (tmp_path / "none").write_bytes(b"")
+    with http_files(tmp_path) as (url, _):
+        assert tfrecord.measure(f"{url}/a") == 12345
+        assert tfrecord.measure(f"{url}/moved/a") == 12345
+        assert tfrecord.measure(f"{url}/none") == 0
+        for name, told in (("no", "does not exist"), ("secret/a", "may not be read")):
+            with pytest.raises(InputError, match=told):
+                tfrecord.measure(f"{url}/{name}")
+    without = pytest.raises(InputError, match="range requests")
+    with http_files(tmp_path, ranges=False) as (url, _), without:
+        tfrecord.measure(f"{url}/a")
+    with http_files(tmp_path, failing=1) as (url, _), pytest.raises(tfrecord.Unreachable):
+        tfrecord.measure(f"{url}/a")
+    with pytest.raises(tfrecord.Unreachable):
+        tfrecord.measure(f"http://127.0.0.1:{free_port()}/a")
+
+
+def examples(*names, damage=None):
+    """One for each name; `bad` and `video` are bad."""
+    for name in names:
+        video = b"" if name == "video" else b"a.mp4"
+        sample = {"id": name.encode(), "conversations": TALK, "video": video}
+        yield Example(BadRecord("example", "no") if name == "bad" else sample, 100)
+    if damage:
+        raise Damage(damage)
+
+
+def test_a_part_keeps_what_is_good_up_to_the_damage(tmp_path):
+    heard = []
+    names = ("a", "bad", "b", "a", "video", "c")
+    part = write_part(examples(*names, damage="cut"), file=tmp_path / "part", tell=heard.append)
+    assert part.ids == ["a", "b", "c"]
+    assert [(position, kind) for position, kind, _ in part.bad] == [
+        (1, "example"),
+        (3, "duplicate"),
+        (4, "video"),
+    ]
+    assert part.damage == "cut"
+    assert part.read_bytes == sum(heard) == 600
+    data = (tmp_path / "part").read_bytes()
+    assert (part.bytes, part.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    reader = ArrayRecordReader(str(tmp_path / "part"))
+    assert [decode(record).id for record in reader.read_all()] == part.ids
+    reader.close()
+
+
+def test_a_part_of_no_good_records_is_empty(tmp_path):
+    part = write_part(examples("bad", "bad"), file=tmp_path / "part", tell=lambda _: None)
+    assert part.ids == []
+    assert len(part.bad) == 2
+
+
+def part(*, kept, bad=0, read_bytes, damage=""):
+    return Part([str(i) for i in range(kept)], [(0, "id", "")] * bad, damage, read_bytes, 0, "")
+
+
+def test_records_behind_damage_are_as_many_as_their_bytes_hold():
+    whole = ingest.Tally().add(Shard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
+    assert (whole.lost, whole.bad_share(all_bytes=1000)) == (0, 0.02)
+    # Nine more shards like it are to come, so that the bad are so far a tenth of the share.
+    assert whole.bad_share(all_bytes=10_000) == pytest.approx(0.002)
+    half = whole.add(Shard("b", 1000), part(kept=50, read_bytes=500, damage="x"))
+    assert half.lost == 50
+    assert half.bad_share(all_bytes=2000) == pytest.approx(52 / 200)
+    none = ingest.Tally().add(Shard("a", 1000), part(kept=0, read_bytes=0, damage="x"))
+    assert (none.lost, none.bad_share(all_bytes=1000)) == (1, 1.0)
+    assert ingest.Tally().add(Shard("a", 0), part(kept=0, read_bytes=0)).bad_share(all_bytes=0) == 0
+
+
+# ---- Workers ------------------------------------------------------------------------------------
+
+
+def double(item, tell):
+    tell(item)
+    return 2 * item, os.getpid()
+
+
+def die_once(marker, tell):
+    del tell
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def die(item, tell):
+    del tell
+    os._exit(3)
+
+
+def leave_open(item, tell):
+    del tell
+    globals().setdefault("open_files", []).extend(os.dup(0) for _ in range(300))
+    return os.getpid()
+
+
+def complain(item, tell):
+    del tell
+    raise {"user": InputError("mend it"), "code": KeyError("oops")}[item]
+
+
+def test_workers_give_results_in_order():
+    with ingest_workers.Workers(2) as pool:
+        results = pool.results(double, range(20))
+        heard = [x.bytes for x in pool.run(double, [1, 2]) if isinstance(x, ingest_workers.Told)]
+    assert [result for result, _ in results] == list(range(0, 40, 2))
+    assert len({process for _, process in results}) == 2
+    assert sorted(heard) == [1, 2]
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path):
+    with ingest_workers.Workers(1) as pool:
+        assert pool.results(die_once, [str(tmp_path / "marker")]) == ["done"]
+        with pytest.raises(ingest_workers.IngestError, match=r"7 ended 2 processes.*code 3"):
+            pool.results(die, [7])
+
+
+def test_a_worker_with_many_open_files_is_replaced():
+    with ingest_workers.Workers(1) as pool:
+        first, second, third = pool.results(leave_open, range(3))
+    assert first == second != third
+
+
+def test_errors_of_workers_arrive():
+    with ingest_workers.Workers(1) as pool:
+        with pytest.raises(InputError, match="mend it"):
+            pool.results(complain, ["user"])
+        with pytest.raises(ingest_workers.IngestError, match="KeyError: 'oops'"):
+            pool.results(complain, ["code"])
+
+
+def test_only_the_standard_library_and_the_environment_are_imported():
+    """By `launch/ingest.sh`, where neither JAX nor the package is installed."""
+    code = (
+        "import sys; from vxlpro_jax.data import ingest;"
+        "print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {name for name in loaded if not name.startswith("_")} <= {"vxlpro_jax", "tqdm"}

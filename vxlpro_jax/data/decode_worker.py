@@ -1,0 +1,131 @@
+"""The process that reads videos for `decoders.DecoderPool`, and what the two say to each other.
+
+A message is a JSON object behind its length; bytes that it announces follow it. JSON, so that
+nothing is run of what a process says that a file has broken. Nothing here imports JAX.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.errors import BadFile
+from vxlpro_jax.data.video import Video, read_video
+
+_LENGTH = struct.Struct(">Q")
+_POLL = 0.5  # Seconds.
+
+ReceiveInto = Callable[[memoryview], int]
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """The message as it is sent."""
+    text = json.dumps(message).encode()
+    return _LENGTH.pack(len(text)) + text
+
+
+def receive(receive_into: ReceiveInto) -> dict[str, Any]:
+    """The next message; `receive_into` fills some of a buffer and tells how much.
+
+    Raises:
+        EOFError: the other side has ended.
+    """
+    (length,) = _LENGTH.unpack(receive_bytes(receive_into, _LENGTH.size))
+    return json.loads(receive_bytes(receive_into, length))
+
+
+def receive_bytes(receive_into: ReceiveInto, count: int) -> bytearray:
+    """The next `count` bytes; raises as `receive`."""
+    buffer = bytearray(count)
+    fill(memoryview(buffer), receive_into)
+    return buffer
+
+
+def fill(view: memoryview, receive_into: ReceiveInto) -> None:
+    """Receives as many bytes as `view` holds; raises as `receive`."""
+    while len(view):
+        count = receive_into(view)
+        if count == 0:
+            raise EOFError
+        view = view[count:]
+
+
+def serve(descriptor: int, *, parent: int, memory_limit: int | None) -> None:
+    """Answers requests at a socket, one at a time, until the process `parent` closes it or ends."""
+    for interruption in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interruption, signal.SIG_IGN)  # The parent gets it too, and decides.
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if memory_limit is not None:
+        _limit_memory(memory_limit)
+    with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError, OSError):
+        connection.sendall(pack({"ready": True}))
+        while True:
+            _serve_one(connection)
+
+
+def _serve_one(connection: socket.socket) -> None:
+    request = receive(connection.recv_into)
+    content = receive_bytes(connection.recv_into, request.pop("bytes"))
+    answer, frames = _answer(content, **request)
+    connection.sendall(pack(answer))
+    if frames is not None:
+        _send_frames(connection, frames)
+
+
+def _send_frames(connection: socket.socket, frames: np.ndarray) -> None:
+    """Sends a file without a name that holds them: a socket takes ten times as long."""
+    descriptor = os.memfd_create("frames") if hasattr(os, "memfd_create") else None
+    with tempfile.TemporaryFile() if descriptor is None else open(descriptor, "wb") as file:
+        file.write(memoryview(frames).cast("B"))
+        file.flush()
+        socket.send_fds(connection, [b"."], [file.fileno()])
+
+
+def receive_frames(connection: socket.socket, shape: Sequence[int]) -> np.ndarray:
+    """What `_send_frames` sends; raises as `receive`."""
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+    if not descriptors:
+        raise EOFError
+    with open(descriptors[0], "rb", buffering=0) as file:
+        frames = np.empty(shape, np.uint8)
+        file.seek(0)
+        fill(memoryview(frames).cast("B"), file.readinto)
+    return frames
+
+
+def _answer(
+    content: bytearray, *, path: str | None, **options: Any
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The message about one file, and its frames if it has any."""
+    try:
+        video: Video = read_video(io.BytesIO(content) if path is None else path, **options)
+    except BadFile as error:
+        return {"error": str(error), "kind": error.kind}, None
+    except InputError as error:
+        return {"error": str(error), "kind": None}, None
+    return {"shape": video.frames.shape, "times": video.times.tolist()}, video.frames
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process, whatever it is doing, soon after its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(_POLL)
+    os._exit(1)
+
+
+def _limit_memory(limit: int) -> None:
+    import resource  # Not on every system.
+
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))

@@ -1,0 +1,138 @@
+"""Samples of JSON and JSONL files, checked once and then kept small.
+
+A record as Python objects takes about a kilobyte and a worker process would get them one by one;
+here all of a file are one run of bytes.
+"""
+
+import contextlib
+import json
+import pickle
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data import storage
+from vxlpro_jax.data.chat import Turn
+from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.tfrecord import shown
+
+_decoder = json.JSONDecoder()
+_blanks = re.compile(r"[ \t\r\n]*").match
+
+
+class JsonRecords(Sequence[Record]):
+    """The records of one file, in its order.
+
+    Args:
+        file: a JSON list, or JSONL if its name ends so: a path or URL.
+        check: a sample and where it stands to a record.
+        keep: whether a record is kept.
+        video_root: where the files of videos are.
+        image_root: where those of pictures are.
+
+    Raises:
+        InputError: the file or a record cannot be used; the sentence names file, record and field.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        *,
+        check: Callable[[Any, str], Record],
+        keep: Callable[[Record], bool],
+        video_root: str,
+        image_root: str,
+    ):
+        self._file, self._roots = f"{shown(file)}, ", (video_root, image_root)
+        self._packed, self._ends = bytearray(), array("q", [0])
+        for place, sample in _samples(file):
+            record = check(sample, f"{self._file}{place}")
+            if keep(record):
+                self._packed += self._pack(record)
+                self._ends.append(len(self._packed))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Record:
+        start, end = self._ends[index], self._ends[index + 1]
+        name, turns, video, images, scale = pickle.loads(memoryview(self._packed)[start:end])
+        root = self._roots[0 if video else 1]
+        return Record(self._file + name, tuple(map(Turn._make, turns)), video, images, scale, root)
+
+    def _pack(self, record: Record) -> bytes:
+        name = record.name.removeprefix(self._file)
+        turns = tuple(map(tuple, record.turns))
+        return pickle.dumps((name, turns, record.video, record.images, record.scale), protocol=5)
+
+
+def _samples(file: str) -> Iterator[tuple[str, Any]]:
+    """Each sample after where it stands."""
+    named = f"Data file {shown(file)}"
+    with storage.open_binary(file) as stream:
+        if file.partition("?")[0].endswith(".jsonl"):
+            yield from _lines(stream, named)
+        else:
+            for index, sample in enumerate(_elements(stream, named)):
+                yield f"record {index}", sample
+
+
+def _lines(stream: BinaryIO, named: str) -> Iterator[tuple[str, Any]]:
+    """What the lines that are not blank hold, each after its number."""
+    empty = True
+    for number, line in enumerate(stream, start=1):
+        with _json(f"{named}, line {number},"):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.isspace():
+                continue
+            sample = json.loads(text)
+        empty = False
+        yield f"line {number}", sample
+    if empty:
+        raise _no_list(named)
+
+
+def _elements(stream: BinaryIO, named: str) -> Iterator[Any]:
+    """What a JSON list holds, one by one, since all at once would take several times its size."""
+    data = stream.read()
+    with _json(named):
+        text = data.decode("utf-8-sig")
+    del data
+    start = _blanks(text).end()
+    if not text.startswith("[", start):
+        with _json(named):
+            json.loads(text)
+        raise _no_list(named)
+    place = _blanks(text, start + 1).end()
+    if text.startswith("]", place):
+        raise _no_list(named)
+    while True:
+        with _json(named):
+            sample, place = _decoder.raw_decode(text, place)
+            place = _blanks(text, place).end()
+            more = text.startswith(",", place)
+            if not more and not text.startswith("]", place):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+            place = _blanks(text, place + 1).end()
+            if not more and place < len(text):
+                raise json.JSONDecodeError("Extra data", text, place)
+        yield sample
+        if not more:
+            return
+
+
+@contextlib.contextmanager
+def _json(named: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{named} is not JSON ({error}): mend it.") from error
+
+
+def _no_list(named: str) -> InputError:
+    return InputError(
+        f"{named} holds no list of samples: give a non-empty JSON list, or one sample a line in a"
+        " file *.jsonl."
+    )

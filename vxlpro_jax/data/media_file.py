@@ -1,0 +1,99 @@
+"""One video or picture: a path, or a binary file object that can seek."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+from PIL import Image
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.errors import BadFile, Kind
+
+_TOO_MANY = "too many pixels to decode safely: make it smaller or remove it"
+
+
+class MediaFile(NamedTuple):
+    """What to read and what to call it; every complaint about it is a `BadFile` that names it."""
+
+    what: Literal["Video", "Picture"]
+    file: str | Path | BinaryIO
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies, unless it is open already."""
+        return Path(self.file) if isinstance(self.file, str | os.PathLike) else None
+
+    @property
+    def name(self) -> str:
+        """Its path, or the little that a file object tells."""
+        name = self.path or getattr(self.file, "name", "")
+        return str(name) if isinstance(name, str | Path) and str(name) else "given as bytes"
+
+    def check(self) -> None:
+        """Looks for it, without reading.
+
+        Raises:
+            BadFile: it is missing, is no file, or is empty.
+        """
+        if self.path is None:
+            size = self.file.seek(0, os.SEEK_END)
+        elif os.path.isfile(self.path):  # False, not an error, for a name of any length.
+            size = os.path.getsize(self.path)
+        else:
+            raise self.bad("does not exist: check the path", kind="missing")
+        if size == 0:
+            raise self.bad("is empty: replace or remove the file", kind="empty")
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The file at its first byte; a file object stays open."""
+        if self.path is None:
+            self.file.seek(0)
+            yield self.file
+        else:
+            with self.path.open("rb") as file:
+                yield file
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turns whatever a parser trips on meanwhile into a `BadFile`."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise self.bad(f"has {_TOO_MANY}", kind="too_large") from error
+        except MemoryError as error:
+            raise self.bad(
+                "needs more memory than there is: remove it", kind="too_large"
+            ) from error
+        except Exception as error:  # Parsers raise whatever a broken file makes them trip on.
+            if isinstance(error, OSError) and error.errno:
+                raise self.bad(
+                    f"cannot be read ({error.strerror}): check rights, disk and network",
+                    kind="unreadable",
+                ) from error
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise self.bad(
+                f"cannot be read, it is damaged, cut off or no {self.what.lower()} ({reason}):"
+                " replace or remove the file",
+                kind="damaged",
+            ) from error
+
+    def check_pixels(self, width: int, height: int, *, most: int) -> None:
+        """Refuses a picture that is too large.
+
+        Raises:
+            BadFile: it has more than `most` pixels.
+        """
+        if width * height > most:
+            raise self.bad(
+                f"is {width} x {height} pixels, more than {most // 1_000_000} million, {_TOO_MANY}",
+                kind="too_large",
+            )
+
+    def bad(self, message: str, *, kind: Kind) -> BadFile:
+        """The error to raise."""
+        return BadFile(f"{self.what} {self.name} {message}.", kind=kind)

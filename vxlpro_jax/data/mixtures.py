@@ -1,0 +1,149 @@
+"""YAML mixtures: datasets, which of their records are taken, and how often.
+
+The form is the release's: `datasets`, a list of `json_path` and `sampling_strategy`. `weight`,
+`video_root` and `image_root` are ours.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import yaml
+
+from vxlpro_jax.config import InputError, nearest
+from vxlpro_jax.data import places, storage
+from vxlpro_jax.data.schema import shortly
+from vxlpro_jax.data.tfrecord import shown
+
+Kind = Literal["all", "first", "end", "random"]
+
+_KEYS = ("json_path", "sampling_strategy", "weight", "video_root", "image_root")
+_STRATEGY = re.compile(rf"({'|'.join(get_args(Kind)[1:])}):(\d+(?:\.\d+)?)(%?)")
+
+
+class Strategy(NamedTuple):
+    """Which records of a dataset are taken: so many, or so many percent, rounded up."""
+
+    kind: Kind = "all"
+    amount: float = 0.0
+    percent: bool = False
+
+    def choose(self, count: int, *, seed: int) -> Sequence[int]:
+        """Their indices among `count`, in order.
+
+        `random` takes the same for the same seed; of a larger number it takes these and more.
+        """
+        wanted = math.ceil(self.amount * count / 100) if self.percent else int(self.amount)
+        wanted = min(wanted, count)
+        if self.kind == "first":
+            return range(wanted)
+        if self.kind == "end":
+            return range(count - wanted, count)
+        if self.kind == "random":
+            # Raw words: of numpy's generators these alone never change between versions.
+            words = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
+            return np.sort(np.argsort(words, kind="stable")[:wanted])
+        return range(count)
+
+
+class Dataset(NamedTuple):
+    """One dataset of a mixture.
+
+    Attributes:
+        path: as data.path, but no mixture.
+        strategy: which records are taken.
+        weight: how often one of them comes in an epoch.
+        video_root: its own, or nothing.
+        image_root: its own, or nothing.
+    """
+
+    path: str
+    strategy: Strategy = Strategy()
+    weight: float = 1.0
+    video_root: str = ""
+    image_root: str = ""
+
+
+def is_mixture(path: str) -> bool:
+    """Whether a data file is a mixture, by its name."""
+    return path.partition("?")[0].endswith((".yaml", ".yml"))
+
+
+def read_mixture(path: str) -> list[Dataset]:
+    """The datasets of a mixture; relative paths are seen from its own folder.
+
+    The last differs because the release sees them from the folder that the command runs in.
+
+    Raises:
+        InputError: no such file, not YAML, or an entry that cannot be used; the sentence names
+            file, entry and field.
+    """
+    with storage.open_binary(path) as stream:
+        data = stream.read()
+    try:
+        mixture = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"Mixture {shown(path)} is not YAML ({text}): mend it.") from error
+    entries = mixture.get("datasets") if isinstance(mixture, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise InputError(
+            f"Mixture {shown(path)}: field 'datasets' is {shortly(entries)}: expected a non-empty"
+            " list."
+        )
+    return [_dataset(entry, i, path) for i, entry in enumerate(entries)]
+
+
+def _dataset(entry: Any, index: int, path: str) -> Dataset:
+    where = f"Mixture {shown(path)}, dataset {index}"
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} is {shortly(entry)}: expected a mapping with 'json_path'.")
+    for key in entry:
+        if key not in _KEYS:
+            raise InputError(f"{where}: unknown field {key!r}{nearest(str(key), _KEYS)}")
+    name = _place(entry, "json_path", where, path)
+    if not name:
+        raise InputError(f"{where}: field 'json_path' is missing: name a data file.")
+    if is_mixture(name):
+        raise InputError(f"{where}: field 'json_path' names a mixture: list its datasets here.")
+    return Dataset(
+        name,
+        _strategy(entry.get("sampling_strategy", "all"), where),
+        _weight(entry.get("weight", 1.0), where),
+        _place(entry, "video_root", where, path),
+        _place(entry, "image_root", where, path),
+    )
+
+
+def _place(entry: dict, key: str, where: str, path: str) -> str:
+    value = entry.get(key, "")
+    if not isinstance(value, str) or "\0" in value:
+        raise InputError(f"{where}: field {key!r} is {shortly(value)}: expected a path or URL.")
+    return places.beside(path, value) if value else ""
+
+
+def _strategy(value: Any, where: str) -> Strategy:
+    if value == "all":
+        return Strategy()
+    match = _STRATEGY.fullmatch(value) if isinstance(value, str) else None
+    kind, amount, percent = match.groups() if match else ("", "0", "")
+    whole = amount.isdecimal() or percent
+    if not float(amount) or not whole or (percent and float(amount) > 100):
+        raise InputError(
+            f"{where}: field 'sampling_strategy' is {shortly(value)}: expected all, or first:N,"
+            " end:N or random:N with a number of records or, as in random:5%, percent."
+        )
+    return Strategy(kind, float(amount), bool(percent))
+
+
+def _weight(value: Any, where: str) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:
+        raise InputError(
+            f"{where}: field 'weight' is {shortly(value)}: expected a number above 0, how often a"
+            " record comes in an epoch."
+        )
+    return float(value)

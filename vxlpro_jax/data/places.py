@@ -1,0 +1,60 @@
+"""Names of files and folders: local paths, and URLs of `SCHEMES`."""
+
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.tfrecord import shown
+
+SCHEMES = ("http", "https", "s3", "gs")
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL.
+
+    Raises:
+        InputError: of a scheme that is not served.
+    """
+    scheme, mark, _ = place.partition("://")
+    if mark and scheme not in SCHEMES:
+        raise InputError(
+            f"{shown(place)} cannot be opened: give a local path or a URL of {', '.join(SCHEMES)}."
+        )
+    return bool(mark)
+
+
+def leaves(name: str) -> bool:
+    """Whether a path leads out of the folder or URL that it is seen from, links aside."""
+    posix = PurePosixPath(name)
+    if posix.is_absolute() or ".." in posix.parts or "://" in name:
+        return True
+    if "\\" not in name and ":" not in name:
+        return False
+    windows = PureWindowsPath(name)
+    return bool(windows.anchor) or ".." in windows.parts
+
+
+def beside(file: str, name: str) -> str:
+    """The place `name`; if it is relative, seen from the folder of `file`."""
+    if is_remote(name):
+        return name
+    if is_remote(file):
+        return f"{folder_of(file)}/{name}"
+    return str(Path(file).parent / Path(name).expanduser())
+
+
+def folder_of(file: str) -> str:
+    """The folder that a file is in."""
+    if is_remote(file):
+        return file.partition("?")[0].rpartition("/")[0]
+    return str(Path(file).parent)
+
+
+def has_stars(pattern: str) -> bool:
+    """Whether a name holds `*`, `[` or, unless it is a web address with its query, `?`."""
+    return bool(re.search(r"[*[]" if is_web(pattern) else r"[*?[]", pattern))
+
+
+def is_web(place: str) -> bool:
+    """Whether a place is on a web server."""
+    return place.startswith(("http://", "https://"))

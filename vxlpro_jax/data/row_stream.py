@@ -1,0 +1,147 @@
+"""A row of every batch, as a stream of samples of its own.
+
+Row `r` of `B` takes the positions r, r + B, r + 2B ... of the order of all records. A record that
+cannot be read is passed over. So what a row holds depends on no other row, and neither workers nor
+processes change it; its state is how far its stream has come and what is held for the next row.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grain
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.bad_samples import BadSample, told
+from vxlpro_jax.data.packing import Size, fill_row
+from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.transforms import Sample, SampleReader
+
+_SAMPLES_AHEAD = 2
+
+
+class RowState(NamedTuple):
+    """Attributes.
+
+    next: number in the stream of the sample to be read next.
+    held: numbers of those that were read before and wait for a row.
+    """
+
+    next: int = 0
+    held: tuple[int, ...] = ()
+
+
+class Row(NamedTuple):
+    """Attributes.
+
+    samples: of the row; empty if too many records in succession could not be read.
+    bad: what was passed over.
+    state: of the stream after it.
+    """
+
+    samples: list[Sample]
+    bad: list[BadSample]
+    state: RowState
+
+
+class Drawn(NamedTuple):
+    """One place of a stream: a sample, or why there is none."""
+
+    number: int
+    sample: Sample | None
+    bad: BadSample | None
+
+    @property
+    def size(self) -> Size:
+        """Of the sample."""
+        return self.sample.size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowSource(Sequence[Drawn]):
+    """Random access to a stream: `source[n]` reads no state and leaves none.
+
+    Attributes:
+        records: all of them.
+        order: position to a record's index, without end.
+        reader: records to samples.
+        row: of the batch.
+        batch_size: rows of a batch.
+        first: what number 0 is called.
+    """
+
+    records: Sequence[Record]
+    order: Sequence[int]
+    reader: SampleReader
+    row: int
+    batch_size: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return (len(self.order) - self.row) // self.batch_size - self.first
+
+    def __getitem__(self, index: int) -> Drawn:
+        number = self.first + index
+        record = int(self.order[number * self.batch_size + self.row])
+        name = f"record {record}"
+        try:
+            content = self.records[record]
+            name = content.name
+            return Drawn(number, self.reader(content), None)
+        except InputError as error:
+            return Drawn(number, None, told(error, record=record, name=name))
+
+
+class RowStream:
+    """Reads a row's samples ahead, in a thread of its own, and packs them."""
+
+    def __init__(self, source: RowSource, *, state: RowState, budget: Size, most_bad: int):
+        """A stream that continues where `state` was given.
+
+        Args:
+            source: of the row's samples.
+            state: of an earlier `Row`.
+            budget: of a row.
+            most_bad: records in succession that may be unreadable.
+        """
+        self._source, self._budget, self._most_bad = source, budget, most_bad
+        self._held: list[Drawn] | None = None
+        self._state = state
+        ahead = grain.MapDataset.source(dataclasses.replace(source, first=state.next))
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_SAMPLES_AHEAD)
+        self._ahead = iter(ahead.to_iter_dataset(options))
+        self._ahead.start_prefetch()
+
+    def take(self) -> Row:
+        """The next row."""
+        bad: list[BadSample] = []
+        if self._held is None:
+            again = [self._source[number] for number in self._state.held]
+            bad += [drawn.bad for drawn in again if drawn.bad]
+            self._held = [drawn for drawn in again if drawn.sample]
+        read = self._state.next
+
+        def draw() -> Drawn:
+            nonlocal read
+            for _ in range(self._most_bad + 1):
+                drawn = next(self._ahead)
+                read = drawn.number + 1
+                if drawn.sample:
+                    return drawn
+                bad.append(drawn.bad)
+            raise _NothingLeftError
+
+        try:
+            row = fill_row(self._held, draw, budget=self._budget)
+        except _NothingLeftError:
+            return Row([], bad, self._state)
+        self._state = RowState(read, tuple(drawn.number for drawn in self._held))
+        return Row([drawn.sample for drawn in row], bad, self._state)
+
+    def close(self) -> None:
+        """Ends its thread."""
+        self._ahead.close()
+
+
+class _NothingLeftError(Exception):
+    """Too many unreadable records in succession."""

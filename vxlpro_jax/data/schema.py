@@ -1,0 +1,159 @@
+"""One sample in LLaVA's format: its fields, and what is wrong with them."""
+
+import re
+import sys
+from typing import Any, NamedTuple
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
+from vxlpro_jax.data.places import leaves
+from vxlpro_jax.data.storage import StoredFile
+
+
+class Record(NamedTuple):
+    """One sample: a video, pictures or neither.
+
+    Attributes:
+        name: where it stands, for messages.
+        turns: of its conversation.
+        video: a file's path under `root`.
+        images: paths of pictures under `root`, which are shown one after another.
+        scale: stretches the time stamps.
+        root: a folder or URL.
+        content: the video's file itself, if it is not under `root`.
+    """
+
+    name: str
+    turns: tuple[Turn, ...]
+    video: str = ""
+    images: tuple[str, ...] = ()
+    scale: float = 1.0
+    root: str = ""
+    content: bytes = b""
+
+    @property
+    def has_visual(self) -> bool:
+        """Whether it is more than text."""
+        return bool(self.video or self.images or self.content)
+
+    @property
+    def media(self) -> tuple[StoredFile, ...]:
+        """The files that it shows: one video, or its pictures in order."""
+        if self.content:
+            return (StoredFile("", self.name, self.content),)
+        names = (self.video,) if self.video else self.images
+        return tuple(StoredFile(self.root, name) for name in names)
+
+
+def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
+    """The record of one sample as JSON tells it.
+
+    Fields: `conversations`; `video`, or `image` (one path or a list), or neither; `id` (a name for
+    messages) and `scale`. Others are ignored. Of pictures in a list `<image>` marks the place of
+    all; marks that follow one another count as one.
+
+    Args:
+        sample: the sample.
+        where: names its file and its place there.
+        content: the file of its video.
+
+    Raises:
+        InputError: it cannot be used; the sentence names `where` and the field.
+    """
+    visual = check_visual(sample, where, content=content)
+    where = visual.name
+    turns = _turns(sample.get("conversations"), where)
+    if len(visual.images) > 1:
+        turns = tuple(turn._replace(text=_one_mark(turn.text)) for turn in turns)
+    try:
+        places = check_image_mark(drop_leading_reply(turns))
+    except InputError as error:
+        raise _wrong(where, "conversations", f"cannot be used. {error}") from error
+    if places != visual.has_visual:
+        there = f"has {IMAGE_MARK} but no video or image" if places else f"lacks {IMAGE_MARK}"
+        raise _wrong(where, "conversations", f"{there}: {IMAGE_MARK} marks the visual's place")
+    return visual._replace(turns=turns)
+
+
+def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
+    """`check_record` without the text, which need not be there."""
+    if not isinstance(sample, dict):
+        raise _wrong(where, "", f"is {shortly(sample)}: expected an object")
+    where = f"{where} (id {sample['id']!r})" if "id" in sample else where
+    video = _path(sample["video"], "video", where) if "video" in sample else ""
+    images = _paths(sample["image"], "image", where) if "image" in sample else ()
+    if video and images:
+        raise _wrong(where, "image", "stands beside field 'video': keep one of them")
+    return Record(where, (), video, images, _scale(sample, where), content=content)
+
+
+def shortly(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_mark(text: str) -> str:
+    return re.sub(rf"{IMAGE_MARK}(\s*{IMAGE_MARK})+", IMAGE_MARK, text)
+
+
+def _turns(turns: Any, where: str) -> tuple[Turn, ...]:
+    if not isinstance(turns, list) or not turns:
+        raise _wrong(where, "conversations", f"is {shortly(turns)}: expected a non-empty list")
+    return tuple(_turn(turn, where, i) for i, turn in enumerate(turns))
+
+
+def _turn(turn: Any, where: str, index: int) -> Turn:
+    field = "conversations"
+    if not isinstance(turn, dict):
+        raise _wrong(where, f"{field}[{index}]", f"is {shortly(turn)}: expected an object")
+    role, text = turn.get("from"), turn.get("value")
+    if role not in ("human", "gpt"):
+        field = f"{field}[{index}].from"
+        raise _wrong(where, field, f"is {shortly(role)}: expected 'human' or 'gpt'")
+    if not _is_text(text):
+        raise _wrong(where, f"{field}[{index}].value", f"is {shortly(text)}: expected text")
+    return Turn(role, text)
+
+
+def _is_text(value: Any) -> bool:
+    """False also of text with half a character, which JSON can spell."""
+    if not isinstance(value, str):
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _paths(value: Any, key: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return (_path(value, key, where),)
+    if not value:
+        raise _wrong(where, key, "is []: expected a path or a non-empty list of paths")
+    return tuple(_path(name, f"{key}[{i}]", where) for i, name in enumerate(value))
+
+
+def _path(name: Any, field: str, where: str) -> str:
+    if not _is_text(name) or not name or "\0" in name:
+        raise _wrong(where, field, f"is {shortly(name)}: expected one file's path")
+    if leaves(name):
+        root = f"data.{field.partition('[')[0]}_root"
+        raise _wrong(where, field, f"is {shortly(name)}: expected a path inside {root}")
+    return name
+
+
+def _scale(sample: dict, where: str) -> float:
+    scale = sample.get("scale", 1.0)
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not number or not 0 < scale <= sys.float_info.max:
+        raise _wrong(where, "scale", f"is {shortly(scale)}: expected a number above 0")
+    return float(scale)
+
+
+def _wrong(where: str, field: str, what: str) -> InputError:
+    named = f"field {field!r} " if field else ""
+    return InputError(f"{where}: {named}{what}.")

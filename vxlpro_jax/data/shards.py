@@ -1,0 +1,143 @@
+"""Samples of the ArrayRecord shards that an ingest wrote, each read when it is asked for."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data import places, storage
+from vxlpro_jax.data import record as ingested
+from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.tfrecord import shown
+
+SHARD = ".arrayrecord"
+MANIFEST = "manifest.json"
+
+_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # As advised for random access.
+
+
+class Shard(NamedTuple):
+    """A file, a path or URL, of so many records; `version` changes with its bytes."""
+
+    file: str
+    records: int
+    version: str = ""
+
+
+def shards_of_folder(folder: str) -> list[Shard]:
+    """What the manifest of an ingest names.
+
+    Raises:
+        InputError: there is no manifest, it is not one, or a local shard is not as it says.
+    """
+    file = f"{folder.rstrip('/')}/{MANIFEST}"
+    with storage.open_binary(file) as stream:
+        text = stream.read()
+    try:
+        entries = [entry for entry in json.loads(text)["shards"] if entry["file"] is not None]
+        shards = [_shard(entry, file) for entry in entries]
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{shown(file)} is no manifest of an ingest: give the folder that launch/ingest.sh"
+            " wrote."
+        ) from error
+    if not shards:
+        raise InputError(f"{shown(file)} names no shard: the ingest kept no record.")
+    return shards
+
+
+def _shard(entry: dict[str, Any], manifest: str) -> Shard:
+    if places.leaves(entry["file"]):
+        raise ValueError("a shard elsewhere")
+    file, size = places.beside(manifest, entry["file"]), entry["bytes"]
+    if not places.is_remote(file):
+        there = os.path.getsize(file) if os.path.isfile(file) else None
+        if there != size:
+            found = "does not exist" if there is None else f"has {there} bytes"
+            raise InputError(
+                f"Shard {file} {found}, but its manifest says {size} bytes: copy it again or ingest"
+                " again."
+            )
+    return Shard(file, entry["records"], entry["sha256"])
+
+
+class ShardRecords(Sequence[Record]):
+    """The records of a shard, in its order; if it is remote, it is copied when it is first read.
+
+    Args:
+        shard: its file.
+        check: a sample, where it stands and its video's bytes to a record.
+        video_root: where the files are whose paths records hold.
+        copies: the folder for copies of remote shards.
+
+    Raises:
+        InputError: by an access: the shard or the record cannot be read.
+    """
+
+    def __init__(
+        self, shard: Shard, *, check: Callable[..., Record], video_root: str, copies: Path
+    ):
+        self._shard, self._check = shard, check
+        self._video_root, self._copies = video_root, copies
+        self._reader: ArrayRecordReader | None = None
+
+    def __len__(self) -> int:
+        return self._shard.records
+
+    def __getitem__(self, index: int) -> Record:
+        where = f"{shown(self._shard.file)}, record {index}"
+        if self._reader is None:
+            self._reader = _open(local_copy(self._shard, folder=self._copies))
+        try:
+            found = ingested.decode(self._reader.read([index])[0])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{where}: cannot be read. {error}") from error
+        held = isinstance(found.video, bytes)
+        sample = {"id": found.id, "conversations": list(found.conversations)}
+        visual = {} if held else {"video": found.video}
+        record = self._check(sample | visual, where, content=found.video if held else b"")
+        return record._replace(root=self._video_root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_reader": None}
+
+
+def measure(file: str, *, copies: Path) -> Shard:
+    """A shard whose manifest is not at hand.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    version = storage.version(file) if places.is_remote(file) else ""
+    shard = Shard(file, 0, version)
+    reader = _open(local_copy(shard, folder=copies))
+    return shard._replace(records=reader.num_records())
+
+
+def local_copy(shard: Shard, *, folder: Path) -> str:
+    """The shard's path on this machine.
+
+    Raises:
+        InputError: it cannot be copied.
+    """
+    if not places.is_remote(shard.file):
+        return shard.file
+    return str(storage.fetch(shard.file, folder=folder, version=shard.version))
+
+
+def _open(file: str) -> ArrayRecordReader:
+    reader = ArrayRecordReader(file, _OPTIONS)
+    if not reader.num_records():
+        try:
+            reader.read([0])
+        except RuntimeError as error:
+            raise InputError(
+                f"Shard {file} cannot be read ({error}): ingest it again or remove it."
+            ) from error
+    return reader
