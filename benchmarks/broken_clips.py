@@ -1,0 +1,202 @@
+"""Trains the data pipeline's patience: 1,000 clips, 60 of them broken in ten ways, three epochs.
+
+    python benchmarks/broken_clips.py [--clips 1000] [--broken 60] [--epochs 3] [--workers 2]
+
+Writes the clips, reads all of them as training does, and prints what was done about the broken
+ones, by way and kind, and the resident memory of this process and its decoders after each epoch.
+Two ways are not errors: variable rate and rotation are read as they are meant.
+"""
+
+import argparse
+import collections
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
+
+import av  # noqa: E402
+import numpy as np  # noqa: E402
+
+from vxlpro_jax.config import DataConfig  # noqa: E402
+from vxlpro_jax.data.drawing import write_mp4  # noqa: E402
+from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
+
+_SECONDS_PER_FILE = 3.0
+_ENDLESS_FRAMES = 200_000
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clips", type=int, default=1000)
+    parser.add_argument("--broken", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ways = write_set(Path(folder), clips=args.clips, broken=args.broken)
+        read_set(Path(folder), ways, epochs=args.epochs, workers=args.workers)
+
+
+def write_set(folder: Path, *, clips: int, broken: int) -> dict[str, str]:
+    """Writes clips and `data.json`; the way in which each broken one is broken, by its name."""
+    rng, ways = np.random.default_rng(0), {}
+    endless = folder / "endless.mp4"
+    noise = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
+    write_mp4(endless, (noise[i % 16] for i in range(_ENDLESS_FRAMES)), fps=30)
+    chosen = set(rng.choice(clips, broken, replace=False).tolist())
+    for number in range(clips):
+        path = folder / f"{number}.mp4"
+        write_mp4(path, np.roll(noise[:8], number, axis=2), fps=2)
+        if number in chosen:
+            way = list(_WAYS)[len(ways) % len(_WAYS)]
+            _WAYS[way](path, endless)
+            ways[path.name] = way
+    endless.unlink()
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Noise."}]
+    samples = [
+        {"video": f"{n}.mp4", "conversations": turns, "id": f"{n}.mp4"} for n in range(clips)
+    ]
+    (folder / "data.json").write_text(json.dumps(samples))
+    return ways
+
+
+def read_set(folder: Path, ways: dict[str, str], *, epochs: int, workers: int) -> None:
+    """Goes through all clips and prints what came of them."""
+    positions = len(json.loads((folder / "data.json").read_text()))
+    data = DataConfig(
+        path=str(folder / "data.json"),
+        batch_size=4,
+        max_frames=8,
+        num_workers=workers,
+        seconds_per_file=_SECONDS_PER_FILE,
+        bad_sample_quota=1.05 * len(ways) / positions,
+    )
+    listed = folder / "bad_samples.jsonl"
+    iterator = build_pipeline(data, image_size=112, seed=0, bad_samples_path=listed)
+    print(
+        "| epoch | batches | seconds | resident MiB, decoders included |\n| --- | --- | --- | --- |"
+    )
+    for epoch in range(1, epochs + 1):
+        started, batches = time.monotonic(), 0
+        while sum(place[0] for place in iterator.get_state()["rows"].values()) < epoch * positions:
+            next(iterator)
+            batches += 1
+        seconds = time.monotonic() - started
+        print(f"| {epoch} | {batches} | {seconds:.0f} | {resident_mib():.0f} |", flush=True)
+    iterator.close()
+    found = {}
+    for line in listed.read_text().splitlines():
+        sample = json.loads(line)
+        found[sample["name"].split("'")[1]] = sample["kind"]
+    strangers = found.keys() - ways.keys()
+    told = collections.Counter((way, found.get(name, "read")) for name, way in ways.items())
+    print("\n| broken by | became | clips |\n| --- | --- | --- |")
+    for (way, kind), count in sorted(told.items()):
+        print(f"| {way} | {kind} | {count} |")
+    print(f"\n{len(found)} named, {len(strangers)} of them not broken.")
+
+
+def resident_mib() -> float:
+    """Of this process and its children."""
+    total, pending = 0, [str(Path("/proc/self").resolve().name)]
+    while pending:
+        process = Path("/proc") / pending.pop()
+        total += int((process / "statm").read_text().split()[1])
+        for task in (process / "task").iterdir():
+            pending += (task / "children").read_text().split()
+    return total * 4096 / 2**20
+
+
+# ---- Ways ----------------------------------------------------------------------------------------
+
+
+def _truncated(path: Path, _: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _empty(path: Path, _: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _random_bytes(path: Path, _: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).bytes(20_000))
+
+
+def _text(path: Path, _: Path) -> None:
+    path.write_text("This is no video.\n" * 100)
+
+
+def _missing(path: Path, _: Path) -> None:
+    path.unlink()
+
+
+def _sound_alone(path: Path, _: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000)
+        samples = np.zeros((1, 1024), np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _endless(path: Path, endless: Path) -> None:
+    """Takes longer to decode than a file may."""
+    path.write_bytes(endless.read_bytes())
+
+
+def _too_wide(path: Path, _: Path) -> None:
+    with av.open(str(path), "w", format="mov") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 16_384, 4096, "yuvj420p"
+        frame = av.VideoFrame(16_384, 4096, "yuvj420p")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _variable_rate(path: Path, _: Path) -> None:
+    _write(path, times=(0, 40, 80, 2000, 2040, 5000, 5040, 9000))
+
+
+def _rotated(path: Path, _: Path) -> None:
+    _write(path, times=range(0, 4000, 500), rotation=90)
+
+
+def _write(path: Path, *, times, rotation: int = 0) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for time_ in times:
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = int(time_), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+_WAYS: dict[str, Callable[[Path, Path], None]] = {
+    "truncation": _truncated,
+    "no bytes": _empty,
+    "random bytes": _random_bytes,
+    "text": _text,
+    "absence": _missing,
+    "sound alone": _sound_alone,
+    "endless decoding": _endless,
+    "16,384 pixels": _too_wide,
+    "variable rate": _variable_rate,
+    "rotation": _rotated,
+}
+
+
+if __name__ == "__main__":
+    main()
