@@ -1,0 +1,204 @@
+"""What a batch holds, as a picture: frames with stamps, text by what is learned, shares of rows."""
+
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.inspect import words
+from vxlpro_jax.data.inspect.text import Kind, Span, width, wrap
+from vxlpro_jax.data.inspect.view import MOST_THUMBNAILS, SampleView, Thumbnail
+from vxlpro_jax.data.pipeline import Batch
+
+_COLOURS: dict[Kind, str] = {"context": "#3c4043", "learned": "#c2185b", "image": "#1a73e8"}
+_SAMPLES = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2")
+_PADDING = "#e0e3e7"
+_OTHER_SCRIPTS = (
+    *("Noto Sans Mono CJK SC", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "PingFang SC"),
+    *("Microsoft YaHei", "Arial Unicode MS"),
+)
+
+# Inches, but for the font's points.
+_MARGIN, _THUMBNAIL, _GAP, _BARS = 0.3, 1.0, 0.5, 2.2
+_FONT = 8
+_CHARACTER, _LINE = 0.602 * _FONT / 72, 1.35 * _FONT / 72
+_PICTURES = 1.3 * _LINE + _THUMBNAIL
+_CONTENT = MOST_THUMBNAILS * _THUMBNAIL
+_WIDTH = _MARGIN + _CONTENT + _GAP + _BARS + _MARGIN
+_COLUMNS = int(_CONTENT / _CHARACTER)
+_MOST_LINES = 12
+_MOST_NAMED = 80  # Characters.
+
+
+class Block(NamedTuple):
+    """Attributes: a `sample`, its text in `lines`, and the `height` that both take, in inches."""
+
+    sample: SampleView
+    lines: list[list[Span]]
+    height: float
+
+
+def draw(shares: "Shares", *, samples: Sequence[SampleView], title: str, path: Path) -> None:
+    """Writes a PNG, a block a sample; beside the first of a row stands how full the row is.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    blocks = [_block(sample) for sample in samples]
+    top = _MARGIN + 3 * _LINE
+    sheet = _Sheet.empty(top + sum(block.height for block in blocks))
+    sheet.write(_MARGIN, _MARGIN / 2, title, weight="bold", fontsize=_FONT + 2)
+    if any(block.lines for block in blocks):
+        _legend(sheet)
+    for block in blocks:
+        _draw_block(sheet, block, top=top)
+        if block.sample.number == 1:
+            _draw_bars(sheet, shares, row=block.sample.row, top=top)
+        top += block.height
+    _save(sheet.figure, path)
+
+
+class Shares(NamedTuple):
+    """How many places each sample of a row takes; the first number is that of the padding.
+
+    Attributes: `groups` and `text`, each a list of numbers for each row.
+    """
+
+    groups: list[list[int]]
+    text: list[list[int]]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Shares":
+        """Those of a batch."""
+        columns = (batch[f"{name}_segments"] for name in ("group", "token"))
+        return cls(*([np.bincount(row, minlength=1).tolist() for row in x] for x in columns))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sheet:
+    """A figure on which places are inches from the upper left corner."""
+
+    figure: Figure
+    height: float
+
+    @classmethod
+    def empty(cls, height: float) -> "_Sheet":
+        return cls(Figure(figsize=(_WIDTH, height), facecolor="white"), height)
+
+    def write(self, left: float, top: float, text: str, **style) -> None:
+        # parse_math: dollars are what they are.
+        style = {"fontsize": _FONT, "va": "top", "parse_math": False} | style
+        self.figure.text(left / _WIDTH, 1 - top / self.height, text, **style)
+
+    def axes(self, left: float, top: float, *, width: float, height: float):
+        bottom = 1 - (top + height) / self.height
+        place = (left / _WIDTH, bottom, width / _WIDTH, height / self.height)
+        return self.figure.add_axes(place)
+
+
+def _legend(sheet: _Sheet) -> None:
+    """What the colours of the text mean."""
+    left = _MARGIN + _CONTENT + _GAP
+    for kind, colour in reversed(_COLOURS.items()):
+        sheet.write(left, _MARGIN / 2, kind, color=colour, weight="bold")
+        left += _BARS / len(_COLOURS)
+
+
+def _block(sample: SampleView) -> Block:
+    lines = [line for turn in sample.turns for line in wrap(turn, columns=_COLUMNS)]
+    if len(lines) > _MOST_LINES:
+        left_out = len(lines) - _MOST_LINES + 1
+        lines = [*lines[: _MOST_LINES - 1], [Span(f"… {left_out} more lines", "context")]]
+    pictures = _PICTURES if sample.thumbnails else 0.0
+    text = _LINE * (len(lines) + 1)
+    return Block(sample, lines, max(1.5 * _LINE + pictures + text + _GAP / 2, _BARS / 2))
+
+
+def _draw_block(sheet: _Sheet, block: Block, *, top: float) -> None:
+    sample = block.sample
+    colour = _colour(sample.number)
+    heading = words.heading(sample, most=_MOST_NAMED)
+    sheet.write(_MARGIN, top, heading, weight="bold", color=colour)
+    sheet.write(_MARGIN + _CONTENT, top, words.frames(sample), ha="right", color=colour)
+    top += 1.5 * _LINE
+    for index, thumbnail in enumerate(sample.thumbnails):
+        _draw_thumbnail(sheet, thumbnail, left=_MARGIN + index * _THUMBNAIL, top=top)
+    top += _PICTURES if sample.thumbnails else 0.0
+    for line in block.lines:
+        _write_line(sheet, line, top=top)
+        top += _LINE
+
+
+def _draw_thumbnail(sheet: _Sheet, thumbnail: Thumbnail, *, left: float, top: float) -> None:
+    """A repeated frame is pale."""
+    title = f"{thumbnail.title} the same" if thumbnail.repeats else thumbnail.title
+    sheet.write(left, top, title, fontsize=_FONT - 1)
+    side = 0.94 * _THUMBNAIL
+    axes = sheet.axes(left, top + _LINE, width=side, height=side)
+    axes.imshow(thumbnail.pixels, alpha=0.25 if thumbnail.repeats else 1.0)
+    axes.set_axis_off()
+
+
+def _write_line(sheet: _Sheet, line: Sequence[Span], *, top: float) -> None:
+    column = 0
+    for text, kind in line:
+        style = {"family": _fonts(), "color": _COLOURS[kind]}
+        weight = "normal" if kind == "context" else "bold"
+        sheet.write(_MARGIN + column * _CHARACTER, top, text, weight=weight, **style)
+        column += width(text)
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    """Of one width, and behind them what the machine has for other scripts."""
+    others = [name for name in _OTHER_SCRIPTS if name in font_manager.fontManager.get_font_names()]
+    return ["DejaVu Sans Mono", *others]
+
+
+def _draw_bars(sheet: _Sheet, shares: Shares, *, row: int, top: float) -> None:
+    """A bar of the row's groups and, if there is any, one of its text."""
+    left, height = _MARGIN + _CONTENT + _GAP, 1.5 * _LINE
+    for name, unit, counts in (
+        ("frames", "groups", shares.groups[row]),
+        ("text", "ids", shares.text[row]),
+    ):
+        padding, *used = counts
+        total = sum(counts)
+        if not total:
+            continue
+        sheet.write(left, top, f"{name}: {sum(used)} of {total} {unit}")
+        axes = sheet.axes(left, top + 1.2 * _LINE, width=_BARS, height=height)
+        _stack(axes, [*used, padding], [*map(_colour, range(1, len(counts))), _PADDING])
+        axes.set(xlim=(0, total), ylim=(-0.5, 0.5))
+        axes.set_axis_off()
+        top += height + 2 * _LINE
+
+
+def _stack(axes, widths: Sequence[int], colours: Sequence[str]) -> None:
+    left = np.cumsum([0, *widths[:-1]])
+    axes.barh(0, widths, left=left, height=1, color=colours, edgecolor="white", linewidth=0.5)
+
+
+def _colour(number: int) -> str:
+    """Of a sample."""
+    return _SAMPLES[(number - 1) % len(_SAMPLES)]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.tmp")
+    try:
+        with warnings.catch_warnings():
+            # A script that the font lacks shows as boxes; its text is told in words.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(partial, format="png", dpi=120)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"Picture {path} cannot be written ({error.strerror}).") from error

@@ -1,0 +1,92 @@
+"""Ids of a conversation as text that tells what is learned of it.
+
+Shapes: t text ids of one sample.
+"""
+
+import itertools
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from vxlpro_jax.config import IGNORE_LABEL, IMAGE_TOKEN
+from vxlpro_jax.data.chat import IMAGE_MARK
+from vxlpro_jax.data.tokenizer import Tokenizer
+
+LINE_END = "↵"
+
+Kind = Literal["learned", "context", "image"]
+
+
+class Span(NamedTuple):
+    """Attributes: a piece of text, line ends visible, and its `kind`: learned means a target."""
+
+    text: str
+    kind: Kind
+
+
+def split_turns(
+    tokens: np.ndarray, labels: np.ndarray, *, tokenizer: Tokenizer
+) -> list[list[Span]]:
+    """Each turn of a sample as spans; tokens and labels are int32 [t]."""
+    starts = np.flatnonzero(tokens == tokenizer.im_start)
+    turns = np.split(np.arange(len(tokens)), starts[starts > 0])
+    return [split_kinds(tokens[turn], labels[turn], tokenizer=tokenizer) for turn in turns]
+
+
+def split_kinds(tokens: np.ndarray, labels: np.ndarray, *, tokenizer: Tokenizer) -> list[Span]:
+    """Ids as spans, each as long as the kind is the same; tokens and labels are int32 [t]."""
+    is_image, is_learned = tokens == IMAGE_TOKEN, labels != IGNORE_LABEL
+    kinds = np.select([is_image, is_learned], ["image", "learned"], "context")
+    changes = 1 + np.flatnonzero(kinds[1:] != kinds[:-1])
+    pieces = zip(np.split(tokens, changes), np.split(kinds, changes), strict=True)
+    return [Span(_text(ids, tokenizer=tokenizer), str(kind[0])) for ids, kind in pieces]
+
+
+def _text(ids: np.ndarray, *, tokenizer: Tokenizer) -> str:
+    """With the names of special tokens, and nothing that a terminal would obey."""
+    text = b"".join(_bytes(token, tokenizer) for token in ids.tolist()).decode(errors="replace")
+    text = text.replace("\n", LINE_END)
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def _bytes(token: int, tokenizer: Tokenizer) -> bytes:
+    if token == IMAGE_TOKEN:
+        return IMAGE_MARK.encode()
+    name = tokenizer.backend.id_to_token(token) or f"<id {token}>"
+    return tokenizer.token_bytes(token) or name.encode()
+
+
+def width(text: str) -> int:
+    """Columns that it takes: two for each wide character, as Chinese ones are."""
+    return sum(map(_columns, text))
+
+
+def _columns(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def wrap(spans: Sequence[Span], *, columns: int) -> list[list[Span]]:
+    """The spans in lines of at most so many columns, broken behind spaces where there are any.
+
+    Joined, the lines are the spans' text.
+    """
+    text = "".join(span.text for span in spans)
+    at = np.cumsum([0, *map(_columns, text)])
+    cuts = [0]
+    while at[-1] - at[cuts[-1]] > columns:
+        limit = int(np.searchsorted(at, at[cuts[-1]] + columns, side="right")) - 1
+        space = text.rfind(" ", cuts[-1], limit)
+        cuts.append(space + 1 if space >= 0 else limit)
+    cuts.append(len(text))
+    return [list(_cut(spans, start, end)) for start, end in itertools.pairwise(cuts)]
+
+
+def _cut(spans: Sequence[Span], start: int, end: int) -> Iterator[Span]:
+    """The characters from `start` to `end`."""
+    at = 0
+    for text, kind in spans:
+        if piece := text[max(start - at, 0) : max(end - at, 0)]:
+            yield Span(piece, kind)
+        at += len(text)

@@ -1,0 +1,180 @@
+"""What a batch of `data.pipeline` holds, small enough to be told and drawn.
+
+Shapes: B rows, G groups a row, T text slots a row; g groups and t text ids of one sample; S side of
+a frame.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
+from vxlpro_jax.data.inspect.text import Span, split_turns
+from vxlpro_jax.data.pipeline import Batch, BatchSource
+from vxlpro_jax.data.tokenizer import Tokenizer
+
+MOST_THUMBNAILS = 12  # Of a sample.
+
+
+class Use(NamedTuple):
+    """Attributes: places `used`, `of` all that there are."""
+
+    used: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1; 0 where there are no places."""
+        return self.used / self.of if self.of else 0.0
+
+    @property
+    def padding(self) -> float:
+        """The share that is not used; 0 where there are no places."""
+        return 1 - self.share if self.of else 0.0
+
+
+class Account(NamedTuple):
+    """How full a batch is.
+
+    Attributes:
+        samples: in each row.
+        groups: of frames; their share is the packing efficiency.
+        text: ids, image positions included.
+        slots: of the decoder's sequence, before the selector drops any; none without text.
+        targets: ids that are learned.
+    """
+
+    samples: tuple[int, ...]
+    groups: Use
+    text: Use
+    slots: Use
+    targets: int
+
+
+class Thumbnail(NamedTuple):
+    """One frame.
+
+    Attributes:
+        pixels: uint8 [S,S,3].
+        title: the stamp of its group for a first frame, its place behind that for another.
+        repeats: whether it is the same as the one before in its group.
+    """
+
+    pixels: np.ndarray
+    title: str
+    repeats: bool
+
+
+class SampleView(NamedTuple):
+    """One sample.
+
+    Attributes:
+        row: of the batch.
+        number: in its row, from 1.
+        name: of its record, "" if not known.
+        groups: g.
+        repeated: frames that are the same as the one before in their group: padding, or a picture.
+        stamps: one text a group; empty without text.
+        thumbnails: of all frames or, if they are too many, of first ones of groups.
+        turns: of the conversation, as spans.
+        ids: t.
+        targets: ids that are learned.
+    """
+
+    row: int
+    number: int
+    name: str
+    groups: int
+    repeated: int
+    stamps: tuple[str, ...]
+    thumbnails: tuple[Thumbnail, ...]
+    turns: list[list[Span]]
+    ids: int
+    targets: int
+
+
+def account(batch: Batch, *, tokens_per_group: int) -> Account:
+    """Counts what is used of a batch, whose groups become so many visual tokens each."""
+    groups, text = batch["group_segments"] > 0, batch["token_segments"] > 0
+    read = np.count_nonzero(text & (batch["tokens"] != IMAGE_TOKEN))
+    in_groups = np.array([groups.sum(), groups.size]) * (STAMP_TOKENS + tokens_per_group)
+    slots = in_groups + np.array([read, text.size]) if text.size else (0, 0)
+    last = [batch[name].max(1, initial=0) for name in ("group_segments", "token_segments")]
+    return Account(
+        samples=tuple(np.maximum(*last).tolist()),
+        groups=Use(int(groups.sum()), groups.size),
+        text=Use(int(text.sum()), text.size),
+        slots=Use(*map(int, slots)),
+        targets=int(np.count_nonzero(batch["labels"] != IGNORE_LABEL)),
+    )
+
+
+def names(
+    source: BatchSource, *, before: Mapping[str, Any], after: Mapping[str, Any], row: int
+) -> list[str]:
+    """Of the records in a row of a batch, in their order.
+
+    Args:
+        source: of the batches.
+        before: the iterator's state before the batch was taken.
+        after: its state after that.
+        row: of the batch.
+
+    Raises:
+        InputError: a record cannot be read again.
+    """
+    first, *held = before["rows"][str(row)]
+    end, *left = after["rows"][str(row)]
+    numbers = [number for number in (*held, *range(first, end)) if number not in left]
+    records = [int(source.order[number * source.batch_size + row]) for number in numbers]
+    bad = set(after["bad_records"])
+    return [source.records[record].name for record in records if record not in bad]
+
+
+def look(
+    batch: Batch, *, tokenizer: Tokenizer | None, row: int, number: int, name: str = ""
+) -> SampleView:
+    """The sample `number`, from 1, of a row; without a tokenizer it has neither text nor stamps."""
+    groups = batch["frames"][row][batch["group_segments"][row] == number]
+    shown = batch["stamp_ids"][row][batch["group_segments"][row] == number]
+    said = batch["token_segments"][row] == number
+    tokens, labels = batch["tokens"][row][said], batch["labels"][row][said]
+    stamps = tuple(map(tokenizer.decode, shown.tolist())) if tokenizer else ()
+    repeats = _repeats(groups)
+    return SampleView(
+        row=row,
+        number=number,
+        name=name,
+        groups=len(groups),
+        repeated=int(np.count_nonzero(repeats)),
+        stamps=stamps,
+        thumbnails=tuple(_thumbnails(groups, repeats=repeats, stamps=stamps)),
+        turns=split_turns(tokens, labels, tokenizer=tokenizer) if tokenizer else [],
+        ids=len(tokens),
+        targets=int(np.count_nonzero(labels != IGNORE_LABEL)),
+    )
+
+
+def _repeats(groups: np.ndarray) -> np.ndarray:
+    """Whether a frame is the same as the one before in its group: bool [g,4]."""
+    repeats = np.zeros(groups.shape[:2], bool)
+    repeats[:, 1:] = (groups[:, 1:] == groups[:, :-1]).all((2, 3, 4))
+    return repeats
+
+
+def _thumbnails(
+    groups: np.ndarray, *, repeats: np.ndarray, stamps: Sequence[str]
+) -> Iterator[Thumbnail]:
+    for group, frame in _chosen(len(groups)):
+        first = stamps[group] if stamps else f"group {group + 1}"
+        title = f"+{frame}" if frame else first
+        yield Thumbnail(groups[group, frame].copy(), title, bool(repeats[group, frame]))
+
+
+def _chosen(groups: int) -> list[tuple[int, int]]:
+    """Groups and frames within them: all, or first ones of groups, evenly spaced."""
+    if groups * FRAMES_PER_GROUP <= MOST_THUMBNAILS:
+        return [(group, frame) for group in range(groups) for frame in range(FRAMES_PER_GROUP)]
+    spaced = np.linspace(0, groups - 1, min(groups, MOST_THUMBNAILS))
+    return [(int(group), 0) for group in spaced.round()]
