@@ -25,7 +25,10 @@ if ! cmp -s "$wanted" "$venv/installed.txt"; then
   fi
   echo "Setting up $venv once (about 1.5 GB)." >&2
   "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install -q -r "$wanted"
+  "$venv/bin/python" -m pip install -q --no-compile -r "$wanted"
+  # Compiles the small part that is used, and ends here if it cannot be loaded.
+  env -u PYTHONDONTWRITEBYTECODE TF_CPP_MIN_LOG_LEVEL=2 "$venv/bin/python" -c \
+    'import array_record, tensorflow, tensorflow_io; tensorflow.data.TFRecordDataset([])'
   cp "$wanted" "$venv/installed.txt"
 fi
 PYTHONPATH=$root exec "$venv/bin/python" -m vxlpro_jax.data.ingest "$@"
