@@ -94,7 +94,7 @@ def build_pipeline(
         batch_size=data.batch_size,
         rows=rows,
         samples_per_row=_at_least_one(data.samples_per_row, name="samples_per_row"),
-        allowed_bad=int(data.bad_sample_quota * len(records)),
+        allowed_bad=min(int(data.bad_sample_quota * len(records)), len(records) - 1),
     )
     return BatchIterator(source, bad_samples_path=bad_samples_path)
 

@@ -34,7 +34,7 @@ class RowState(NamedTuple):
 class Row(NamedTuple):
     """Attributes.
 
-    samples: of the row; empty if too many records in succession could not be read.
+    samples: of the row; empty if it met more unreadable records than there may be.
     bad: what was passed over.
     state: of the stream after it.
     """
@@ -102,7 +102,7 @@ class RowStream:
             source: of the row's samples.
             state: of an earlier `Row`.
             budget: of a row.
-            most_bad: records in succession that may be unreadable.
+            most_bad: how many records may be unreadable, fewer than there are.
         """
         self._source, self._budget, self._most_bad = source, budget, most_bad
         self._held: list[Drawn] | None = None
@@ -114,34 +114,34 @@ class RowStream:
 
     def take(self) -> Row:
         """The next row."""
-        bad: list[BadSample] = []
+        bad: dict[int, BadSample] = {}
         if self._held is None:
             again = [self._source[number] for number in self._state.held]
-            bad += [drawn.bad for drawn in again if drawn.bad]
+            bad |= {drawn.bad.record: drawn.bad for drawn in again if drawn.bad}
             self._held = [drawn for drawn in again if drawn.sample]
         read = self._state.next
 
         def draw() -> Drawn:
             nonlocal read
-            for _ in range(self._most_bad + 1):
+            while len(bad) <= self._most_bad:
                 drawn = next(self._ahead)
                 read = drawn.number + 1
                 if drawn.sample:
                     return drawn
-                bad.append(drawn.bad)
-            raise _NothingLeftError
+                bad[drawn.bad.record] = drawn.bad
+            raise _TooManyBadError
 
         try:
             row = fill_row(self._held, draw, budget=self._budget)
-        except _NothingLeftError:
-            return Row([], bad, self._state)
+        except _TooManyBadError:
+            return Row([], list(bad.values()), self._state)
         self._state = RowState(read, tuple(drawn.number for drawn in self._held))
-        return Row([drawn.sample for drawn in row], bad, self._state)
+        return Row([drawn.sample for drawn in row], list(bad.values()), self._state)
 
     def close(self) -> None:
         """Ends its thread."""
         self._ahead.close()
 
 
-class _NothingLeftError(Exception):
-    """Too many unreadable records in succession."""
+class _TooManyBadError(Exception):
+    """More unreadable records than there may be."""

@@ -36,11 +36,12 @@ def map_parts(function: Function, params: Any, x: jax.Array, *, at_once: int) ->
     """
     x = mesh.shard_frames(x)
     axes = mesh.frame_axes(len(x))
-    parts = _parts(len(x) // mesh.axis_size(axes), at_once=at_once)
+    devices = mesh.axis_size(axes)
+    parts = _parts(len(x) // devices, at_once=at_once)
     if parts == 1:
         return function(params, x)
     share = functools.partial(_map_share, function, parts)
-    if not axes:
+    if devices == 1:
         return share(params, x)
     spread = jax.shard_map(
         share, in_specs=(P(), P(axes)), out_specs=P(axes), axis_names=set(axes), check_vma=False
