@@ -147,8 +147,10 @@ def version(url: str) -> str:
     with _told(url):
         system, path = _filesystem(url)
         info = system.info(path)
-        told = [info.get(key) for key in ("size", "ETag", "Last-Modified")]
-        return " ".join(map(str, [system.ukey(path), *told]))
+        # A tag is of the bytes; what else there is may change with the time of writing.
+        tag = info.get("ETag") or info.get("etag")
+        told = [tag] if tag else [system.ukey(path), info.get("Last-Modified")]
+        return " ".join(map(str, [info.get("size"), *told]))
 
 
 def resolve_inside(root: str | Path, name: str) -> Path:
