@@ -54,8 +54,8 @@ def normalize(scores: jax.Array, *, segments: jax.Array, num_segments: int) -> j
 def keep_highest(scores: jax.Array, *, segments: jax.Array, counts: jax.Array) -> jax.Array:
     """Marks the `counts` highest scores of each segment; ties go to the lower index.
 
-    Finds each segment's lowest score that stays bit by bit, because XLA takes minutes to compile
-    long sorts for TPUs.
+    Finds each segment's lowest score that stays bit by bit, because XLA takes long to compile sorts
+    for TPUs.
 
     Args:
         scores: [B, E].
