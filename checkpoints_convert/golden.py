@@ -372,10 +372,12 @@ class _Stages:
     def _decoded(self):
         """[8, V]: logits before each greedy token, through the cache, fed the file's tokens."""
         tokens = self.case["generated"]
-        slots = self._sequence.embeddings.shape[1] + len(tokens)
+        sequence = self._sequence
+        slots = sequence.embeddings.shape[1] + len(tokens)
         decoder = self.model.config.decoder
         cache = KVCache.empty(decoder, batch=1, slots=slots, dtype=self._embeddings.dtype)
-        logits, cache = self.model.run("prefill", self._sequence, cache, parts=_DECODER)
+        last = sequence.layout.lengths - 1
+        logits, cache = self.model.run("prefill", sequence.embeddings, cache, last, parts=_DECODER)
         rows = [logits[0]]
         for token in tokens[:-1]:
             ids = jnp.array([token], jnp.int32)

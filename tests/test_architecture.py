@@ -50,7 +50,7 @@ ALLOWED = {
     "wall_time": ("files",),
     "profiling": ("config",),
     "metrics": ("chips", "files", "wall_time"),
-    "ops": ("config", "ops"),
+    "ops": ("config", "jax_private", "ops"),
     "data": ("config", "data", "files"),
     "models": ("config", "ops", "models"),
     "param_store": ("config", "tree"),
@@ -63,7 +63,13 @@ ALLOWED = {
     "accumulate": ("ops", "tasks"),
     "train_step": ("config", "accumulate", "flops", "tasks", "optim", "train_state"),
     "warm_start": ("config", "checkpoint"),
-    "answering": ("config", "checkpoint", "data", "jit", "models", "ops"),
+    "budget": ("config", "models"),
+    "planning": ("budget", "config", "models", "ops"),
+    "sampling": (),
+    "overlap": (),
+    "answering": (
+        *("config", "checkpoint", "data", "jit", "models", "overlap", "planning", "sampling"),
+    ),
     "evals": (
         *("config", "cli", "data", "files", "jit", "tree", "models", "ops", "answering", "evals"),
     ),

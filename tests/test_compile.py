@@ -33,7 +33,7 @@ def compile_for(topology, *flags, tmp_path, **environment):
     return done, json.loads(file.read_text()) if file.exists() else None
 
 
-@pytest.mark.parametrize("what", ["train", "stage1", "prefill", "decode"])
+@pytest.mark.parametrize("what", ["train", "stage1", "encode", "assemble", "prefill"])
 def test_the_tiny_preset_fits(what, tmp_path):
     done, told = compile_for("v5e:2x2", f"--what={what}", tmp_path=tmp_path)
     assert done.returncode == 0, done.stderr

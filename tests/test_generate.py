@@ -11,12 +11,13 @@ from helpers import MICRO, python, write_clip, write_sound
 from PIL import Image
 
 from vxlpro_jax import answering, checkpoint, cli, generate
-from vxlpro_jax.answering import Answerer, Options, sample
+from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config import IMAGE_TOKEN, DtsConfig, InputError
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
+from vxlpro_jax.sampling import sample
 
 # With the released number of visual tokens.
 MODEL = dataclasses.replace(MICRO, dts=DtsConfig())
@@ -159,10 +160,9 @@ def test_fewer_frames_are_encoded_alike(answerer, files, encoded):
 def test_padding_does_not_change_the_logits(answerer, encoded):
     """The bucketed prefill against one without a single padded slot."""
     plan = answerer.plan(encoded, PROMPTS[1], options=SHORT)
-    sequence, length = answerer._assemble(encoded, plan)
-    kept = answering._trim(sequence, answering._round_up(length, 256))
-    cache = KVCache.empty(MODEL.decoder, batch=1, slots=512, dtype=np.float32)
-    padded, _ = answerer._apply("prefill", kept, cache)
+    padded, cache = answerer._read(encoded, plan, options=SHORT)
+    length = plan.positions
+    assert int(cache.lengths[0]) == length
 
     def unpadded(params, visual):
         text = Text(
@@ -175,7 +175,8 @@ def test_padding_does_not_change_the_logits(answerer, encoded):
         model = functools.partial(VideoXLPro(answerer.config).apply, {"params": params})
         sequence = model(visual[None], text, method="assemble")
         cache = KVCache.empty(MODEL.decoder, batch=1, slots=length, dtype=np.float32)
-        return model(answering._trim(sequence, length), cache, method="prefill")[0]
+        last = sequence.layout.lengths - 1
+        return model(sequence.embeddings[:, :length], cache, last, method="prefill")[0]
 
     assert length == len(plan.ids) - 1 + 20 + plan.keep
     bare = jit(unpadded)(answerer._params, encoded.visual)

@@ -1,59 +1,44 @@
 """Answers questions about one video or picture with a loaded model.
 
-Shapes: `G` groups, `T` text slots, `L` decoder slots, `V` vocabulary. One sample a row, one row.
+Frames are read, encoded and dropped a few groups at a time, so that memory holds of a video only
+its visual tokens, on the host. A question's selected tokens and text go through the decoder in
+chunks of one size, into a cache that is written in place.
+
+Shapes: `G` groups, `N` visual tokens of a group, `T` text slots, `L` decoder slots, `R` ids of a
+reply, `V` vocabulary. One sample a row, one row.
 """
 
+import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vxlpro_jax import checkpoint
-from vxlpro_jax.config import STAMP_TOKENS, InputError, ModelConfig
+from vxlpro_jax import checkpoint, planning, sampling
+from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, ModelConfig
 from vxlpro_jax.data import chat, images, video
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
+from vxlpro_jax.data.video import FrameGroups, VideoStream
 from vxlpro_jax.jit import jit
-from vxlpro_jax.models.kv_cache import KVCache
-from vxlpro_jax.models.video_xl_pro import Sequence, Text, VideoXLPro, abstract_params
-from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.models.kv_cache import CHUNK, KVCache
+from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
+from vxlpro_jax.overlap import ahead
+from vxlpro_jax.planning import Options, Plan
 
 # Lengths are rounded up to these, so that few shapes are compiled.
 _GROUPS_AT_ONCE = 8
 _TEXT_MULTIPLE = 64
 _SLOT_MULTIPLE = 256
+_REPLY_MULTIPLE = 32
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to answer.
-
-    Attributes:
-        keep_ratio: share of the visual tokens that the selector keeps, in (0, 1].
-        temperature: of sampling; 0 takes the most likely id.
-        top_p: sampling is among the likeliest ids that together reach this probability.
-        seed: of sampling.
-        max_new_tokens: length limit of an answer.
-        choices: answers of which to give one, id by id; with none, any text.
-    """
-
-    keep_ratio: float = 0.9
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    max_new_tokens: int = 256
-    choices: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        _require(0 < self.keep_ratio <= 1, "keep_ratio", self.keep_ratio, "in (0, 1]")
-        _require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
-        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "at least 1")
+# Batches of frames read, and encoded ones on their way to the host, beside the one in work.
+_BATCHES_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +46,11 @@ class Encoded:
     """A video or picture, ready for any number of questions.
 
     Attributes:
-        visual: [G, N, D], tokens.
+        visual: [G, N, D], tokens, in the model's type.
         stamp_ids: int32 [G, 10].
     """
 
-    visual: jax.Array
+    visual: np.ndarray
     stamp_ids: np.ndarray
 
     @property
@@ -74,33 +59,54 @@ class Encoded:
         return self.visual.shape[0] * self.visual.shape[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """One prompt's ids, int32 [T], and how many visual tokens it keeps."""
+class Predicted(NamedTuple):
+    """A given reply, id by id: int32 [R] each.
 
-    ids: np.ndarray
-    keep: int
+    Attributes:
+        expected: the reply and the end of the turn.
+        predicted: the likeliest id at each place, after the expected ones before it.
+    """
+
+    expected: np.ndarray
+    predicted: np.ndarray
+
+
+class _Read(NamedTuple):
+    """Logits [1, V] after what the cache holds."""
+
+    logits: jax.Array
+    cache: KVCache
 
 
 class Answerer:
     """A model on one device with its tokenizer: `encode_*` once, `answer` as often as liked."""
 
     def __init__(
-        self, params: dict, *, config: ModelConfig, tokenizer: Tokenizer, pinpoints: Any = None
+        self,
+        params: dict,
+        *,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        pinpoints: Any = None,
+        progress: Callable | None = None,
     ):
         self.config = config
         self.tokenizer = tokenizer
         self._params = params
         self._pinpoints = pinpoints or images.DEFAULT_PINPOINTS
+        self._progress = progress or (lambda items, **_: items)
 
     @classmethod
-    def load(cls, directory: str | Path, *, dtype: str | None = None) -> Self:
+    def load(
+        cls, directory: str | Path, *, dtype: str | None = None, progress: Callable | None = None
+    ) -> Self:
         """Reads a model folder or a training folder.
 
         Args:
             directory: see `checkpoint.locate`.
             dtype: type to compute in; None keeps the stored one, except on CPUs, which compute in
                 float32 whatever the type and so are fastest with it.
+            progress: `cli.progress`, or the like, for what takes long; None shows nothing.
 
         Raises:
             InputError: the folder is missing, damaged, or does not fit its config.json.
@@ -123,6 +129,7 @@ class Answerer:
             config=config,
             tokenizer=tokenizer,
             pinpoints=release.get("image_grid_pinpoints"),
+            progress=progress,
         )
 
     def encode_video(self, path: str | Path, *, max_frames: int) -> Encoded:
@@ -131,9 +138,30 @@ class Answerer:
         Raises:
             InputError: the file cannot be read (see `data.video.read_video`).
         """
+        return self.encode_stream(self.open_video(path, max_frames=max_frames))
+
+    def open_video(self, path: str | Path, *, max_frames: int) -> VideoStream:
+        """Opens a video file; how many frames will come is known then.
+
+        Raises:
+            InputError: the file cannot be read (see `data.video.stream_video`).
+        """
         size = self.config.vision.image_size
-        groups = video.group_frames(video.read_video(path, max_frames=max_frames, size=size))
-        return self.encode_groups(groups.frames, times=groups.times)
+        return video.stream_video(path, max_frames=max_frames, size=size)
+
+    def encode_stream(self, stream: VideoStream) -> Encoded:
+        """Reads and encodes an open video to its end.
+
+        Raises:
+            InputError: a frame cannot be read.
+        """
+        groups = -(-len(stream.times) // FRAMES_PER_GROUP)
+        batches = video.stream_groups(stream, groups=_GROUPS_AT_ONCE)
+        frames = f"{_GROUPS_AT_ONCE * FRAMES_PER_GROUP} frames"
+        shown = self._progress(
+            batches, name="encoding", unit=frames, total=-(-groups // _GROUPS_AT_ONCE)
+        )
+        return self._encode(shown, groups=groups)
 
     def encode_image(self, path: str | Path) -> Encoded:
         """Reads and encodes a picture.
@@ -146,46 +174,56 @@ class Answerer:
         crops = images.group_crops(images.read_image(path, size=size, grids=grids))
         return self.encode_groups(crops, times=np.zeros(len(crops)))
 
+    def encode_groups(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
+        """Encodes groups that are in memory: uint8 [G, 4, S, S, 3], seconds [G]."""
+        starts = range(0, len(frames), _GROUPS_AT_ONCE)
+        parts = (slice(start, start + _GROUPS_AT_ONCE) for start in starts)
+        batches = (FrameGroups(frames[part], times[part]) for part in parts)
+        return self._encode(batches, groups=len(frames))
+
+    def _encode(self, batches: Iterable[FrameGroups], *, groups: int) -> Encoded:
+        """A batch is read while the one before it is encoded and that before it fetched."""
+        size = min(_GROUPS_AT_ONCE, groups + groups % 2)
+        visual, times = [], []
+        running: collections.deque = collections.deque()
+        with ahead(batches, count=_BATCHES_AHEAD) as read:
+            for batch in read:
+                times.append(batch.times)
+                running.append(self._apply("encode", _pad(batch.frames, size)[None])[0])
+                if len(running) > _BATCHES_AHEAD:
+                    visual.append(np.asarray(running.popleft()))
+        visual = np.concatenate([*visual, *map(np.asarray, running)])[:groups]
+        stamp_ids = chat.encode_stamps(np.concatenate(times), tokenizer=self.tokenizer)
+        return Encoded(visual, stamp_ids)
+
     def plan(self, encoded: Encoded, prompt: str, *, options: Options) -> Plan:
-        """Fits a prompt into the model's context, keeping fewer visual tokens if need be.
+        """`plan_groups` of what is encoded."""
+        return self.plan_groups(len(encoded.visual), prompt, options=options)
+
+    def plan_groups(self, groups: int, prompt: str, *, options: Options) -> Plan:
+        """Fits a prompt about `groups` groups of frames into context and memory.
 
         Raises:
             InputError: not even the prompt and the time stamps fit.
         """
         ids = chat.encode_prompt(chat.visual_question(prompt), tokenizer=self.tokenizer)
-        keep = int(keep_count(encoded.num_tokens, ratio=options.keep_ratio))
-        context, fixed = self.config.decoder.max_positions, len(ids) - 1 + options.max_new_tokens
-        stamps = STAMP_TOKENS * len(encoded.visual)
-        least = int(keep_count(encoded.num_tokens, ratio=0))
-        if fixed + least + STAMP_TOKENS > context:
-            raise InputError(
-                f"The prompt has {len(ids)} ids and the answer may have {options.max_new_tokens};"
-                f" the model's context is {context}: shorten the prompt or lower --max_new_tokens."
-            )
-        if fixed + least + stamps > context:
-            raise InputError(
-                f"{len(encoded.visual)} groups of four frames need {stamps} positions for their"
-                f" time stamps alone, and the prompt and the answer {fixed}; the model's context is"
-                f" {context}: lower --max_frames."
-            )
-        room = context - fixed - stamps
-        return Plan(ids, min(keep, max(room - room % 16, least)))
+        model = planning.Loaded(
+            self.config,
+            param_bytes=sum(x.nbytes for x in jax.tree.leaves(self._params)),
+            itemsize=self._dtype.itemsize,
+            device_bytes=_device_bytes(),
+        )
+        return planning.plan(ids, groups=groups, model=model, options=options)
 
     def answer(self, encoded: Encoded, plan: Plan, *, options: Options) -> Iterator[str]:
         """The answer in pieces, as soon as each is certain."""
-        sequence, length = self._assemble(encoded, plan)
-        slots = _round_up(length + options.max_new_tokens, _SLOT_MULTIPLE)
-        sequence = _trim(sequence, min(_round_up(length, _SLOT_MULTIPLE), slots))
-        cache = KVCache.empty(
-            self.config.decoder, batch=1, slots=slots, dtype=sequence.embeddings.dtype
-        )
-        logits, cache = self._apply("prefill", sequence, cache, donate=(1,))
+        logits, cache = self._read(encoded, plan, options=options)
         text = StreamDecoder(self.tokenizer)
         ends = (self.tokenizer.im_end, self.tokenizer.endoftext)
         choices = [[*self.tokenizer.encode(text), ends[0]] for text in options.choices]
         for index in range(options.max_new_tokens):
-            token = sample(
-                _only(logits, {ids[index] for ids in choices}),
+            token = sampling.sample(
+                sampling.only(logits, {ids[index] for ids in choices}),
                 key=jax.random.fold_in(jax.random.key(options.seed), index),
                 temperature=options.temperature,
                 top_p=options.top_p,
@@ -198,31 +236,65 @@ class Answerer:
                 logits, cache = self._apply("step", token, cache, donate=(1,))
         yield text.finish()
 
-    def encode_groups(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
-        """Encodes a fixed number of groups at a time, so that memory does not grow with frames."""
-        parts = []
-        for start in range(0, len(frames), _GROUPS_AT_ONCE):
-            part = frames[start : start + _GROUPS_AT_ONCE]
-            part = _pad(part, _round_up(len(part), 2 if len(frames) <= 2 else _GROUPS_AT_ONCE))
-            parts.append(self._apply("encode", part[None])[0])
-        stamp_ids = chat.encode_stamps(times, tokenizer=self.tokenizer)
-        return Encoded(jnp.concatenate(parts)[: len(frames)], stamp_ids)
+    def predict(self, encoded: Encoded, plan: Plan, reply: str, *, options: Options) -> Predicted:
+        """What the model would say at each place of a given reply.
 
-    def _assemble(self, encoded: Encoded, plan: Plan) -> tuple[Sequence, int]:
-        """The decoder's input, padded, and its true length."""
+        Raises:
+            InputError: the reply is longer than `options.max_new_tokens`.
+        """
+        expected = np.array([*self.tokenizer.encode(reply), self.tokenizer.im_end], np.int32)
+        if len(expected) > options.max_new_tokens:
+            raise InputError(
+                f"The reply {reply!r} has {len(expected)} ids, more than --max_new_tokens"
+                f" ({options.max_new_tokens}): raise that."
+            )
+        room = options.max_new_tokens + _REPLY_MULTIPLE
+        logits, cache = self._read(encoded, plan, options=options, room=room)
+        given = _pad(expected, _round_up(len(expected), _REPLY_MULTIPLE))
+        rest, _ = self._apply("follow", given[None], cache, donate=(1,))
+        predicted = jnp.concatenate([logits.argmax(-1), rest[0].argmax(-1)])
+        return Predicted(expected, np.asarray(predicted[: len(expected)], np.int32))
+
+    def _read(self, encoded: Encoded, plan: Plan, *, options: Options, room: int = 0) -> _Read:
+        """Prompt and video through the decoder, in chunks of one size.
+
+        `room` is for positions beyond `options.max_new_tokens`.
+        """
+        length = plan.positions
+        chunk = min(CHUNK, _round_up(length, _SLOT_MULTIPLE))
+        slots = _round_up(length, chunk)
+        embeddings = self._assemble(encoded, plan, slots=slots)
+        cache = KVCache.empty(
+            self.config.decoder,
+            batch=1,
+            slots=max(slots, _round_up(length + (room or options.max_new_tokens), _SLOT_MULTIPLE)),
+            dtype=self._dtype,
+            kind=options.kv_cache,
+        )
+        starts = range(0, length, chunk)
+        for start in self._progress(starts, name="reading", unit=f"{chunk} positions"):
+            piece = jax.lax.dynamic_slice_in_dim(embeddings, start, chunk, axis=1)
+            last = np.array([min(length - start, chunk) - 1], np.int32)
+            logits, cache = self._apply("prefill", piece, cache, last, donate=(1,))
+        return _Read(logits, cache)
+
+    def _assemble(self, encoded: Encoded, plan: Plan, *, slots: int) -> jax.Array:
+        """The decoder's input [1, slots, D]; zeros behind `plan.positions`."""
         groups = _round_up(len(encoded.visual), _GROUPS_AT_ONCE)
-        slots = _round_up(len(plan.ids), _TEXT_MULTIPLE)
+        width = _round_up(len(plan.ids), _TEXT_MULTIPLE)
         text = Text(
-            tokens=_pad(plan.ids, slots)[None],
-            token_segments=_pad(np.ones(len(plan.ids), np.int32), slots)[None],
+            tokens=_pad(plan.ids, width)[None],
+            token_segments=_pad(np.ones(len(plan.ids), np.int32), width)[None],
             stamp_ids=_pad(encoded.stamp_ids, groups)[None],
             group_segments=_pad(np.ones(len(encoded.visual), np.int32), groups)[None],
             keep_counts=np.array([[plan.keep]], np.int32),
         )
-        extra = groups - len(encoded.visual)
-        visual = jnp.pad(encoded.visual, ((0, extra), (0, 0), (0, 0)))[None]
-        sequence = self._apply("assemble", visual, text)
-        return sequence, int(sequence.layout.lengths[0])
+        visual = _pad(encoded.visual, groups)[None]
+        return compiled(self.config, _assembling(slots))(self._params, visual, text)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return self._params["decoder"]["embed"].dtype
 
     def _apply(self, method: str, *inputs: Any, donate: tuple[int, ...] = ()) -> Any:
         return compiled(self.config, method, donate)(self._params, *inputs)
@@ -244,43 +316,25 @@ def compiled(config: ModelConfig, method: str | Callable, donate: tuple[int, ...
     return jit(apply, donate_argnums=tuple(1 + index for index in donate))
 
 
-@functools.partial(jax.jit, static_argnames=("temperature", "top_p"))
-def sample(logits: jax.Array, *, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
-    """Next ids, int32 [B], from logits [B, V]; temperature 0 takes the first of the likeliest."""
-    if temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / temperature
-    if top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        probabilities = jax.nn.softmax(ordered, axis=-1)
-        # An id stays while those before it have not reached top_p, so the likeliest always does.
-        before = jnp.cumsum(probabilities, axis=-1) - probabilities
-        least = jnp.where(before < top_p, ordered, jnp.inf).min(axis=-1, keepdims=True)
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
-    return jax.random.categorical(key, logits).astype(jnp.int32)
-
-
-def _only(logits: jax.Array, ids: set[int]) -> jax.Array:
-    """Logits [B, V] of the ids, the rest impossible; all of them if there are none."""
-    if not ids:
-        return logits
-    at = np.array(sorted(ids))
-    return jnp.full_like(logits, -jnp.inf).at[:, at].set(logits[:, at])
-
-
 def _without_scan(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, scan_layers=False)
     )
 
 
-def _trim(sequence: Sequence, slots: int) -> Sequence:
-    """The first `slots` positions, padded if there are fewer."""
-    length = sequence.embeddings.shape[1]
-    embeddings = jnp.pad(
-        sequence.embeddings[:, :slots], ((0, 0), (0, max(slots - length, 0)), (0, 0))
-    )
-    return sequence.replace(embeddings=embeddings)
+@functools.cache
+def _assembling(slots: int) -> Callable:
+    """One function for each number of slots, so that each is compiled once."""
+
+    def assemble(model, visual, text):
+        return model.assemble(visual, text, slots=slots).embeddings
+
+    return assemble
+
+
+def _device_bytes() -> int | None:
+    """What the device says that it has; a CPU says nothing."""
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _pad(array: np.ndarray, length: int) -> np.ndarray:
@@ -290,8 +344,3 @@ def _pad(array: np.ndarray, length: int) -> np.ndarray:
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
-
-
-def _require(condition: bool, name: str, value: Any, wanted: str) -> None:
-    if not condition:
-        raise InputError(f"--{name} is {value}: it must be {wanted}.")

@@ -1,9 +1,10 @@
 """Tells before a pod is rented whether a run fits it, and how fast it could be at most.
 
 `python -m vxlpro_jax.compile --config=configs/stage2.py:3b --topology=v5p:4x4x4 [--num_slices N]
-[--what train|stage1|prefill|decode] [--json FILE]` compiles the real program for TPUs that need not
-be there, on any machine with `pip install -e '.[tpu]'`; `--topology=h100:8` for GPUs, with
-`pip install -e '.[gpu]'`. It exits with 1 if the program does not fit and says what would help.
+[--what train|stage1|encode|assemble|prefill|decode] [--json FILE]` compiles the real program for
+TPUs that need not be there, on any machine with `pip install -e '.[tpu]'`; `--topology=h100:8` for
+GPUs, with `pip install -e '.[gpu]'`. It exits with 1 if the program does not fit and says what
+would help. An answer is what `encode`, `assemble`, `prefill` and `decode` do one after another.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import json
 import re
 import sys
 import time
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,9 +32,10 @@ from vxlpro_jax import (
 )
 from vxlpro_jax.config import InputError, TrainConfig
 from vxlpro_jax.files import write_atomically
+from vxlpro_jax.models.kv_cache import CacheType
 
 _GIB = 2**30
-_WHAT = ("train", "stage1", "prefill", "decode")
+_WHAT = ("train", "stage1", "encode", "assemble", "prefill", "decode")
 # "Used 19.35G of 15.75G hbm", or what the temporaries alone take.
 _USED = re.compile(
     r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])i?B?\)?"
@@ -76,8 +79,8 @@ def main(argv: list[str]) -> int:
     mesh = sharding.make_mesh(config.mesh, devices=devices)
     sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
-    build = {"prefill": programs.prefill, "decode": programs.decode}.get(what, programs.train)
-    compiled = compile_program(build(config, mesh=mesh), hbm_bytes=chip.usable_bytes)
+    program = _build(config, what=what, mesh=mesh, cache=run.flags.kv_cache)
+    compiled = compile_program(program, hbm_bytes=chip.usable_bytes)
     report = tell(compiled, config=config, what=what, chip=chip, mesh=mesh)
     print(_table(report, topology=run.flags.topology))
     if not report["fits"]:
@@ -92,7 +95,21 @@ def _define(values):
     flags.DEFINE_string("topology", "", "Chip and shape, v5p:4x4x4 or h100:8.", flag_values=values)
     flags.DEFINE_integer("num_slices", 1, "Slices of that shape.", flag_values=values)
     flags.DEFINE_enum("what", "train", _WHAT, "The program.", flag_values=values)
+    flags.DEFINE_enum(
+        "kv_cache",
+        "model",
+        typing.get_args(CacheType),
+        "Type of the keys and values that prefill and decode keep.",
+        flag_values=values,
+    )
     flags.DEFINE_string("json", "", "File for the figures.", flag_values=values)
+
+
+def _build(config, *, what, mesh, cache) -> programs.Program:
+    if what in ("prefill", "decode"):
+        return getattr(programs, what)(config, mesh=mesh, cache=cache)
+    build = {"encode": programs.encode, "assemble": programs.assemble}.get(what, programs.train)
+    return build(config, mesh=mesh)
 
 
 def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
@@ -103,7 +120,10 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
     """
     started = time.monotonic()
     function = jax.jit(
-        program.function, donate_argnums=program.donated, out_shardings=program.out_shardings
+        program.function,
+        donate_argnums=program.donated,
+        out_shardings=program.out_shardings,
+        keep_unused=True,  # What a program does not read is on the device all the same.
     )
     try:
         lowered = function.lower(*program.arguments)

@@ -13,6 +13,8 @@ from vxlpro_jax.tasks import param_shapes
 _GIB = 2**30
 # What a layer keeps for the way back, in arrays as large as what it reads.
 _KEPT = 16
+# What the selector holds at its peak, in arrays of all windows: between 5 and 6 as compiled.
+_WINDOW_COPIES = 6
 
 
 class Work(NamedTuple):
@@ -25,8 +27,13 @@ class Work(NamedTuple):
 def work(config: TrainConfig, *, what: str) -> Work:
     """Of one run of a program of `vxlpro_jax.compile`, every row as long as it may be."""
     forward = _forward(config)
-    if what == "prefill":
-        total = config.data.batch_size * sum(forward)
+    parts = {
+        "encode": forward.vision + forward.dts + forward.projector,
+        "assemble": forward.selector,
+        "prefill": forward.decoder,
+    }
+    if what in parts:
+        total = config.data.batch_size * parts[what]
         return Work(total, total)
     if what == "decode":
         decoder = config.model.decoder
@@ -52,7 +59,7 @@ def advice(config: TrainConfig, *, what: str, mesh: Mesh) -> Iterator[str]:
     Each line supposes that those before it are followed. `what` is as for `work`.
     """
     rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
-    if what in ("prefill", "decode"):
+    if what in ("encode", "assemble", "prefill", "decode"):
         yield from _reading_advice(config, what=what, rows=rows, mesh=mesh)
     else:
         yield from _training_advice(config, rows=rows // config.accumulate, mesh=mesh)
@@ -112,32 +119,33 @@ def _tower_advice(config, *, groups, is_trained):
 def _reading_advice(config, *, what, rows, mesh):
     """Of what answers: no gradients and no moments, but a cache of keys and values."""
     decoder, itemsize = config.model.decoder, _itemsize(config)
-    positions = rows * _positions(config)
-    cache = positions * 2 * decoder.depth * decoder.num_kv_heads * decoder.head_dim * itemsize
     params = sum(x.size for x in jax.tree.leaves(param_shapes(config))) * itemsize
     params /= mesh.shape["fsdp"] * mesh.shape["tensor"]
-    layer, of = 0, "keys and values"
-    if what == "prefill":
-        # All positions go through a layer at once.
-        layer = (2 * decoder.mlp_width + 4 * decoder.width) * itemsize
-        layer *= positions / mesh.shape["context"] / mesh.shape["tensor"]
-        of = "keys, values and activations"
+    # What grows with frames: the selector's windows in some copies, or the decoder's input and
+    # its cache.
+    held, of = rows * _positions(config) * decoder.width * itemsize, "visual tokens"
+    if what in ("prefill", "decode"):
+        slot = 2 * decoder.depth * decoder.num_kv_heads * decoder.head_dim * itemsize
+        held, of = rows * _positions(config) * slot, "keys and values"
+    elif what == "assemble":
+        held *= _WINDOW_COPIES
     if itemsize == 4:
-        cache, params, layer = cache / 2, params / 2, layer / 2
-        yield f"compute_dtype=bfloat16 saves {_gib(cache + params + layer)} of {of} and parameters"
-    if what == "prefill":
+        held, params = held / 2, params / 2
+        yield f"compute_dtype=bfloat16 saves {_gib(held + params)} of {of} and parameters"
+    if what == "encode":
         groups = max(rows * _groups(config) // mesh.shape["context"], 1)
         yield from _tower_advice(config, groups=groups, is_trained=False)
+    if what in ("prefill", "decode"):
+        held /= 2
+        yield f"--kv_cache=int8 saves {_gib(held)} of {of}"
     if rows > 1:
         left = rows // 2 / rows
         size = round(config.data.batch_size * left)
-        yield f"data.batch_size={size} saves {_gib((cache + layer) * (1 - left))} of {of}"
-        cache, layer = cache * left, layer * left
-    frames = config.data.max_frames // 2
-    yield f"data.max_frames={frames} saves {_gib((cache + layer) / 2)} of {of}"
-    if layer:
-        more = f"mesh.context={2 * mesh.shape['context']} on as many devices more"
-        yield f"{more} saves {_gib(layer / 2)} of activations"
+        yield f"data.batch_size={size} saves {_gib(held * (1 - left))} of {of}"
+        held *= left
+    if what != "encode" or not config.groups_at_once:
+        frames = config.data.max_frames // 2
+        yield f"data.max_frames={frames} saves {_gib(held / 2)} of {of}"
     more = f"mesh.tensor={2 * mesh.shape['tensor']} on as many devices more"
     yield f"{more} saves {_gib(params / 2)} of parameters"
 

@@ -1,4 +1,7 @@
-"""The one file that knows what JAX keeps private: where its store is, and how it ends a process."""
+"""The one file that knows what JAX keeps private.
+
+Where its store is, how it ends a process, and the sums that cuDNN's attention divides by.
+"""
 
 import contextlib
 import ctypes
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 
 from vxlpro_jax.config import InputError
 
@@ -71,3 +75,44 @@ def before_abort(call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         set_handler(signal.SIGABRT, before)
+
+
+def cudnn_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    is_causal: bool,
+    kv_lengths: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """cuDNN's attention with the logarithm of its sums in float32.
+
+    `jax.nn.dot_product_attention` rounds them to the type of q.
+
+    Args:
+        q: [B, T, N, H], bfloat16 or float16.
+        k: [B, S, K, H].
+        v: [B, S, K, H].
+        is_causal: whether query t sees the keys 0 to t.
+        kv_lengths: int32 [B], how many keys of a row count; None for all. Not with `is_causal`.
+
+    Returns:
+        [B, T, N, H] and float32 [B, T, N].
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    mask, q_lengths = cudnn.MaskType.CAUSAL if is_causal else cudnn.MaskType.NO_MASK, None
+    if kv_lengths is not None:
+        mask = cudnn.MaskType.PADDING
+        q_lengths = jnp.full(len(q), q.shape[1], jnp.int32)
+    out, log_sum = cudnn.dot_product_attention(
+        q,
+        k,
+        v,
+        q_seqlen=q_lengths,
+        kv_seqlen=kv_lengths,
+        scale=q.shape[-1] ** -0.5,
+        mask_type=mask,
+        return_residual=True,
+    )
+    return out, log_sum.swapaxes(1, 2)

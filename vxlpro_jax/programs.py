@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vxlpro_jax import optim, sharding, tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
-from vxlpro_jax.models import encode
-from vxlpro_jax.models.kv_cache import KVCache
+from vxlpro_jax.models import encode as encoding
+from vxlpro_jax.models.kv_cache import CHUNK, CacheType, KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
 from vxlpro_jax.train import abstract_state
 from vxlpro_jax.train_step import make_train_step
@@ -28,13 +28,13 @@ class Program(NamedTuple):
 
     function: to be jitted.
     arguments: of the function, as `jax.ShapeDtypeStruct` with shardings.
-    donated: index of the argument whose memory the result may take.
+    donated: index of the argument whose memory the result may take, or None.
     out_shardings: of the result; None leaves them to the compiler.
     """
 
     function: Callable
     arguments: tuple
-    donated: int
+    donated: int | None
     out_shardings: Any = None
 
 
@@ -47,16 +47,30 @@ def train(config: TrainConfig, *, mesh: Mesh) -> Program:
     return Program(step, (state, abstract_batch(config, mesh=mesh)), 0, (shardings, None))
 
 
-def prefill(config: TrainConfig, *, mesh: Mesh) -> Program:
-    """Frames and text to the first logits and the cache, one sample a row."""
-    apply = functools.partial(_apply, config)
+def encode(config: TrainConfig, *, mesh: Mesh) -> Program:
+    """Frames to visual tokens, `groups_at_once` groups of each row (or all that it has)."""
     part = {"config": config.model, "at_once": config.groups_at_once}
 
-    def run(cache, params, frames, text):
-        features = encode.group_features(params, frames, **part)
-        visual = encode.condense(params, features, **part)
-        sequence = apply(params, visual, text, method="assemble")
-        return apply(params, sequence, cache, method="prefill")
+    def run(params, frames):
+        features = encoding.group_features(params, frames, **part)
+        return encoding.condense(params, features, **part)
+
+    rows, groups, *frame = abstract_batch(config, mesh=mesh)["frames"].shape
+    groups = min(config.groups_at_once or groups, groups)
+    frames = _rows((rows, groups, *frame), mesh=mesh, dtype=jnp.uint8)
+    params = _params(config, mesh=mesh)
+    used = {name: params[name] for name in ("vision", "dts", "projector")}
+    return Program(run, (used, frames), None)
+
+
+def assemble(config: TrainConfig, *, mesh: Mesh) -> Program:
+    """Visual tokens and text to the decoder's input, one sample a row."""
+    model, data = config.model, config.data
+    put = functools.partial(VideoXLPro.assemble, slots=_read_slots(config))
+
+    def run(params, visual, text):
+        sequence = _apply(config, params, visual, text, method=put)
+        return sequence.embeddings, sequence.layout.lengths
 
     batch = abstract_batch(config, mesh=mesh)
     text = Text(
@@ -64,21 +78,52 @@ def prefill(config: TrainConfig, *, mesh: Mesh) -> Program:
         token_segments=batch["token_segments"],
         stamp_ids=batch["stamp_ids"],
         group_segments=batch["group_segments"],
-        keep_counts=_rows((config.data.batch_size, 1), mesh=mesh),
+        keep_counts=_rows((data.batch_size, 1), mesh=mesh),
     )
+    visual = (*batch["group_segments"].shape, model.tokens_per_group, model.decoder.width)
+    visual = _rows(visual, mesh=mesh, dtype=jnp.dtype(config.compute_dtype))
+    return Program(run, (_params(config, mesh=mesh), visual, text), None)
+
+
+def prefill(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
+    """The decoder's input to the first logits and the cache, `CHUNK` slots at a time."""
+    decoder, rows = config.model.decoder, config.data.batch_size
+
+    def run(cache, params, embeddings, lengths):
+        def read(index, state):
+            logits, cache = state
+            start = index * CHUNK
+            piece = jax.lax.dynamic_slice_in_dim(embeddings, start, CHUNK, axis=1)
+            last = jnp.clip(lengths - start, 0, CHUNK) - 1
+            new, cache = _apply(config, params, piece, cache, last, method="prefill")
+            return jnp.where((last >= 0)[:, None], new, logits), cache
+
+        logits = jnp.zeros((rows, decoder.vocab_size), jnp.float32)
+        chunks = embeddings.shape[1] // CHUNK
+        return jax.lax.fori_loop(0, chunks, read, (logits, cache))
+
+    embeddings = (rows, _read_slots(config), decoder.width)
     return Program(
-        run, (_cache(config, mesh=mesh), _params(config, mesh=mesh), batch["frames"], text), 0
+        run,
+        (
+            _cache(config, mesh=mesh, kind=cache),
+            _params(config, mesh=mesh),
+            _rows(embeddings, mesh=mesh, dtype=jnp.dtype(config.compute_dtype)),
+            _rows((rows,), mesh=mesh),
+        ),
+        0,
     )
 
 
-def decode(config: TrainConfig, *, mesh: Mesh) -> Program:
+def decode(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
     """One more id a row, after a full prefill."""
 
     def run(cache, params, ids):
         return _apply(config, params, ids, cache, method="step")
 
     ids = _rows((config.data.batch_size,), mesh=mesh)
-    return Program(run, (_cache(config, mesh=mesh), _params(config, mesh=mesh), ids), 0)
+    params = _params(config, mesh=mesh)
+    return Program(run, (_cache(config, mesh=mesh, kind=cache), params, ids), 0)
 
 
 def abstract_batch(config: TrainConfig, *, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -102,20 +147,27 @@ def _apply(config, params, *args, method):
     return VideoXLPro(config.model).apply({"params": params}, *args, method=method)
 
 
-def _cache(config, *, mesh):
-    data, model = config.data, config.model
-    groups = data.max_frames // FRAMES_PER_GROUP
-    read = data.max_text_tokens + groups * (STAMP_TOKENS + model.tokens_per_group)
+def _read_slots(config):
+    """Slots of a row that keeps all of its visual tokens, in whole chunks."""
+    group = STAMP_TOKENS + config.model.tokens_per_group
+    read = config.data.max_text_tokens + config.data.max_frames // FRAMES_PER_GROUP * group
+    return -(-read // CHUNK) * CHUNK
+
+
+def _cache(config, *, mesh, kind):
     empty = functools.partial(
         KVCache.empty,
-        model.decoder,
-        batch=data.batch_size,
-        slots=read + _ANSWER_TOKENS,
+        config.model.decoder,
+        batch=config.data.batch_size,
+        slots=_read_slots(config) + _ANSWER_TOKENS,
         dtype=config.compute_dtype,
+        kind=kind,
     )
     rows = sharding.batch_sharding(mesh)
     layers = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
-    return _placed(jax.eval_shape(empty), KVCache(keys=layers, values=layers, lengths=rows))
+    shapes = jax.eval_shape(empty)
+    places = jax.tree.map(lambda _: layers, shapes).replace(lengths=rows)
+    return _placed(shapes, places)
 
 
 def _params(config, *, mesh):

@@ -24,6 +24,8 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     options = {"num_slices": num_slices} if num_slices > 1 else {}
+    if name.endswith(":1x1"):  # A host of its own; by default hosts have four chips.
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except Exception as error:  # The plugin's errors have no common type.

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch_reference.bridge import params_of, randomized
 
+from vxlpro_jax.models import kv_cache
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.qwen2 import Qwen2
 
@@ -96,6 +97,52 @@ def test_cache_equals_full_forward(config, params, embeddings):
         at = lengths + step
         hidden, cache = extend(embeddings[np.arange(2), at][:, None], cache)
         np.testing.assert_allclose(logits(hidden)[:, 0], full[np.arange(2), at], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("pieces", [(521,), (1, 520), (128, 128, 265), (300, 1, 1, 219)])
+def test_pieces_equal_the_whole(config, params, embeddings, pieces, monkeypatch):
+    """Whatever the chunks; the cache is read in blocks that do not divide them."""
+    monkeypatch.setattr(kv_cache, "BLOCK", 96)
+    model = Qwen2(config.decoder)
+    cache = KVCache.empty(config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype)
+    assert cache.block == 96
+    assert cache.keys.data.shape[2] % 96 == 0
+    hidden, start = [], 0
+    for size in pieces:
+        x = embeddings[:, start : start + size]
+        start += size
+        at = every_position(x)
+        read, cache = model.apply({"params": params["decoder"]}, x, cache, at=at, method="extend")
+        hidden.append(read)
+    whole = model.apply(
+        {"params": params["decoder"]},
+        embeddings[:, :521],
+        positions=every_position(embeddings[:, :521]),
+    )
+    np.testing.assert_allclose(jnp.concatenate(hidden, axis=1), whole, rtol=0, atol=1e-9)
+
+
+def test_int8_cache_is_near(config, params, embeddings):
+    """Each head's vector is rounded to a 127th of its largest number; the pieces read it back."""
+    model, exact, rounded = Qwen2(config.decoder), [], []
+    for kind, found in (("model", exact), ("int8", rounded)):
+        cache = KVCache.empty(
+            config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype, kind=kind
+        )
+        for start in range(0, 512, 128):
+            x = embeddings[:, start : start + 128]
+            read, cache = model.apply(
+                {"params": params["decoder"]}, x, cache, at=every_position(x), method="extend"
+            )
+            found.append(read)
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves((cache.keys, cache.values)))
+        found.append(held)
+    exact_bytes, rounded_bytes = exact.pop(), rounded.pop()
+    width = config.decoder.head_dim
+    assert rounded_bytes / exact_bytes == (width + 4) / (width * embeddings.dtype.itemsize)
+    np.testing.assert_array_equal(exact[0], rounded[0])  # The first piece reads no cache.
+    error = np.abs(np.stack(rounded) - np.stack(exact)).max() / np.std(exact)
+    assert 1e-6 < error < 0.05
 
 
 def test_layers_apart_equal_scanned_ones(config, params, embeddings):

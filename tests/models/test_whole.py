@@ -163,7 +163,7 @@ def test_prefill_and_steps_continue_as_the_oracle(config, oracle, params, sample
         def prefill(model):
             sequence = model.assemble(model.encode(batch.frames), batch.text)
             cache = KVCache.empty(config.decoder, batch=2, slots=slots, dtype=np.float64)
-            return model.prefill(sequence, cache)
+            return model.prefill(sequence.embeddings, cache, sequence.layout.lengths - 1)
 
         return model.apply({"params": params}, method=prefill)
 

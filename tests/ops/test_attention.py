@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from vxlpro_jax.models.cached_attention import merge
 from vxlpro_jax.ops import attention as attention_module
 from vxlpro_jax.ops import mesh
-from vxlpro_jax.ops.attention import attention, cudnn, splash, xla
+from vxlpro_jax.ops.attention import attention, attention_part, cudnn, splash, xla
 from vxlpro_jax.ops.attention.interface import Inputs
 
 BACKENDS = ("xla", "chunked", "auto")
@@ -143,6 +144,58 @@ def test_chunks_of_any_length_forward_and_backward(queries, keys):
         np.testing.assert_allclose(chunked, whole, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("queries", "cut"), [(37, 21), (600, 900), (1, 3)])
+def test_parts_merge_to_the_whole(backend, queries, cut):
+    """Keys in two pieces of rows with unequal lengths, one of which sees no key of the second."""
+    q, k, v = inputs(queries=queries, keys=1100, heads=4, kv_heads=2, width=4)
+    lengths = np.array([cut, 1050], np.int32)
+    first = attention_part(
+        q, k[:, :cut], v[:, :cut], kv_lengths=np.minimum(lengths, cut), backend=backend
+    )
+    second = attention_part(
+        q, k[:, cut:], v[:, cut:], kv_lengths=np.maximum(lengths - cut, 0), backend=backend
+    )
+    segments = (np.arange(1100) < lengths[:, None]).astype(np.int32)
+    whole = attention(q, k, v, q_segments=np.ones((2, queries), np.int32), kv_segments=segments)
+    np.testing.assert_allclose(merge(first, second).out, whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_causal_part_is_causal(backend):
+    q, k, v = inputs(queries=530, keys=530, heads=2, kv_heads=1, width=4)
+    part = attention_part(q, k, v, causal=True, backend=backend)
+    np.testing.assert_allclose(part.out, attention(q, k, v, causal=True), atol=1e-12)
+    at = np.array([[3, 529], [0, 77]], np.int32)
+    asked = np.take_along_axis(q, at[..., None, None], axis=1)
+    some = attention_part(asked, k, v, causal=True, q_positions=at, backend=backend)
+    for name in ("out", "log_sum"):
+        whole = np.asarray(getattr(part, name))
+        wanted = np.take_along_axis(whole, at.reshape(*at.shape, *[1] * (whole.ndim - 2)), axis=1)
+        np.testing.assert_allclose(getattr(some, name), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@jax.enable_x64(False)
+def test_splash_parts_interpreted_equal_the_definition(is_causal):
+    length, width = 256, 128
+    q, k, v = (
+        jnp.asarray(x, jnp.float32)
+        for x in inputs(queries=length, keys=length, heads=2, kv_heads=1, width=width)
+    )
+    at = self_causal(2, length)
+    lengths = None if is_causal else jnp.array([100, 0])
+    given = Inputs(q, k, v, at if is_causal else None, kv_lengths=lengths, is_self_causal=is_causal)
+    assert not splash.misfit(given, axes=mesh.Axes())
+    kernel = splash.part_kernel(given, axes=mesh.Axes(), interpret=True)
+    part, wanted = kernel.attend(given, kernel.tables), xla.attend_part(given)
+    rows = slice(0, 2 if is_causal else 1)
+    np.testing.assert_allclose(part.out[rows], wanted.out[rows], atol=1e-5)
+    np.testing.assert_allclose(part.log_sum[rows], wanted.log_sum[rows], atol=1e-4)
+    assert np.isfinite(part.out).all()
+    assert is_causal or (part.log_sum[1] < -1e30).all()
+
+
 @pytest.mark.parametrize("has_segments", [False, True])
 @jax.enable_x64(False)
 def test_splash_kernel_interpreted_equals_the_definition(has_segments):
@@ -174,15 +227,17 @@ def test_splash_kernel_interpreted_equals_the_definition(has_segments):
 @pytest.mark.parametrize(
     ("change", "axes", "message"),
     [
-        ({"is_self_causal": False}, mesh.Axes(), "the same sequence as the keys"),
+        ({"is_causal": True}, mesh.Axes(), "the same sequence as the keys"),
+        ({"keys": 300}, mesh.Axes(), "keys must be a multiple of 128, not 300"),
         ({"width": 64}, mesh.Axes(), "multiple of 128, not 64"),
         ({"length": 200}, mesh.Axes(), "a device's queries must be a multiple of 128, not 200"),
     ],
 )
 def test_splash_names_what_it_cannot_do(change, axes, message):
-    size = {"length": 256, "width": 128, "is_self_causal": True} | change
-    x = jnp.zeros((1, size["length"], 1, size["width"]), jnp.bfloat16)
-    given = Inputs(x, x, x, is_self_causal=size["is_self_causal"])
+    size = {"length": 256, "keys": 256, "width": 128, "is_causal": False} | change
+    q = jnp.zeros((1, size["length"], 1, size["width"]), jnp.bfloat16)
+    k = jnp.zeros((1, size["keys"], 1, size["width"]), jnp.bfloat16)
+    given = Inputs(q, k, k, self_causal(1, size["length"]) if size["is_causal"] else None)
     assert message in splash.misfit(given, axes=axes)
 
 

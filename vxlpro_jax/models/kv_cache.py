@@ -1,15 +1,66 @@
 """The decoder's key/value cache: an argument and a result, never hidden state.
 
-Shapes: `L` layers, `B` rows, `S` slots, `K` key/value heads, `H` head width, `T` new positions.
+One array holds all layers, so that a loop over them writes in place. Shapes: `L` layers, `B` rows,
+`S` slots, `K` key/value heads, `H` head width, `T` new positions.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from vxlpro_jax.config import DecoderConfig
+from vxlpro_jax.ops.precision import at_least_float32
+
+# Attention reads a long cache so many slots at a time.
+BLOCK = 8192
+
+# New positions that go through the decoder at once.
+CHUNK = 4096
+
+CacheType = Literal["model", "int8"]
+_INT8_MAX = 127
+
+
+@flax.struct.dataclass
+class Slots:
+    """Keys or values of all layers.
+
+    Heads are not an axis of their own: XLA would lay few heads out apart on one platform and pad
+    them on another.
+
+    Attributes:
+        data: [L, B, S, K H]; whole numbers to be multiplied with `scales` where those are.
+        scales: float32 [L, B, S, K], of each position and head, or None.
+    """
+
+    data: jax.Array
+    scales: jax.Array | None = None
+
+    def write(self, new: jax.Array, *, layer: jax.Array | int, starts: jax.Array) -> Self:
+        """Writes each row's new positions [B, T, K, H] from its own slot `starts` [B] on."""
+        at = {"layer": layer, "starts": starts}
+        if self.scales is None:
+            return self.replace(data=_put(self.data, _flat(new), **at))
+        new = at_least_float32(new)
+        scales = jnp.abs(new).max(-1) / _INT8_MAX
+        whole = jnp.round(new / jnp.where(scales > 0, scales, 1)[..., None])
+        return Slots(
+            _put(self.data, _flat(whole), **at),
+            _put(self.scales, scales, **at),
+        )
+
+    def read(self, *, layer: jax.Array | int, start: jax.Array, size: int, like) -> jax.Array:
+        """Slots `start` to `start + size` of a layer, [B, size, K, H]; type and heads of `like`."""
+        at = {"layer": layer, "start": start, "size": size}
+        part = _take(self.data, **at).astype(like.dtype)
+        part = rearrange(part, "b s (k h) -> b s k h", k=like.shape[2])
+        if self.scales is not None:
+            part = part * _take(self.scales, **at)[..., None].astype(like.dtype)
+        return part
 
 
 @flax.struct.dataclass
@@ -17,33 +68,80 @@ class KVCache:
     """Keys and values of the positions seen so far.
 
     Attributes:
-        keys: [L, B, S, K, H].
-        values: [L, B, S, K, H].
+        keys: of all layers.
+        values: likewise.
         lengths: int32 [B], slots in use.
     """
 
-    keys: jax.Array
-    values: jax.Array
+    keys: Slots
+    values: Slots
     lengths: jax.Array
 
     @classmethod
-    def empty(cls, config: DecoderConfig, *, batch: int, slots: int, dtype) -> Self:
-        """A cache of zeros with no slot in use."""
-        shape = (config.depth, batch, slots, config.num_kv_heads, config.head_dim)
-        return cls(
-            keys=jnp.zeros(shape, dtype),
-            values=jnp.zeros(shape, dtype),
-            lengths=jnp.zeros((batch,), jnp.int32),
+    def empty(
+        cls, config: DecoderConfig, *, batch: int, slots: int, dtype, kind: CacheType = "model"
+    ) -> Self:
+        """A cache of zeros with no slot in use.
+
+        Args:
+            config: of the decoder.
+            batch: B.
+            slots: at least so many; more than `BLOCK` are rounded up to a multiple of it.
+            dtype: of the model.
+            kind: `model` keeps that type; `int8` rounds each head's vector to 255 steps of a scale
+                of its own, which takes half of bfloat16.
+        """
+        if slots > BLOCK:
+            slots = -(-slots // BLOCK) * BLOCK
+        shape, heads = (config.depth, batch, slots), config.num_kv_heads
+        width = heads * config.head_dim
+
+        def zeros():
+            if kind == "model":
+                return Slots(jnp.zeros((*shape, width), dtype))
+            whole = jnp.zeros((*shape, width), jnp.int8)
+            return Slots(whole, jnp.zeros((*shape, heads), jnp.float32))
+
+        return cls(keys=zeros(), values=zeros(), lengths=jnp.zeros((batch,), jnp.int32))
+
+    def write(self, keys: jax.Array, values: jax.Array, *, layer: jax.Array | int) -> Self:
+        """A layer's new keys and values [B, T, K, H] behind what is there; `lengths` stay."""
+        at = {"layer": layer, "starts": self.lengths}
+        return self.replace(
+            keys=self.keys.write(keys, **at), values=self.values.write(values, **at)
         )
 
+    @property
+    def block(self) -> int:
+        """How many slots attention reads at a time; a divisor of S."""
+        return min(BLOCK, self.keys.data.shape[2])
 
-def write(cache: jax.Array, new: jax.Array, *, starts: jax.Array) -> jax.Array:
-    """Writes each row's new positions from its own start on.
 
-    Args:
-        cache: [B, S, K, H], one layer's keys or values.
-        new: [B, T, K, H].
-        starts: int32 [B].
-    """
-    put = jax.vmap(lambda row, part, at: jax.lax.dynamic_update_slice(row, part, (at, 0, 0)))
-    return put(cache, new.astype(cache.dtype), starts)
+def _flat(x):
+    return rearrange(x, "b t k h -> b t (k h)")
+
+
+def _put(slots, new, *, layer, starts):
+    """[L, B, S, W] with [B, T, W] at the layer and each row's start."""
+    new = new.astype(slots.dtype)
+    if len(starts) == 1:  # A plain update of a slice, which XLA does in place everywhere.
+        at = _index(layer, 0, starts[0], 0)
+        return jax.lax.dynamic_update_slice(slots, new[None], at)
+
+    def put(row, part, start):
+        return jax.lax.dynamic_update_slice(row, part[None], _index(layer, start, 0))
+
+    return jax.vmap(put, in_axes=(1, 0, 0), out_axes=1)(slots, new, starts)
+
+
+def _take(slots, *, layer, start, size):
+    """[L, B, S, W] to [B, size, W]."""
+    _, batch, _, width = slots.shape
+    at = _index(layer, 0, start, 0)
+    part = jax.lax.dynamic_slice(slots, at, (1, batch, size, width))[0]
+    # Else XLA may want the part in another layout and, for that, a copy of all slots.
+    return with_layout_constraint(part, Layout(range(part.ndim)))
+
+
+def _index(*places):
+    return [jnp.asarray(place, jnp.int32) for place in places]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax.config import AttentionBackend, DecoderConfig
-from vxlpro_jax.models import kv_cache
+from vxlpro_jax.models import cached_attention
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
 from vxlpro_jax.ops import mesh
@@ -30,14 +30,25 @@ class _Where:
     """Positions of the new tokens.
 
     Attributes:
-        rotary: int32 [B, T], index within the sample.
-        row: int32 [B, T], index along the key axis; None when the new tokens are all there is.
+        positions: int32 [B, T], index within the sample.
         segments: int32 [B, T], or None when each row is one sample.
     """
 
-    rotary: jax.Array
-    row: jax.Array | None
-    segments: jax.Array | None
+    positions: jax.Array
+    segments: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class _State:
+    """What goes from layer to layer.
+
+    Attributes:
+        x: [B, T, D]; after the last layer, layers apart, only the positions asked for, [B, A, D].
+        cache: None without one; its lengths stay those before the new tokens.
+    """
+
+    x: jax.Array
+    cache: KVCache | None = None
 
 
 class Qwen2(nn.Module):
@@ -56,7 +67,7 @@ class Qwen2(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(nn.broadcast, 0),
+                in_axes=(0, nn.broadcast),
                 length=c.depth,
             )(c, self.attention)
         else:
@@ -82,8 +93,7 @@ class Qwen2(nn.Module):
         Returns:
             [B, T, D].
         """
-        x, _ = self._run(x, _Where(positions, None, segments))
-        return self.norm(x)
+        return self.norm(self._run(_State(x), _Where(positions, segments)).x)
 
     def extend(self, x: jax.Array, cache: KVCache, *, at: jax.Array) -> tuple[jax.Array, KVCache]:
         """Reads new positions that follow the cached ones; each row is one sample.
@@ -99,26 +109,20 @@ class Qwen2(nn.Module):
         Returns:
             Hidden states [B, A, D] after the final norm, and the cache with the T positions.
         """
-        where = cache.lengths[:, None] + jnp.arange(x.shape[1])
-        caches = (cache.keys, cache.values)
-        hidden, (keys, values) = self._run(x, _Where(where, where, None), caches=caches, at=at)
-        return self.norm(hidden), KVCache(keys, values, cache.lengths + x.shape[1])
+        where = _Where(cache.lengths[:, None] + jnp.arange(x.shape[1]))
+        state = self._run(_State(x, cache), where, at=at)
+        lengths = cache.lengths + x.shape[1]
+        return self.norm(state.x), state.cache.replace(lengths=lengths)
 
-    def _run(self, x, where, *, caches=None, at=None):
-        """All layers; `caches` and the returned ones are stacked, or None.
-
-        Layers apart, the last one reads only the positions `at`.
-        """
+    def _run(self, state, where, *, at=None):
+        """All layers; layers apart, the last one asks only at the positions `at`."""
         if self.config.scan_layers:
-            x, caches = self.layers(x, where, caches)
-            return _pick(x, at), caches
-        written = []
+            state, _ = self.layers(state, jnp.arange(self.config.depth), where)
+            return state.replace(x=_pick(state.x, at))
         for index, layer in enumerate(self.layers):
             is_last = index == len(self.layers) - 1
-            cache = jax.tree.map(lambda part, row=index: part[row], caches)
-            x, cache = layer(x, where, cache, at if is_last else None)
-            written.append(cache)
-        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *written)
+            state, _ = layer(state, index, where, at if is_last else None)
+        return state
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] in at least float32."""
@@ -133,13 +137,13 @@ class _Block(nn.Module):
     attention: AttentionBackend
 
     @nn.compact
-    def __call__(self, x, where, cache, at=None):
-        c = self.config
+    def __call__(self, state, index, where, at=None):
+        c, x = self.config, state.x
         attn = _SelfAttention(c, self.attention, name="attn")
-        out, cache = attn(RMSNorm(c.norm_eps, name="ln1")(x), where, cache, at)
+        out, cache = attn(RMSNorm(c.norm_eps, name="ln1")(x), index, where, state.cache, at)
         x = _pick(x, at) + out
         x = x + _Mlp(c.mlp_width, name="mlp")(RMSNorm(c.norm_eps, name="ln2")(x))
-        return x, cache
+        return _State(x, cache), None
 
 
 class _SelfAttention(nn.Module):
@@ -147,31 +151,30 @@ class _SelfAttention(nn.Module):
     backend: AttentionBackend
 
     @nn.compact
-    def __call__(self, x, where, cache, at):
+    def __call__(self, x, index, where, cache, at):
         c = self.config
-        asked = _pick(where, at)
         q = self._heads("q", _pick(x, at), c.num_heads)
         k = self._heads("k", x, c.num_kv_heads)
         v = self._heads("v", x, c.num_kv_heads)
-        q = rotate_heads(q, positions=asked.rotary, theta=c.rope_theta)
-        k = rotate_heads(k, positions=where.rotary, theta=c.rope_theta)
-        if cache is not None:
-            starts = where.row[:, 0]
-            k, v = cache = tuple(
-                kv_cache.write(old, new, starts=starts)
-                for old, new in zip(cache, (k, v), strict=True)
+        q = rotate_heads(q, positions=_pick(where.positions, at), theta=c.rope_theta)
+        k = rotate_heads(k, positions=where.positions, theta=c.rope_theta)
+        if cache is None:
+            out = attention(
+                q,
+                k,
+                v,
+                causal=True,
+                q_segments=where.segments,
+                kv_segments=where.segments,
+                spread=mesh.SEQUENCES,
+                backend=self.backend,
             )
-        out = attention(
-            q,
-            k,
-            v,
-            causal=True,
-            q_positions=asked.row,
-            q_segments=asked.segments,
-            kv_segments=where.segments,
-            spread=mesh.SEQUENCES,
-            backend=self.backend,
-        )
+        else:
+            # Written first: XLA copies an array that is written after a loop has read it.
+            cache = cache.write(k, v, layer=index)
+            out = cached_attention.attend(
+                q, k, v, cache=cache, layer=index, at=at, backend=self.backend
+            )
         out = rearrange(out, "b t n h -> b t (n h)")
         out = _Linear(c.width, use_bias=False, name="out")(out)
         return out, cache
@@ -195,7 +198,6 @@ class _Mlp(nn.Module):
         )
 
 
-def _pick(tree, at: jax.Array | None):
-    """Positions `at`, int32 [B, A], of every array [B, T, ...] of a tree; all if None."""
-    take = jax.vmap(lambda row, index: row[index])
-    return tree if at is None else jax.tree.map(lambda x: take(x, at), tree)
+def _pick(x: jax.Array, at: jax.Array | None) -> jax.Array:
+    """[B, T, ...] at positions `at`, int32 [B, A]; all if None."""
+    return x if at is None else jax.vmap(lambda row, index: row[index])(x, at)

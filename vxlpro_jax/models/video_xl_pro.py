@@ -113,8 +113,11 @@ class VideoXLPro(nn.Module):
             keep_counts=text.keep_counts,
         )
 
-    def splice(self, selected: Selected, text: Text) -> Sequence:
-        """Puts the kept positions in the place of each sample's image position."""
+    def splice(self, selected: Selected, text: Text, *, slots: int | None = None) -> Sequence:
+        """Puts the kept positions in the place of each sample's image position.
+
+        `slots` is L where fewer or more are wanted; rows must not be longer.
+        """
         num_samples = text.keep_counts.shape[1]
         layout = splice.lay_out(
             is_image=text.tokens == IMAGE_TOKEN,
@@ -122,6 +125,7 @@ class VideoXLPro(nn.Module):
             kept=rearrange(selected.kept, "b g n -> b (g n)"),
             visual_segments=jnp.repeat(text.group_segments, selected.kept.shape[2], axis=1),
             num_segments=num_samples,
+            slots=slots,
         )
         words = self.decoder.embed(text.tokens)
         visual = rearrange(selected.windows, "b g n d -> b (g n) d")
@@ -129,9 +133,9 @@ class VideoXLPro(nn.Module):
         embeddings = take(jnp.concatenate([words, visual], axis=1), layout.sources)
         return Sequence(mesh.shard_rows(embeddings), layout, num_samples)
 
-    def assemble(self, visual: jax.Array, text: Text) -> Sequence:
-        """Visual tokens [B, G, N, D] and text to the decoder's input."""
-        return self.splice(self.select(visual, text), text)
+    def assemble(self, visual: jax.Array, text: Text, *, slots: int | None = None) -> Sequence:
+        """Visual tokens [B, G, N, D] and text to the decoder's input; `slots` as in `splice`."""
+        return self.splice(self.select(visual, text), text, slots=slots)
 
     def decode(self, sequence: Sequence) -> jax.Array:
         """Hidden states after the final norm, [B, L, D]."""
@@ -172,18 +176,33 @@ class VideoXLPro(nn.Module):
         """[..., D] -> [..., V] in at least float32."""
         return self.decoder.logits(hidden)
 
-    def prefill(self, sequence: Sequence, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Reads rows of one sample each into an empty cache; logits [B, V] of the last position."""
-        lengths = sequence.layout.lengths
-        last = (lengths - 1)[:, None]
-        hidden, cache = self.decoder.extend(sequence.embeddings, cache, at=last)
-        return self.decoder.logits(hidden[:, 0]), cache.replace(lengths=lengths)
+    def prefill(
+        self, embeddings: jax.Array, cache: KVCache, last: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        """Reads the next piece of each row, of one sample, behind what the cache holds.
+
+        Args:
+            embeddings: [B, T, D], a piece of `Sequence.embeddings`.
+            cache: with room for T more positions.
+            last: int32 [B], index in the piece of the row's last position; padding follows. -1
+                where the row has ended before.
+
+        Returns:
+            Logits [B, V] of the position `last`, and the cache without the padding.
+        """
+        hidden, read = self.decoder.extend(embeddings, cache, at=jnp.maximum(last, 0)[:, None])
+        return self.decoder.logits(hidden[:, 0]), read.replace(lengths=cache.lengths + last + 1)
+
+    def follow(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Reads more ids, int32 [B, T]; logits [B, T, V] of what comes after each."""
+        every = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        hidden, cache = self.decoder.extend(self.decoder.embed(ids), cache, at=every)
+        return self.decoder.logits(hidden), cache
 
     def step(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Reads one more id a row, int32 [B]; logits [B, V] of the next."""
-        only = jnp.zeros((len(ids), 1), jnp.int32)
-        hidden, cache = self.decoder.extend(self.decoder.embed(ids)[:, None], cache, at=only)
-        return self.decoder.logits(hidden[:, 0]), cache
+        logits, cache = self.follow(ids[:, None], cache)
+        return logits[:, 0], cache
 
 
 def init_params(config: ModelConfig, *, key: jax.Array) -> dict:

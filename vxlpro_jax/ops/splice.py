@@ -3,7 +3,8 @@
 A sample's sequence is its text with the single image position replaced by its kept visual
 positions, in order. The samples of a row stand one after another from index 0; padding follows.
 
-Shapes: `B` rows, `T` text slots, `E` visual slots, `S` samples of a row, `L = T + E` decoder slots.
+Shapes: `B` rows, `T` text slots, `E` visual slots, `S` samples of a row, `L` decoder slots, T + E
+unless asked otherwise.
 """
 
 import flax.struct
@@ -39,6 +40,7 @@ def lay_out(
     kept: jax.Array,
     visual_segments: jax.Array,
     num_segments: int,
+    slots: int | None = None,
 ) -> Layout:
     """Computes the sequence of each row.
 
@@ -48,9 +50,11 @@ def lay_out(
         kept: bool [B, E], visual positions that stay.
         visual_segments: int32 [B, E].
         num_segments: S.
+        slots: L; whatever of a row is beyond is lost.
     """
     batch, num_text = is_image.shape
-    length = num_text + kept.shape[1]
+    elements = num_text + kept.shape[1]
+    length = slots or elements
     text = seg.one_hot(text_segments, num_segments=num_segments) & ~is_image[..., None]
     visual = seg.one_hot(visual_segments, num_segments=num_segments) & kept[..., None]
     num_kept = visual.sum(1)
@@ -76,10 +80,10 @@ def lay_out(
         put = jax.vmap(lambda row, at, value: row.at[at].set(value, mode="drop"))
         return put(rows, targets, values.astype(jnp.int32))
 
-    element = jnp.broadcast_to(jnp.arange(length), (batch, length))
+    element = jnp.broadcast_to(jnp.arange(elements), (batch, elements))
     segments = scatter(jnp.concatenate([text_segments, visual_segments], axis=1), 0)
     return Layout(
-        sources=scatter(element, length),
+        sources=scatter(element, elements),
         segments=segments,
         positions=seg.index_in_segment(segments),
         text_at=text_at,

@@ -4,6 +4,10 @@ Shapes: `B` rows, `T` queries, `S` keys, `N` query heads, `K` key/value heads (N
 `H` head width.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -11,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from vxlpro_jax.config import AttentionBackend
 from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import chunked, cudnn, splash, xla
-from vxlpro_jax.ops.attention.interface import Inputs, Kernel
+from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
 
 # Logits in memory at once. On a CPU they should stay in its cache.
 _CPU_LOGITS_BYTES = 2**26
@@ -58,10 +62,42 @@ def attention(
     inputs = Inputs(q, k, v, q_positions, q_segments, kv_segments)
     if causal and q_positions is None:
         inputs = _in_order(inputs)
-    if mesh.axis_size() == 1:
-        kernel = _kernel(inputs, backend=backend, axes=mesh.Axes())
-        return kernel.attend(inputs, kernel.tables)
-    return _over_mesh(inputs, spread=spread, backend=backend)
+    return _run(inputs, spread=spread, backend=backend, backends=_WHOLE)
+
+
+def attention_part(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool = False,
+    q_positions: jax.Array | None = None,
+    kv_lengths: jax.Array | None = None,
+    spread: P = mesh.FRAMES,
+    backend: AttentionBackend = "auto",
+) -> Part:
+    """`attention` to some of the keys, to be merged with that to others; it has no gradient.
+
+    Args:
+        q: [B, T, N, H].
+        k: [B, S, K, H].
+        v: [B, S, K, H].
+        causal: as for `attention`, but sequences are in their own order.
+        q_positions: as for `attention`.
+        kv_lengths: int32 [B], how many keys of each row count; None for all of them.
+        spread: as for `attention`; queries are not cut along `context`.
+        backend: as for `attention`.
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    _check(q, k, v, causal=causal, q_positions=q_positions)
+    inputs = Inputs(q, k, v, q_positions, kv_lengths=kv_lengths)
+    if causal and q_positions is None:
+        places = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
+        is_self = not mesh.splits_sequence(q.shape[1])
+        inputs = inputs.replace(q_positions=places, is_self_causal=is_self)
+    return _run(inputs, spread=P(spread[0]), backend=backend, backends=_PARTS)
 
 
 def _in_order(x: Inputs) -> Inputs:
@@ -77,14 +113,47 @@ def _in_order(x: Inputs) -> Inputs:
     )
 
 
-def _over_mesh(x: Inputs, *, spread: P, backend: AttentionBackend) -> jax.Array:
+class _Backends(NamedTuple):
+    """What makes the result of one kind.
+
+    Attributes:
+        xla, rows, chunked: functions of inputs; `rows` also of how many at a time.
+        kernel: name of the function that makes a platform's kernel.
+        specs: places of the result on the mesh, from those of the queries.
+    """
+
+    xla: Callable
+    rows: Callable
+    chunked: Callable
+    kernel: str
+    specs: Callable[[P], Any]
+
+
+_WHOLE = _Backends(xla.attend, xla.attend_rows, chunked.attend, "kernel", lambda spec: spec)
+_PARTS = _Backends(
+    xla.attend_part,
+    lambda x, rows: chunked.attend_part(x),
+    chunked.attend_part,
+    "part_kernel",
+    lambda spec: Part(out=spec, log_sum=spec),
+)
+
+
+def _run(x: Inputs, *, spread: P, backend: AttentionBackend, backends: _Backends) -> Any:
+    if mesh.axis_size() == 1:
+        kernel = _kernel(x, backend=backend, axes=mesh.Axes(), backends=backends)
+        return kernel.attend(x, kernel.tables)
+    return _over_mesh(x, spread=spread, backend=backend, backends=backends)
+
+
+def _over_mesh(x: Inputs, *, spread, backend, backends) -> Any:
     """Each device attends with its own rows, queries and heads to all keys of the rows."""
     (rows, length, heads, _), kv_heads = x.q.shape, x.k.shape[2]
     axes = mesh.attention_axes(spread, rows=rows, length=length, heads=heads, kv_heads=kv_heads)
     repeats = mesh.axis_size((axes.heads,)) // kv_heads if axes.heads else 1
     if repeats > 1:
         x = x.replace(k=jnp.repeat(x.k, repeats, axis=2), v=jnp.repeat(x.v, repeats, axis=2))
-    kernel = _kernel(x, backend=backend, axes=axes)
+    kernel = _kernel(x, backend=backend, axes=axes, backends=backends)
     queries, keys = P(axes.rows, axes.positions), P(axes.rows)
     q_spec, kv_spec = P(*queries, axes.heads), P(*keys, None, axes.heads)
     specs = x.replace(
@@ -94,11 +163,12 @@ def _over_mesh(x: Inputs, *, spread: P, backend: AttentionBackend) -> jax.Array:
         q_positions=_where_given(x.q_positions, queries),
         q_segments=_where_given(x.q_segments, queries),
         kv_segments=_where_given(x.kv_segments, keys),
+        kv_lengths=_where_given(x.kv_lengths, keys),
     )
     spread_out = jax.shard_map(
         kernel.attend,
         in_specs=(specs, kernel.specs),
-        out_specs=specs.q,
+        out_specs=backends.specs(q_spec),
         axis_names=mesh.free_axes(),
         check_vma=False,
     )
@@ -109,27 +179,28 @@ def _where_given(x: jax.Array | None, spec: P) -> P | None:
     return None if x is None else spec
 
 
-def _kernel(x: Inputs, *, backend: AttentionBackend, axes: mesh.Axes) -> Kernel:
+def _kernel(x: Inputs, *, backend: AttentionBackend, axes: mesh.Axes, backends: _Backends):
     """The backend's kernel for inputs of the whole mesh."""
     module = {"tpu": splash, "gpu": cudnn}.get(mesh.platform())
     if backend == "auto" and module and not module.misfit(x, axes=axes):
-        return module.kernel(x, axes=axes)
+        return getattr(module, backends.kernel)(x, axes=axes)
     if backend in ("splash", "cudnn"):
         module = {"splash": splash, "cudnn": cudnn}[backend]
         if reason := module.misfit(x, axes=axes):
             raise ValueError(f"Attention backend {backend!r}: {reason}.")
-        return module.kernel(x, axes=axes)
-    attend = {"xla": xla.attend, "chunked": chunked.attend, "auto": _attend_by_size}[backend]
+        return getattr(module, backends.kernel)(x, axes=axes)
+    by_size = functools.partial(_attend_by_size, backends=backends)
+    attend = {"xla": backends.xla, "chunked": backends.chunked, "auto": by_size}[backend]
     return Kernel(lambda part, _: attend(part))
 
 
-def _attend_by_size(x: Inputs) -> jax.Array:
+def _attend_by_size(x: Inputs, *, backends: _Backends) -> Any:
     row_bytes = 4 * x.q.shape[1] * x.q.shape[2] * x.k.shape[1]
     limit = _CPU_LOGITS_BYTES if mesh.platform() == "cpu" else _LOGITS_BYTES
     rows = limit // row_bytes
     if rows >= len(x.q):
-        return xla.attend(x)
-    return xla.attend_rows(x, rows=rows) if rows else chunked.attend(x)
+        return backends.xla(x)
+    return backends.rows(x, rows=rows) if rows else backends.chunked(x)
 
 
 def _check(q, k, v, *, causal, q_positions):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.ops.attention.interface import Inputs
+from vxlpro_jax.ops.attention.interface import Inputs, Part
 
 _BLOCK = 512
 _PADDING = -1
@@ -25,7 +25,18 @@ def attend(x: Inputs) -> jax.Array:
     def row(one: Inputs):
         return _attend_row(one.q, one.k, one.v, _Mask.of(one))
 
-    return jax.lax.map(row, x)
+    return jax.lax.map(row, x.with_segments())
+
+
+def attend_part(x: Inputs) -> Part:
+    """The same with the logarithm of the sums; it has no gradient."""
+
+    def row(one: Inputs):
+        out, saved = _forward(one.q, one.k, one.v, _Mask.of(one))
+        log_sum = rearrange(saved[-1], "n k g t -> (n t) (k g)")
+        return Part(out=out, log_sum=log_sum[: len(one.q)])
+
+    return jax.lax.map(row, x.with_segments())
 
 
 @flax.struct.dataclass

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from vxlpro_jax import jax_private
 from vxlpro_jax.ops import mesh
-from vxlpro_jax.ops.attention.interface import Inputs, Kernel
+from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
 
 
 def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
@@ -32,3 +33,21 @@ def _attend(x: Inputs, _) -> jax.Array:
     return jax.nn.dot_product_attention(
         x.q, x.k, x.v, is_causal=x.is_self_causal, implementation="cudnn"
     )
+
+
+def part_kernel(_: Inputs, *, axes: mesh.Axes) -> Kernel:
+    """The same for `Part`, without a gradient."""
+    del axes
+    return Kernel(_attend_part)
+
+
+def _attend_part(x: Inputs, _) -> Part:
+    out, log_sum = jax_private.cudnn_attention(
+        x.q, x.k, x.v, is_causal=x.is_self_causal, kv_lengths=x.kv_lengths
+    )
+    if x.kv_lengths is None:
+        return Part(out, log_sum)
+    # What the kernel leaves where there is no key is not documented.
+    sees = (x.kv_lengths > 0)[:, None, None]
+    lowest = jnp.finfo(log_sum.dtype).min
+    return Part(jnp.where(sees[..., None], out, 0), jnp.where(sees, log_sum, lowest))

@@ -7,51 +7,78 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax.ops import mesh
-from vxlpro_jax.ops.attention.interface import Inputs, Kernel
+from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
 
 _BLOCKS = (1024, 512, 256, mesh.LANES)
 
 
 def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
-    if not x.is_self_causal:
-        return "queries must be causal and the same sequence as the keys"
+    if x.q_positions is not None and not x.is_self_causal:
+        return "causal queries must be the same sequence as the keys"
     if x.q.shape[-1] % mesh.LANES:
         return f"the width of a head must be a multiple of {mesh.LANES}, not {x.q.shape[-1]}"
     length = x.q.shape[1] // _shards(axes.positions)
     if length % mesh.LANES:
         return f"a device's queries must be a multiple of {mesh.LANES}, not {length}"
+    if x.k.shape[1] % mesh.LANES:
+        return f"keys must be a multiple of {mesh.LANES}, not {x.k.shape[1]}"
     return ""
 
 
 def kernel(x: Inputs, *, axes: mesh.Axes, interpret: bool = False) -> Kernel:
     """The kernel for inputs of the whole mesh; `interpret` runs it where there is no TPU."""
-    length = x.q.shape[1]
-    mask = splash_attention.CausalMask((length, length))
-    mask.q_sequence = mesh.sequence_order(length)
+    made, specs = _make(x, axes=axes, interpret=interpret)
+    return Kernel(_attend, made, specs)
+
+
+def part_kernel(x: Inputs, *, axes: mesh.Axes, interpret: bool = False) -> Kernel:
+    """The same for `Part`, without a gradient."""
+    made, specs = _make(x, axes=axes, interpret=interpret, save_residuals=True)
+    return Kernel(_attend_part, made, specs)
+
+
+def _make(x: Inputs, *, axes, **options):
+    (length, heads), keys = x.q.shape[1:3], x.k.shape[1]
+    if x.is_self_causal:
+        mask = splash_attention.CausalMask((length, keys))
+        mask.q_sequence = mesh.sequence_order(length)
+    else:
+        mask = splash_attention.FullMask((length, keys))
     made = splash_attention.make_splash_mha(
-        splash_attention.MultiHeadMask([mask] * x.q.shape[2]),
+        splash_attention.MultiHeadMask([mask] * heads),
         head_shards=_shards(axes.heads),
         q_seq_shards=_shards(axes.positions),
-        block_sizes=_block_sizes(queries=length // _shards(axes.positions), keys=length),
-        interpret=interpret,
+        block_sizes=_block_sizes(queries=length // _shards(axes.positions), keys=keys),
+        **options,
     )
     current = jax.sharding.get_abstract_mesh()
     specs = ()
     if not current.empty:
         specs = made.manual_sharding_spec(NamedSharding(current, P(axes.heads, axes.positions)))
-    return Kernel(_attend, made, specs)
+    return made, specs
 
 
 def _attend(x: Inputs, made) -> jax.Array:
+    out = _call(x, made)
+    return rearrange(out, "b n t h -> b t n h").astype(x.q.dtype)
+
+
+def _attend_part(x: Inputs, made) -> Part:
+    out, (log_sum,) = _call(x.with_segments(), made)
+    return Part(
+        out=rearrange(out, "b n t h -> b t n h").astype(x.q.dtype),
+        log_sum=rearrange(log_sum, "b n t -> b t n"),
+    )
+
+
+def _call(x: Inputs, made):
     q, k, v = (rearrange(part, "b t n h -> b n t h") for part in (x.q, x.k, x.v))
     q = q * q.shape[-1] ** -0.5
     if x.q_segments is None:
-        out = jax.vmap(made)(q, k, v)
-    else:
-        ids = splash_attention.SegmentIds(x.q_segments, x.kv_segments)
-        out = jax.vmap(lambda q, k, v, ids: made(q, k, v, segment_ids=ids))(q, k, v, ids)
-    return rearrange(out, "b n t h -> b t n h").astype(x.q.dtype)
+        return jax.vmap(made)(q, k, v)
+    ids = splash_attention.SegmentIds(x.q_segments, x.kv_segments)
+    return jax.vmap(lambda q, k, v, ids: made(q, k, v, segment_ids=ids))(q, k, v, ids)
 
 
 def _block_sizes(*, queries: int, keys: int) -> splash_attention.BlockSizes:

@@ -4,11 +4,16 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.ops.attention.interface import Inputs
+from vxlpro_jax.ops.attention.interface import Inputs, Part
 
 
 def attend(x: Inputs) -> jax.Array:
     """[B, T, N, H]."""
+    return attend_part(x).out
+
+
+def attend_part(x: Inputs) -> Part:
+    """All of `attention`, with the logarithm of the sums."""
     # Keys before queries, because XLA's CPU backend vectorises sums over an axis that is not the
     # last; axes in the order of the products' own results, so that no logits are transposed.
     groups, acc = x.q.shape[2] // x.k.shape[2], x.accumulator
@@ -20,8 +25,13 @@ def attend(x: Inputs) -> jax.Array:
     largest = jax.lax.stop_gradient(logits.max(axis=2, keepdims=True))
     weights = jnp.exp(logits - largest)
     out = jnp.einsum("bskh,bksgt->bkhgt", x.v, weights.astype(x.v.dtype))
-    out = out / weights.sum(axis=2)[:, :, None].astype(out.dtype)
-    return rearrange(out, "b k h g t -> b t (k g) h")
+    total = weights.sum(axis=2)
+    out = out / total[:, :, None].astype(out.dtype)
+    log_sum = jnp.log(total) + largest[:, :, 0]
+    return Part(
+        out=rearrange(out, "b k h g t -> b t (k g) h"),
+        log_sum=rearrange(log_sum, "b k g t -> b t (k g)"),
+    )
 
 
 def attend_rows(x: Inputs, *, rows: int) -> jax.Array:
@@ -35,7 +45,7 @@ def attend_rows(x: Inputs, *, rows: int) -> jax.Array:
 
 def _mask(x: Inputs) -> jax.Array | None:
     """bool [B, S, T], or None where every query sees every key."""
-    mask = None
+    x, mask = x.with_segments(), None
     if x.q_positions is not None:
         mask = jnp.arange(x.k.shape[1])[:, None] <= x.q_positions[:, None, :]
     if x.q_segments is not None:

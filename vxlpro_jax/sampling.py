@@ -1,0 +1,34 @@
+"""The next id from logits.
+
+Shapes: `B` rows, `V` vocabulary.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@functools.partial(jax.jit, static_argnames=("temperature", "top_p"))
+def sample(logits: jax.Array, *, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
+    """Next ids, int32 [B], from logits [B, V]; temperature 0 takes the first of the likeliest."""
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / temperature
+    if top_p < 1:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        # An id stays while those before it have not reached top_p, so the likeliest always does.
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities
+        least = jnp.where(before < top_p, ordered, jnp.inf).min(axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return jax.random.categorical(key, logits).astype(jnp.int32)
+
+
+def only(logits: jax.Array, ids: set[int]) -> jax.Array:
+    """Logits [B, V] of the ids, the rest impossible; all of them if there are none."""
+    if not ids:
+        return logits
+    at = np.array(sorted(ids))
+    return jnp.full_like(logits, -jnp.inf).at[:, at].set(logits[:, at])
