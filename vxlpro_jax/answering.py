@@ -23,8 +23,9 @@ import numpy as np
 from vxlpro_jax import checkpoint, planning, sampling
 from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, ModelConfig
 from vxlpro_jax.data import chat, images, video
+from vxlpro_jax.data.frames import FrameStream
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
-from vxlpro_jax.data.video import FrameGroups, VideoStream
+from vxlpro_jax.data.video import FrameGroups
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models.kv_cache import CHUNK, KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
@@ -138,9 +139,10 @@ class Answerer:
         Raises:
             InputError: the file cannot be read (see `data.video.read_video`).
         """
-        return self.encode_stream(self.open_video(path, max_frames=max_frames))
+        with self.open_video(path, max_frames=max_frames) as stream:
+            return self.encode_stream(stream)
 
-    def open_video(self, path: str | Path, *, max_frames: int) -> VideoStream:
+    def open_video(self, path: str | Path, *, max_frames: int) -> FrameStream:
         """Opens a video file; how many frames will come is known then.
 
         Raises:
@@ -149,13 +151,13 @@ class Answerer:
         size = self.config.vision.image_size
         return video.stream_video(path, max_frames=max_frames, size=size)
 
-    def encode_stream(self, stream: VideoStream) -> Encoded:
+    def encode_stream(self, stream: FrameStream) -> Encoded:
         """Reads and encodes an open video to its end.
 
         Raises:
             InputError: a frame cannot be read.
         """
-        groups = -(-len(stream.times) // FRAMES_PER_GROUP)
+        groups = count_groups(stream)
         batches = video.stream_groups(stream, groups=_GROUPS_AT_ONCE)
         frames = f"{_GROUPS_AT_ONCE * FRAMES_PER_GROUP} frames"
         shown = self._progress(
@@ -320,6 +322,11 @@ def _without_scan(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, scan_layers=False)
     )
+
+
+def count_groups(stream: FrameStream) -> int:
+    """How many groups of four its frames will make."""
+    return -(-len(stream.times) // FRAMES_PER_GROUP)
 
 
 @functools.cache

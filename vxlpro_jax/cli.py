@@ -112,6 +112,10 @@ def _reason(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
-def progress(items: Iterable, *, name: str, unit: str) -> Iterable:
-    """The items, with a bar on a terminal and a line every half minute otherwise."""
-    return tqdm(items, desc=name, unit=f" {unit}", mininterval=0.1 if sys.stderr.isatty() else 30)
+def progress(items: Iterable, *, name: str, unit: str, total: int | None = None) -> Iterable:
+    """The items, with a bar on a terminal and a line every half minute otherwise.
+
+    `total` is how many there are, where they do not tell.
+    """
+    interval = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(items, desc=name, unit=f" {unit}", total=total, mininterval=interval)

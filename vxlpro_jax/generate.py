@@ -4,13 +4,17 @@
 """
 
 import argparse
+import contextlib
 import json
 import sys
+import typing
 from collections.abc import Sequence
 
-from vxlpro_jax import cli
-from vxlpro_jax.answering import Answerer, Encoded, Options
+from vxlpro_jax import budget, cli
+from vxlpro_jax.answering import Answerer, Encoded, count_groups
 from vxlpro_jax.config import InputError
+from vxlpro_jax.models.kv_cache import CacheType
+from vxlpro_jax.planning import Options, Plan
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,15 +26,25 @@ def main(argv: Sequence[str]) -> None:
         top_p=args.top_p,
         seed=args.seed,
         max_new_tokens=args.max_new_tokens,
+        max_context=args.max_context,
+        kv_cache=args.kv_cache,
+        hbm_gib=args.hbm_gib,
     )
     if args.max_frames < 1:
         raise InputError(f"--max_frames is {args.max_frames}: ask for at least one frame.")
-    answerer = Answerer.load(args.checkpoint, dtype=args.dtype)
-    if args.video:
-        encoded = answerer.encode_video(args.video, max_frames=args.max_frames)
-    else:
-        encoded = answerer.encode_image(args.image)
-    plans = [answerer.plan(encoded, prompt, options=options) for prompt in args.prompt]
+    answerer = Answerer.load(args.checkpoint, dtype=args.dtype, progress=cli.progress)
+    with contextlib.ExitStack() as opened:
+        if args.video:
+            stream = opened.enter_context(
+                answerer.open_video(args.video, max_frames=args.max_frames)
+            )
+            groups, encode = count_groups(stream), lambda: answerer.encode_stream(stream)
+        else:
+            encoded = answerer.encode_image(args.image)
+            groups, encode = len(encoded.visual), lambda: encoded
+        plans = [answerer.plan_groups(groups, prompt, options=options) for prompt in args.prompt]
+        print(_told(plans, groups=groups), file=sys.stderr)
+        encoded = encode()
     for prompt, plan in zip(args.prompt, plans, strict=True):
         pieces = answerer.answer(encoded, plan, options=options)
         if args.json:
@@ -58,10 +72,28 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--top_p", type=float, default=1.0, help="nucleus of sampling")
     add("--seed", type=int, default=0, help="of sampling")
     add("--max_new_tokens", type=int, default=256, help="length limit of an answer")
+    context = "positions of prompt and answer; if not given: what the model was made for"
+    add("--max_context", type=int, help=context)
+    kinds = typing.get_args(CacheType)
+    add("--kv_cache", choices=kinds, default="model", help="type of the keys and values kept")
+    add("--hbm_gib", type=float, help="memory to use, GiB; if not given: all of the device's")
     types = ("float32", "bfloat16", "float16")
     add("--dtype", choices=types, help="if not given: as stored, on a CPU float32")
     add("--json", action="store_true", help="one JSON object a prompt instead of text")
     return parser.parse_args(argv)
+
+
+def _told(plans: Sequence[Plan], *, groups: int) -> str:
+    """What is going to happen, before it takes long; of several prompts the longest."""
+    plan = max(plans, key=lambda plan: plan.positions)
+    memory = plan.memory
+    return (
+        f"{groups} groups of four frames; {plan.keep} visual tokens kept, {plan.positions}"
+        f" positions to read. On the device up to {budget.gib(memory.peak)}: weights"
+        f" {budget.gib(memory.params)}, visual tokens {budget.gib(memory.visual)}, input"
+        f" {budget.gib(memory.embeddings)}, keys and values {budget.gib(memory.cache)}, workspace"
+        f" {budget.gib(memory.workspace)}, not all of it at once."
+    )
 
 
 def _stream(prompt, pieces):

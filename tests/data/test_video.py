@@ -1,11 +1,9 @@
 """Frames of real files: which, when, upright, and what happens to broken ones."""
 
-import functools
 import io
 import os
 import pickle
 import socket
-import time
 import wave
 from fractions import Fraction
 
@@ -13,14 +11,12 @@ import av
 import helpers
 import numpy as np
 import pytest
+from encoded import streamed
 from PIL import Image
 
 from vxlpro_jax.config import InputError
-from vxlpro_jax.data import containers
 from vxlpro_jax.data.containers import MOST_PIXELS
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.frames import Sampling
-from vxlpro_jax.data.media_file import MediaFile
 from vxlpro_jax.data.video import Video, group_frames, read_video
 
 STEADY = range(0, 60 * 40, 40)  # 60 frames, 25 a second.
@@ -122,134 +118,6 @@ def test_a_rate_that_needs_too_many_frames_gives_uniform_ones(write_video, codes
 def test_a_rate_that_cannot_be(fps, write_video):
     with pytest.raises(InputError, match="fps is"):
         read_video(write_video([0, 40]), max_frames=4, size=32, fps=fps)
-
-
-H264, HEVC = ("libx264", "x264-params"), ("libx265", "x265-params")
-SKIPPED = ("libx264", "libx265", "libvpx-vp9")
-GROUPS = {
-    "closed": (*H264, "keyint=12:scenecut=0:bframes=0", "mp4"),
-    "pyramid": (*H264, "keyint=25:scenecut=0:bframes=3:b-pyramid=normal", "mp4"),
-    "mkv": (*H264, "keyint=25:scenecut=0:bframes=3", "mkv"),
-    "ts": (*H264, "keyint=25:scenecut=0:bframes=3", "ts"),
-    "flv": (*H264, "keyint=25:scenecut=0:bframes=3", "flv"),
-    "one": (*H264, "keyint=infinite:bframes=3", "mp4"),
-    "all": (*H264, "keyint=1", "mp4"),
-    "open": (*H264, "keyint=20:scenecut=0:bframes=3:open-gop=1", "mp4"),
-    "open mkv": (*H264, "keyint=16:scenecut=0:bframes=8:ref=5:open-gop=1", "mkv"),
-    "open ts": (*H264, "keyint=20:scenecut=0:bframes=3:open-gop=1", "ts"),
-    "refresh": (*H264, "keyint=20:intra-refresh=1", "mp4"),
-    "refresh ts": (*H264, "keyint=20:intra-refresh=1", "ts"),
-    "interlaced": (*H264, "keyint=20:tff=1", "ts"),
-    "hevc closed": (*HEVC, "keyint=24:open-gop=0:bframes=4:log-level=none", "mp4"),
-    "hevc open": (*HEVC, "keyint=24:scenecut=0:bframes=4:log-level=none", "mkv"),
-    "vp9": ("libvpx-vp9", "lag-in-frames", "16", "webm"),
-    "vp8": ("libvpx", "lag-in-frames", "16", "webm"),
-    "mpeg4": ("mpeg4", "bf", "2", "mkv"),
-}
-
-
-def encoded(path, *, codec, options, times, height=48, width=64):
-    """Writes noise that moves, so that frames refer to each other, shown at `times` (ms)."""
-    noise = np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8)
-    noise = np.kron(noise, np.ones((5, 5, 1), np.uint8))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        if "keyint" not in str(options):
-            stream.codec_context.gop_size = 20
-        for index, moment in enumerate(times):
-            y, x = index % (200 - height), 3 * index % (300 - width)
-            picture = noise[y : y + height, x : x + width].copy()
-            picture = 255 - picture if index % 70 == 35 else picture
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = int(moment), Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def all_decoded(path):
-    """Every frame and its time, by one plain thread."""
-    frames, pts = [], []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        for frame in container.decode(stream):
-            picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
-            frames.append(np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC)))
-            pts.append(frame.time)
-    return np.stack(frames), np.array(pts) - pts[0]
-
-
-@pytest.mark.parametrize("rate", ["steady", "varying"])
-@pytest.mark.parametrize("groups", GROUPS)
-def test_skipping_gives_the_bits_of_decoding_all(groups, rate, tmp_path):
-    codec, option, value, suffix = GROUPS[groups]
-    steps = np.full(150, 40) if rate == "steady" else np.random.default_rng(2).integers(9, 90, 150)
-    path = encoded(
-        tmp_path / f"a.{suffix}", codec=codec, options={option: value}, times=np.cumsum(steps)
-    )
-    frames, times = all_decoded(path)
-    assert len(frames) == 150
-    for max_frames in (1, 2, 5, 11, 40, 150):
-        picks = np.linspace(0, 149, max_frames, dtype=int)
-        video = read_video(path, max_frames=max_frames, size=32)
-        np.testing.assert_array_equal(video.frames, frames[picks])
-        np.testing.assert_allclose(video.times, times[picks], atol=1e-9)
-    video = read_video(path, max_frames=150, size=32, fps=2)
-    np.testing.assert_array_equal(video.frames, frames[np.searchsorted(times, video.times - 1e-6)])
-
-
-@pytest.mark.parametrize("groups", [g for g, (codec, *_) in GROUPS.items() if codec in SKIPPED])
-def test_what_is_skipped_is_not_needed(groups, tmp_path):
-    """Without a second try by decoding all."""
-    codec, option, value, suffix = GROUPS[groups]
-    path = encoded(
-        tmp_path / f"a.{suffix}", codec=codec, options={option: value}, times=range(0, 6000, 40)
-    )
-    media, sampling = MediaFile("Video", path), Sampling(max_frames=150, fps=None, size=32)
-    packets = containers._read_packets(media)
-    if groups == "interlaced":
-        assert not packets.tell_all
-        return
-    assert packets.tell_all
-    frames, _ = all_decoded(path)
-    alone = ([0, index] for index in range(30, 75))
-    for picks in (*alone, [0, 44, 45, 46, 90, 149], list(range(0, 150, 7)), list(range(150))):
-        decode = functools.partial(
-            *(containers._decode_spans, media),
-            packets=packets,
-            picks=np.array(picks),
-            sampling=sampling,
-        )
-        video = decode(threads=1)
-        if video is None:
-            assert "refresh" in groups  # Its key frames are none; nothing else is to be refused.
-        else:
-            np.testing.assert_array_equal(video.frames, frames[picks])
-            np.testing.assert_array_equal(decode(threads=4).frames, video.frames)
-
-
-def test_sparse_frames_cost_less_than_all(tmp_path):
-    path = encoded(
-        tmp_path / "a.mp4",
-        codec="libx264",
-        options={"x264-params": "keyint=25:bframes=3:scenecut=0"},
-        times=range(0, 750 * 40, 40),
-        height=192,
-        width=256,
-    )
-
-    def seconds(max_frames):
-        def once():
-            started = time.process_time()
-            read_video(path, max_frames=max_frames, size=8)
-            return time.process_time() - started
-
-        return min(once() for _ in range(3))
-
-    assert seconds(4) < seconds(750) / 3
 
 
 def test_a_file_object_is_read_as_its_path_is(write_video, tmp_path):
@@ -548,12 +416,13 @@ def broken_files(folder, whole):
 def test_every_way_to_be_broken_has_its_kind(write_video, tmp_path):
     whole = write_video(STEADY, options={"movflags": "faststart"}).read_bytes()
     for path, kind in broken_files(tmp_path, whole):
-        with pytest.raises(BadFile) as error:
-            read_video(path, max_frames=60, size=32)
-        assert (path.name, error.value.kind) == (path.name, kind)
-        assert str(path) in str(error.value)
-        again = pickle.loads(pickle.dumps(error.value))
-        assert (str(again), again.kind) == (str(error.value), kind)
+        for read in (read_video, streamed):
+            with pytest.raises(BadFile) as error:
+                read(path, max_frames=60, size=32)
+            assert (path.name, error.value.kind) == (path.name, kind)
+            assert str(path) in str(error.value)
+            again = pickle.loads(pickle.dumps(error.value))
+            assert (str(again), again.kind) == (str(error.value), kind)
 
 
 @pytest.mark.parametrize("name", ["clip.txt", "clip.jpg", "clip"])

@@ -1,9 +1,11 @@
-"""Which frames of a video are taken, when they are shown, and how they are resized.
+"""Which frames of a video are taken, when they are shown, how they are resized and handed out.
 
 Shapes: n frames of a file, F taken ones, S side of a taken frame.
 """
 
-from typing import NamedTuple
+import itertools
+from collections.abc import Generator
+from typing import NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,56 @@ class Video(NamedTuple):
 
     frames: np.ndarray
     times: np.ndarray
+
+
+class TimedFrame(NamedTuple):
+    """A taken frame uint8 [S,S,3] and its time, seconds after the first frame of the file."""
+
+    pixels: np.ndarray
+    seconds: float
+
+
+class FrameStream:
+    """Sampled frames of an open video in order, uint8 [S,S,3] each; memory does not grow with F.
+
+    It can be iterated once. The file and its decoder are open from the first frame until the last,
+    an error, or `close`, which leaving it as a context does. A file object must be left alone
+    meanwhile. Any frame may raise `BadFile`.
+
+    Attributes:
+        times: float64 [F], seconds after the first frame of the file, one for each frame.
+    """
+
+    def __init__(self, times: np.ndarray, frames: Generator[TimedFrame, None, None]):
+        """Of `frames`, which gives as many as there are `times`, or raises, and opens the file."""
+        self.times = times
+        self._frames = frames
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        return next(self._frames).pixels
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file and ends the decoder; no more frames come."""
+        self._frames.close()
+
+    def collect(self) -> Video:
+        """All frames in memory, if none has been taken; closes it, raises as iterating does."""
+        with self:
+            first = next(self._frames)
+            frames = np.empty((len(self.times), *first.pixels.shape), np.uint8)
+            times = np.empty(len(self.times))
+            for place, frame in enumerate(itertools.chain([first], self._frames)):
+                frames[place], times[place] = frame
+        return Video(frames, times)
 
 
 class Shown(NamedTuple):
@@ -60,10 +112,6 @@ class Sampling(NamedTuple):
             if len(picks) <= self.max_frames:
                 return picks
         return np.linspace(0, count - 1, min(count, self.max_frames), dtype=int)
-
-    def empty(self, count: int) -> np.ndarray:
-        """Room for frames, uint8 [count,S,S,3]."""
-        return np.empty((count, self.size, self.size, 3), np.uint8)
 
     def resized(self, picture: Image.Image) -> np.ndarray:
         """The picture as uint8 [S,S,3]; the aspect is not kept; PIL's bicubic filter."""

@@ -5,15 +5,15 @@ Shapes: n frames, F taken ones, H and W height and width.
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import numpy as np
 from PIL import Image, ImageSequence
 
 from vxlpro_jax.data.containers import MOST_PIXELS
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.frames import Sampling, Shown, Video
+from vxlpro_jax.data.frames import FrameStream, Sampling, Shown, TimedFrame
 from vxlpro_jax.data.images import open_picture
 from vxlpro_jax.data.media_file import MediaFile
 
@@ -22,13 +22,17 @@ SECONDS_A_FRAME = 1.0
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
+# From indices, which increase, to the pictures there.
+_Pictures = Callable[[Sequence[int]], Generator[Image.Image, None, None]]
 
-def read_folder(folder: Path, *, sampling: Sampling) -> Video:
+
+def stream_folder(media: MediaFile, *, sampling: Sampling) -> FrameStream:
     """Frames of a folder's pictures in natural order (2 before 10), shown a second each.
 
     Raises:
-        BadFile: no pictures, or one that is taken cannot be read.
+        BadFile: no pictures; with its frame, one that is taken and cannot be read.
     """
+    folder = media.path
     names = (name for name in os.listdir(folder) if not name.startswith("."))
     names = sorted((n for n in names if n.lower().endswith(_SUFFIXES)), key=_natural)
     if not names:
@@ -36,10 +40,11 @@ def read_folder(folder: Path, *, sampling: Sampling) -> Video:
             f"Folder {folder} has no pictures, so no frames: check the path.", kind="empty"
         )
 
-    def picture(index: int) -> Image.Image:
-        return open_picture(folder / names[index])
+    def pictures(indices: Sequence[int]) -> Generator[Image.Image, None, None]:
+        for index in indices:
+            yield open_picture(folder / names[index])
 
-    return _taken(picture, _a_second_each(len(names)), sampling=sampling)
+    return _taken(media, pictures, shown=_a_second_each(len(names)), sampling=sampling)
 
 
 def is_array(start: bytes) -> bool:
@@ -47,7 +52,7 @@ def is_array(start: bytes) -> bool:
     return start.startswith(np.lib.format.MAGIC_PREFIX)
 
 
-def read_array(media: MediaFile, *, sampling: Sampling) -> Video:
+def stream_array(media: MediaFile, *, sampling: Sampling) -> FrameStream:
     """Frames of an `.npy` file, uint8 [n,H,W,3], shown a second each; reads only what it takes.
 
     Raises:
@@ -75,12 +80,14 @@ def read_array(media: MediaFile, *, sampling: Sampling) -> Video:
                 kind="cut_off",
             )
 
-        def picture(index: int) -> Image.Image:
-            file.seek(first + index * step)
-            pixels = np.frombuffer(file.read(step), np.uint8)
-            return Image.fromarray(pixels.reshape(height, width, 3))
+    def pictures(indices: Sequence[int]) -> Generator[Image.Image, None, None]:
+        with media.opened() as file:
+            for index in indices:
+                file.seek(first + index * step)
+                pixels = np.frombuffer(file.read(step), np.uint8)
+                yield Image.fromarray(pixels.reshape(height, width, 3))
 
-        return _taken(picture, _a_second_each(count), sampling=sampling)
+    return _taken(media, pictures, shown=_a_second_each(count), sampling=sampling)
 
 
 _HEADERS = {
@@ -94,26 +101,34 @@ def is_webp(start: bytes) -> bool:
     return start[:4] == b"RIFF" and start[8:12] == b"WEBP"
 
 
-def read_webp(media: MediaFile, *, sampling: Sampling) -> Video:
-    """Frames of an animated WebP picture at its own times.
+def stream_webp(media: MediaFile, *, sampling: Sampling) -> FrameStream:
+    """Frames of an animated WebP picture at its own times, which it is decoded once to learn.
 
     Raises:
         BadFile: damaged, or too large.
     """
-    with media.opened() as file, Image.open(file, formats=("WEBP",)) as picture:
-        media.check_pixels(picture.width, picture.height, most=MOST_PIXELS)
-        durations = []
-        for frame in ImageSequence.Iterator(picture):
+    durations = []
+    with _webp_opened(media) as animation:
+        media.check_pixels(animation.width, animation.height, most=MOST_PIXELS)
+        for frame in ImageSequence.Iterator(animation):
             frame.load()
             durations.append(frame.info.get("duration", 0) / 1000)
-        ends = np.cumsum(durations)
-        shown = Shown(ends - durations, float(ends[-1]))
+    ends = np.cumsum(durations)
 
-        def at(index: int) -> Image.Image:
-            picture.seek(index)
-            return picture.convert("RGB")
+    def pictures(indices: Sequence[int]) -> Generator[Image.Image, None, None]:
+        with _webp_opened(media) as animation:
+            for index in indices:
+                animation.seek(index)
+                yield animation.convert("RGB")
 
-        return _taken(at, shown, sampling=sampling)
+    shown = Shown(ends - durations, float(ends[-1]))
+    return _taken(media, pictures, shown=shown, sampling=sampling)
+
+
+@contextmanager
+def _webp_opened(media: MediaFile) -> Iterator[Image.Image]:
+    with media.opened() as file, Image.open(file, formats=("WEBP",)) as animation:
+        yield animation
 
 
 def _natural(name: str) -> Sequence[int | str]:
@@ -125,9 +140,15 @@ def _a_second_each(count: int) -> Shown:
     return Shown(np.arange(count) * SECONDS_A_FRAME, count * SECONDS_A_FRAME)
 
 
-def _taken(picture: Callable[[int], Image.Image], shown: Shown, *, sampling: Sampling) -> Video:
+def _taken(
+    media: MediaFile, pictures: _Pictures, *, shown: Shown, sampling: Sampling
+) -> FrameStream:
     picks = sampling.picks(shown)
-    frames = sampling.empty(len(picks))
-    for place, index in enumerate(picks.tolist()):
-        frames[place] = sampling.resized(picture(index))
-    return Video(frames, shown.times[picks])
+    times = shown.times[picks]
+
+    def frames() -> Generator[TimedFrame, None, None]:
+        with media.reading(), closing(pictures(picks.tolist())) as taken:
+            for picture, seconds in zip(taken, times.tolist(), strict=True):
+                yield TimedFrame(sampling.resized(picture), seconds)
+
+    return FrameStream(times, frames())

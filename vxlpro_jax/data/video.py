@@ -3,15 +3,17 @@
 Shapes: F sampled frames, G groups of four frames, S side of a frame.
 """
 
+import itertools
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from vxlpro_jax.config import FRAMES_PER_GROUP
-from vxlpro_jax.data import containers, stills
-from vxlpro_jax.data.frames import Sampling, Video
+from vxlpro_jax.data import decoding, stills
+from vxlpro_jax.data.frames import FrameStream, Sampling, Video
 from vxlpro_jax.data.media_file import MediaFile
 
 # Several readers run at once, so one decoder does not take every core of a large host.
@@ -55,6 +57,9 @@ def read_video(
     the file, not taken from its header, and resized as they come, so memory holds the result and
     one full-size frame beside the decoder's own.
 
+    Where `stream_video` decodes a container twice, this does so only if frames do not come as
+    packets say.
+
     Args:
         file: the path of a video file or of a folder of frames, or a binary file object that can
             seek; what it is shows in its bytes, not in its name.
@@ -72,20 +77,65 @@ def read_video(
     sampling.check()
     media = MediaFile("Video", file)
     with media.reading():
-        return _read(media, sampling=sampling, threads=threads)
+        stream = _stills_stream(media)
+        if stream is None:
+            return decoding.read_container(media, sampling=sampling, threads=threads)
+        return stream(media, sampling=sampling).collect()
 
 
-def _read(media: MediaFile, *, sampling: Sampling, threads: int) -> Video:
+def stream_video(
+    file: str | Path | BinaryIO,
+    *,
+    max_frames: int,
+    size: int,
+    fps: float | None = None,
+    threads: int = DECODER_THREADS,
+) -> FrameStream:
+    """The frames of `read_video`, one at a time, and all their times before the first.
+
+    However many are taken, memory holds a few of them and one full-size frame beside the decoder's
+    own, and about a hundred bytes for each frame of the file. Where only decoding tells for sure
+    when frames are shown, the file is decoded twice, first for the times alone: codecs other than
+    H.264, HEVC, VP9 and AV1, packets that carry no times or half a frame, and WebP.
+
+    Frames and times are those of `read_video`, bit for bit. Only where a damaged packet gives no
+    frame, and no error, does the frame before it stay here, since times have been told;
+    `read_video` leaves it out.
+
+    Args:
+        file: as for `read_video`; a file object must be left alone until the stream is closed.
+        max_frames: the most frames to take.
+        size: S.
+        fps: frames a second; None means uniformly.
+        threads: of the decoder.
+
+    Returns:
+        F `times` and an iterator of F frames uint8 [S,S,3]; close it if you do not take all.
+
+    Raises:
+        BadFile: as `read_video`; now, or with the frame where it shows.
+        InputError: `max_frames` or `fps` is not above 0.
+    """
+    sampling = Sampling(max_frames=max_frames, fps=fps, size=size)
+    sampling.check()
+    media = MediaFile("Video", file)
+    with media.reading():
+        stream = _stills_stream(media)
+        if stream is None:
+            return decoding.stream_container(media, sampling=sampling, threads=threads)
+        return stream(media, sampling=sampling)
+
+
+def _stills_stream(media: MediaFile) -> Callable[..., FrameStream] | None:
+    """What reads its frames; None if only a container can hold them."""
     if media.path is not None and os.path.isdir(media.path):
-        return stills.read_folder(media.path, sampling=sampling)
+        return stills.stream_folder
     media.check()
     with media.opened() as opened:
         start = opened.read(_START)
     if stills.is_array(start):
-        return stills.read_array(media, sampling=sampling)
-    if stills.is_webp(start):
-        return stills.read_webp(media, sampling=sampling)
-    return containers.read_container(media, sampling=sampling, threads=threads)
+        return stills.stream_array
+    return stills.stream_webp if stills.is_webp(start) else None
 
 
 def group_frames(video: Video) -> FrameGroups:
@@ -98,3 +148,22 @@ def group_frames(video: Video) -> FrameGroups:
     frames = np.concatenate([video.frames, np.repeat(video.frames[-1:], missing, axis=0)])
     grouped = frames.reshape(-1, FRAMES_PER_GROUP, *frames.shape[1:])
     return FrameGroups(grouped, video.times[::FRAMES_PER_GROUP])
+
+
+def stream_groups(stream: FrameStream, *, groups: int) -> Iterator[FrameGroups]:
+    """What `group_frames` gives for the whole, at most `groups` groups at a time.
+
+    Args:
+        stream: of which no frame has been taken; who opened it closes it.
+        groups: the most groups to hold, at least one.
+
+    Yields:
+        `groups` groups, and at last those that are left.
+
+    Raises:
+        BadFile: as `stream`.
+    """
+    most = groups * FRAMES_PER_GROUP
+    for start in range(0, len(stream.times), most):
+        frames = np.stack(list(itertools.islice(stream, most)))
+        yield group_frames(Video(frames, stream.times[start : start + most]))

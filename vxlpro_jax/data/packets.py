@@ -1,0 +1,126 @@
+"""What the packets of a video container tell without being decoded: which frames, and when.
+
+Shapes: P packets in the order of the file.
+"""
+
+import math
+from array import array
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from vxlpro_jax.data.containers import opened
+from vxlpro_jax.data.frames import Shown
+from vxlpro_jax.data.media_file import MediaFile
+
+# A file that ends before this part of the length that it declares has been cut off.
+_COMPLETE = 0.9
+
+# Codecs of which each packet gives one frame, and a key frame needs nothing before it.
+_SEEKABLE = ("h264", "hevc", "vp9", "av1", "libdav1d")
+# FFmpeg's field orders "unknown" and "progressive": a packet is no half of a frame.
+_WHOLE = (0, 1)
+
+
+class Packets(NamedTuple):
+    """What the packets of the video stream tell, each [P].
+
+    Attributes:
+        pts: when the frame is shown, in ticks, int64; without meaning if `timed` is False.
+        dts: when it is decoded, in ticks, where that is known.
+        keys: whether decoding can start there.
+        timed: whether every packet has a time.
+        tell_all: whether each is known to give one frame, at its own time.
+        tick: seconds.
+        rate: frames a second on average.
+        last: seconds that the last frame lasts.
+        codec: FFmpeg's name of it.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    keys: np.ndarray
+    timed: bool
+    tell_all: bool
+    tick: Fraction
+    rate: float
+    last: float
+    codec: str
+
+    def shown(self) -> Shown:
+        """When the frames are shown if each packet gives one."""
+        if self.timed:
+            pts = np.sort(self.pts)
+            times = (pts - pts[0]) * self.tick.numerator / self.tick.denominator
+        else:
+            times = np.arange(len(self.pts)) / self.rate
+        return Shown(times, times[-1] + self.last)
+
+
+def read_packets(media: MediaFile) -> Packets:
+    """Reads every packet, decodes none.
+
+    Raises:
+        BadFile: no frames, or the file has been cut off.
+    """
+    pts, dts, keys = array("q"), array("q"), array("b")
+    last, timed, plain = 0, True, True
+    start, end, cut = math.inf, -math.inf, False
+    with opened(media) as (container, stream):
+        for packet in container.demux():
+            if packet.size == 0:
+                continue
+            if packet.is_discard:
+                plain = False
+                continue
+            cut = packet.is_corrupt
+            time = packet.pts if packet.pts is not None else packet.dts
+            if packet.stream_index == stream.index:
+                timed &= packet.pts is not None
+                pts.append(time or 0)
+                dts.append((time or 0) if packet.dts is None else packet.dts)
+                keys.append(packet.is_keyframe)
+                last = packet.duration or 0
+            if time is not None and packet.time_base:
+                tick = float(packet.time_base)
+                start = min(start, time * tick)
+                end = max(end, (time + (packet.duration or 0)) * tick)
+        if not pts:
+            raise media.bad("has no frames: replace or remove the file", kind="no_frames")
+        declared = (container.duration or 0) / av.time_base
+        if cut or 0 <= end - start < declared * _COMPLETE:
+            raise media.bad(
+                f"is cut off before the {declared:.1f} s that it declares: copy it again or"
+                " remove it",
+                kind="cut_off",
+            )
+        # A bare stream carries no times: its rate is all there is.
+        rate = stream.average_rate or stream.guessed_rate or 25
+        packets = Packets(
+            pts=np.array(pts, np.int64),
+            dts=np.array(dts, np.int64),
+            keys=np.array(keys, bool),
+            timed=timed,
+            tell_all=False,
+            tick=stream.time_base,
+            rate=float(rate),
+            last=float(last * stream.time_base),
+            codec=stream.codec_context.name,
+        )
+        plain &= stream.codec_context.field_order in _WHOLE
+        return packets._replace(tell_all=plain and _tell_all(packets))
+
+
+def _tell_all(packets: Packets) -> bool:
+    """Whether there are as many frames as packets, each at its packet's time."""
+    pts = packets.pts
+    return bool(
+        packets.timed
+        and packets.codec in _SEEKABLE
+        and packets.keys[0]
+        and pts[0] == pts.min()
+        and len(np.unique(pts)) == len(pts)
+        and (np.diff(pts[packets.keys]) > 0).all()
+    )

@@ -1,0 +1,94 @@
+"""Runs of packets, from a key frame on, that are decoded for the frames that are taken.
+
+Shapes: F taken frames.
+"""
+
+from collections.abc import Container, Iterator
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+
+from vxlpro_jax.data.containers import Opened
+from vxlpro_jax.data.media_file import MediaFile
+from vxlpro_jax.data.packets import Packets
+
+# Codecs whose decoder leaves out frames that no other refers to, where they are not wanted.
+_SKIPPING = ("h264",)
+# To stop the decoder and start it at a key frame costs about as much as this many frames.
+_RESTART = 8
+
+
+class Span(NamedTuple):
+    """Packets to decode in one go, from a key frame on: positions in the file, both inclusive."""
+
+    start: int
+    last: int
+
+
+def spans_of(packets: Packets, picks: np.ndarray) -> list[Span]:
+    """What has to be decoded for the frames at `picks`.
+
+    A frame needs the last key frame that is not shown after it, and the packets from there to its
+    own.
+    """
+    order = np.argsort(packets.pts)
+    key_at = np.flatnonzero(packets.keys)
+    nearest = np.searchsorted(packets.pts[key_at], packets.pts[order[picks]], side="right") - 1
+    spans: list[Span] = []
+    for start, last in zip(key_at[nearest].tolist(), order[picks].tolist(), strict=True):
+        if spans and start <= spans[-1].last + _RESTART:
+            spans[-1] = spans[-1]._replace(last=max(last, spans[-1].last))
+        else:
+            spans.append(Span(start, last))
+    return spans
+
+
+def span_frames(
+    media: MediaFile,
+    file: Opened,
+    *,
+    packets: Packets,
+    span: Span,
+    wanted: Container[int],
+) -> Iterator[av.VideoFrame]:
+    """What a span's packets give, from its key frame on.
+
+    Raises:
+        BadFile: the key frame is none, or something does not decode from there.
+    """
+    key = int(packets.pts[span.start])
+    found_key = False
+    for frame in _span_output(file, packets=packets, span=span, wanted=wanted):
+        if not found_key:
+            is_key = frame.pts == key and frame.key_frame and frame.pict_type == PictureType.I
+            found_key = is_key
+        if frame.is_corrupt or not found_key:
+            raise media.bad("cannot be decoded from a key frame", kind="damaged")
+        yield frame
+
+
+def _span_output(
+    file: Opened, *, packets: Packets, span: Span, wanted: Container[int]
+) -> Iterator[av.VideoFrame]:
+    container, stream = file
+    context = stream.codec_context
+    if span.start > 0:
+        context.flush_buffers()
+        container.seek(int(packets.dts[span.start]), stream=stream)
+    position = span.start
+    for packet in container.demux(stream):
+        if packet.size == 0:
+            break
+        if packet.pts != packets.pts[position]:
+            if position == span.start:
+                continue  # Not all formats seek exactly.
+            break
+        if packets.codec in _SKIPPING:
+            context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+        yield from packet.decode()
+        if position == span.last:
+            break
+        position += 1
+    yield from stream.decode(None)
