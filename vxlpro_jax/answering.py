@@ -12,7 +12,7 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax import checkpoint, planning, sampling
-from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, ModelConfig
+from vxlpro_jax.config import FRAMES_PER_GROUP, IMAGE_TOKEN, InputError, ModelConfig
 from vxlpro_jax.data import chat, images, video
 from vxlpro_jax.data.frames import FrameStream
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
@@ -36,7 +36,6 @@ from vxlpro_jax.planning import Options, Plan
 _GROUPS_AT_ONCE = 8
 _TEXT_MULTIPLE = 64
 _SLOT_MULTIPLE = 256
-_REPLY_MULTIPLE = 32
 
 # Batches of frames read, and encoded ones on their way to the host, beside the one in work.
 _BATCHES_AHEAD = 2
@@ -72,10 +71,16 @@ class Predicted(NamedTuple):
     predicted: np.ndarray
 
 
-class _Read(NamedTuple):
-    """Logits [1, V] after what the cache holds."""
+@dataclasses.dataclass
+class Watched:
+    """A video or picture that the decoder has read, up to where questions part.
 
-    logits: jax.Array
+    Attributes:
+        length: positions read; what a cache holds beyond them belongs to an answer.
+        cache: the slots, passed on from answer to answer.
+    """
+
+    length: int
     cache: KVCache
 
 
@@ -137,7 +142,7 @@ class Answerer:
         """Reads and encodes a video file.
 
         Raises:
-            InputError: the file cannot be read (see `data.video.read_video`).
+            InputError: the file cannot be read (see `data.video.stream_video`).
         """
         with self.open_video(path, max_frames=max_frames) as stream:
             return self.encode_stream(stream)
@@ -219,7 +224,42 @@ class Answerer:
 
     def answer(self, encoded: Encoded, plan: Plan, *, options: Options) -> Iterator[str]:
         """The answer in pieces, as soon as each is certain."""
-        logits, cache = self._read(encoded, plan, options=options)
+        return self.answer_watched(
+            self.watch(encoded, [plan], options=options), plan, options=options
+        )
+
+    def watch(self, encoded: Encoded, plans: Sequence[Plan], *, options: Options) -> Watched:
+        """Reads the video once for some questions, in chunks of one size.
+
+        The visual tokens that stay are chosen for all of them together. With several this differs
+        from asking each on its own, for which the video is read again.
+        """
+        plan = max(plans, key=lambda plan: plan.positions)
+        first, longest = _image_at(plan) + 1, max(len(plan.ids) for plan in plans)
+        length = plan.positions - (len(plan.ids) - first)
+        chunk = min(CHUNK, _round_up(length, _SLOT_MULTIPLE))
+        slots = _round_up(length, chunk)
+        embeddings = self._assemble(encoded, plans, slots=slots)
+        asked = _round_up(longest - first, _TEXT_MULTIPLE) + options.max_new_tokens
+        cache = KVCache.empty(
+            self.config.decoder,
+            batch=1,
+            slots=max(slots, _round_up(length + asked + _TEXT_MULTIPLE, _SLOT_MULTIPLE)),
+            dtype=self._dtype,
+            kind=options.kv_cache,
+        )
+        starts = range(0, length, chunk)
+        for start in self._progress(starts, name="reading", unit=f"{chunk} positions"):
+            piece = jax.lax.dynamic_slice_in_dim(embeddings, start, chunk, axis=1)
+            last = np.array([min(length - start, chunk) - 1], np.int32)
+            _, cache = self._apply("prefill", piece, cache, last, donate=(1,))
+        return Watched(length, cache)
+
+    def answer_watched(self, watched: Watched, plan: Plan, *, options: Options) -> Iterator[str]:
+        """`answer` to a question about what has been read; end each before the next begins."""
+        ids = plan.ids[_image_at(plan) + 1 :]
+        logits = self._follow(watched, ids)[len(ids) - 1 :][:1]
+        watched.cache = watched.cache.replace(lengths=jnp.array([watched.length + len(ids)]))
         text = StreamDecoder(self.tokenizer)
         ends = (self.tokenizer.im_end, self.tokenizer.endoftext)
         choices = [[*self.tokenizer.encode(text), ends[0]] for text in options.choices]
@@ -235,7 +275,7 @@ class Answerer:
                 break
             yield text.push(int(token[0]))
             if index + 1 < options.max_new_tokens:
-                logits, cache = self._apply("step", token, cache, donate=(1,))
+                logits, watched.cache = self._apply("step", token, watched.cache, donate=(1,))
         yield text.finish()
 
     def predict(self, encoded: Encoded, plan: Plan, reply: str, *, options: Options) -> Predicted:
@@ -250,49 +290,35 @@ class Answerer:
                 f"The reply {reply!r} has {len(expected)} ids, more than --max_new_tokens"
                 f" ({options.max_new_tokens}): raise that."
             )
-        room = options.max_new_tokens + _REPLY_MULTIPLE
-        logits, cache = self._read(encoded, plan, options=options, room=room)
-        given = _pad(expected, _round_up(len(expected), _REPLY_MULTIPLE))
-        rest, _ = self._apply("follow", given[None], cache, donate=(1,))
-        predicted = jnp.concatenate([logits.argmax(-1), rest[0].argmax(-1)])
-        return Predicted(expected, np.asarray(predicted[: len(expected)], np.int32))
+        asked = plan.ids[_image_at(plan) + 1 :]
+        watched = self.watch(encoded, [plan], options=options)
+        logits = self._follow(watched, np.concatenate([asked, expected]))
+        predicted = logits[len(asked) - 1 :][: len(expected)].argmax(-1)
+        return Predicted(expected, np.asarray(predicted, np.int32))
 
-    def _read(self, encoded: Encoded, plan: Plan, *, options: Options, room: int = 0) -> _Read:
-        """Prompt and video through the decoder, in chunks of one size.
+    def _follow(self, watched: Watched, ids: np.ndarray) -> jax.Array:
+        """Reads ids [T] behind the video; logits [T', V], T' >= T, of what comes after each."""
+        cache = watched.cache.replace(lengths=jnp.array([watched.length]))
+        logits, watched.cache = self._apply("follow", _padded_text(ids), cache, donate=(1,))
+        return logits[0]
 
-        `room` is for positions beyond `options.max_new_tokens`.
-        """
-        length = plan.positions
-        chunk = min(CHUNK, _round_up(length, _SLOT_MULTIPLE))
-        slots = _round_up(length, chunk)
-        embeddings = self._assemble(encoded, plan, slots=slots)
-        cache = KVCache.empty(
-            self.config.decoder,
-            batch=1,
-            slots=max(slots, _round_up(length + (room or options.max_new_tokens), _SLOT_MULTIPLE)),
-            dtype=self._dtype,
-            kind=options.kv_cache,
-        )
-        starts = range(0, length, chunk)
-        for start in self._progress(starts, name="reading", unit=f"{chunk} positions"):
-            piece = jax.lax.dynamic_slice_in_dim(embeddings, start, chunk, axis=1)
-            last = np.array([min(length - start, chunk) - 1], np.int32)
-            logits, cache = self._apply("prefill", piece, cache, last, donate=(1,))
-        return _Read(logits, cache)
-
-    def _assemble(self, encoded: Encoded, plan: Plan, *, slots: int) -> jax.Array:
-        """The decoder's input [1, slots, D]; zeros behind `plan.positions`."""
+    def _assemble(self, encoded: Encoded, plans: Sequence[Plan], *, slots: int) -> jax.Array:
+        """The decoder's input [1, slots, D] up to the last visual token, zeros behind it."""
         groups = _round_up(len(encoded.visual), _GROUPS_AT_ONCE)
-        width = _round_up(len(plan.ids), _TEXT_MULTIPLE)
+        ids = np.concatenate([plan.ids for plan in plans])
+        before = plans[0].ids[: _image_at(plans[0]) + 1]
         text = Text(
-            tokens=_pad(plan.ids, width)[None],
-            token_segments=_pad(np.ones(len(plan.ids), np.int32), width)[None],
+            tokens=_padded_text(before),
+            token_segments=_padded_text(np.ones_like(before)),
             stamp_ids=_pad(encoded.stamp_ids, groups)[None],
             group_segments=_pad(np.ones(len(encoded.visual), np.int32), groups)[None],
-            keep_counts=np.array([[plan.keep]], np.int32),
+            keep_counts=np.array([[min(plan.keep for plan in plans)]], np.int32),
+        )
+        asked = text.replace(
+            tokens=_padded_text(ids), token_segments=_padded_text(np.ones_like(ids))
         )
         visual = _pad(encoded.visual, groups)[None]
-        return compiled(self.config, _assembling(slots))(self._params, visual, text)
+        return compiled(self.config, _assembling(slots))(self._params, visual, asked, text)
 
     @property
     def _dtype(self) -> np.dtype:
@@ -333,8 +359,9 @@ def count_groups(stream: FrameStream) -> int:
 def _assembling(slots: int) -> Callable:
     """One function for each number of slots, so that each is compiled once."""
 
-    def assemble(model, visual, text):
-        return model.assemble(visual, text, slots=slots).embeddings
+    def assemble(model, visual, asked, text):
+        selected = model.select(visual, asked)
+        return model.splice(selected, text, slots=slots).embeddings
 
     return assemble
 
@@ -342,6 +369,16 @@ def _assembling(slots: int) -> Callable:
 def _device_bytes() -> int | None:
     """What the device says that it has; a CPU says nothing."""
     return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
+def _image_at(plan: Plan) -> int:
+    """Where the video stands in the prompt."""
+    return int((plan.ids == IMAGE_TOKEN).argmax())
+
+
+def _padded_text(ids: np.ndarray) -> np.ndarray:
+    """[T] to [1, T'] with zeros behind."""
+    return _pad(ids, _round_up(len(ids), _TEXT_MULTIPLE))[None]
 
 
 def _pad(array: np.ndarray, length: int) -> np.ndarray:

@@ -5,6 +5,7 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
 import typing
@@ -45,8 +46,12 @@ def main(argv: Sequence[str]) -> None:
         plans = [answerer.plan_groups(groups, prompt, options=options) for prompt in args.prompt]
         print(_told(plans, groups=groups), file=sys.stderr)
         encoded = encode()
+    answer = functools.partial(answerer.answer, encoded, options=options)
+    if args.watch_once:
+        watched = answerer.watch(encoded, plans, options=options)
+        answer = functools.partial(answerer.answer_watched, watched, options=options)
     for prompt, plan in zip(args.prompt, plans, strict=True):
-        pieces = answerer.answer(encoded, plan, options=options)
+        pieces = answer(plan)
         if args.json:
             print(json.dumps(_record(prompt, "".join(pieces), encoded, plan.keep)), flush=True)
         else:
@@ -66,6 +71,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     source.add_argument("--video", help="video file")
     source.add_argument("--image", help="picture file")
     add("--prompt", required=True, action="append", help="question; repeat it for several")
+    add("--watch_once", action="store_true", help="choose visual tokens for all prompts together")
     add("--max_frames", type=int, default=128, help="frames sampled uniformly from the video")
     add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
     add("--temperature", type=float, default=0.0, help="0 is deterministic")

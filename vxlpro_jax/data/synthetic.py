@@ -236,7 +236,7 @@ def synthetic_set(cache: Path) -> SyntheticSet:
     Raises:
         InputError: the folder cannot be written.
     """
-    root = _written_once(cache / f"synthetic-v{VERSION}", _write_task)
+    root = written_once(cache / f"synthetic-v{VERSION}", _write_task)
     return SyntheticSet(root, root / "train.json", root / "eval.json")
 
 
@@ -249,10 +249,10 @@ def needle_set(cache: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    return _written_once(cache / f"needles-v{VERSION}", _write_needles) / "needles.json"
+    return written_once(cache / f"needles-v{VERSION}", _write_needles) / "needles.json"
 
 
-def _written_once(root: Path, write: Callable[[Path], None]) -> Path:
+def written_once(root: Path, write: Callable[[Path], None]) -> Path:
     """The folder `root`, which appears at once and whole.
 
     So an interrupted run leaves nothing that looks finished, and processes may race.
@@ -268,8 +268,8 @@ def _written_once(root: Path, write: Callable[[Path], None]) -> Path:
     except OSError as error:
         if not root.is_dir():  # Otherwise another process was faster, with the same content.
             raise InputError(
-                f"The embedded clips cannot be written to {root} ({error}): set"
-                " data.workdir_cache to a folder that can."
+                f"{root} cannot be written ({error}): set data.workdir_cache, or --cache, to a"
+                " folder that can."
             ) from error
     finally:
         if building:

@@ -1,0 +1,140 @@
+"""A micro model on disk, a haystack on disk, and a stand-in for the model that sees colours."""
+
+import json
+import re
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from helpers import MICRO
+from PIL import Image
+
+from vxlpro_jax import checkpoint
+from vxlpro_jax.answering import Encoded, Plan
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data import chat, video
+from vxlpro_jax.data.drawing import COLOURS, write_mp4
+from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.evals.needle import drawn
+from vxlpro_jax.models.video_xl_pro import abstract_params
+
+
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory):
+    """A model folder with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), abstract_params(MICRO)
+    )
+    checkpoint.write_params(folder / "params", leaves=params)
+    (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
+    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory):
+    """A real mp4 of 40 grey frames, one a second."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_mp4(path, drawn.scenes(40), fps=1)
+    return path
+
+
+@pytest.fixture
+def write_needles(tmp_path):
+    """Writes a list of records, and a picture for every name of a colour that they name."""
+
+    def write(records: list[dict]):
+        for colour, rgb in COLOURS.items():
+            Image.new("RGB", (20, 30), rgb).save(tmp_path / f"{colour}.png")
+        (tmp_path / "needles.json").write_text(json.dumps(records))
+        return tmp_path / "needles.json"
+
+    return write
+
+
+@pytest.fixture
+def colour_needles(write_needles):
+    """A list of one needle of each colour, with options."""
+    return write_needles(
+        [
+            {
+                "media": f"{colour}.png",
+                "question": "Which colour?",
+                "answer": colour,
+                "options": list(COLOURS),
+            }
+            for colour in COLOURS
+        ]
+    )
+
+
+class Predicted(NamedTuple):
+    expected: np.ndarray
+    predicted: np.ndarray
+
+
+class Seer:
+    """Reads the colour off the mean of each of the first `reach` frames; knows no other trick."""
+
+    config = SimpleNamespace(vision=SimpleNamespace(image_size=14))
+
+    def __init__(self, *, reach: int = 1000, dies_after: int = 1000):
+        self.tokenizer = Tokenizer.from_folder(str(TINY_TOKENIZER))
+        self.encoded_groups = self.replies = 0
+        self._reach, self._dies_after = reach, dies_after
+
+    def encode_groups(self, frames, *, times):
+        self.encoded_groups += len(frames)
+        means = frames.mean((2, 3))
+        return Encoded(means, chat.encode_stamps(times, tokenizer=self.tokenizer))
+
+    def encode_stream(self, stream):
+        parts = [
+            self.encode_groups(groups.frames, times=groups.times)
+            for groups in video.stream_groups(stream, groups=3)
+        ]
+        return Encoded(
+            *map(np.concatenate, zip(*((p.visual, p.stamp_ids) for p in parts), strict=True))
+        )
+
+    def plan_groups(self, groups, prompt, *, options):
+        if groups > (options.max_context or np.inf):
+            raise InputError("The context is too short.")
+        ids = chat.encode_prompt(chat.visual_question(prompt), tokenizer=self.tokenizer)
+        return Plan(ids, groups * 4, len(ids) + groups * 4, memory=None)
+
+    def answer(self, encoded, plan, *, options):
+        if options.choices:
+            yield self._colour(encoded)
+            return
+        prompt, colour = self.tokenizer.decode(plan.ids[plan.ids >= 0]), self._colour(encoded)
+        listed = re.search(rf"\((.)\) {colour}", prompt)
+        yield from (listed[1] if listed else "A", f") {colour}, not (A)")
+
+    def predict(self, encoded, plan, reply, *, options):
+        says, end = self._colour(encoded), self.tokenizer.im_end
+        expected = [*self.tokenizer.encode(reply), end]
+        said = self.tokenizer.encode(says)
+        said = (said + [0] * len(expected))[: len(expected) - 1]
+        return Predicted(np.array(expected), np.array([*said, 0]))  # It never ends.
+
+    def _colour(self, encoded) -> str:
+        self.replies += 1
+        if self.replies > self._dies_after:
+            raise KeyboardInterrupt
+        seen = np.asarray(encoded.visual).reshape(-1, 3)[: self._reach]
+        brightest = seen[np.ptp(seen, axis=1).argmax()]
+        if np.ptp(brightest) < 20:
+            return "none"
+        return min(COLOURS, key=lambda name: np.abs(brightest - COLOURS[name]).sum())
+
+
+@pytest.fixture
+def seer():
+    """Makes one: `reach` is how many frames it sees, after `dies_after` replies it is stopped."""
+    return Seer

@@ -1,0 +1,161 @@
+"""The command: what it asks, what it keeps, and how it goes on."""
+
+import json
+import signal
+import time
+
+import pytest
+from helpers import MICRO, python
+
+from vxlpro_jax.answering import Answerer
+from vxlpro_jax.config import InputError
+from vxlpro_jax.evals.needle import __main__ as command
+
+
+@pytest.fixture
+def run(micro_folder, film, colour_needles, tmp_path, monkeypatch):
+    """Runs the command with a stand-in for the model; returns its results and its replies."""
+
+    def run(answerer, *arguments, mode="mcq", out=tmp_path / "out"):
+        monkeypatch.setattr(Answerer, "load", lambda _folder: answerer)
+        command.main(
+            [
+                *("--checkpoint", str(micro_folder), "--out", str(out), "--mode", mode),
+                *("--haystack", str(film), "--needles", str(colour_needles)),
+                *("--frames", "8,21,40", "--depths", "0,0.5,1", "--keep_ratio", "0.5,1"),
+                *arguments,
+            ]
+        )
+        lines = (out / "replies.jsonl").read_text().splitlines()
+        results = json.loads((out / "results.json").read_text())
+        return results, [json.loads(line) for line in lines]
+
+    return run
+
+
+@pytest.mark.parametrize("mode", ["mcq", "teacher_forced"])
+def test_who_sees_all_is_always_right(run, seer, mode, tmp_path, capsys):
+    answerer = seer()
+    results, replies = run(answerer, mode=mode)
+    assert results["accuracy"] == {"0.5": 1.0, "1": 1.0}
+    assert len(replies) == answerer.replies == 3 * 3 * 4 * 2
+    assert len({(r["frames"], r["depth"], r["needle"], r["keep_ratio"]) for r in replies}) == 72
+    # The haystack, and per needle its group and, of 21 frames, the last one.
+    assert answerer.encoded_groups == 10 + 4 * (3 + 5 + 3)
+    assert "| 0% | 1.000 | 1.000 | 1.000 |" in capsys.readouterr().out
+    assert (tmp_path / "out" / "needle.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "out" / "needle.csv").read_text().splitlines()) == 1 + 18
+
+
+@pytest.mark.parametrize("mode", ["mcq", "teacher_forced"])
+def test_who_sees_the_beginning_finds_only_what_lies_there(run, seer, mode):
+    results, _ = run(seer(reach=11), mode=mode)
+    right = {(cell["frames"], cell["depth"]): cell["accuracy"] for cell in results["grid"]}
+    # Who sees none names none, and picks A, which is right once in four.
+    missed = 0.25 if mode == "mcq" else 0.0
+    for (frames, depth), accuracy in right.items():
+        assert accuracy == (1.0 if depth * (frames - 1) < 11 else missed)
+
+
+def test_a_second_start_asks_only_what_is_missing(run, seer, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(seer(dies_after=30))
+    kept = tmp_path / "out" / "replies.jsonl"
+    whole = kept.read_bytes()
+    assert whole.count(b"\n") == 30
+    kept.write_bytes(whole[:-9])  # Torn: the last reply is asked again.
+    second = seer()
+    results, replies = run(second)
+    assert second.replies == 72 - 29
+    assert len(replies) == 72
+    assert results["accuracy"] == {"0.5": 1.0, "1": 1.0}
+    third = seer()
+    assert run(third) == (results, replies)
+    assert third.replies == third.encoded_groups == 0
+    # Another length is asked beside what is there.
+    wider, replies = run(third, "--frames", "8,12")
+    assert third.replies == 24
+    assert {cell["frames"] for cell in wider["grid"]} == {8, 12}
+    assert len(replies) == 96
+
+
+def test_other_settings_need_another_folder(run, seer, tmp_path):
+    run(seer(), "--frames", "8")
+    with pytest.raises(InputError, match=r"under other settings \(mode\): choose another --out"):
+        run(seer(), mode="teacher_forced")
+    with pytest.raises(InputError, match=r"\(max_context\)"):
+        run(seer(), "--max_context", "9000")
+    (tmp_path / "red.png").write_bytes((tmp_path / "blue.png").read_bytes())
+    with pytest.raises(InputError, match=r"\(needles\)"):
+        run(seer())
+
+
+def test_a_damaged_line_is_named(run, seer, tmp_path):
+    run(seer(), "--frames", "8")
+    path = tmp_path / "out" / "replies.jsonl"
+    path.write_text("{}\n" + path.read_text())
+    with pytest.raises(InputError, match=r"replies\.jsonl, line 1, is no reply"):
+        run(seer())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--depths", "0,1.5"), "--depths has 1.5"),
+        (("--frames", "0,8"), "--frames has 0"),
+        (("--keep_ratio", "0"), "--keep_ratio has 0"),
+        (("--frames", "8,41"), "The haystack has 40 frames"),
+        (("--haystack", "nowhere.mp4"), "nowhere.mp4 does not exist"),
+        (("--needles", "nowhere.json"), "nowhere.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_asked(run, seer, arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        run(seer(), *arguments)
+
+
+def test_a_context_too_short_for_the_longest_is_told_first(run, seer):
+    answerer = seer()
+    with pytest.raises(InputError, match="context is too short"):
+        run(answerer, "--max_context", "9")
+    assert answerer.replies == answerer.encoded_groups == 0
+    run(answerer, "--max_context", "10")
+    assert answerer.replies == 72
+
+
+def test_needles_that_do_not_suit_the_mode(run, seer, write_needles):
+    path = write_needles([{"media": "red.png", "question": "Which colour?", "answer": "red"}])
+    answerer = seer()
+    with pytest.raises(InputError, match="has no options and its answer is 'red'"):
+        run(answerer, "--needles", str(path))
+    assert answerer.replies == 0
+
+
+def test_a_killed_process_goes_on(micro_folder, film, tmp_path, capsys):
+    """The real model and needles of our own, killed after some replies and started again."""
+    arguments = [
+        *("--checkpoint", micro_folder, "--mode", "mcq", "--out", tmp_path / "out"),
+        *("--cache", tmp_path, "--haystack", film, "--frames", "8,24"),
+        *("--depths", "0,0.3,0.6,1", "--keep_ratio", "0.5,1"),
+    ]
+    kept = tmp_path / "out" / "replies.jsonl"
+    process = python("-m", "vxlpro_jax.evals.needle", *arguments)
+    deadline = time.monotonic() + 300
+    while not (kept.exists() and kept.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = kept.read_text().splitlines()[:3]
+    command.main([*map(str, arguments)])
+    lines = kept.read_text().splitlines()
+    assert lines[:3] == before
+    replies = [json.loads(line) for line in lines]
+    cells = {(r["frames"], r["depth"], r["needle"], r["keep_ratio"]) for r in replies}
+    assert len(replies) == len(cells) == 2 * 4 * 4 * 2
+    assert {reply["reply"] for reply in replies} <= {"red", "green", "blue", "yellow"}
+    tokens = MICRO.tokens_per_group
+    for reply in replies:  # Whole sixteenths.
+        assert reply["kept"] == int(reply["frames"] / 4 * tokens * reply["keep_ratio"]) // 16 * 16
+    assert "keep ratio 0.5, mean" in capsys.readouterr().out

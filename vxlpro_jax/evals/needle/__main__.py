@@ -1,0 +1,132 @@
+"""Needle in a haystack.
+
+`python -m vxlpro_jax.evals.needle --checkpoint DIR --out DIR --mode mcq|teacher_forced`
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vxlpro_jax import checkpoint, cli
+from vxlpro_jax.answering import Answerer
+from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.evals.needle import drawn, grid, haystack, needles, report
+from vxlpro_jax.evals.needle.asking import MODES
+from vxlpro_jax.evals.needle.journal import Journal
+from vxlpro_jax.files import write_atomically
+
+_NATURAL = 10_000  # A vocabulary of at least so many ids is one of natural language.
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line `argv`, without the program's name."""
+    args = parse_arguments(argv)
+    asked = grid.Grid(args.frames, args.depths, args.keep_ratio)
+    _check(asked)
+    args.out.mkdir(parents=True, exist_ok=True)
+    answerer = Answerer.load(args.checkpoint)
+    hidden = _hidden(args, answerer)
+    files = haystack.find_files(args.haystack or [drawn.haystack(args.cache.expanduser())])
+    journal = Journal.open(args.out, settings=_settings(args, files=files, hidden=hidden))
+    cells = asked.cells(hidden)
+    if missing := [cell for cell in cells if cell not in journal.replies]:
+        replies = grid.ask(
+            answerer,
+            missing,
+            files=files,
+            hidden=hidden,
+            mode=MODES[args.mode],
+            max_context=args.max_context,
+        )
+        for reply in replies:
+            journal.add(reply)
+    write_results([journal.replies[cell] for cell in cells], mode=args.mode, out=args.out)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line; argparse itself exits with 2 on a mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vxlpro_jax.evals.needle",
+        description="Hides pictures or clips in a long video and asks for them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="model folder or training folder")
+    add("--out", required=True, type=Path, help="folder of the results; started again it goes on")
+    add("--mode", required=True, choices=tuple(MODES), help="Video-XL's test or LongVA's V-NIAH")
+    add("--haystack", nargs="+", type=Path, help="videos or folders of them; else one is drawn")
+    add("--needles", type=Path, help="JSON list beside its media; else some are drawn")
+    add("--frames", type=_several(int), default="128,256,512", help="lengths of the haystack")
+    add("--depths", type=_several(float), default="0,0.25,0.5,0.75,1", help="0 is the start")
+    add("--keep_ratio", type=_several(float), default="0.9", help="shares of visual tokens kept")
+    add("--max_context", type=int, help="most positions; else the model's own limit")
+    cache = Path(DataConfig().workdir_cache)
+    add("--cache", type=Path, default=cache, help="folder of what is drawn")
+    return parser.parse_args(argv)
+
+
+def _several(kind: Callable[[str], Any]) -> Callable[[str], list]:
+    """Reads values with commas between them; returns them sorted, each once."""
+
+    def values(text: str) -> list:
+        return sorted({kind(value) for value in text.split(",")})
+
+    return values
+
+
+def _check(asked: grid.Grid) -> None:
+    limits = (
+        ("frames", asked.frames, lambda value: value >= 1, "1 or more"),
+        ("depths", asked.depths, lambda value: 0 <= value <= 1, "from 0 to 1"),
+        ("keep_ratio", asked.keep_ratios, lambda value: 0 < value <= 1, "in (0, 1]"),
+    )
+    for name, values, fits, wanted in limits:
+        for value in values:
+            if not fits(value):
+                raise InputError(f"--{name} has {value}: each must be {wanted}.")
+
+
+def _hidden(args: argparse.Namespace, answerer: Answerer) -> dict[str, grid.Hidden]:
+    """The needles by name, those of our own in words that the model's tokenizer has."""
+    is_natural = answerer.tokenizer.vocab_size >= _NATURAL
+    draw = drawn.natural_needles if is_natural else drawn.tiny_needles
+    found = needles.read_needles(args.needles or draw(args.cache.expanduser()))
+    size = answerer.config.vision.image_size
+    return {
+        needle.name: grid.Hidden(needle, needles.read_frames(needle, size=size, fps=haystack.FPS))
+        for needle in found
+    }
+
+
+def _settings(args: argparse.Namespace, *, files: Iterable[Path], hidden: dict) -> dict[str, Any]:
+    """All that a reply depends on but its cell."""
+    params = checkpoint.locate(args.checkpoint).params
+    return {
+        "mode": args.mode,
+        "checkpoint": str(params),
+        "checkpoint_time": params.stat().mtime,
+        "haystack": [[str(file.resolve()), file.stat().st_size] for file in files],
+        "needles": [needles.digest(*each) for each in hidden.values()],
+        "max_context": args.max_context,
+    }
+
+
+def write_results(replies: Sequence, *, mode: str, out: Path) -> None:
+    """Prints the table and writes `needle.png`, `needle.csv` and, last, `results.json`."""
+    found = report.scores(replies)
+    report.draw(found, title=mode, path=out / "needle.png")
+    write_atomically(out / "needle.csv", report.to_csv(found))
+    results = {
+        "mode": mode,
+        "accuracy": report.mean_accuracy(found),
+        "grid": [score._asdict() for score in found],
+    }
+    write_atomically(out / "results.json", json.dumps(results, indent=2))
+    print(report.table(found))
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv[1:]))

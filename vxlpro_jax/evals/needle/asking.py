@@ -1,0 +1,123 @@
+"""The two published ways to ask for a needle, and when a reply counts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from vxlpro_jax.answering import Answerer, Encoded, Options, Plan
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data import chat
+from vxlpro_jax.evals.letters import letter, lettered
+from vxlpro_jax.evals.needle.needles import NUM_OPTIONS, Needle
+
+# Video-XL's, in which nothing stands between the video and the text.
+_MCQ = "Question: {}\nAnswer: "
+_MCQ_REPLY = "Best option:("
+# LongVA's questions that are no choices end so.
+_SHORT = "\nAnswer the question using a single word or phrase."
+
+
+class Answered(NamedTuple):
+    """Attributes: `reply` of the model, and whether it is `right`."""
+
+    reply: str
+    right: bool
+
+
+class Mode(NamedTuple):
+    """A test.
+
+    Attributes:
+        plan: (answerer, needle, *, groups, options) to the prompt about so many groups of frames.
+            Raises InputError where the needle does not suit the test, or the prompt not the
+            context.
+        ask: (answerer, needle, *, encoded, plan, options) to what became of it.
+    """
+
+    plan: Callable[..., Plan]
+    ask: Callable[..., Answered]
+
+
+def _plan_mcq(answerer: Answerer, needle: Needle, *, groups: int, options: Options) -> Plan:
+    if needle.is_plain:
+        return answerer.plan_groups(groups, needle.question, options=options)
+    mcq_letter(needle)
+    return _begun(answerer, mcq_text(needle), reply=_MCQ_REPLY, groups=groups, options=options)
+
+
+def _begun(answerer: Answerer, text: str, *, reply: str, groups: int, options: Options) -> Plan:
+    """A plan whose reply has begun and whose text follows the video at once."""
+    tokenizer = answerer.tokenizer
+    begin = np.array(tokenizer.encode(reply), np.int32)
+    room = dataclasses.replace(options, max_new_tokens=options.max_new_tokens + len(begin))
+    plan = answerer.plan_groups(groups, text, options=room)
+    turn = chat.Turn("human", f"{chat.IMAGE_MARK}{text}")
+    ids = np.concatenate([chat.encode_prompt([turn], tokenizer=tokenizer), begin])
+    positions = plan.positions + len(ids) - len(plan.ids)
+    return dataclasses.replace(plan, ids=ids, positions=positions)
+
+
+def mcq_text(needle: Needle) -> str:
+    """What follows the video in `mcq`; questions of the published list repeat `Question: `."""
+    if not needle.options:
+        return _MCQ.format(needle.question)
+    return _MCQ.format(f"{needle.question}\n{lettered(needle.options, form='({}) {}')}")
+
+
+def mcq_letter(needle: Needle) -> str:
+    """The letter of the right option.
+
+    Raises:
+        InputError: the needle has no options, and its answer is none of their letters.
+    """
+    if needle.options:
+        return letter(needle.options.index(needle.answer))
+    if needle.answer not in map(letter, range(NUM_OPTIONS)):
+        raise InputError(
+            f"Needle {needle.name!r} has no options and its answer is {needle.answer!r}: for"
+            " --mode mcq give four options, or list them in the question and answer by a letter."
+        )
+    return needle.answer
+
+
+def _ask_mcq(
+    answerer: Answerer, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
+) -> Answered:
+    if needle.is_plain:
+        options = dataclasses.replace(options, choices=needle.options)
+        reply = "".join(answerer.answer(encoded, plan, options=options))
+        return Answered(reply, reply == needle.answer)
+    reply = "".join(answerer.answer(encoded, plan, options=options))
+    return Answered(reply, mcq_letter(needle) in reply.split(")")[0])
+
+
+def _plan_forced(answerer: Answerer, needle: Needle, *, groups: int, options: Options) -> Plan:
+    return answerer.plan_groups(groups, forced_text(needle), options=options)
+
+
+def forced_text(needle: Needle) -> str:
+    """What follows the video, and a newline, in `teacher_forced`."""
+    is_whole = needle.is_plain or not needle.options
+    return needle.question if is_whole else needle.question + _SHORT
+
+
+def _ask_forced(
+    answerer: Answerer, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
+) -> Answered:
+    found = answerer.predict(encoded, plan, needle.answer, options=options)
+    expected, predicted = np.asarray(found.expected)[:-1], np.asarray(found.predicted)[:-1]
+    reply = answerer.tokenizer.decode(predicted.tolist())
+    return Answered(reply, bool((expected == predicted).all()))
+
+
+MODES = {
+    # Video-XL's test: the model writes on after `Best option:(`, greedily. As published, the reply
+    # counts if what stands before its first ")" holds the letter of the answer. A plain needle's
+    # question is asked bare instead, and of the options the model takes, id by id, the likeliest.
+    "mcq": Mode(_plan_mcq, _ask_mcq),
+    # LongVA's test: every id of the answer is the likeliest given all ids before it. The end of the
+    # reply is not asked for. The `reply` is the text of the likeliest ids.
+    "teacher_forced": Mode(_plan_forced, _ask_forced),
+}

@@ -1,0 +1,107 @@
+"""Asks a grid of lengths, depths, needles and keep ratios.
+
+Shapes: M frames of a needle, S side of a frame.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vxlpro_jax import cli
+from vxlpro_jax.answering import Answerer, Options, Plan
+from vxlpro_jax.evals.needle import haystack
+from vxlpro_jax.evals.needle.asking import Mode
+from vxlpro_jax.evals.needle.journal import Cell, Reply
+from vxlpro_jax.evals.needle.needles import Needle
+
+_NEW_TOKENS = 16  # At least so many, as published replies are sentences.
+
+
+class Hidden(NamedTuple):
+    """A needle and its frames, uint8 [M,S,S,3]."""
+
+    needle: Needle
+    frames: np.ndarray
+
+
+class Grid(NamedTuple):
+    """What is asked: every needle at every depth of every length, at every keep ratio."""
+
+    frames: Sequence[int]
+    depths: Sequence[float]
+    keep_ratios: Sequence[float]
+
+    def cells(self, needles: Iterable[str]) -> list[Cell]:
+        """In the order in which they are asked, shortest first."""
+        axes = (self.frames, self.depths, needles, self.keep_ratios)
+        return [Cell(*values) for values in itertools.product(*axes)]
+
+
+def ask(
+    answerer: Answerer,
+    cells: Sequence[Cell],
+    *,
+    files: Sequence[Path],
+    hidden: Mapping[str, Hidden],
+    mode: Mode,
+    max_context: int | None,
+) -> Iterator[Reply]:
+    """The model's replies, the haystack encoded once.
+
+    Args:
+        answerer: the model.
+        cells: what to ask, cells of one place together; at least one.
+        files: the haystack's.
+        hidden: needles by name.
+        mode: one of `asking.MODES`.
+        max_context: the most positions of the decoder; None is the model's own limit.
+
+    Raises:
+        InputError: a file cannot be read, the haystack is too short or a needle too long for it,
+            a needle does not suit the mode, or the context is too short.
+    """
+    places = {
+        cell: haystack.place(cell.depth, frames=cell.frames, length=len(hidden[cell.needle].frames))
+        for cell in cells
+    }
+    longest = max(
+        len(answerer.tokenizer.encode(reply))
+        for needle, _ in hidden.values()
+        for reply in (needle.answer, *needle.options)
+    )
+
+    def options(cell: Cell) -> Options:
+        return Options(
+            keep_ratio=cell.keep_ratio,
+            max_new_tokens=max(_NEW_TOKENS, longest + 1),
+            max_context=max_context,
+        )
+
+    def plan(cell: Cell) -> Plan:
+        groups, needle = places[cell].groups, hidden[cell.needle].needle
+        return mode.plan(answerer, needle, groups=groups, options=options(cell))
+
+    plans = {cell: plan(cell) for cell in cells}  # What does not fit is told now.
+    hay = _encoded(answerer, places.values(), files=files)
+    shown = cli.progress(cells, name="needles", unit="question")
+    for (name, at), together in itertools.groupby(shown, lambda c: (c.needle, places[c])):
+        needle, frames = hidden[name]
+        encoded = hay.hide(answerer, frames, at=at)
+        for cell in together:
+            reply, right = mode.ask(
+                answerer, needle, encoded=encoded, plan=plans[cell], options=options(cell)
+            )
+            yield Reply(cell, plans[cell].keep, needle.answer, reply, right)
+
+
+def _encoded(
+    answerer: Answerer, places: Iterable[haystack.Place], *, files: Sequence[Path]
+) -> haystack.Haystack:
+    stream = haystack.open_files(
+        files, count=max(at.frames for at in places), size=answerer.config.vision.image_size
+    )
+    touched = {group for at in places for group in at.touched()}
+    return haystack.encode(answerer, stream, keep=touched)

@@ -1,0 +1,182 @@
+"""A long video, encoded once, in which needles are hidden.
+
+Shapes: n frames, G groups of four frames, N tokens of a group, D the decoder's width, M frames of a
+needle, S side of a frame.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vxlpro_jax import cli
+from vxlpro_jax.answering import Answerer, Encoded
+from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
+from vxlpro_jax.data import video
+from vxlpro_jax.data.frames import FrameStream, TimedFrame
+
+FPS = 1.0  # Frames a second, as in LongVA's test.
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv")
+
+
+class Place(NamedTuple):
+    """Where a needle lies: `start` of its `length` frames among `frames`."""
+
+    frames: int
+    start: int
+    length: int
+
+    @property
+    def groups(self) -> int:
+        """Groups of four that the frames make."""
+        return -(-self.frames // FRAMES_PER_GROUP)
+
+    def touched(self) -> list[int]:
+        """The groups that are not the haystack's own: the needle's, and a last one not full."""
+        last = (self.start + self.length - 1) // FRAMES_PER_GROUP
+        groups = set(range(self.start // FRAMES_PER_GROUP, last + 1))
+        if self.frames % FRAMES_PER_GROUP:
+            groups.add(self.frames // FRAMES_PER_GROUP)
+        return sorted(groups)
+
+
+def place(depth: float, *, frames: int, length: int) -> Place:
+    """Where a needle lies at `depth`, 0 at the start and 1 at the end of the haystack.
+
+    A needle of whole groups of four lies on whole groups.
+
+    Raises:
+        InputError: it is longer than the haystack.
+    """
+    if length > frames:
+        raise InputError(
+            f"--frames has {frames}, but a needle takes {length} frames: leave that length out."
+        )
+    start = int(depth * (frames - length))
+    if length % FRAMES_PER_GROUP == 0:
+        start -= start % FRAMES_PER_GROUP
+    return Place(frames, start, length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Haystack:
+    """Attributes.
+
+    encoded: all groups.
+    times: float64 [G], seconds.
+    raw: frames uint8 [4,S,S,3] of those groups that needles touch, by group.
+    """
+
+    encoded: Encoded
+    times: np.ndarray
+    raw: dict[int, np.ndarray]
+
+    def hide(self, answerer: Answerer, needle: np.ndarray, *, at: Place) -> Encoded:
+        """The first `at.frames` frames with the needle in place of some.
+
+        Args:
+            answerer: the model that encoded the haystack.
+            needle: uint8 [M,S,S,3].
+            at: where; the groups that it touches are in `raw`.
+        """
+        groups = np.array(at.touched())
+        frames = np.concatenate([self.raw[group] for group in groups])
+        index = (groups[:, None] * FRAMES_PER_GROUP + np.arange(FRAMES_PER_GROUP)).ravel()
+        hidden = (index >= at.start) & (index < at.start + at.length)
+        frames[hidden] = needle[index[hidden] - at.start]
+        frames[index >= at.frames] = frames[index == at.frames - 1]
+        again = answerer.encode_groups(
+            frames.reshape(len(groups), FRAMES_PER_GROUP, *frames.shape[1:]),
+            times=self.times[groups],
+        )
+        visual = self.encoded.visual[: at.groups].copy()
+        visual[groups] = again.visual
+        return dataclasses.replace(
+            self.encoded, visual=visual, stamp_ids=self.encoded.stamp_ids[: at.groups]
+        )
+
+
+def encode(answerer: Answerer, stream: FrameStream, *, keep: Collection[int]) -> Haystack:
+    """Encodes a video, of which memory holds only a few frames at a time, and closes it.
+
+    Args:
+        answerer: the model.
+        stream: of which no frame has been taken; it is read to its end.
+        keep: the groups whose frames needles will replace.
+
+    Raises:
+        InputError: a frame cannot be read.
+    """
+    kept: dict[int, list[np.ndarray]] = {group: [] for group in keep}
+
+    def frames() -> Iterator[TimedFrame]:
+        shown = cli.progress(stream, name="haystack", unit="frame", total=len(stream.times))
+        for index, (pixels, time) in enumerate(zip(shown, stream.times, strict=True)):
+            if index // FRAMES_PER_GROUP in kept:
+                kept[index // FRAMES_PER_GROUP].append(pixels)
+            yield TimedFrame(pixels, time)
+
+    with stream, FrameStream(stream.times, frames()) as watched:
+        encoded = answerer.encode_stream(watched)
+    raw = {
+        group: np.stack([*pixels, *[pixels[-1]] * (FRAMES_PER_GROUP - len(pixels))])
+        for group, pixels in kept.items()
+    }
+    return Haystack(encoded, stream.times[::FRAMES_PER_GROUP], raw)
+
+
+def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
+    """The first `count` frames of the files at `FPS`, one file after the other.
+
+    Args:
+        files: videos of any form.
+        count: n.
+        size: S.
+
+    Raises:
+        InputError: a file cannot be read, or they have fewer frames.
+    """
+    streams, times, start, taken = [], [], 0.0, 0
+    for file in files:
+        stream = video.stream_video(file, max_frames=sys.maxsize, fps=FPS, size=size)
+        streams.append(stream)
+        times.append(start + stream.times[: count - taken])
+        taken += len(times[-1])
+        if taken == count:
+            return FrameStream(np.concatenate(times), _frames(streams, times))
+        start = times[-1][-1] + 1 / FPS
+    raise InputError(
+        f"The haystack has {taken} frames at {FPS:g} a second, fewer than {count}: add files to"
+        " --haystack or lower --frames."
+    )
+
+
+def _frames(streams: Sequence[FrameStream], times: Sequence[np.ndarray]) -> Iterator[TimedFrame]:
+    """Of each stream as many frames as it has `times`."""
+    for stream, seconds in zip(streams, times, strict=True):
+        with stream:
+            for time in seconds:
+                yield TimedFrame(next(stream), time)
+
+
+def find_files(places: Sequence[Path]) -> list[Path]:
+    """The videos that are named, of folders those in them by name.
+
+    Raises:
+        InputError: a place does not exist, or a folder has none.
+    """
+    files = []
+    for given in places:
+        if not given.exists():
+            raise InputError(f"--haystack {given} does not exist: check the path.")
+        if given.is_dir():
+            inside = sorted(file for file in given.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise InputError(f"Haystack folder {given} has no videos ({', '.join(SUFFIXES)}).")
+            files += inside
+        else:
+            files.append(given)
+    return files

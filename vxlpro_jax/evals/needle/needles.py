@@ -1,0 +1,122 @@
+"""What is hidden and what is asked of it: a JSON list, its pictures and clips beside it.
+
+A needle has `media` (the path of a picture or clip inside the list's folder), `question`, `answer`
+and, as it likes:
+
+- `options`: four, one of them the answer. Without them the question is the whole prompt, which for
+  `mcq` already lists lettered options, and the answer a letter: the form of the published lists.
+- `plain`: true if the model is to be asked the bare question, without letters, and to reply with
+  one of the options, for models that learned to answer so.
+- `frames`: how many frames of the haystack it takes; by default 1 for a picture, and for a clip as
+  many as it has at the haystack's rate. A multiple of four begins with a group of four.
+
+Shapes: M frames of a needle, S side of a frame.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data import images, video
+from vxlpro_jax.data.storage import resolve_inside
+from vxlpro_jax.evals.annotations import Row, read_rows
+
+NUM_OPTIONS = 4
+_LONGEST = 10_000  # Frames of a clip.
+
+
+class Needle(NamedTuple):
+    """One needle; `name` tells it from the others of its list, `options` may be none."""
+
+    name: str
+    media: Path
+    question: str
+    answer: str
+    options: tuple[str, ...]
+    is_plain: bool
+    frames: int | None
+
+
+def read_needles(path: Path) -> list[Needle]:
+    """The needles of a JSON list.
+
+    Raises:
+        InputError: it cannot be read, a field is missing or wrong, or a path leaves its folder.
+    """
+    return [_needle(row, root=path.parent) for row in read_rows(path)]
+
+
+def _needle(row: Row, *, root: Path) -> Needle:
+    media, answer = row.text("media"), row.text("answer")
+    options = row.options("options") if "options" in row else ()
+    if options and (len(set(options)) != NUM_OPTIONS or len(options) != NUM_OPTIONS):
+        raise row.wrong("options", f"{NUM_OPTIONS} different ones")
+    if options and answer not in options:
+        raise row.wrong("answer", "one of the options")
+    is_plain = row.fields.get("plain", False)
+    if not isinstance(is_plain, bool):
+        raise row.wrong("plain", "true or false")
+    if is_plain and not options:
+        raise row.wrong("options", f"{NUM_OPTIONS} of them, since 'plain' is true")
+    return Needle(
+        f"{row.index} {media}",
+        resolve_inside(root, media),
+        row.text("question").removeprefix("\n"),
+        answer,
+        options,
+        is_plain,
+        _frames(row),
+    )
+
+
+def _frames(row: Row) -> int | None:
+    if "frames" not in row:
+        return None
+    frames = row.number("frames")
+    if frames < 1 or frames != int(frames):
+        raise row.wrong("frames", "a whole number from 1 on")
+    return int(frames)
+
+
+def read_frames(needle: Needle, *, size: int, fps: float) -> np.ndarray:
+    """The frames that are hidden, uint8 [M,S,S,3], resized as frames of a video are.
+
+    Args:
+        needle: whose.
+        size: S.
+        fps: frames a second of the haystack.
+
+    Raises:
+        InputError: the picture or clip cannot be read.
+    """
+    if _is_still(needle.media):
+        shown = images.open_picture(needle.media).resize((size, size), Image.Resampling.BICUBIC)
+        return np.repeat(np.asarray(shown)[None], needle.frames or 1, axis=0)
+    if needle.frames is None:
+        return video.read_video(needle.media, max_frames=_LONGEST, size=size, fps=fps).frames
+    frames = video.read_video(needle.media, max_frames=needle.frames, size=size).frames
+    if len(frames) < needle.frames:
+        raise InputError(
+            f"Needle {needle.media} has {len(frames)} frames, fewer than the {needle.frames} that"
+            " 'frames' asks for: lower it or take a longer clip."
+        )
+    return frames
+
+
+def _is_still(path: Path) -> bool:
+    """Whether it is a picture that does not move; what cannot be read as one is left to `video`."""
+    try:
+        with Image.open(path) as picture:
+            return not getattr(picture, "is_animated", False)
+    except OSError:
+        return False
+
+
+def digest(needle: Needle, frames: np.ndarray) -> str:
+    """What a reply depends on, in short: 64 hexadecimal digits."""
+    told = repr(needle._replace(media=needle.media.name)).encode()
+    return hashlib.sha256(told + frames.tobytes()).hexdigest()
