@@ -112,6 +112,9 @@ def test_padding_does_not_count_in_a_step(task):
     assert told == pytest.approx(2 * flops.trained(forward, frozen=()))
     seen = flops.step_flops(config, full | {"features": jnp.zeros(())}, frozen=("vision",))
     assert seen == pytest.approx(2 * (flops.trained(forward, frozen=("vision",)) - forward.vision))
+    seen = flops.step_flops(config, full | {"compressed": jnp.zeros(())}, frozen=("vision", "dts"))
+    rest = flops.trained(forward, frozen=("vision", "dts")) - forward.vision - forward.dts
+    assert seen == pytest.approx(2 * rest)
 
 
 def test_depth_multiplies():

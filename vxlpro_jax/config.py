@@ -257,7 +257,7 @@ class DataConfig:
     only evaluated. Videos and pictures are under `video_root` and `image_root`; one that is empty
     means each data file's own folder. Each of these may be a URL (`http`, `https`, `s3`, `gs`) with
     the extra `remote` installed; copies of remote shards go to `workdir_cache`. `feature_cache` is
-    a folder where the features of a frozen tower are kept.
+    a folder where the features of a frozen tower, or of tower and DTS if both are frozen, are kept.
 
     A row of the batch has `max_frames` frames, a multiple of four, and `max_text_tokens` text ids,
     template and answers included. Up to `samples_per_row` samples share it. A video gives `fps`

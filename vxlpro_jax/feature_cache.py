@@ -1,35 +1,53 @@
-"""Runs a frozen tower once over all data, so that training reads its features instead of frames.
+"""Runs frozen parts once over all data, so that training reads their features instead of frames.
 
-Shapes: `B` rows of this process, `G` groups a row, `g` groups of one file, `P` places, `C` width.
+Shapes: `R` records, `B` rows of this process, `G` groups a row, `g` groups of one file, `P` places,
+`C` width.
 """
 
+import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from einops import rearrange
 from jax.experimental import multihost_utils
 
-from vxlpro_jax import cli, sharding, tree
+from vxlpro_jax import cli, optim, sharding, tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, TrainConfig
-from vxlpro_jax.data.features import FeatureFiles, Visual
+from vxlpro_jax.data.contents import Contents, media_name, visual_key
+from vxlpro_jax.data.feature_blocks import GroupType, Visual
+from vxlpro_jax.data.feature_shards import sweep
+from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
 from vxlpro_jax.data.pipeline import BatchSource
-from vxlpro_jax.data.schema import Record
-from vxlpro_jax.data.transforms import SampleReader
 from vxlpro_jax.jit import jit
-from vxlpro_jax.models.recot import Recot
+from vxlpro_jax.models import encode
+from vxlpro_jax.tasks import param_shapes
+
+_FORMAT = 1  # Raised when the same files and weights give other features, or other shards.
+_READERS = 16  # Threads, which wait for storage more than they compute.
+_AT_ONCE = 1024
+_HASH_BYTES = 16
 
 
 def fill(
-    vision: dict, *, config: TrainConfig, source: BatchSource, to_devices: Callable
-) -> FeatureFiles:
+    vision: dict,
+    *,
+    config: TrainConfig,
+    source: BatchSource,
+    to_devices: Callable,
+    dts: dict | None = None,
+) -> RunFeatures:
     """Writes the features that `config.data.feature_cache` lacks.
 
+    Those of the tower, or behind the DTS if all that stands before the projector is frozen. Which
+    are there is told by the files' bytes: each file is read in full once, and later runs ask only
+    for its size and time or tag, once each. From then on the run takes the files not to change.
     Files that cannot be read are left out; training finds and names them.
 
     Args:
@@ -37,91 +55,165 @@ def fill(
         config: of the run.
         source: of the run's batches.
         to_devices: this process's rows of a batch to a global array.
+        dts: parameters of the DTS; without them features are the tower's.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    folder = Path(config.data.feature_cache).expanduser() / _name(vision, config)
-    grid, width = config.model.dts.grid, config.model.vision.width
-    files = FeatureFiles(folder, config.compute_dtype, places=grid**2, width=width)
+    parts = {"vision": vision}
+    if dts is not None and keeps_compressed(config):
+        parts["dts"] = dts
+    root = Path(config.data.feature_cache).expanduser()
+    folder, kind = root / _name(parts, config), _kind(parts, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        missing = _missing(files, source)
-        multihost_utils.sync_global_devices("every process knows what is missing")
-        _encode(missing, files, vision, config=config, source=source, to_devices=to_devices)
+        known = _know(source, contents=Contents(root / "contents"))
+        missing = _missing(known.keys, folder=folder, kind=kind)
+        _encode(missing, folder=folder, parts=parts, config=config, source=source, place=to_devices)
+        multihost_utils.sync_global_devices("all features are there")
     except OSError as error:
         raise InputError(
             f"Features cannot be written to {folder} ({error}): set data.feature_cache to a folder"
-            " that can."
+            " that can, or make space."
         ) from error
-    return files
+    keys = zip(known.names, known.keys, strict=True)
+    keys = {name.tobytes(): key.tobytes().hex() for name, key in keys if name.any()}
+    return RunFeatures(FeatureStore(folder, kind=kind), keys)
 
 
-def _name(vision: dict, config: TrainConfig) -> str:
-    """Of the tower's weights, and of all else that the features depend on."""
-    sums = [int(total) for total in jax.tree.leaves(jit(tree.checksums)(vision))]
-    shape = (config.model.vision.image_size, config.model.dts.grid, config.data.max_frames)
-    text = json.dumps([sums, shape, config.compute_dtype])
+def keeps_compressed(config: TrainConfig) -> bool:
+    """Whether neither tower nor DTS learns; ReCoT gives the DTS something else at each step."""
+    frozen = optim.frozen_branches(param_shapes(config), config=config.optim)
+    return config.task == "answer" and {"vision", "dts"} <= set(frozen)
+
+
+def _kind(parts, config):
+    """[4,P,C] or, with the DTS, [P,C]."""
+    frames = () if "dts" in parts else (FRAMES_PER_GROUP,)
+    shape = (*frames, config.model.dts.grid**2, config.model.vision.width)
+    return GroupType(shape, config.compute_dtype)
+
+
+def _name(parts: dict, config: TrainConfig) -> str:
+    """Of the weights, and of all that features of given frames depend on besides."""
+    sums = [int(total) for total in jax.tree.leaves(jit(tree.checksums)(parts))]
+    vision = dataclasses.asdict(config.model.vision) | {"remat": None}
+    dts = dataclasses.asdict(config.model.dts)
+    text = json.dumps([_FORMAT, sorted(parts), sums, vision, dts, config.compute_dtype])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _missing(files: FeatureFiles, source: BatchSource) -> list[int]:
-    """The index of one record of each visual that has no features yet."""
-    missing = {}
-    for index in range(len(source.records)):
-        try:
-            record = source.records[index]
-            key = source.reader.visual_key(record)
-        except InputError:
-            continue
-        if record.has_visual and not files.path(key).exists():
-            missing[key] = index
-    return list(missing.values())
+class _Known(NamedTuple):
+    """Of each record, zeros where there is nothing to know: its `media_name` and `visual_key`.
+
+    uint8 [R,16] each. Records that hold their file themselves have no name.
+    """
+
+    names: np.ndarray
+    keys: np.ndarray
 
 
-def _encode(missing: Sequence, files: FeatureFiles, vision: dict, *, config, source, to_devices):
+def _know(source: BatchSource, *, contents: Contents) -> _Known:
+    """Every process a part of the records, one after another, so that each file is read by few."""
+    count = -(-len(source.records) // jax.process_count())
+    first = jax.process_index() * count
+    mine = range(first, min(first + count, len(source.records)))
+    found = np.zeros((count, 2 * _HASH_BYTES), np.uint8)
+    places = range(len(mine))
+    if jax.process_index() == 0:
+        places = cli.progress(places, name="contents", unit="record")
+    with ThreadPoolExecutor(_READERS) as pool:
+        look = functools.partial(_look, source, contents)
+        parts = (mine[at : at + _AT_ONCE] for at in range(0, len(mine), _AT_ONCE))
+        rows = itertools.chain.from_iterable(pool.map(look, part) for part in parts)
+        for place, row in zip(places, rows, strict=True):
+            found[place] = np.frombuffer(row, np.uint8)
+    found = multihost_utils.process_allgather(found, tiled=True)[: len(source.records)]
+    return _Known(*np.split(found, 2, axis=1))
+
+
+def _look(source: BatchSource, contents: Contents, index: int) -> bytes:
+    """A record's name and key."""
+    try:
+        record = source.records[index]
+        if not record.has_visual:
+            return bytes(2 * _HASH_BYTES)
+        reading = source.reader.reading(record)
+        key = bytes.fromhex(visual_key([contents(file) for file in record.media], reading=reading))
+    except InputError:
+        return bytes(2 * _HASH_BYTES)
+    return (bytes(_HASH_BYTES) if record.content else media_name(record.media)) + key
+
+
+class _Missing(NamedTuple):
+    """A visual to be encoded: the index of a record that shows it, and its key."""
+
+    record: int
+    key: str
+
+
+def _missing(keys: np.ndarray, *, folder: Path, kind: GroupType) -> list[_Missing]:
+    """What the first process does not find; uint8 [R,16] to one of each."""
+    firsts = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+    found = [_Missing(int(i), keys[i].tobytes().hex()) for i in firsts if keys[i].any()]
+    if not found:
+        return []
+    lacks = np.zeros(len(found), np.int32)
+    if jax.process_index() == 0:
+        sweep(folder, kind=kind)
+        store = FeatureStore(folder, kind=kind)
+        lacks[:] = [missing.key not in store for missing in found]
+    lacks = multihost_utils.broadcast_one_to_all(lacks)
+    return [missing for missing, lack in zip(found, lacks, strict=True) if lack]
+
+
+def _encode(missing: Sequence[_Missing], *, folder, parts, config, source, place):
     """A batch at a time, every process its rows of it, as in training."""
-    encode, shape = _encoder(config), source.reader.shape
-    side = shape.image_size
+    shape, side = source.reader.shape, source.reader.shape.image_size
     empty = np.zeros((len(source.rows), shape.groups, FRAMES_PER_GROUP, side, side, 3), np.uint8)
+    run, writes = _encoder(config), _is_first_of_its_rows(source)
     starts = range(0, len(missing), source.batch_size)
-    with ThreadPoolExecutor(len(source.rows)) as pool:
-        if jax.process_index() == 0:
-            starts = cli.progress(starts, name="features", unit="batch")
+    if jax.process_index() == 0:
+        starts = cli.progress(starts, name="features", unit="batch")
+    kind = _kind(parts, config)
+    with ThreadPoolExecutor(len(source.rows)) as pool, FeatureWriter(folder, kind=kind) as writer:
         for start in starts:
-            places = [start + row for row in source.rows if start + row < len(missing)]
-            mine = [source.records[missing[place]] for place in places]
-            visuals = list(pool.map(functools.partial(_read, source.reader), mine))
+            mine = [missing[start + row] for row in source.rows if start + row < len(missing)]
+            visuals = list(pool.map(functools.partial(_read, source), [m.record for m in mine]))
             frames = empty.copy()
             for row, visual in enumerate(visuals):
                 frames[row, : len(visual.groups)] = visual.groups
-            features = _local_rows(encode(vision, to_devices(frames)))
-            for row, (record, visual) in enumerate(zip(mine, visuals, strict=True)):
-                if count := len(visual.groups):
-                    shown = visual._replace(groups=features[row, :count])
-                    files.write(source.reader.visual_key(record), shown)
+            features = _local_rows(run(parts, place(frames)))
+            for row, (name, visual) in enumerate(zip(mine, visuals, strict=True)):
+                if writes and (count := len(visual.groups)):
+                    writer.write(name.key, [visual._replace(groups=features[row, :count])])
 
 
-def _read(reader: SampleReader, record: Record) -> Visual:
-    """Frames, without groups if the file cannot be read."""
+def _is_first_of_its_rows(source: BatchSource) -> bool:
+    """Whether no process before this one reads the same rows."""
+    firsts = multihost_utils.process_allgather(np.array([source.rows.start]), tiled=True)
+    return firsts.tolist().index(source.rows.start) == jax.process_index()
+
+
+def _read(source: BatchSource, index: int) -> Visual:
+    """A record's frames, without groups if they cannot be read."""
     try:
-        return reader.visual(record)
+        return source.reader.visual(source.records[index])
     except InputError:
-        side = reader.shape.image_size
+        side = source.reader.shape.image_size
         return Visual(np.zeros((0, FRAMES_PER_GROUP, side, side, 3), np.uint8), np.zeros(0))
 
 
 def _encoder(config: TrainConfig) -> Callable:
-    """Tower's parameters and frames, uint8 [B,G,4,S,S,3], to features [B,G,4,P,C]."""
-    model = Recot(config.model, config.recot)
+    """Parameters and frames, uint8 [B,G,4,S,S,3], to [B,G,4,P,C] or, with a DTS, [B,G,P,C]."""
+    options = {"config": config.model, "at_once": config.groups_at_once}
 
-    def encode(vision, frames):
-        params = {"vision": tree.cast(vision, config.compute_dtype)}
-        flat = rearrange(frames, "b g f ... -> (b g) f ...")
-        features = model.apply({"params": params}, flat, method=Recot.features)
-        return rearrange(features, "(b g) ... -> b g ...", b=len(frames))
+    def run(parts, frames):
+        parts = tree.cast(parts, config.compute_dtype)
+        features = encode.group_features(parts, frames, **options)
+        return encode.compress(parts, features, **options) if "dts" in parts else features
 
-    return jit(encode)
+    return jit(run, out_shardings=sharding.batch_sharding(jax.sharding.get_mesh()))
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:

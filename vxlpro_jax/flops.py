@@ -120,6 +120,8 @@ def step_flops(
         )
     if "features" in batch:
         forward = forward._replace(vision=0.0)
+    if "compressed" in batch:
+        forward = forward._replace(vision=0.0, dts=0.0)
     return jnp.sum(trained(forward, frozen=frozen))
 
 

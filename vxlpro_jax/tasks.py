@@ -67,8 +67,9 @@ def _answer(config: TrainConfig) -> Task:
 def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig) -> Loss:
     """Mean loss over the batch's targets.
 
-    The batch holds `frames`, or `features` [B,G,4,P,C] of the frozen tower. The selector's keep
-    ratio is drawn per sample from Uniform(*config.keep_ratio), as the release does at every call.
+    The batch holds `frames`, or `features` [B,G,4,P,C] of the frozen tower, or what a frozen DTS
+    made of those, `compressed` [B,G,P,C]. The selector's keep ratio is drawn per sample from
+    Uniform(*config.keep_ratio), as the release does at every call.
     """
     params = tree.cast(params, config.compute_dtype)
     model = video_xl_pro.VideoXLPro(config.model)
@@ -86,13 +87,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
     )
 
     apply = functools.partial(model.apply, {"params": params})
-    visual = encode.condense(
-        params,
-        _features(params, batch, config=config),
-        config=config.model,
-        at_once=config.groups_at_once,
-    )
-    hidden = apply(visual, text, method="read")
+    hidden = apply(_visual_tokens(params, batch, config=config), text, method="read")
     loss = head_cross_entropy(
         hidden, labels=batch["labels"], to_logits=functools.partial(apply, method="logits")
     )
@@ -139,6 +134,14 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
         "frames": _frames(batch),
     }
     return Loss(error.tokens + config.recot.difference_weight * error.changes, weight, metrics)
+
+
+def _visual_tokens(params, batch, *, config):
+    """[B, G, N, D]."""
+    part = {"config": config.model, "at_once": config.groups_at_once}
+    if "compressed" in batch:
+        return encode.shorten(params, batch["compressed"], **part)
+    return encode.condense(params, _features(params, batch, config=config), **part)
 
 
 def _features(params, batch, *, config):

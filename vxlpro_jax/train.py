@@ -133,9 +133,9 @@ def _train(
     peers.barrier("start")
     first_step = int(state.step)
     if config.data.feature_cache:
-        vision = state.params["vision"]
+        frozen = {"vision": state.params["vision"], "dts": state.params["dts"]}
         data.read_features(
-            feature_cache.fill(vision, config=config, source=data.source, to_devices=to_devices)
+            feature_cache.fill(**frozen, config=config, source=data.source, to_devices=to_devices)
         )
 
     # ---- Loop ------------------------------------------------------------------------------------

@@ -1,61 +1,166 @@
-"""Features of a frozen vision tower on disk, one file for each video or image.
+"""Features of frozen parts on disk, found by what was encoded: `FeatureStore`.
 
-Shapes: g groups of a file, P places of the grid, C width of the tower, S side of a frame.
+Shapes: g groups of a visual, P places of the grid, C width of the tower.
 """
 
 import dataclasses
-import hashlib
-import os
-import tempfile
+import functools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Self
 
-import ml_dtypes
-import numpy as np
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.contents import content_hash, media_name, visual_key
+from vxlpro_jax.data.feature_blocks import GroupType, Visual
+from vxlpro_jax.data.feature_shards import (
+    ShardWriter,
+    Span,
+    open_shard,
+    read_blocks,
+    spans_of_folder,
+)
+from vxlpro_jax.data.storage import StoredFile
 
-from vxlpro_jax.config import FRAMES_PER_GROUP
+_SHARD_BYTES = 1 << 30
+_SHARD_SECONDS = 300.0  # The most work that is lost when a process dies.
+_OPEN_SHARDS = 64
 
 
-class Visual(NamedTuple):
-    """What a video or image shows.
+class FeatureStore:
+    """The features that a folder held when this was made; threads may share it."""
 
-    groups: frames, uint8 [g,4,S,S,3], or the tower's features of them, [g,4,P,C].
-    times: float64 [g], seconds of each group's first frame.
+    def __init__(self, folder: Path, *, kind: GroupType):
+        """Reads the indices of all shards; a folder that does not exist holds nothing.
+
+        Args:
+            folder: of features of one kind, made with the same weights.
+            kind: of a group of them.
+        """
+        self.folder, self.kind = folder, kind
+        self._spans: dict[str, Span] = spans_of_folder(folder, kind=kind)
+        self._open = functools.lru_cache(_OPEN_SHARDS)(open_shard)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._spans
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def blocks(self, key: str) -> Iterator[Visual]:
+        """A visual's groups a few at a time, in order; it must be there.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        span = self._spans[key]
+        yield from read_blocks(self._open(span.shard), span, kind=self.kind)
+
+    def read(self, key: str) -> Visual:
+        """All groups of a visual; it must be there.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        whole, start = self.kind.blank(self._spans[key].groups), 0
+        for block in self.blocks(key):
+            taken = slice(start, start + len(block.times))
+            whole.groups[taken], whole.times[taken] = block
+            start = taken.stop
+        return whole
+
+
+class FeatureWriter:
+    """Adds visuals to a folder, as a context: what is complete when it ends, however, is kept.
+
+    A shard is finished, and its visuals are there for others, when it has a gigabyte or is five
+    minutes old.
     """
 
-    groups: np.ndarray
-    times: np.ndarray
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kind: GroupType,
+        shard_bytes: int = _SHARD_BYTES,
+        shard_seconds: float = _SHARD_SECONDS,
+    ):
+        """Creates nothing before something is written.
+
+        Args:
+            folder: exists.
+            kind: of each group.
+            shard_bytes: about where a shard ends.
+            shard_seconds: when it does.
+        """
+        self._begin = functools.partial(ShardWriter, folder, kind=kind)
+        self._shard_bytes, self._shard_seconds = shard_bytes, shard_seconds
+        self._shard: ShardWriter | None = None
+        self._since = 0.0
+
+    def write(self, key: str, blocks: Iterable[Visual]) -> None:
+        """Adds a visual; memory holds no more of it than a block and a record of it.
+
+        Args:
+            key: names it.
+            blocks: of any numbers of groups, written as they come.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: a block is of another kind.
+        """
+        if self._shard is None:
+            self._shard, self._since = self._begin(), time.monotonic()
+        self._shard.write(key, blocks)
+        age = time.monotonic() - self._since
+        if self._shard.bytes >= self._shard_bytes or age >= self._shard_seconds:
+            self._finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            shard.finish()
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureFiles:
-    """A folder of features, `places` (P) by `width` (C), of one type, `float32` or `bfloat16`."""
+class RunFeatures:
+    """Features of the files that a run's records name.
 
-    folder: Path
-    dtype: str
-    places: int
-    width: int
+    Attributes:
+        store: holds them.
+        keys: there, by `media_name`; files that records hold themselves need none.
+    """
 
-    def path(self, key: str) -> Path:
-        """Where the features are of what `SampleReader.visual_key` calls `key`."""
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    store: FeatureStore
+    keys: Mapping[bytes, str]
 
-    def read(self, key: str) -> Visual:
-        """The features of `key`."""
-        with np.load(self.path(key), allow_pickle=False) as stored:
-            groups, times = stored["groups"], stored["times"]
-        is_bfloat16 = self.dtype == "bfloat16"
-        return Visual(groups.view(ml_dtypes.bfloat16) if is_bfloat16 else groups, times)
+    def read(self, media: Sequence[StoredFile], *, reading: str) -> Visual:
+        """The features of what a record shows: [g,4,P,C], or [g,P,C] behind the DTS.
 
-    def write(self, key: str, visual: Visual) -> None:
-        """The inverse; processes may race."""
-        groups = visual.groups.view(np.uint16) if self.dtype == "bfloat16" else visual.groups
-        handle, partial = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, groups=groups, times=visual.times)
-        os.replace(partial, self.path(key))
+        Args:
+            media: its files.
+            reading: how they are read, as `SampleReader.reading` tells.
+
+        Raises:
+            InputError: there are none, or they cannot be read.
+        """
+        if content := media[0].content:
+            key = visual_key([content_hash(content)], reading=reading)
+        else:
+            key = self.keys.get(media_name(media))
+        if key is None or key not in self.store:
+            raise InputError(
+                f"{media[0].name} has no features in {self.store.folder}: start the run again to"
+                " have them made."
+            )
+        return self.store.read(key)
 
     def nothing(self) -> Visual:
         """The features of a sample without a file."""
-        shape = (0, FRAMES_PER_GROUP, self.places, self.width)
-        return Visual(np.zeros(shape, np.dtype(self.dtype)), np.zeros(0))
+        return self.store.kind.blank(0)

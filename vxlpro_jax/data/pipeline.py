@@ -20,7 +20,7 @@ import numpy as np
 from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
 from vxlpro_jax.data.bad_samples import BadSample, BadSamples
 from vxlpro_jax.data.decoders import DecoderPool
-from vxlpro_jax.data.features import FeatureFiles
+from vxlpro_jax.data.features import RunFeatures
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.order import record_order
 from vxlpro_jax.data.packing import Size
@@ -171,9 +171,9 @@ def first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray
         if len(found) >= count:
             break
         try:
-            key = reader.visual_key(records[index])
-            if key not in taken:
-                taken.add(key)
+            shown = reader.media_fingerprint(records[index])
+            if shown not in taken:
+                taken.add(shown)
                 found.extend(reader(records[index]).groups)
         except InputError as error:
             log.warning("Skipped record %d: %s", index, error)
@@ -315,10 +315,10 @@ class BatchIterator(grain.DatasetIterator):
         """What the batches are made of."""
         return self._source
 
-    def read_features(self, files: FeatureFiles) -> None:
+    def read_features(self, features: RunFeatures) -> None:
         """From now on the batches hold these instead of frames."""
         self._stop()
-        reader = dataclasses.replace(self._source.reader, features=files)
+        reader = dataclasses.replace(self._source.reader, features=features)
         self._source = dataclasses.replace(self._source, reader=reader)
 
     def start_prefetch(self) -> None:

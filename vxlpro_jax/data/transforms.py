@@ -5,7 +5,6 @@ of a frame.
 """
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -15,7 +14,8 @@ import numpy as np
 from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS, InputError
 from vxlpro_jax.data.chat import encode_conversation, encode_stamps
 from vxlpro_jax.data.decoders import DecoderPool
-from vxlpro_jax.data.features import FeatureFiles, Visual
+from vxlpro_jax.data.feature_blocks import Visual
+from vxlpro_jax.data.features import RunFeatures
 from vxlpro_jax.data.frames import Video
 from vxlpro_jax.data.images import Grid, group_crops, parse_pinpoints, read_image
 from vxlpro_jax.data.packing import Size
@@ -84,7 +84,7 @@ class SampleReader:
     shape: RowShape
     read_video: VideoReader
     grids: tuple[Grid, ...]
-    features: FeatureFiles | None = None
+    features: RunFeatures | None = None
 
     @classmethod
     def build(
@@ -145,7 +145,7 @@ class SampleReader:
         """
         return self._frames(record) if self.features is None else self._features(record)
 
-    def visual_key(self, record: Record) -> str:
+    def media_fingerprint(self, record: Record) -> str:
         """Names what a record shows; another text as soon as its files change.
 
         Raises:
@@ -153,19 +153,25 @@ class SampleReader:
         """
         return "\0".join(map(fingerprint, record.media))
 
+    def reading(self, record: Record) -> str:
+        """Tells all that the record's frames depend on besides its files and their size.
+
+        Raises:
+            InputError: it has too many pictures.
+        """
+        if record.images:
+            tilings = " ".join(f"{grid.columns}x{grid.rows}" for grid in self._tilings(record))
+            return f"pictures tiled {tilings}"
+        return f"at most {self.read_video.max_frames} frames at {self.read_video.fps}"
+
     def _features(self, record: Record) -> Visual:
         if not record.has_visual:
             return self.features.nothing()
         try:
-            return self.features.read(self.visual_key(record))
+            return self.features.read(record.media, reading=self.reading(record))
         except InputError:
-            raise
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             self._frames(record)  # What is wrong with the file itself is told first.
-            raise InputError(
-                f"The features of {record.name} cannot be read ({error}): start the run again to"
-                " have them made."
-            ) from error
+            raise
 
     def _frames(self, record: Record) -> Visual:
         size = self.shape.image_size
@@ -177,8 +183,8 @@ class SampleReader:
                 return Visual(*group_frames(self.read_video(file)))
         return Visual(np.zeros((0, FRAMES_PER_GROUP, size, size, 3), np.uint8), np.zeros(0))
 
-    def _crops(self, record: Record) -> list[np.ndarray]:
-        """Those of each picture; several share a row's groups evenly."""
+    def _tilings(self, record: Record) -> tuple[Grid, ...]:
+        """Those that each picture may have; several share a row's groups evenly."""
         share = self.shape.groups // len(record.images)
         grids = tuple(grid for grid in self.grids if grid.columns * grid.rows <= share)
         if not grids:
@@ -186,7 +192,11 @@ class SampleReader:
                 f"{record.name} has {len(record.images)} pictures, too many for a row of"
                 f" {self.shape.groups} crops: raise data.max_frames (a crop takes four)."
             )
-        crops = []
+        return grids
+
+    def _crops(self, record: Record) -> list[np.ndarray]:
+        """Those of each picture."""
+        grids, crops = self._tilings(record), []
         for picture in record.media:
             with open_media(picture) as file:
                 crops.append(read_image(file, size=self.shape.image_size, grids=grids))
@@ -196,11 +206,11 @@ class SampleReader:
 def stack_rows(rows: Sequence[Sequence[Sample]], *, shape: RowShape) -> dict[str, np.ndarray]:
     """The samples of each row one after another, padded: the batch of `pipeline.build_pipeline`.
 
-    Segments count from 1; 0 is padding. Samples with features make a batch with `features` in the
-    place of `frames`.
+    Segments count from 1; 0 is padding. Samples with features make a batch with `features`, or
+    `compressed` if they come from the DTS, in the place of `frames`.
     """
     count, groups, text, first = len(rows), shape.groups, shape.text, rows[0][0].groups
-    visuals = "frames" if first.dtype == np.uint8 else "features"
+    visuals = {5: "frames", 4: "features", 3: "compressed"}[first.ndim]
     batch = {
         visuals: np.zeros((count, groups, *first.shape[1:]), first.dtype),
         "stamp_ids": np.zeros((count, groups, STAMP_TOKENS), np.int32),

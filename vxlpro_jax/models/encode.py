@@ -40,6 +40,22 @@ def condense(
     return _by_group(apply, used, features, at_once=at_once)
 
 
+def compress(
+    params: Mapping[str, Any], features: jax.Array, *, config: ModelConfig, at_once: int
+) -> jax.Array:
+    """DTS: [B, G, 4, P, C] -> [B, G, P, C]; arguments as above, of `params` just `dts` is used."""
+    apply = functools.partial(_apply, config, "compress_groups")
+    return _by_group(apply, {"dts": params["dts"]}, features, at_once=at_once)
+
+
+def shorten(
+    params: Mapping[str, Any], compressed: jax.Array, *, config: ModelConfig, at_once: int
+) -> jax.Array:
+    """Projector and pooling: [B, G, P, C] -> [B, G, N, D]; arguments likewise."""
+    apply = functools.partial(_apply, config, "shorten")
+    return _by_group(apply, {"projector": params["projector"]}, compressed, at_once=at_once)
+
+
 def _apply(config, method, params, groups):
     return VideoXLPro(config).apply({"params": params}, groups, method=method)
 

@@ -90,9 +90,16 @@ class VideoXLPro(nn.Module):
 
     def condense(self, features: jax.Array) -> jax.Array:
         """DTS, projector and pooling: [G, 4, h*w, C] -> [G, N, D]."""
+        return self.shorten(self.compress_groups(features))
+
+    def compress_groups(self, features: jax.Array) -> jax.Array:
+        """`compress` by group: [G, 4, h*w, C] -> [G, h*w, C]."""
         flat = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
-        projected = self.project(mesh.shard_frames(self.compress(flat)))
-        return grids.pool(projected, size=self.config.pool)
+        return rearrange(mesh.shard_frames(self.compress(flat)), "g h w c -> g (h w) c")
+
+    def shorten(self, compressed: jax.Array) -> jax.Array:
+        """Projector and pooling: [G, h*w, C] -> [G, N, D]."""
+        return grids.pool(self.projector(compressed), size=self.config.pool)
 
     def encode(self, frames: jax.Array) -> jax.Array:
         """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""

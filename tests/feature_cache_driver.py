@@ -1,0 +1,44 @@
+"""One of several processes that fill a cache: `feature_cache_driver.py CACHE DATA TENSOR`.
+
+Run by test_feature_cache.py; prints a sum of the features of each of this process's rows.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+from distributed_driver import run_config
+
+from vxlpro_jax import cli, distributed, feature_cache, sharding
+from vxlpro_jax.config import MeshConfig
+from vxlpro_jax.jit import jit
+from vxlpro_jax.tasks import task_of
+from vxlpro_jax.train import open_data
+
+
+def main(cache: str, data: Path, tensor: int) -> None:
+    """With so many devices along the axis `tensor`, all others along `fsdp`."""
+    config = run_config(data)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, feature_cache=cache))
+    with distributed.join(os.environ):
+        mesh = sharding.make_mesh(MeshConfig(tensor=tensor))
+        jax.set_mesh(mesh)
+        batches = open_data(config, mesh=mesh)
+        params = jit(task_of(config).init_params)(jax.random.key(config.seed))
+        rows = sharding.batch_sharding(mesh)
+        place = functools.partial(jax.make_array_from_process_local_data, rows)
+        features = feature_cache.fill(
+            params["vision"], config=config, source=batches.source, to_devices=place
+        )
+        batches.read_features(features)
+        sums = [float(row.sum()) for row in next(batches)["features"]]
+        batches.close()
+        print(json.dumps(sums))
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,81 @@
+"""What features are made of: groups with their times, in blocks of a few.
+
+As bytes a block is the times of its groups, float64, and then the groups, both little-endian.
+
+Shapes: g groups of a visual or of a block of it, S side of a frame.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_TIME = np.dtype("<f8")
+_DTYPES = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class Visual(NamedTuple):
+    """What a video or image shows, or a block of it.
+
+    groups: frames, uint8 [g,4,S,S,3], or features of them, [g,...].
+    times: float64 [g], seconds of each group's first frame.
+    """
+
+    groups: np.ndarray
+    times: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """What `GroupType.from_bytes` reads."""
+        return self.times.astype(_TIME).tobytes() + self.groups.tobytes()
+
+
+class GroupType(NamedTuple):
+    """The `shape` of one group's features, and their type, `float32` or `bfloat16`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def blank(self, groups: int) -> Visual:
+        """So many groups, not yet filled."""
+        shape = (groups, *self.shape)
+        return Visual(np.empty(shape, _DTYPES[self.dtype]), np.empty(groups))
+
+    def from_bytes(self, data: bytes) -> Visual:
+        """The inverse of `Visual.to_bytes`; what it gives cannot be written to."""
+        groups = len(data) // self.bytes
+        times = np.frombuffer(data, _TIME, groups)
+        values = np.frombuffer(data, _DTYPES[self.dtype], offset=times.nbytes)
+        return Visual(values.reshape(groups, *self.shape), times)
+
+    @property
+    def bytes(self) -> int:
+        """Of a group and its time."""
+        return _TIME.itemsize + math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+
+
+def checked(blocks: Iterable[Visual], *, kind: GroupType) -> Iterator[Visual]:
+    """The blocks, each of which is seen to be of this kind.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for block in blocks:
+        found = GroupType(block.groups.shape[1:], block.groups.dtype.name)
+        if found != kind or len(block.groups) != len(block.times):
+            raise ValueError(f"Features {found} with {len(block.times)} times are no {kind}.")
+        yield block
+
+
+def of_size(blocks: Iterable[Visual], size: int) -> Iterator[Visual]:
+    """The same groups in blocks of `size`, the last of which may have fewer."""
+    held: Visual | None = None
+    for block in blocks:
+        joined = block if held is None else map(np.concatenate, zip(held, block, strict=True))
+        held = Visual(*joined)
+        while len(held.times) >= size:
+            yield Visual(*(part[:size] for part in held))
+            held = Visual(*(part[size:] for part in held))
+    if held is not None and len(held.times):
+        yield held

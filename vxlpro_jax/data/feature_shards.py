@@ -1,0 +1,210 @@
+"""ArrayRecord shards of features: a visual is consecutive records of a few groups each.
+
+Beside the shard `NAME.arrayrecord` lies its index, `NAME.json`, which is written last: a shard
+without one is unfinished. Each process writes shards of its own, so any number of them may write to
+a folder.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.feature_blocks import GroupType, Visual, checked, of_size
+from vxlpro_jax.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+SHARD = ".arrayrecord"
+
+_INDEX = ".json"
+_RECORD_BYTES = 4 << 20  # At most, unless a single group has more.
+_WRITING = "group_size:1,uncompressed"  # Random access; noise of this kind does not compress.
+_READING = "readahead_buffer_size:0,max_parallelism:0"  # As advised for random access.
+
+
+class Span(NamedTuple):
+    """Where a visual is.
+
+    Attributes:
+        shard: its path.
+        first: its first record there.
+        groups: g.
+        per_record: groups of each record but the last.
+    """
+
+    shard: Path
+    first: int
+    groups: int
+    per_record: int
+
+
+class ShardWriter:
+    """Writes one shard; what it holds counts from `finish` on."""
+
+    def __init__(self, folder: Path, *, kind: GroupType):
+        """An empty shard.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.bytes = 0
+        self._kind, self._per_record = kind, max(1, _RECORD_BYTES // kind.bytes)
+        self._shard = folder / f"{uuid.uuid4().hex}{SHARD}"
+        self._partial = self._shard.with_name(f"{self._shard.name}.tmp")
+        self._visuals: dict[str, tuple[int, int]] = {}
+        self._records = 0
+        # Locked before it has a name that `sweep` looks at.
+        nameless = folder / f"{self._shard.stem}.new"
+        self._lock = nameless.open("wb")
+        with contextlib.suppress(OSError):  # A file system without locks is never swept.
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        nameless.rename(self._partial)
+        with _writing():
+            self._writer = ArrayRecordWriter(str(self._partial), _WRITING)
+
+    def write(self, key: str, blocks: Iterable[Visual]) -> None:
+        """Adds a visual, block by block as they come; one that fails midway leaves no trace.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: a block is of another kind.
+        """
+        first, groups = self._records, 0
+        for block in of_size(checked(blocks, kind=self._kind), self._per_record):
+            data = block.to_bytes()
+            with _writing():
+                self._writer.write(data)
+            self._records += 1
+            self.bytes += len(data)
+            groups += len(block.groups)
+        self._visuals[key] = (first, groups)
+
+    def finish(self) -> None:
+        """Writes the index.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._lock:
+            with _writing():
+                self._writer.close()
+            self._partial.rename(self._shard)
+            index = {
+                **self._kind._asdict(),
+                "bytes": self._shard.stat().st_size,
+                "per_record": self._per_record,
+                "visuals": self._visuals,
+            }
+            write_atomically(self._shard.with_suffix(_INDEX), json.dumps(index))
+
+
+def spans_of_folder(folder: Path, *, kind: GroupType) -> dict[str, Span]:
+    """Where each visual of the finished shards is; one that is damaged is left out, and told."""
+    spans = {}
+    for index in sorted(folder.glob(f"*{_INDEX}")):
+        spans |= _spans(index, kind=kind)
+    return spans
+
+
+def sweep(folder: Path, *, kind: GroupType) -> None:
+    """Removes what nobody reads: shards left unfinished by processes that are gone, damaged ones.
+
+    What cannot be locked or removed stays, which costs nothing but space.
+    """
+    for shard in folder.glob(f"*{SHARD}*"):
+        index = folder / f"{shard.name.partition('.')[0]}{_INDEX}"
+        with contextlib.suppress(OSError), shard.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Refused while it is being written.
+            if not (index.exists() and _spans(index, kind=kind)):
+                shard.unlink()
+    for index in folder.glob(f"*{_INDEX}"):
+        if not index.with_suffix(SHARD).exists():
+            with contextlib.suppress(OSError):
+                index.unlink()
+
+
+def open_shard(shard: Path) -> ArrayRecordReader:
+    """A reader for `read_blocks`.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    reader = ArrayRecordReader(str(shard), _READING)
+    if not reader.ok():
+        _record(reader, 0, shard=shard)  # Only this tells why.
+    return reader
+
+
+def read_blocks(reader: ArrayRecordReader, span: Span, *, kind: GroupType) -> Iterator[Visual]:
+    """The blocks of a visual; their arrays cannot be written to.
+
+    A shard that turns out to be damaged loses its index, so that its visuals are absent henceforth.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    for start in range(0, span.groups, span.per_record):
+        groups = min(span.per_record, span.groups - start)
+        record = span.first + start // span.per_record
+        data = _record(reader, record, shard=span.shard)
+        if len(data) != groups * kind.bytes:
+            raise _damaged(span.shard, f"record {record} has {len(data)} bytes")
+        yield kind.from_bytes(data)
+
+
+def _record(reader, record, *, shard):
+    if reader.ok() and record >= reader.num_records():
+        raise _damaged(shard, f"there is no record {record}")
+    try:
+        return reader.read([record])[0]
+    except RuntimeError as error:
+        if "Corrupted" in str(error):
+            raise _damaged(shard, str(error)) from error
+        raise InputError(
+            f"Features in {shard} cannot be read ({error}): check the disk, or remove the file to"
+            " have them made again."
+        ) from error
+
+
+def _damaged(shard: Path, reason: str) -> InputError:
+    # Where the folder is read-only the shard stays, for whoever may write to it.
+    with contextlib.suppress(OSError):
+        shard.with_suffix(_INDEX).unlink(missing_ok=True)
+    return InputError(
+        f"Features in {shard} are damaged ({reason}): start the run again to have them made again."
+    )
+
+
+def _spans(index: Path, *, kind: GroupType) -> dict[str, Span]:
+    """Those of one shard, none if it is damaged."""
+    shard = index.with_suffix(SHARD)
+    try:
+        told = json.loads(index.read_text(encoding="utf-8"))
+        if GroupType(tuple(told["shape"]), told["dtype"]) != kind:
+            raise ValueError(f"it holds {told['dtype']} {told['shape']}")
+        if (size := shard.stat().st_size) != told["bytes"]:
+            raise ValueError(f"it has {size} bytes instead of {told['bytes']}")
+        return {
+            key: Span(shard, first, groups, told["per_record"])
+            for key, (first, groups) in told["visuals"].items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("Features in %s are passed over and made again: %s", shard, error)
+        return {}
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """The library's errors, of whatever cause, as those of other files."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
