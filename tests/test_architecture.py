@@ -67,8 +67,12 @@ ALLOWED = {
     "planning": ("budget", "config", "models", "ops"),
     "sampling": (),
     "overlap": (),
+    "calls": ("config", "jit", "models"),
+    "token_store": ("config", "data", "jit", "tree"),
+    "encoding": ("calls", "config", "data", "overlap", "token_store"),
     "answering": (
-        *("config", "checkpoint", "data", "jit", "models", "overlap", "planning", "sampling"),
+        *("calls", "config", "checkpoint", "data", "encoding", "models", "planning", "sampling"),
+        "token_store",
     ),
     "evals": (
         *("config", "cli", "data", "files", "jit", "tree", "models", "ops", "answering", "evals"),

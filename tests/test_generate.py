@@ -13,6 +13,7 @@ from PIL import Image
 from vxlpro_jax import answering, checkpoint, cli, generate
 from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config import IMAGE_TOKEN, DtsConfig, InputError
+from vxlpro_jax.data import video
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models.kv_cache import KVCache
@@ -158,7 +159,7 @@ def test_a_picture_is_answered_too(run, files):
 
 def test_fewer_frames_are_encoded_alike(answerer, files, encoded):
     """Groups do not see each other: the first four of six frames give the first group."""
-    frames = answering.video.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
+    frames = video.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
     alone = answerer.encode_groups(frames[None], times=np.zeros(1))
     np.testing.assert_allclose(alone.visual[0], encoded.visual[0], atol=1e-4)
 
@@ -257,12 +258,36 @@ def test_predictions_are_what_it_would_say_next(answerer, encoded):
 def test_streams_of_any_length_encode_as_arrays(answerer, tmp_path, groups):
     write_clip(tmp_path / "clip.mp4", frames=4 * groups - 1)
     streamed = answerer.encode_video(tmp_path / "clip.mp4", max_frames=1000)
-    read = answering.video.read_video(tmp_path / "clip.mp4", max_frames=1000, size=56)
-    frames, times = answering.video.group_frames(read)
+    read = video.read_video(tmp_path / "clip.mp4", max_frames=1000, size=56)
+    frames, times = video.group_frames(read)
     whole = answerer.encode_groups(frames, times=times)
     np.testing.assert_array_equal(streamed.stamp_ids, whole.stamp_ids)
     np.testing.assert_array_equal(streamed.visual, whole.visual)
     assert streamed.visual.shape[0] == groups
+
+
+def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypatch):
+    """A copy elsewhere is found, without being decoded; another number of frames is not."""
+    options = ("--prompt=Why?", "--max_new_tokens=6", "--json", f"--feature_cache={tmp_path}")
+    plain = run("--prompt=Why?", "--max_new_tokens=6", "--json", "--max_frames=8")
+    first = run(*options, "--max_frames=8")
+    assert first[:2] == plain[:2]
+    fewer = run(*options, "--max_frames=3")
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes((files / "clip.mp4").read_bytes())
+    monkeypatch.setattr(video, "stream_video", None)
+    assert run(*options, "--max_frames=8")[:2] == first[:2]
+    assert run(*options, "--max_frames=8", source=f"--video={copy}")[:2] == first[:2]
+    assert run(*options, "--max_frames=3")[:2] == fewer[:2]
+    for shard in tmp_path.glob("tokens-*/*.arrayrecord"):
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    code, _, error = run(*options, "--max_frames=8")
+    assert code == 2
+    assert "are damaged" in error
+    monkeypatch.undo()
+    assert run(*options, "--max_frames=8")[:2] == first[:2]
 
 
 def test_memory_lowers_what_is_kept(answerer):

@@ -8,11 +8,10 @@ Shapes: `G` groups, `N` visual tokens of a group, `T` text slots, `L` decoder sl
 reply, `V` vocabulary. One sample a row, one row.
 """
 
-import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,42 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax import checkpoint, planning, sampling
-from vxlpro_jax.config import FRAMES_PER_GROUP, IMAGE_TOKEN, InputError, ModelConfig
-from vxlpro_jax.data import chat, images, video
+from vxlpro_jax.calls import compiled
+from vxlpro_jax.config import IMAGE_TOKEN, InputError, ModelConfig
+from vxlpro_jax.data import chat, images
 from vxlpro_jax.data.frames import FrameStream
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
-from vxlpro_jax.data.video import FrameGroups
-from vxlpro_jax.jit import jit
+from vxlpro_jax.encoding import GROUPS_AT_ONCE, Encoded, Encoder, OpenVideo, pad, round_up
 from vxlpro_jax.models.kv_cache import CHUNK, KVCache
-from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
-from vxlpro_jax.overlap import ahead
+from vxlpro_jax.models.video_xl_pro import Text, abstract_params
 from vxlpro_jax.planning import Options, Plan
+from vxlpro_jax.token_store import TokenStore
 
 # Lengths are rounded up to these, so that few shapes are compiled.
-_GROUPS_AT_ONCE = 8
 _TEXT_MULTIPLE = 64
 _SLOT_MULTIPLE = 256
-
-# Batches of frames read, and encoded ones on their way to the host, beside the one in work.
-_BATCHES_AHEAD = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """A video or picture, ready for any number of questions.
-
-    Attributes:
-        visual: [G, N, D], tokens, in the model's type.
-        stamp_ids: int32 [G, 10].
-    """
-
-    visual: np.ndarray
-    stamp_ids: np.ndarray
-
-    @property
-    def num_tokens(self) -> int:
-        """Visual tokens before selection."""
-        return self.visual.shape[0] * self.visual.shape[1]
 
 
 class Predicted(NamedTuple):
@@ -95,16 +72,25 @@ class Answerer:
         tokenizer: Tokenizer,
         pinpoints: Any = None,
         progress: Callable | None = None,
+        store: TokenStore | None = None,
     ):
         self.config = config
         self.tokenizer = tokenizer
         self._params = params
         self._pinpoints = pinpoints or images.DEFAULT_PINPOINTS
         self._progress = progress or (lambda items, **_: items)
+        self._encoder = Encoder(
+            params, config=config, tokenizer=tokenizer, progress=self._progress, store=store
+        )
 
     @classmethod
     def load(
-        cls, directory: str | Path, *, dtype: str | None = None, progress: Callable | None = None
+        cls,
+        directory: str | Path,
+        *,
+        dtype: str | None = None,
+        progress: Callable | None = None,
+        feature_cache: str | Path = "",
     ) -> Self:
         """Reads a model folder or a training folder.
 
@@ -113,9 +99,11 @@ class Answerer:
             dtype: type to compute in; None keeps the stored one, except on CPUs, which compute in
                 float32 whatever the type and so are fastest with it.
             progress: `cli.progress`, or the like, for what takes long; None shows nothing.
+            feature_cache: folder where visual tokens of videos are kept and found; empty for none.
 
         Raises:
-            InputError: the folder is missing, damaged, or does not fit its config.json.
+            InputError: the folder is missing, damaged, or does not fit its config.json; or the
+                cache cannot be written.
         """
         located = checkpoint.locate(directory)
         config = checkpoint.read_model_config(located.root)
@@ -130,31 +118,33 @@ class Answerer:
             dtype, unstack = "float32", "decoder/layers"
             config = _without_scan(config)
         release = json.loads((located.root / "config.json").read_text())
+        params = checkpoint.read_params(located.params, like=like, dtype=dtype, unstack=unstack)
+        store = TokenStore(feature_cache, params=params, config=config) if feature_cache else None
         return cls(
-            checkpoint.read_params(located.params, like=like, dtype=dtype, unstack=unstack),
+            params,
             config=config,
             tokenizer=tokenizer,
             pinpoints=release.get("image_grid_pinpoints"),
             progress=progress,
+            store=store,
         )
 
     def encode_video(self, path: str | Path, *, max_frames: int) -> Encoded:
-        """Reads and encodes a video file.
+        """Reads and encodes a video file, uniformly sampled.
 
         Raises:
             InputError: the file cannot be read (see `data.video.stream_video`).
         """
-        with self.open_video(path, max_frames=max_frames) as stream:
-            return self.encode_stream(stream)
+        with self.open_video(path, max_frames=max_frames) as opened:
+            return opened.encode()
 
-    def open_video(self, path: str | Path, *, max_frames: int) -> FrameStream:
-        """Opens a video file; how many frames will come is known then.
+    def open_video(self, path: str | Path, *, max_frames: int) -> OpenVideo:
+        """Opens a video file; how many groups it has is known then.
 
         Raises:
             InputError: the file cannot be read (see `data.video.stream_video`).
         """
-        size = self.config.vision.image_size
-        return video.stream_video(path, max_frames=max_frames, size=size)
+        return self._encoder.open_video(path, max_frames=max_frames)
 
     def encode_stream(self, stream: FrameStream) -> Encoded:
         """Reads and encodes an open video to its end.
@@ -162,13 +152,7 @@ class Answerer:
         Raises:
             InputError: a frame cannot be read.
         """
-        groups = count_groups(stream)
-        batches = video.stream_groups(stream, groups=_GROUPS_AT_ONCE)
-        frames = f"{_GROUPS_AT_ONCE * FRAMES_PER_GROUP} frames"
-        shown = self._progress(
-            batches, name="encoding", unit=frames, total=-(-groups // _GROUPS_AT_ONCE)
-        )
-        return self._encode(shown, groups=groups)
+        return self._encoder.encode_stream(stream)
 
     def encode_image(self, path: str | Path) -> Encoded:
         """Reads and encodes a picture.
@@ -183,25 +167,7 @@ class Answerer:
 
     def encode_groups(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
         """Encodes groups that are in memory: uint8 [G, 4, S, S, 3], seconds [G]."""
-        starts = range(0, len(frames), _GROUPS_AT_ONCE)
-        parts = (slice(start, start + _GROUPS_AT_ONCE) for start in starts)
-        batches = (FrameGroups(frames[part], times[part]) for part in parts)
-        return self._encode(batches, groups=len(frames))
-
-    def _encode(self, batches: Iterable[FrameGroups], *, groups: int) -> Encoded:
-        """A batch is read while the one before it is encoded and that before it fetched."""
-        size = min(_GROUPS_AT_ONCE, groups + groups % 2)
-        visual, times = [], []
-        running: collections.deque = collections.deque()
-        with ahead(batches, count=_BATCHES_AHEAD) as read:
-            for batch in read:
-                times.append(batch.times)
-                running.append(self._apply("encode", _pad(batch.frames, size)[None])[0])
-                if len(running) > _BATCHES_AHEAD:
-                    visual.append(np.asarray(running.popleft()))
-        visual = np.concatenate([*visual, *map(np.asarray, running)])[:groups]
-        stamp_ids = chat.encode_stamps(np.concatenate(times), tokenizer=self.tokenizer)
-        return Encoded(visual, stamp_ids)
+        return self._encoder.encode_groups(frames, times=times)
 
     def plan(self, encoded: Encoded, prompt: str, *, options: Options) -> Plan:
         """`plan_groups` of what is encoded."""
@@ -237,14 +203,14 @@ class Answerer:
         plan = max(plans, key=lambda plan: plan.positions)
         first, longest = _image_at(plan) + 1, max(len(plan.ids) for plan in plans)
         length = plan.positions - (len(plan.ids) - first)
-        chunk = min(CHUNK, _round_up(length, _SLOT_MULTIPLE))
-        slots = _round_up(length, chunk)
+        chunk = min(CHUNK, round_up(length, _SLOT_MULTIPLE))
+        slots = round_up(length, chunk)
         embeddings = self._assemble(encoded, plans, slots=slots)
-        asked = _round_up(longest - first, _TEXT_MULTIPLE) + options.max_new_tokens
+        asked = round_up(longest - first, _TEXT_MULTIPLE) + options.max_new_tokens
         cache = KVCache.empty(
             self.config.decoder,
             batch=1,
-            slots=max(slots, _round_up(length + asked + _TEXT_MULTIPLE, _SLOT_MULTIPLE)),
+            slots=max(slots, round_up(length + asked + _TEXT_MULTIPLE, _SLOT_MULTIPLE)),
             dtype=self._dtype,
             kind=options.kv_cache,
         )
@@ -304,20 +270,20 @@ class Answerer:
 
     def _assemble(self, encoded: Encoded, plans: Sequence[Plan], *, slots: int) -> jax.Array:
         """The decoder's input [1, slots, D] up to the last visual token, zeros behind it."""
-        groups = _round_up(len(encoded.visual), _GROUPS_AT_ONCE)
+        groups = round_up(len(encoded.visual), GROUPS_AT_ONCE)
         ids = np.concatenate([plan.ids for plan in plans])
         before = plans[0].ids[: _image_at(plans[0]) + 1]
         text = Text(
             tokens=_padded_text(before),
             token_segments=_padded_text(np.ones_like(before)),
-            stamp_ids=_pad(encoded.stamp_ids, groups)[None],
-            group_segments=_pad(np.ones(len(encoded.visual), np.int32), groups)[None],
+            stamp_ids=pad(encoded.stamp_ids, groups)[None],
+            group_segments=pad(np.ones(len(encoded.visual), np.int32), groups)[None],
             keep_counts=np.array([[min(plan.keep for plan in plans)]], np.int32),
         )
         asked = text.replace(
             tokens=_padded_text(ids), token_segments=_padded_text(np.ones_like(ids))
         )
-        visual = _pad(encoded.visual, groups)[None]
+        visual = pad(encoded.visual, groups)[None]
         return compiled(self.config, _assembling(slots))(self._params, visual, asked, text)
 
     @property
@@ -328,31 +294,10 @@ class Answerer:
         return compiled(self.config, method, donate)(self._params, *inputs)
 
 
-@functools.cache
-def compiled(config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()) -> Callable:
-    """A method of the model as a jitted function of parameters and inputs, made once.
-
-    Args:
-        config: of the model.
-        method: its name, or a function of the bound model and the inputs.
-        donate: which inputs, counted from 0, may be overwritten.
-    """
-
-    def apply(params, *inputs):
-        return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
-
-    return jit(apply, donate_argnums=tuple(1 + index for index in donate))
-
-
 def _without_scan(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, scan_layers=False)
     )
-
-
-def count_groups(stream: FrameStream) -> int:
-    """How many groups of four its frames will make."""
-    return -(-len(stream.times) // FRAMES_PER_GROUP)
 
 
 @functools.cache
@@ -378,13 +323,4 @@ def _image_at(plan: Plan) -> int:
 
 def _padded_text(ids: np.ndarray) -> np.ndarray:
     """[T] to [1, T'] with zeros behind."""
-    return _pad(ids, _round_up(len(ids), _TEXT_MULTIPLE))[None]
-
-
-def _pad(array: np.ndarray, length: int) -> np.ndarray:
-    """`array` with zeros behind, along axis 0."""
-    return np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1))
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+    return pad(ids, round_up(len(ids), _TEXT_MULTIPLE))[None]

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 
 from vxlpro_jax import budget, cli
-from vxlpro_jax.answering import Answerer, Encoded, count_groups
+from vxlpro_jax.answering import Answerer, Encoded
 from vxlpro_jax.config import InputError
 from vxlpro_jax.models.kv_cache import CacheType
 from vxlpro_jax.planning import Options, Plan
@@ -33,13 +33,15 @@ def main(argv: Sequence[str]) -> None:
     )
     if args.max_frames < 1:
         raise InputError(f"--max_frames is {args.max_frames}: ask for at least one frame.")
-    answerer = Answerer.load(args.checkpoint, dtype=args.dtype, progress=cli.progress)
+    answerer = Answerer.load(
+        args.checkpoint, dtype=args.dtype, progress=cli.progress, feature_cache=args.feature_cache
+    )
     with contextlib.ExitStack() as opened:
         if args.video:
-            stream = opened.enter_context(
+            found = opened.enter_context(
                 answerer.open_video(args.video, max_frames=args.max_frames)
             )
-            groups, encode = count_groups(stream), lambda: answerer.encode_stream(stream)
+            groups, encode = found.groups, found.encode
         else:
             encoded = answerer.encode_image(args.image)
             groups, encode = len(encoded.visual), lambda: encoded
@@ -80,6 +82,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--max_new_tokens", type=int, default=256, help="length limit of an answer")
     context = "positions of prompt and answer; if not given: what the model was made for"
     add("--max_context", type=int, help=context)
+    cache = "folder where visual tokens are kept, so that the next start finds them"
+    add("--feature_cache", default="", help=cache)
     kinds = typing.get_args(CacheType)
     add("--kv_cache", choices=kinds, default="model", help="type of the keys and values kept")
     add("--hbm_gib", type=float, help="memory to use, GiB; if not given: all of the device's")

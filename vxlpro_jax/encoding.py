@@ -1,0 +1,177 @@
+"""Frames to visual tokens for answering, a few groups at a time.
+
+Frames are read, encoded and dropped, so that memory holds of a video only its visual tokens, on the
+host. Reading, encoding and fetching overlap.
+
+Shapes: `G` groups of a video, `g` of a batch, `N` visual tokens of a group, `D` decoder width, `S`
+side of a frame.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Self
+
+import jax
+import numpy as np
+
+from vxlpro_jax.calls import compiled
+from vxlpro_jax.config import FRAMES_PER_GROUP, ModelConfig
+from vxlpro_jax.data import chat, video
+from vxlpro_jax.data.feature_blocks import Visual
+from vxlpro_jax.data.frames import FrameStream
+from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.video import FrameGroups
+from vxlpro_jax.overlap import ahead
+from vxlpro_jax.token_store import TokenStore
+
+# Groups are filled up to so many, so that few shapes are compiled.
+GROUPS_AT_ONCE = 8
+
+# Batches of frames read, and encoded ones on their way to the host, beside the one in work.
+_BATCHES_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A video or picture, ready for any number of questions.
+
+    Attributes:
+        visual: [G, N, D], tokens, in the model's type.
+        stamp_ids: int32 [G, 10].
+    """
+
+    visual: np.ndarray
+    stamp_ids: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        """Visual tokens before selection."""
+        return self.visual.shape[0] * self.visual.shape[1]
+
+
+class OpenVideo:
+    """A video about to be encoded, as a context: `groups` of four frames."""
+
+    def __init__(self, groups: int, encode: Callable[[], Encoded], *, close: Callable[[], None]):
+        self.groups = groups
+        self.encode = encode
+        self._close = close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._close()
+
+
+class Encoder:
+    """Tower, DTS and projector of a model on one device."""
+
+    def __init__(
+        self,
+        params: dict,
+        *,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        progress: Callable,
+        store: TokenStore | None,
+    ):
+        """Takes a model.
+
+        Args:
+            params: of the model.
+            config: likewise.
+            tokenizer: for the time stamps.
+            progress: as `cli.progress`.
+            store: of tokens from before; None to encode always.
+        """
+        self._params = params
+        self._config = config
+        self._tokenizer = tokenizer
+        self._progress = progress
+        self._store = store
+
+    def open_video(self, path: str | Path, *, max_frames: int) -> OpenVideo:
+        """Opens a video file, or finds its tokens; `encode` may raise InputError, too.
+
+        Raises:
+            InputError: the file cannot be read, or the tokens are damaged.
+        """
+        key = self._store and self._store.key(path, max_frames=max_frames)
+        if key and (found := self._store.read(key)):
+            return OpenVideo(len(found.times), lambda: self._joined([found]), close=lambda: None)
+        size = self._config.vision.image_size
+        stream = video.stream_video(path, max_frames=max_frames, size=size)
+
+        def encode():
+            blocks = self._blocks(stream)
+            if key is None:
+                return self._joined(blocks)
+            self._store.write(key, blocks)
+            return self._joined([self._store.read(key)])
+
+        return OpenVideo(_count_groups(stream), encode, close=stream.close)
+
+    def encode_stream(self, stream: FrameStream) -> Encoded:
+        """Reads and encodes an open video to its end.
+
+        Raises:
+            InputError: a frame cannot be read.
+        """
+        return self._joined(self._blocks(stream))
+
+    def encode_groups(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
+        """Encodes groups that are in memory: uint8 [G, 4, S, S, 3], seconds [G]."""
+        starts = range(0, len(frames), GROUPS_AT_ONCE)
+        parts = (slice(start, start + GROUPS_AT_ONCE) for start in starts)
+        batches = (FrameGroups(frames[part], times[part]) for part in parts)
+        return self._joined(self._encoded(batches, groups=len(frames)))
+
+    def _blocks(self, stream: FrameStream) -> Iterator[Visual]:
+        groups = _count_groups(stream)
+        batches = self._progress(
+            video.stream_groups(stream, groups=GROUPS_AT_ONCE),
+            name="encoding",
+            unit=f"{GROUPS_AT_ONCE * FRAMES_PER_GROUP} frames",
+            total=-(-groups // GROUPS_AT_ONCE),
+        )
+        return self._encoded(batches, groups=groups)
+
+    def _encoded(self, batches: Iterable[FrameGroups], *, groups: int) -> Iterator[Visual]:
+        """[g, N, D]: a batch is read while one is encoded and one before it fetched."""
+        size = min(GROUPS_AT_ONCE, groups + groups % 2)
+        encode = compiled(self._config, "encode")
+        running: collections.deque = collections.deque()
+
+        def fetched() -> Visual:
+            tokens, times = running.popleft()
+            return Visual(np.asarray(tokens)[: len(times)], times)
+
+        with ahead(batches, count=_BATCHES_AHEAD) as read:
+            for batch in read:
+                tokens: jax.Array = encode(self._params, pad(batch.frames, size)[None])[0]
+                running.append((tokens, batch.times))
+                if len(running) > _BATCHES_AHEAD:
+                    yield fetched()
+        while running:
+            yield fetched()
+
+    def _joined(self, blocks: Iterable[Visual]) -> Encoded:
+        visual, times = map(np.concatenate, zip(*blocks, strict=True))
+        return Encoded(visual, chat.encode_stamps(times, tokenizer=self._tokenizer))
+
+
+def _count_groups(stream: FrameStream) -> int:
+    return -(-len(stream.times) // FRAMES_PER_GROUP)
+
+
+def pad(array: np.ndarray, length: int) -> np.ndarray:
+    """`array` with zeros behind, along axis 0."""
+    return np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+def round_up(value: int, multiple: int) -> int:
+    """To a multiple."""
+    return -(-value // multiple) * multiple
