@@ -266,6 +266,32 @@ def test_streams_of_any_length_encode_as_arrays(answerer, tmp_path, groups):
     assert streamed.visual.shape[0] == groups
 
 
+def test_stamps_of_untouched_groups_are_dropped(answerer):
+    """A few tokens of many groups: the text and the groups that are left are read, in order."""
+    frames = np.random.default_rng(5).integers(0, 256, (24, 4, 56, 56, 3), np.uint8)
+    many = answerer.encode_groups(frames, times=np.arange(24.0))
+    options = dataclasses.replace(SHORT, keep_ratio=0.005, max_context=5000)
+    plan = answerer.plan(many, "Why?", options=options)
+    assert plan.keep == 16
+    whole = answerer.watch(many, [plan], options=options)
+    fewer = dataclasses.replace(options, keep_stamps="touched")
+    watched = answerer.watch(many, [plan], options=fewer)
+    dropped, rest = divmod(whole.length - watched.length, 10)
+    assert (rest, whole.length) == (
+        0,
+        plan.positions - len(plan.ids[answering._image_at(plan) :]) + 1,
+    )
+    assert 24 - 16 <= dropped < 24
+    assert "".join(answerer.answer_watched(watched, plan, options=fewer))
+    everything = dataclasses.replace(fewer, keep_ratio=1.0)
+    plan = answerer.plan(many, "Why?", options=everything)
+    alike = [
+        answerer.watch(many, [plan], options=dataclasses.replace(everything, keep_stamps=kind))
+        for kind in ("all", "touched")
+    ]
+    assert alike[0].length == alike[1].length
+
+
 def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypatch):
     """A copy elsewhere is found, without being decoded; another number of frames is not."""
     options = ("--prompt=Why?", "--max_new_tokens=6", "--json", f"--feature_cache={tmp_path}")

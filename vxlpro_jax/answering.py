@@ -27,8 +27,9 @@ from vxlpro_jax.data.frames import FrameStream
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
 from vxlpro_jax.encoding import GROUPS_AT_ONCE, Encoded, Encoder, OpenVideo, pad, round_up
 from vxlpro_jax.models.kv_cache import CHUNK, KVCache
+from vxlpro_jax.models.selector import drop_untouched
 from vxlpro_jax.models.video_xl_pro import Text, abstract_params
-from vxlpro_jax.planning import Options, Plan
+from vxlpro_jax.planning import KeepStamps, Options, Plan
 from vxlpro_jax.token_store import TokenStore
 
 # Lengths are rounded up to these, so that few shapes are compiled.
@@ -202,15 +203,16 @@ class Answerer:
         """
         plan = max(plans, key=lambda plan: plan.positions)
         first, longest = _image_at(plan) + 1, max(len(plan.ids) for plan in plans)
-        length = plan.positions - (len(plan.ids) - first)
-        chunk = min(CHUNK, round_up(length, _SLOT_MULTIPLE))
-        slots = round_up(length, chunk)
-        embeddings = self._assemble(encoded, plans, slots=slots)
+        most = plan.positions - (len(plan.ids) - first)
+        chunk = min(CHUNK, round_up(most, _SLOT_MULTIPLE))
+        slots = round_up(most, chunk)
+        assemble = _assembling(slots, options.keep_stamps)
+        embeddings, length = self._assemble(encoded, plans, function=assemble)
         asked = round_up(longest - first, _TEXT_MULTIPLE) + options.max_new_tokens
         cache = KVCache.empty(
             self.config.decoder,
             batch=1,
-            slots=max(slots, round_up(length + asked + _TEXT_MULTIPLE, _SLOT_MULTIPLE)),
+            slots=max(slots, round_up(most + asked + _TEXT_MULTIPLE, _SLOT_MULTIPLE)),
             dtype=self._dtype,
             kind=options.kv_cache,
         )
@@ -268,8 +270,10 @@ class Answerer:
         logits, watched.cache = self._apply("follow", _padded_text(ids), cache, donate=(1,))
         return logits[0]
 
-    def _assemble(self, encoded: Encoded, plans: Sequence[Plan], *, slots: int) -> jax.Array:
-        """The decoder's input [1, slots, D] up to the last visual token, zeros behind it."""
+    def _assemble(
+        self, encoded: Encoded, plans: Sequence[Plan], *, function: Callable
+    ) -> tuple[jax.Array, int]:
+        """The decoder's input [1, L, D] up to the last visual token, and its length."""
         groups = round_up(len(encoded.visual), GROUPS_AT_ONCE)
         ids = np.concatenate([plan.ids for plan in plans])
         before = plans[0].ids[: _image_at(plans[0]) + 1]
@@ -284,7 +288,9 @@ class Answerer:
             tokens=_padded_text(ids), token_segments=_padded_text(np.ones_like(ids))
         )
         visual = pad(encoded.visual, groups)[None]
-        return compiled(self.config, _assembling(slots))(self._params, visual, asked, text)
+        run = compiled(self.config, function)
+        embeddings, lengths = run(self._params, visual, asked, text)
+        return embeddings, int(lengths[0])
 
     @property
     def _dtype(self) -> np.dtype:
@@ -301,12 +307,15 @@ def _without_scan(config: ModelConfig) -> ModelConfig:
 
 
 @functools.cache
-def _assembling(slots: int) -> Callable:
+def _assembling(slots: int, keep_stamps: KeepStamps) -> Callable:
     """One function for each number of slots, so that each is compiled once."""
 
     def assemble(model, visual, asked, text):
         selected = model.select(visual, asked)
-        return model.splice(selected, text, slots=slots).embeddings
+        if keep_stamps == "touched":
+            selected = drop_untouched(selected)
+        sequence = model.splice(selected, text, slots=slots)
+        return sequence.embeddings, sequence.layout.lengths
 
     return assemble
 

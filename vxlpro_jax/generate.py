@@ -15,7 +15,7 @@ from vxlpro_jax import budget, cli
 from vxlpro_jax.answering import Answerer, Encoded
 from vxlpro_jax.config import InputError
 from vxlpro_jax.models.kv_cache import CacheType
-from vxlpro_jax.planning import Options, Plan
+from vxlpro_jax.planning import KeepStamps, Options, Plan
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse_arguments(argv)
     options = Options(
         keep_ratio=args.keep_ratio,
+        keep_stamps=args.keep_stamps,
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
@@ -76,6 +77,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--watch_once", action="store_true", help="choose visual tokens for all prompts together")
     add("--max_frames", type=int, default=128, help="frames sampled uniformly from the video")
     add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
+    stamps = "all time stamps, or those of groups of which a visual token is kept"
+    add("--keep_stamps", choices=typing.get_args(KeepStamps), default="all", help=stamps)
     add("--temperature", type=float, default=0.0, help="0 is deterministic")
     add("--top_p", type=float, default=1.0, help="nucleus of sampling")
     add("--seed", type=int, default=0, help="of sampling")

@@ -4,7 +4,7 @@ Shapes: `T` ids of the prompt, `G` groups.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from vxlpro_jax import budget
 from vxlpro_jax.config import STAMP_TOKENS, InputError, ModelConfig
 from vxlpro_jax.models.kv_cache import CacheType
 from vxlpro_jax.ops.selection import keep_count
+
+KeepStamps = Literal["all", "touched"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class Options:
         seed: of sampling.
         max_new_tokens: length limit of an answer.
         choices: answers of which to give one, id by id; with none, any text.
+        keep_stamps: `all` time stamps, as the release, or those of groups that are `touched`, of
+            which a visual token is kept.
         max_context: positions that prompt and answer may take; None for the model's own limit.
         kv_cache: how the cache keeps keys and values, see `KVCache.empty`.
         hbm_gib: GiB of the device's memory that may be used; None for all it says it has.
@@ -36,6 +40,7 @@ class Options:
     seed: int = 0
     max_new_tokens: int = 256
     choices: tuple[str, ...] = ()
+    keep_stamps: KeepStamps = "all"
     max_context: int | None = None
     kv_cache: CacheType = "model"
     hbm_gib: float | None = None
@@ -74,7 +79,7 @@ class Plan:
     Attributes:
         ids: int32 [T] of the prompt.
         keep: visual tokens kept.
-        positions: that the decoder reads before it answers: text, stamps and kept tokens.
+        positions: that the decoder reads before it answers, at most: text, stamps and kept tokens.
         memory: on the device.
     """
 

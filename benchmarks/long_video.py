@@ -1,0 +1,92 @@
+"""Seconds and memory of an answer about ever more frames of one long video.
+
+    python benchmarks/long_video.py --checkpoint DIR [--video FILE] [--frames 1000 2000 5000 10000]
+        [--keep_ratio 0.9] [--feature_cache DIR]
+
+Each number of frames is a process of its own. It reads and encodes the video, reads what is kept of
+it, answers a first question, and a second one on the same reading. `resident` is the most that the
+process held; `of start` is how much longer all up to the first answer took than the second answer.
+Without `--video` it draws one of 10,240 frames.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
+
+from vxlpro_jax.answering import Answerer  # noqa: E402
+from vxlpro_jax.config import DataConfig  # noqa: E402
+from vxlpro_jax.evals.needle import drawn  # noqa: E402
+from vxlpro_jax.planning import Options  # noqa: E402
+
+_COLUMNS = ("frames", "positions", "encode", "frames/s", "read", "first", "second", "of start")
+_QUESTIONS = ("What is shown?", "Which colour is the card?")
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--video", default="")
+    parser.add_argument("--frames", type=int, nargs="+", default=[1000, 2000, 5000, 10_000])
+    parser.add_argument("--keep_ratio", type=float, default=0.9)
+    parser.add_argument("--feature_cache", default="")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args)))
+        return
+    args.video = args.video or str(drawn.haystack(Path(DataConfig().workdir_cache).expanduser()))
+    print("| " + " | ".join((*_COLUMNS, "resident MiB")) + " |")
+    print("| --- " * (len(_COLUMNS) + 1) + "|")
+    for frames in args.frames:
+        command = [sys.executable, __file__, "--one", f"--checkpoint={args.checkpoint}"]
+        command += [f"--video={args.video}", f"--keep_ratio={args.keep_ratio}"]
+        command += [f"--feature_cache={args.feature_cache}", "--frames", str(frames)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        told = json.loads(done.stdout)
+        cells = [f"{told[name]:.4g}" for name in (*_COLUMNS, "resident")]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """The figures of one number of frames, seconds and MiB."""
+    [frames] = args.frames
+    answerer = Answerer.load(args.checkpoint, feature_cache=args.feature_cache)
+    options = Options(keep_ratio=args.keep_ratio, max_new_tokens=8, max_context=10**7)
+    started = time.monotonic()
+    encoded = answerer.encode_video(args.video, max_frames=frames)
+    seconds = [time.monotonic() - started]
+
+    def lap():
+        seconds.append(time.monotonic() - started - sum(seconds))
+
+    plans = [answerer.plan(encoded, question, options=options) for question in _QUESTIONS]
+    watched = answerer.watch(encoded, plans, options=options)
+    watched.cache.lengths.block_until_ready()
+    lap()
+    for plan in plans:
+        "".join(answerer.answer_watched(watched, plan, options=options))
+        lap()
+    encode, read, first, second = seconds
+    return {
+        "frames": frames,
+        "positions": plans[0].positions,
+        "encode": encode,
+        "frames/s": frames / encode,
+        "read": read,
+        "first": first,
+        "second": second,
+        "of start": (encode + read + first) / second,
+        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()
