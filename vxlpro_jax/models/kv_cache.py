@@ -34,7 +34,8 @@ class Slots:
 
     Attributes:
         data: [L, B, S, K H]; whole numbers to be multiplied with `scales` where those are.
-        scales: float32 [L, B, S, K], of each position and head, or None.
+        scales: float32 [L, B, K, S], of each position and head, or None. Slots come last because
+            TPUs fill the last axis up to 128.
     """
 
     data: jax.Array
@@ -44,22 +45,23 @@ class Slots:
         """Writes each row's new positions [B, T, K, H] from its own slot `starts` [B] on."""
         at = {"layer": layer, "starts": starts}
         if self.scales is None:
-            return self.replace(data=_put(self.data, _flat(new), **at))
+            return self.replace(data=_put(self.data, _flat(new), axis=2, **at))
         new = at_least_float32(new)
         scales = jnp.abs(new).max(-1) / _INT8_MAX
         whole = jnp.round(new / jnp.where(scales > 0, scales, 1)[..., None])
         return Slots(
-            _put(self.data, _flat(whole), **at),
-            _put(self.scales, scales, **at),
+            _put(self.data, _flat(whole), axis=2, **at),
+            _put(self.scales, rearrange(scales, "b t k -> b k t"), axis=3, **at),
         )
 
     def read(self, *, layer: jax.Array | int, start: jax.Array, size: int, like) -> jax.Array:
         """Slots `start` to `start + size` of a layer, [B, size, K, H]; type and heads of `like`."""
         at = {"layer": layer, "start": start, "size": size}
-        part = _take(self.data, **at).astype(like.dtype)
+        part = _take(self.data, axis=2, **at).astype(like.dtype)
         part = rearrange(part, "b s (k h) -> b s k h", k=like.shape[2])
         if self.scales is not None:
-            part = part * _take(self.scales, **at)[..., None].astype(like.dtype)
+            scales = rearrange(_take(self.scales, axis=3, **at), "b k s -> b s k 1")
+            part = part * scales.astype(like.dtype)
         return part
 
 
@@ -100,7 +102,7 @@ class KVCache:
             if kind == "model":
                 return Slots(jnp.zeros((*shape, width), dtype))
             whole = jnp.zeros((*shape, width), jnp.int8)
-            return Slots(whole, jnp.zeros((*shape, heads), jnp.float32))
+            return Slots(whole, jnp.zeros((config.depth, batch, heads, slots), jnp.float32))
 
         return cls(keys=zeros(), values=zeros(), lengths=jnp.zeros((batch,), jnp.int32))
 
@@ -121,27 +123,30 @@ def _flat(x):
     return rearrange(x, "b t k h -> b t (k h)")
 
 
-def _put(slots, new, *, layer, starts):
-    """[L, B, S, W] with [B, T, W] at the layer and each row's start."""
+def _put(slots, new, *, axis, layer, starts):
+    """[L, B, ...] with [B, ...], shorter along `axis`, at the layer and each row's start."""
     new = new.astype(slots.dtype)
     if len(starts) == 1:  # A plain update of a slice, which XLA does in place everywhere.
-        at = _index(layer, 0, starts[0], 0)
+        at = _index(slots.ndim, {0: layer, axis: starts[0]})
         return jax.lax.dynamic_update_slice(slots, new[None], at)
 
     def put(row, part, start):
-        return jax.lax.dynamic_update_slice(row, part[None], _index(layer, start, 0))
+        at = _index(row.ndim, {0: layer, axis - 1: start})
+        return jax.lax.dynamic_update_slice(row, part[None], at)
 
     return jax.vmap(put, in_axes=(1, 0, 0), out_axes=1)(slots, new, starts)
 
 
-def _take(slots, *, layer, start, size):
-    """[L, B, S, W] to [B, size, W]."""
-    _, batch, _, width = slots.shape
-    at = _index(layer, 0, start, 0)
-    part = jax.lax.dynamic_slice(slots, at, (1, batch, size, width))[0]
+def _take(slots, *, axis, layer, start, size):
+    """[L, B, ...] to the layer's [B, ...], `size` of `axis` from `start` on."""
+    sizes = [1, *slots.shape[1:]]
+    sizes[axis] = size
+    at = _index(slots.ndim, {0: layer, axis: start})
+    part = jax.lax.dynamic_slice(slots, at, sizes)[0]
     # Else XLA may want the part in another layout and, for that, a copy of all slots.
     return with_layout_constraint(part, Layout(range(part.ndim)))
 
 
-def _index(*places):
-    return [jnp.asarray(place, jnp.int32) for place in places]
+def _index(ndim, places):
+    """Zeros but for the given axes, all of one type."""
+    return [jnp.asarray(places.get(axis, 0), jnp.int32) for axis in range(ndim)]
