@@ -28,7 +28,7 @@ from vxlpro_jax.data.drawing import write_mp4  # noqa: E402
 from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
 
 _SECONDS_PER_FILE = 3.0
-_ENDLESS_FRAMES = 200_000
+_ENDLESS_FRAMES = 600_000
 
 
 def main() -> None:
