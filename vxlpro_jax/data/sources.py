@@ -75,8 +75,8 @@ def load_records(
             used; the sentence names file, record and field. Records of shards are checked when they
             are asked for.
     """
-    loader = _Loader(schema.check_record, lambda record: True, video_root, image_root, seed, cache)
-    return loader.load(_local(path))
+    loader = Loader(schema.check_record, lambda record: True, video_root, image_root, seed, cache)
+    return loader.load(local(path))
 
 
 def load_visual_records(
@@ -93,16 +93,22 @@ def load_visual_records(
         InputError: as `load_records`, or none has one.
     """
     check = schema.check_visual
-    loader = _Loader(check, lambda r: r.has_visual, video_root, image_root, seed, cache)
-    records = loader.load(_local(path))
+    loader = Loader(check, lambda r: r.has_visual, video_root, image_root, seed, cache)
+    records = loader.load(local(path))
     if not records:
         raise InputError(f"Data file {path} names no video and no image: stage 1 learns from them.")
     return records
 
 
 @dataclasses.dataclass(frozen=True)
-class _Loader:
-    """The arguments of `load_records`, and what is asked of a record."""
+class Loader:
+    """Reads records of some kind.
+
+    Attributes:
+        check: as `schema.check_record`.
+        keep: whether a record counts.
+        video_root, image_root, seed, cache: as for `load_records`.
+    """
 
     check: Callable[..., Record]
     keep: Callable[[Record], bool]
@@ -112,6 +118,11 @@ class _Loader:
     cache: str | Path
 
     def load(self, path: str) -> Records:
+        """The records of what `path` names, see `load_records`.
+
+        Raises:
+            InputError: as `load_records`, but for there being no records.
+        """
         datasets = read_mixture(_present(path)) if is_mixture(path) else [Dataset(path)]
         parts = [self._chosen(dataset, place) for place, dataset in enumerate(datasets)]
         return Records(parts, weights=[dataset.weight for dataset in datasets])
@@ -133,8 +144,8 @@ class _Loader:
         elif name.endswith(SHARD):
             shards = [measure(_present(name), copies=copies)]
         folder = name if is_folder else places.folder_of(name)
-        video_root = _local(dataset.video_root or self.video_root) or folder
-        image_root = _local(dataset.image_root or self.image_root) or folder
+        video_root = local(dataset.video_root or self.video_root) or folder
+        image_root = local(dataset.image_root or self.image_root) or folder
         if shards:
             return [
                 ShardRecords(shard, check=self.check, video_root=video_root, copies=copies)
@@ -191,7 +202,7 @@ def _present(file: str) -> str:
     return file
 
 
-def _local(place: str | Path) -> str:
+def local(place: str | Path) -> str:
     """`~` stands for the user's folder."""
     text = str(place)
     return text if places.is_remote(text) else os.path.expanduser(text)

@@ -1,0 +1,237 @@
+"""The parts of the rules by themselves."""
+
+import json
+
+import numpy as np
+import planted
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data import record as ingested
+from vxlpro_jax.data.chat import Turn
+from vxlpro_jax.data.frames import Video
+from vxlpro_jax.data.prune import duplicates, journal, rules, samples
+from vxlpro_jax.data.prune.embedding import WIDTH, embed
+from vxlpro_jax.data.prune.measure import Measured
+from vxlpro_jax.data.prune.motion import measure_motion
+from vxlpro_jax.data.prune.text import text_fault
+
+RNG = np.random.default_rng(0)
+
+
+def greedy(embeddings, threshold):
+    """One after another, in float64."""
+    x = embeddings.astype(float)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-3)
+    kept, nearest = [], []
+    for row in range(len(x)):
+        cosines = [(float(x[row] @ x[other]), -other) for other in kept]
+        best, other = max(cosines, default=(0.0, 1))
+        nearest.append((-other if best > 0 else -1, max(best, 0.0)))
+        if best < threshold:
+            kept.append(row)
+    return nearest, [similarity >= threshold for _, similarity in nearest]
+
+
+@pytest.mark.parametrize("block", [1, 7, 1024])
+def test_duplicates_are_those_of_the_plain_search(monkeypatch, block):
+    monkeypatch.setattr(duplicates, "_BLOCK", block)
+    monkeypatch.setattr(duplicates, "_KEPT_AT_ONCE", 5)
+    centres = RNG.normal(size=(12, 6))
+    x = centres[RNG.integers(12, size=60)] + RNG.normal(0, 0.2, (60, 6))
+    x[[5, 30]] = 0
+    found = duplicates.find_duplicates(x.astype(np.float32), threshold=0.95)
+    nearest, is_duplicate = greedy(x, 0.95)
+    assert found.is_duplicate.tolist() == is_duplicate
+    assert 10 < sum(is_duplicate) < 50
+    assert found.place.tolist() == [place for place, _ in nearest]
+    np.testing.assert_allclose(found.similarity, [s for _, s in nearest], atol=1e-6)
+    for row in np.flatnonzero(found.is_duplicate):
+        assert not found.is_duplicate[found.place[row]]
+
+
+def test_no_clips_have_no_duplicates():
+    assert len(duplicates.find_duplicates([], threshold=0.9).place) == 0
+
+
+def test_the_first_of_a_set_stays_whatever_its_order():
+    x = np.repeat(RNG.normal(size=(5, 8)), 3, axis=0)[RNG.permutation(15)]
+    found = duplicates.find_duplicates(x, threshold=0.99)
+    firsts = sorted(np.unique(x, axis=0, return_index=True)[1].tolist())
+    assert np.flatnonzero(~found.is_duplicate).tolist() == firsts
+
+
+def shown(frames) -> np.ndarray:
+    return np.stack(frames)[:, :32, :32]
+
+
+def test_an_embedding_sees_pictures_and_not_their_light():
+    frames = shown(planted.pan(1))
+    one = embed(frames)
+    assert one.shape == (WIDTH,)
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    assert one @ embed((frames * 0.5 + 60).astype(np.uint8)) > 0.999
+    assert one @ embed(np.repeat(frames, 2, axis=0)) > 0.999
+    assert one @ embed(frames[:, :, ::-1]) < 0.8
+    assert one @ embed(frames[::-1]) < 0.8
+    assert one @ embed(shown(planted.pan(2))) < 0.6
+    assert one @ embed(frames[..., ::-1]) < 0.99  # Other colours of the same shapes.
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_few_frames_have_an_embedding(count):
+    frames = shown(planted.pan(3))[:count]
+    assert np.linalg.norm(embed(frames)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_flat_picture_is_like_nothing():
+    assert not embed(np.full((4, 32, 32, 3), 7, np.uint8)).any()
+
+
+def test_motion_of_known_frames():
+    flat = [np.full((32, 32, 3), level, np.uint8) for level in (10, 10, 10, 90, 90, 93)]
+    found = measure_motion(Video(np.stack(flat), np.arange(6) / 2))
+    assert found.seconds == 3.0
+    assert found.change == pytest.approx((80 + 3) / 5, rel=1e-5)
+    assert found.still == pytest.approx(4 / 5)
+    assert found.slides == 2
+    assert found.shots == 2
+
+
+def test_a_single_frame_is_still():
+    found = measure_motion(Video(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1)))
+    assert (found.seconds, found.still, found.slides, found.shots) == (0.5, 1.0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("word " * 10, ""),
+        ("word " * 11, "repeats itself"),
+        ("- " * 40, ""),
+        ("o" * 20, ""),
+        ("o" * 21, "repeats itself"),
+        ("=" * 80, ""),
+        ("a\tb\r\nc", ""),
+        ("a\x00b", "control"),
+        ("\x1b[31m", "control"),
+        ("<|vision_start|>", "special token"),
+        ("a <| b |> c", ""),
+        ("\u3000", "says nothing"),
+    ],
+)
+def test_text(text, fault):
+    found = text_fault([Turn("human", "<image>\nWhat?"), Turn("gpt", text)])
+    assert fault in found
+    assert bool(found) == bool(fault)
+
+
+def test_a_first_reply_is_passed_over_as_in_training():
+    turns = [Turn("gpt", ""), Turn("human", "<image> What?"), Turn("gpt", "A hill.")]
+    assert text_fault(turns) == ""
+    assert "no reply" in text_fault(turns[:1])
+
+
+@pytest.mark.parametrize(
+    ("seen", "blind", "drops"),
+    [(1.0, 1.0, True), (0.9, 1.0, False), (0.96, 1.0, True), (2.0, 1.0, True)],
+)
+def test_seeing_must_help(seen, blind, drops):
+    [verdict] = rules.judge_blind([None], {0: rules.Losses(seen, blind)}, margin=0.05)
+    assert (verdict is not None) == drops
+
+
+def test_what_was_not_scored_stays():
+    [verdict] = rules.judge_blind([None], {0: rules.Losses(None, None, "no")}, margin=0.05)
+    assert verdict is None
+
+
+def test_measures_survive_json():
+    video = Video(shown(planted.pan(4)), np.arange(40) / 2)
+    whole = Measured(motion=measure_motion(video), embedding=embed(video.frames))
+    again = Measured.from_json(json.loads(json.dumps(whole.to_json())))
+    assert again.motion == whole.motion
+    np.testing.assert_allclose(again.embedding, whole.embedding, atol=1e-3)
+    bad = Measured("is gone.", "missing")
+    assert Measured.from_json(json.loads(json.dumps(bad.to_json()))) == bad
+
+
+def test_a_journal_passes_over_torn_lines_and_reads_all_shares(tmp_path):
+    shares = [journal.Shard(0, 2), journal.Shard(1, 2)]
+    for share in shares:
+        journal.Journal(tmp_path, name="x", shard=share).add(f"k{share.index}", {"v": 1})
+    file = tmp_path / "x-0-of-2.jsonl"
+    with file.open("a") as stream:
+        stream.write('{"key": "torn", "v"')
+    with (tmp_path / "x-1-of-2.jsonl").open("a") as stream:
+        stream.write('{"key": "whole", "v": 3}\n17\n{"v": 2}\n')
+    found = journal.Journal(tmp_path, name="x", shard=shares[0])
+    assert found.entries == {"k0": {"v": 1}, "k1": {"v": 1}, "whole": {"v": 3}}
+    found.add("next", {"v": 4})
+    assert [json.loads(line)["key"] for line in file.read_text().splitlines()] == ["k0", "next"]
+
+
+def write_samples(folder, *items):
+    file = folder / "samples.json"
+    file.write_text(json.dumps(items))
+    return file
+
+
+def test_samples_keep_all_that_they_say(tmp_path):
+    turns = planted.chat("What?", "This.")
+    items = (
+        {"id": 7, "video": "a.mp4", "conversations": turns, "more": [{"x": 1.5}, "\ud800 ü"]},
+        {"video": "a.mp4", "conversations": "nothing"},
+        {"video": "../a.mp4", "conversations": turns},
+        ["no object"],
+        {"image": ["b.png", "c.png"], "conversations": turns},
+    )
+    found = samples.load_samples(write_samples(tmp_path, *items))
+    assert [json.loads(sample.written) for sample in found] == list(items)
+    assert [bool(sample.fault) for sample in found] == [False, True, True, True, False]
+    clips = samples.clips_of(found)
+    assert clips.of == [0, 0, -1, -1, 1]
+    assert [clip.name for clip in clips.clips] == ["a.mp4", "b.png, c.png"]
+    assert found[0].id == "7"
+    assert len({sample.key for sample in found}) == 5
+
+
+def test_one_list_has_one_root(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_samples(tmp_path / name, {"video": "a.mp4", "conversations": []})
+    both = f"{tmp_path}/{{one,two}}/samples.json"
+    with pytest.raises(InputError, match=r"videos are in 2 places .* give --video_root"):
+        samples.clips_of(samples.load_samples(both))
+    assert samples.clips_of(samples.load_samples(both, video_root=str(tmp_path))).of == [0, 0]
+
+
+def test_weights_cannot_be_kept(tmp_path):
+    write_samples(tmp_path, {"conversations": []})
+    mixture = tmp_path / "mixture.yaml"
+    mixture.write_text("datasets: [{json_path: samples.json, weight: 2}]")
+    with pytest.raises(InputError, match="weights"):
+        samples.load_samples(mixture)
+
+
+def write_shard(path, *records):
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(ingested.encode(record))
+    writer.close()
+
+
+def test_shards_that_name_their_videos(tmp_path):
+    turns = tuple(planted.chat("What?", "This."))
+    shard = tmp_path / "a.arrayrecord"
+    write_shard(shard, ingested.Record("x", turns, "clips/a.mp4"))
+    [sample] = samples.load_samples(shard)
+    assert json.loads(sample.written) == {
+        "id": "x",
+        "video": "clips/a.mp4",
+        "conversations": list(turns),
+    }
+    write_shard(shard, ingested.Record("x", turns, b"\0\0\0\x18ftypmp42"))
+    with pytest.raises(InputError, match=r"record 0 holds its video itself"):
+        list(samples.load_samples(shard))

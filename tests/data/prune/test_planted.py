@@ -1,0 +1,104 @@
+"""What the rules find in the planted set, and what is written about it."""
+
+import json
+import re
+import shutil
+
+import planted
+import pytest
+from PIL import Image
+
+from vxlpro_jax.data.prune.rules import RULES
+from vxlpro_jax.data.sources import load_records
+
+
+def lines(data: bytes) -> list[dict]:
+    return [json.loads(line) for line in data.decode().splitlines()]
+
+
+def test_precision_and_recall_of_each_rule(pruned):
+    file = pruned.out / "report" / "decisions.jsonl"
+    found = planted.found_by_rule(file, pruned.planted.expected)
+    print(f"\n{planted.table(found)}")
+    for rule in RULES:
+        assert found[rule].planted >= 3
+        assert (found[rule].precision, found[rule].recall) == (1.0, 1.0), rule
+
+
+def test_every_sample_has_its_line(pruned):
+    rows = lines(pruned.decisions)
+    assert [row["index"] for row in rows] == list(range(len(rows)))
+    assert [row["id"] for row in rows] == list(pruned.planted.expected)
+    for row in rows:
+        assert row["kept"] == (row["rule"] == "") == (row["reason"] == "")
+    by_id = {row["id"]: row for row in rows}
+    assert by_id["slides-hard"]["slides"] == by_id["slides-hard"]["shots"] == 4
+    assert by_id["cut"]["shots"] == 6
+    assert by_id["pan0"]["shots"] == 1
+    assert by_id["brief"]["seconds"] == 2.5
+    assert by_id["copy-wider"]["nearest"] == "pan1.mp4"
+    assert by_id["copy-wider"]["similarity"] > 0.99
+    assert by_id["copy-said"]["reason"] == f"repeats sample {by_id['pan2']['index']}"
+    assert by_id["cut-off"]["error_kind"] == "damaged"
+    assert by_id["way0"]["loss_blind"] == pytest.approx(1.386, abs=1e-3)
+
+
+def test_what_stays_is_as_it_was(pruned):
+    manifest = pruned.planted.manifest
+    before = lines(manifest.read_bytes())
+    kept = [sample for sample in before if not pruned.planted.expected[sample["id"]]]
+    assert lines(pruned.kept) == kept
+    # And can be trained on as it is.
+    records = load_records(
+        pruned.out / "kept.jsonl", video_root=manifest.parent, image_root=manifest.parent
+    )
+    assert len(records) == len(kept) > 20
+    assert "山后面" in pruned.kept.decode()
+
+
+def test_the_report_has_counts_and_pictures(pruned):
+    report = pruned.out / "report"
+    text = (report / "report.md").read_text()
+    rows = lines(pruned.decisions)
+    for rule in RULES:
+        count = sum(row["rule"] == rule for row in rows)
+        assert re.search(rf"\| {rule} \| {count} \| ", text)
+        assert f"(dropped-{rule}.png)" in text
+    assert f"{sum(row['kept'] for row in rows)} of {len(rows)} samples stay" in text
+    assert f"`{pruned.planted.manifest.parent}` (`data.video_root`)" in text
+    for name in ("histograms", *(f"dropped-{rule}" for rule in RULES)):
+        with Image.open(report / f"{name}.png") as picture:
+            picture.load()
+            assert picture.width > 900
+            assert len(picture.convert("L").getcolors()) > 50
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_can_be_switched_off(pruned, tmp_path, rule):
+    """The others do what they did, without measuring again."""
+    shutil.copytree(pruned.out / "report" / "measures", tmp_path / "report" / "measures")
+    scorer = planted.Counting(pruned.planted.manifest)
+    planted.prune(pruned.planted, tmp_path, "--skip", rule, scorer=scorer)
+    before = {row["id"]: row["rule"] for row in lines(pruned.decisions)}
+    after = {
+        row["id"]: row["rule"]
+        for row in lines((tmp_path / "report" / "decisions.jsonl").read_bytes())
+    }
+    assert rule not in after.values()
+    for name, dropped_by in before.items():
+        if dropped_by != rule:
+            assert after[name] == dropped_by, name
+    changed = [name for name, dropped_by in before.items() if dropped_by == rule]
+    # A copy of a clip that was dropped as a still picture is now one of a clip that is there.
+    assert any(after[name] == "" for name in changed)
+    assert f"| {rule} | off |" in (tmp_path / "report" / "report.md").read_text()
+    assert not (tmp_path / "report" / f"dropped-{rule}.png").exists()
+
+
+def test_without_a_model_the_blind_rule_is_off(pruned, tmp_path):
+    shutil.copytree(pruned.out / "report" / "measures", tmp_path / "report" / "measures")
+    planted.prune(pruned.planted, tmp_path)
+    after = lines((tmp_path / "report" / "decisions.jsonl").read_bytes())
+    for before, now in zip(lines(pruned.decisions), after, strict=True):
+        assert now["rule"] == ("" if before["rule"] == "blind" else before["rule"])
+        assert "loss_seen" not in now

@@ -1,0 +1,224 @@
+"""Whether a model needs the video for its replies: losses with it, and with blank ones.
+
+Shapes: B samples at once, G groups a sample, T text slots, P places, C width of the tower, K blank
+videos.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vxlpro_jax import checkpoint
+from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, InputError, TrainConfig
+from vxlpro_jax.data.decoders import DecoderPool
+from vxlpro_jax.data.images import DEFAULT_PINPOINTS
+from vxlpro_jax.data.prune.measure import in_parallel
+from vxlpro_jax.data.prune.rules import Losses
+from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.transforms import RowShape, Sample, SampleReader, VideoReader, stack_rows
+from vxlpro_jax.jit import jit
+from vxlpro_jax.models import encode
+from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.tasks import Batch, answer_loss
+
+# Samples are padded to powers of two, text to at least this, so that few shapes are compiled.
+_LEAST_TEXT, _MOST_TEXT = 64, 4096
+_AT_ONCE = 4
+
+# Levels of the blank videos, whose losses are averaged. On any one of them a model may be sure of
+# an answer that is right by luck; rarely on all.
+BLANKS = (0, 128, 255)
+
+
+class _Ready(NamedTuple):
+    """Attributes: the `number` of an item, its `sample`, or the `error` why there is none."""
+
+    number: int
+    sample: Sample | None
+    error: str = ""
+
+
+class BlindScorer:
+    """A model on one device, asked for the loss of replies.
+
+    Attributes:
+        name: 12 hexadecimal digits; others for other weights or settings.
+    """
+
+    def __init__(
+        self,
+        params: dict,
+        *,
+        config: TrainConfig,
+        reader: SampleReader,
+        name: str,
+        workers: int = 1,
+    ):
+        """Of parameters on the device, in the type `config.compute_dtype`.
+
+        `reader` makes samples of up to its row's shape; `workers` threads call it.
+        """
+        self.name = name
+        self._params, self._reader, self._workers = params, reader, workers
+        self._losses = jit(functools.partial(_losses, config=config))
+        # A blank video's groups are all the same, so that one of them is compressed, once.
+        self._blanks = jit(functools.partial(_blank_groups, config=config))(params)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        *,
+        max_frames: int,
+        keep_ratio: float,
+        decoders: DecoderPool | None = None,
+        workers: int = 1,
+    ) -> Self:
+        """Reads a model folder or a training folder.
+
+        Args:
+            directory: see `checkpoint.locate`.
+            max_frames: the most frames of a video, uniformly spaced, a multiple of four.
+            keep_ratio: share of visual tokens that the selector keeps.
+            decoders: read the videos; None reads them in this process.
+            workers: samples that are read at once.
+
+        Raises:
+            InputError: the folder cannot be used, or a setting is out of its range.
+        """
+        if max_frames < FRAMES_PER_GROUP or max_frames % FRAMES_PER_GROUP:
+            raise InputError(f"--max_frames is {max_frames}: give a multiple of 4, at least 4.")
+        if not 0 < keep_ratio <= 1:
+            raise InputError(f"--keep_ratio is {keep_ratio}: give a share above 0, at most 1.")
+        located = checkpoint.locate(directory)
+        model = checkpoint.read_model_config(located.root)
+        release = json.loads((located.root / "config.json").read_text())
+        params = _read_params(located, model)
+        size = model.vision.image_size
+        reader = SampleReader.build(
+            Tokenizer.from_folder(str(located.root)),
+            shape=RowShape(groups=max_frames // FRAMES_PER_GROUP, text=_MOST_TEXT, image_size=size),
+            pinpoints=release.get("image_grid_pinpoints") or DEFAULT_PINPOINTS,
+            read_video=VideoReader(max_frames=max_frames, size=size, decoders=decoders),
+        )
+        config = TrainConfig(
+            model=model,
+            keep_ratio=(keep_ratio, keep_ratio),
+            compute_dtype=str(params["decoder"]["embed"].dtype),
+        )
+        written = located.params.stat().mtime
+        settings = [str(located.params), written, max_frames, keep_ratio, BLANKS]
+        name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+        return cls(params, config=config, reader=reader, name=name, workers=workers)
+
+    def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, Losses]]:
+        """The losses of numbered records, in another order.
+
+        Samples of like size are computed together. One that cannot be read, is too long or has no
+        reply has an error instead.
+        """
+        waiting: dict[tuple[int, int], list[_Ready]] = defaultdict(list)
+        with in_parallel(self._read, items, workers=self._workers) as read:
+            for ready in read:
+                if ready.sample is None:
+                    yield ready.number, _not_scored(ready.error)
+                    continue
+                size = _padded(ready.sample)
+                waiting[size].append(ready)
+                if len(waiting[size]) == _AT_ONCE:
+                    yield from self._score(waiting.pop(size), size)
+        for size, rest in waiting.items():
+            yield from self._score(rest, size)
+
+    def _read(self, item: tuple[int, Record]) -> _Ready:
+        number, record = item
+        try:
+            sample = self._reader(record)
+        except InputError as error:
+            return _Ready(number, None, str(error))
+        labels = reply_labels(sample, tokenizer=self._reader.tokenizer)
+        if (labels == IGNORE_LABEL).all():
+            return _Ready(number, None, "It has no reply.")
+        return _Ready(number, sample._replace(labels=labels))
+
+    def _score(self, ready: list[_Ready], size: tuple[int, int]) -> Iterator[tuple[int, Losses]]:
+        """Of at most `_AT_ONCE` samples; the last is repeated up to that."""
+        rows = [[each.sample] for each in ready]
+        rows += rows[-1:] * (_AT_ONCE - len(rows))
+        groups, text = size
+        shape = RowShape(groups=groups, text=text, image_size=self._reader.shape.image_size)
+        batch = stack_rows(rows, shape=shape)
+        seen, blind = map(np.asarray, self._losses(self._params, batch, self._blanks))
+        for each, *losses in zip(ready, seen.tolist(), blind.tolist(), strict=False):
+            fine = all(map(math.isfinite, losses))
+            yield each.number, Losses(*losses) if fine else _not_scored("Its loss is no number.")
+
+
+def reply_labels(sample: Sample, *, tokenizer: Tokenizer) -> np.ndarray:
+    """The labels of a sample without those of the template, which need no video: int32 [t].
+
+    In training the markers of every turn and the newline behind them are targets too.
+    """
+    tokens, labels = sample.tokens, sample.labels
+    is_marker = np.isin(tokens, (tokenizer.im_start, tokenizer.im_end))
+    is_behind = np.concatenate([[False], tokens[:-1] == tokenizer.im_end])
+    return np.where(is_marker | is_behind, IGNORE_LABEL, labels).astype(np.int32)
+
+
+def _not_scored(error: str) -> Losses:
+    return Losses(None, None, error)
+
+
+def _read_params(located: checkpoint.Located, model) -> dict[str, Any]:
+    """On the first device; in float32 on CPUs, which compute in it whatever the type."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract_params(model)
+    )
+    dtype = "float32" if jax.default_backend() == "cpu" else None
+    return checkpoint.read_params(located.params, like=like, dtype=dtype)
+
+
+def _padded(sample: Sample) -> tuple[int, int]:
+    """Groups and text slots that it is padded to."""
+    groups, text, _ = sample.size
+    return _power_of_two(groups), max(_LEAST_TEXT, _power_of_two(text))
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _blank_groups(params, *, config):
+    """What the DTS makes of four frames of each level: [K, P, C]."""
+    size = config.model.vision.image_size
+    levels = jnp.array(BLANKS, jnp.uint8)[None, :, None, None, None, None]
+    frames = jnp.broadcast_to(levels, (1, len(BLANKS), FRAMES_PER_GROUP, size, size, 3))
+    part = {"config": config.model, "at_once": config.groups_at_once}
+    features = encode.group_features(params, frames, **part)
+    return encode.compress(params, features, **part)[0]
+
+
+def _losses(params, batch: Batch, blanks: jax.Array, *, config) -> tuple[jax.Array, jax.Array]:
+    """Of each row, [B] as it is and [B] the mean over blank videos: training losses of the row."""
+
+    def loss(row):
+        alone = {name: x[None] for name, x in row.items()}
+        return answer_loss(params, alone, key=jax.random.key(0), config=config).value
+
+    def blind(blank):
+        shown = jnp.broadcast_to(blank, (*batch["group_segments"].shape, *blank.shape))
+        return jax.lax.map(loss, unseen | {"compressed": shown})
+
+    unseen = {name: x for name, x in batch.items() if name != "frames"}
+    return jax.lax.map(loss, batch), jax.lax.map(blind, blanks).mean(0)

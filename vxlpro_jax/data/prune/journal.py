@@ -1,0 +1,65 @@
+"""What has been found out, kept line by line, so that a run that ends early goes on."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_LONGEST_LINE = 1 << 20  # Bytes.
+
+
+class Shard(NamedTuple):
+    """One of `count` equal shares of the work."""
+
+    index: int = 0
+    count: int = 1
+
+    def owns(self, place: int) -> bool:
+        """Whether what stands there is of this share."""
+        return place % self.count == self.index
+
+
+class Journal:
+    """Entries by key, of all shares; new ones are appended to the file of one's own share.
+
+    Files are `NAME-INDEX-of-COUNT.jsonl`, whatever the count. A line that was torn when its process
+    was killed is passed over.
+    """
+
+    def __init__(self, folder: Path, *, name: str, shard: Shard):
+        """Reads what there is, and makes the folder.
+
+        Raises:
+            OSError: the folder cannot be made or read.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.entries: dict[str, dict[str, Any]] = {}
+        for file in sorted(folder.glob(f"{name}-*-of-*.jsonl")):
+            self.entries |= _entries(file)
+        self._own = folder / f"{name}-{shard.index}-of-{shard.count}.jsonl"
+        _cut_torn_line(self._own)
+
+    def add(self, key: str, entry: dict[str, Any]) -> None:
+        """Appends an entry, a JSON object."""
+        with self._own.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key} | entry) + "\n")
+        self.entries[key] = entry
+
+
+def _cut_torn_line(file: Path) -> None:
+    with file.open("ab+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _LONGEST_LINE))
+        end = stream.read()
+        stream.truncate(size - len(end) + end.rfind(b"\n") + 1)
+
+
+def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                yield entry.pop("key"), entry
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
