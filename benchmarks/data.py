@@ -1,4 +1,4 @@
-"""Frames a second of reading videos, ours beside OpenCV and decord on the same files.
+"""Frames a second of reading videos beside OpenCV and decord, and what training waits for data.
 
     pip install opencv-python-headless decord2
     python benchmarks/data.py [--rounds 5] [--case NAME ...]
@@ -12,10 +12,17 @@ The files are written first, of moving noise: H.264 with B-frames as x264 makes 
 turns within one process, in alternating order, so that a drifting machine is fair to all: a ratio
 is the median over the rounds of our frames a second against the other's in the same round, above
 1 where ours is faster. `differs by` is the mean distance of pixels from ours, in levels of 255.
+
+Then samples a second of the whole pipeline on the embedded clips (reading, decoding and resizing 8
+frames, tokenizing, packing), with threads and with two decoder processes, and how much of its time
+in steps the tiny preset's stage 2 waits for data, from frames and from cached features.
 """
 
 import argparse
+import dataclasses
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,10 +40,14 @@ import decord  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from vxlpro_jax.config import DataConfig  # noqa: E402
 from vxlpro_jax.data.decoders import DecoderPool  # noqa: E402
+from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
 from vxlpro_jax.data.video import read_video  # noqa: E402
 
 SIZE = 384
+PIPELINE_SECONDS = 20
+TRAINING_STEPS = 60
 
 
 class Case(NamedTuple):
@@ -80,6 +91,41 @@ def main() -> None:
         for name in args.case:
             path = written(Path(folder, f"{name}.mp4"), CASES[name])
             print(f"\n{name}: {CASES[name]}\n\n{table(path, CASES[name], readers, args.rounds)}")
+        print("\n| whole pipeline | samples/s |\n| --- | --: |")
+        for workers in (0, 2):
+            print(f"| {workers or 'no'} decoder processes | {samples_per_second(workers):.0f} |")
+        print(
+            "\n| tiny stage 2 reads | waits for data, share of steps and waiting |\n| --- | --: |"
+        )
+        for what, cache in (("frames", ""), ("features", str(Path(folder, "features")))):
+            print(f"| {what} | {waiting_share(Path(folder, what), feature_cache=cache):.1%} |")
+
+
+def samples_per_second(workers: int) -> float:
+    """Of batches of 8 rows, two samples each."""
+    data = DataConfig(max_frames=16, frames_per_sample=8, max_text_tokens=192, samples_per_row=2)
+    batches = build_pipeline(dataclasses.replace(data, num_workers=workers), image_size=112, seed=0)
+    next(batches)  # Starts the processes.
+    started, samples = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < PIPELINE_SECONDS:
+        samples += int(next(batches)["group_segments"].max(axis=1).sum())
+    batches.close()
+    return samples / seconds
+
+
+def waiting_share(workdir: Path, *, feature_cache: str) -> float:
+    """Seconds that a short run waited for data against those and its steps."""
+    command = [sys.executable, "-m", "vxlpro_jax.train", "--config=configs/stage2.py"]
+    command += [f"--workdir={workdir}", f"--config.data.feature_cache={feature_cache}"]
+    subprocess.run(
+        [*command, f"--config.total_steps={TRAINING_STEPS}"],
+        cwd=_ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    seconds = json.loads((workdir / "goodput.json").read_text())["seconds"]
+    return seconds["data"] / (seconds["data"] + seconds["step"])
 
 
 def written(path: Path, case: Case) -> Path:

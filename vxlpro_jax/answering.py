@@ -181,6 +181,14 @@ class Answerer:
             InputError: not even the prompt and the time stamps fit.
         """
         ids = chat.encode_prompt(chat.visual_question(prompt), tokenizer=self.tokenizer)
+        return self.plan_ids(ids, groups=groups, options=options)
+
+    def plan_ids(self, ids: np.ndarray, *, groups: int, options: Options) -> Plan:
+        """`plan_groups` of a prompt's ids, int32 [T], with one image position.
+
+        Raises:
+            InputError: as `plan_groups`.
+        """
         model = planning.Loaded(
             self.config,
             param_bytes=sum(x.nbytes for x in jax.tree.leaves(self._params)),

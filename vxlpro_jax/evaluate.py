@@ -1,6 +1,7 @@
 """Measures a trained model.
 
-`python -m vxlpro_jax.evaluate --checkpoint DIR --benchmark embedded|needles --out DIR`
+`python -m vxlpro_jax.evaluate --checkpoint DIR --benchmark embedded|needles --out DIR`, or with one
+of the published benchmarks and its `--annotations PATH --videos DIR`.
 """
 
 import argparse
@@ -10,11 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vxlpro_jax import cli
+from vxlpro_jax import benchmarking, cli
 from vxlpro_jax.answering import Answerer
 from vxlpro_jax.config import DataConfig
 from vxlpro_jax.data.synthetic import needle_set, synthetic_set
-from vxlpro_jax.evals import embedded
+from vxlpro_jax.evals import embedded, registry
 from vxlpro_jax.evals.embedded import Reply
 from vxlpro_jax.files import write_atomically
 
@@ -43,6 +44,9 @@ class Outcome(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name."""
     args = parse_arguments(argv)
+    if args.benchmark in registry.NAMES:
+        benchmarking.run(args)
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     answerer = Answerer.load(args.checkpoint)
     asked = Asked(answerer, args.cache.expanduser(), args.keep_ratio, args.out)
@@ -60,11 +64,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, help="model folder or training folder")
-    add("--benchmark", required=True, choices=tuple(BENCHMARKS), help="what is asked")
+    add("--benchmark", required=True, choices=(*BENCHMARKS, *registry.NAMES), help="what is asked")
     add("--out", required=True, type=Path, help="folder of the results")
     add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
     cache = Path(DataConfig().workdir_cache)
     add("--cache", type=Path, default=cache, help="folder of the embedded clips")
+    benchmarking.add_flags(parser)
     return parser.parse_args(argv)
 
 

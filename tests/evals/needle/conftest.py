@@ -103,9 +103,12 @@ class Seer:
         )
 
     def plan_groups(self, groups, prompt, *, options):
+        ids = chat.encode_prompt(chat.visual_question(prompt), tokenizer=self.tokenizer)
+        return self.plan_ids(ids, groups=groups, options=options)
+
+    def plan_ids(self, ids, *, groups, options):
         if groups > (options.max_context or np.inf):
             raise InputError("The context is too short.")
-        ids = chat.encode_prompt(chat.visual_question(prompt), tokenizer=self.tokenizer)
         return Plan(ids, groups * 4, len(ids) + groups * 4, memory=None)
 
     def answer(self, encoded, plan, *, options):

@@ -13,8 +13,9 @@ OPTIONS = Options(keep_ratio=1.0, max_new_tokens=16)
 class Told:
     """A model that replies what it is told to, and keeps the prompt."""
 
-    def __init__(self, reply, *, tokenizer, plan_groups):
-        self.reply, self.tokenizer, self.plan_groups = reply, tokenizer, plan_groups
+    def __init__(self, reply, *, model):
+        self.reply, self.tokenizer = reply, model.tokenizer
+        self.plan_groups, self.plan_ids = model.plan_groups, model.plan_ids
 
     def answer(self, encoded, plan, *, options):
         self.ids = plan.ids
@@ -33,7 +34,7 @@ def ask_mcq(seer):
     encoded = made.encode_groups(_black(), times=[0.0])
 
     def ask(needle, reply):
-        told = Told(reply, tokenizer=made.tokenizer, plan_groups=made.plan_groups)
+        told = Told(reply, model=made)
         return asked("mcq", told, encoded, needle), told
 
     return ask

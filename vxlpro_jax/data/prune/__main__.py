@@ -19,9 +19,9 @@ from pathlib import Path
 from vxlpro_jax import cli
 from vxlpro_jax.config import DataConfig, InputError
 from vxlpro_jax.data.decoders import DecoderPool
+from vxlpro_jax.data.journal import Shard
 from vxlpro_jax.data.prune import decisions, pictures, report, rules, samples, stages
 from vxlpro_jax.data.prune.decisions import Findings
-from vxlpro_jax.data.prune.journal import Shard
 from vxlpro_jax.data.prune.measure import read_clip
 from vxlpro_jax.data.prune.rules import CLIP_RULES, RULES, Limits, Rule
 from vxlpro_jax.data.prune.samples import Clip

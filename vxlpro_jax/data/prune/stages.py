@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from vxlpro_jax.data.decoders import DecoderPool
-from vxlpro_jax.data.prune.journal import Journal, Shard
+from vxlpro_jax.data.journal import Journal, Shard
 from vxlpro_jax.data.prune.measure import VERSION, Measured, in_parallel, measure
 from vxlpro_jax.data.prune.rules import Losses, Verdict
 from vxlpro_jax.data.prune.samples import Samples, Shown

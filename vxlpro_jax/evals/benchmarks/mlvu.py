@@ -42,7 +42,11 @@ _NO_LETTER = "@"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question; `gold` is the right letter, None if it is not published."""
+    """A question.
+
+    Attributes: `gold`, the right letter, None if it is not published; `reference` and
+    `scoring_points`, what a judge model is told of a right text, "" if that is not published.
+    """
 
     id: str | int
     video: str
@@ -50,6 +54,8 @@ class Question:
     question: str
     options: tuple[str, ...]
     gold: str | None
+    reference: str = ""
+    scoring_points: str = ""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -153,6 +159,7 @@ def _authors(row: Row) -> Question:
         question=row.text("question"),
         options=row.options("candidates") if is_choice else (),
         gold=_gold(row) if is_choice and "answer" in row else None,
+        **_told_to_a_judge(row, is_choice),
     )
 
 
@@ -181,7 +188,16 @@ def _repacked(row: Row) -> Question:
         question=question,
         options=options,
         gold=row.text("answer") if is_choice else None,
+        **_told_to_a_judge(row, is_choice),
     )
+
+
+def _told_to_a_judge(row: Row, is_choice: bool) -> dict[str, str]:
+    """A list of scoring points as the authors' script shows it, with brackets and quotes."""
+    if is_choice:
+        return {}
+    fields = {"reference": "answer", "scoring_points": "scoring_points"}
+    return {name: str(row.fields[key]) for name, key in fields.items() if key in row}
 
 
 def _options_of(text: str) -> tuple[str, ...]:

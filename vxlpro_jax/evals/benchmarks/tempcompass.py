@@ -127,7 +127,7 @@ CAPTION_MATCHING = Benchmark(
     summarise=summarise,
 )
 CAPTIONING = Benchmark(
-    read=functools.partial(questions.read, check=questions.paired_line),
+    read=questions.read_captioning,
     prompt=functools.partial(prompt, ending=""),
     rate=rate_captioning,
     summarise=summarise_captioning,

@@ -17,7 +17,11 @@ _OPTION = re.compile(r"\S+\s+\S.*?: ")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question on a clip; `fine_aspect` is "" without the authors' `meta_info.json`."""
+    """A question on a clip.
+
+    Attributes: `fine_aspect`, "" without the authors' `meta_info.json`; `paired_question`, what a
+    judge model is asked of a caption, "" of other tasks and if it is not told.
+    """
 
     id: str | int
     video: str
@@ -25,6 +29,7 @@ class Question:
     fine_aspect: str
     question: str
     gold: str
+    paired_question: str = ""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -50,6 +55,22 @@ def read(path: Path, *, check: Callable[[Row], str]) -> list[Question]:
         records = _flat(records, path)
     fine_aspects = _fine_aspects(path)
     return [_question(row, check(row), fine_aspects) for row in rows_of(records, path=path)]
+
+
+def read_captioning(path: Path) -> list[Question]:
+    """`read`, with the clip's first multiple-choice question on the aspect for a judge model.
+
+    It is the record's `mc_question` and `mc_answer`, or from `multi-choice.json` beside the file.
+
+    Raises:
+        InputError: a file or a record cannot be used.
+    """
+    beside = path.parent / "multi-choice.json"
+    paired: dict[tuple[str, str], Question] = {}
+    if beside.is_file():
+        for asked in read(beside, check=right_line):
+            paired.setdefault((asked.video, asked.aspect), asked)
+    return [_paired(asked, paired) for asked in read(path, check=paired_line)]
 
 
 def right_line(row: Row) -> str:
@@ -78,6 +99,13 @@ def paired_line(row: Row) -> str:
     return row.text("mc_answer") if "mc_answer" in row else ""
 
 
+def _paired(asked: Question, paired: Mapping[tuple[str, str], Question]) -> Question:
+    other = paired.get((asked.video, asked.aspect))
+    if asked.paired_question or other is None:
+        return asked
+    return dataclasses.replace(asked, paired_question=other.question, gold=other.gold)
+
+
 def _flat(nested: Mapping[str, Any], path: Path) -> list[dict]:
     flat = []
     for video, aspects in nested.items():
@@ -101,6 +129,7 @@ def _question(row: Row, gold: str, fine_aspects: Mapping[str, Any]) -> Question:
         fine_aspect=_fine_aspect(fine_aspects, video, aspect),
         question=row.text("question"),
         gold=gold,
+        paired_question=row.text("mc_question") if "mc_question" in row else "",
     )
 
 

@@ -49,14 +49,10 @@ def _plan_mcq(answerer: Answerer, needle: Needle, *, groups: int, options: Optio
 
 def _begun(answerer: Answerer, text: str, *, reply: str, groups: int, options: Options) -> Plan:
     """A plan whose reply has begun and whose text follows the video at once."""
-    tokenizer = answerer.tokenizer
-    begin = np.array(tokenizer.encode(reply), np.int32)
-    room = dataclasses.replace(options, max_new_tokens=options.max_new_tokens + len(begin))
-    plan = answerer.plan_groups(groups, text, options=room)
     turn = chat.Turn("human", f"{chat.IMAGE_MARK}{text}")
-    ids = np.concatenate([chat.encode_prompt([turn], tokenizer=tokenizer), begin])
-    positions = plan.positions + len(ids) - len(plan.ids)
-    return dataclasses.replace(plan, ids=ids, positions=positions)
+    ids = chat.encode_prompt([turn], tokenizer=answerer.tokenizer)
+    ids = np.array([*ids, *answerer.tokenizer.encode(reply)], np.int32)
+    return answerer.plan_ids(ids, groups=groups, options=options)
 
 
 def mcq_text(needle: Needle) -> str:

@@ -1,0 +1,259 @@
+"""Published benchmarks run end to end with a random model and generated videos."""
+
+import dataclasses
+import json
+import time
+
+import helpers
+import jax
+import numpy as np
+import published_files
+import pytest
+
+from vxlpro_jax import checkpoint, cli, evaluate
+from vxlpro_jax.config import InputError
+from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.evals import registry, score
+from vxlpro_jax.models.video_xl_pro import abstract_params
+
+# The tiny tokenizer spells most words, so prompts are long.
+CONFIG = dataclasses.replace(
+    helpers.MICRO, decoder=dataclasses.replace(helpers.MICRO.decoder, max_positions=8192)
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model folder with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: rng.normal(0, 1.0, x.shape).astype(np.float32), abstract_params(CONFIG)
+    )
+    checkpoint.write_params(folder / "params", leaves=params)
+    (folder / "config.json").write_text(json.dumps(CONFIG.to_release()))
+    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return published_files.write_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture
+def flags(model, videos, tmp_path):
+    """The flags of a run of a benchmark into `out`."""
+
+    def make(name, *more, out="out"):
+        annotations = published_files.write_annotations(name, tmp_path)
+        given = {
+            "checkpoint": model,
+            "benchmark": name,
+            "annotations": annotations,
+            "videos": videos,
+            "out": tmp_path / out,
+            "max_new_tokens": 4,
+        }
+        words = [word for flag, value in given.items() for word in (f"--{flag}", value)]
+        return [*map(str, words), *map(str, more)]
+
+    return make
+
+
+def lines_of(out):
+    return [
+        json.loads(line)
+        for file in sorted(out.glob("answers-*.jsonl"))
+        for line in file.read_text().splitlines()
+    ]
+
+
+def predictions_of(out):
+    return (out / "predictions.jsonl").read_text()
+
+
+def results_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_every_benchmark_end_to_end(name, flags, tmp_path, capsys):
+    more = []
+    if name == "videomme_subtitles":
+        more = ["--subtitles", published_files.write_subtitles(tmp_path / "srt")]
+    argv = flags(name, *more)
+    evaluate.main(argv)
+    out, annotations = tmp_path / "out", tmp_path / f"{name}.json"
+    records = registry.find(name).read(annotations)
+    lines = {line["id"]: line for line in lines_of(out)}
+    found = results_of(out)
+    assert set(lines) == {record.id for record in records}
+    for record, item in zip(records, found["per_item"], strict=True):
+        line, benchmark = lines[record.id], registry.find(name)
+        if name != "videomme_subtitles":
+            asked = benchmark.prompt(record, "official")
+            assert (line["system"], line["prompt"], line["prefill"]) == (
+                asked.system,
+                asked.text,
+                asked.prefill,
+            )
+        step = 1 / (benchmark.fps or 2)
+        length = 4.0 if record.video.endswith("a.mp4") else 2.5
+        assert line["frames"] == pytest.approx(np.arange(0, length, step).tolist())
+        assert (item["parsed"], item["correct"]) == (line["parsed"], line["right"])
+    # The score command says the same of what was written.
+    scores = score.score(name, annotations=annotations, predictions=out / "predictions.jsonl")
+    assert scores.metrics == found["metrics"]
+    assert found["unreadable"] == {}
+    table = capsys.readouterr().out
+    assert table.strip() == (out / "results.md").read_text().strip()
+    for metric, value in found["published"].items():
+        ours = f"{found['metrics'][metric]:.2f}" if metric in found["metrics"] else ""
+        assert f"| {metric} | {ours} | {value:.2f} |" in table
+
+
+def test_subtitles_are_those_that_the_frames_show(flags, tmp_path):
+    subtitles = published_files.write_subtitles(tmp_path / "srt")
+    evaluate.main(flags("videomme_subtitles", "--subtitles", subtitles))
+    seen, _, unsubtitled = (line["prompt"] for line in lines_of(tmp_path / "out"))
+    assert seen.startswith("This video's subtitles are listed below:\nhello\nSelect the best")
+    assert "never" not in seen
+    assert unsubtitled.startswith("Select the best")
+    argv = flags("videomme_subtitles", "--subtitles", subtitles, out="old")
+    evaluate.main([*argv, "--profile", "legacy2025"])
+    assert "below: \nNo subtitles available\n" in lines_of(tmp_path / "old")[2]["prompt"]
+
+
+def test_system_message_and_prefill_are_read(flags, tmp_path, monkeypatch):
+    """What the decoder reads is the whole prompt, and its reply has begun."""
+    read = []
+    watch = evaluate.Answerer.watch
+
+    def spied(answerer, encoded, plans, *, options):
+        read.extend((answerer.tokenizer, plan) for plan in plans)
+        return watch(answerer, encoded, plans, options=options)
+
+    monkeypatch.setattr(evaluate.Answerer, "watch", spied)
+    evaluate.main(flags("mlvu_dev", "--limit", 1))
+    ((tokenizer, plan),) = read
+    (line,) = lines_of(tmp_path / "out")
+    before, after = np.split(plan.ids, np.flatnonzero(plan.ids < 0)[:1])
+    assert before.tolist() == tokenizer.encode(
+        f"<|im_start|>system\n{line['system']}<|im_end|>\n<|im_start|>user\n"
+    )
+    asked = f"\n{line['prompt']}<|im_end|>\n<|im_start|>assistant\n"
+    assert after[1:].tolist() == [*tokenizer.encode(asked), *tokenizer.encode("Best Option: (")]
+    stamps = 10 * 2
+    assert plan.positions == len(plan.ids) - 1 + stamps + plan.keep
+
+
+def start(argv):
+    return helpers.python("-m", "vxlpro_jax.evaluate", *argv)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_killed_and_resumed_and_in_two_processes_as_in_one(flags, tmp_path):
+    count = 24  # So many that the process is killed amid them.
+    queries = [
+        {"video": f"{'aab'[i % 3]}.mp4", "caption": f"person does {i:02}.", "timestamp": [1, 3]}
+        for i in range(count)
+    ]
+    many = tmp_path / "many.json"
+    many.write_text(json.dumps(queries))
+
+    def argv(out):
+        return flags("charades_sta", "--annotations", many, out=out)
+
+    evaluate.main(argv("whole"))
+    expected = results_of(tmp_path / "whole")
+    assert len({line["answer"] for line in lines_of(tmp_path / "whole")}) > 1
+
+    killed = start(argv("killed"))
+    journal = tmp_path / "killed" / "answers-0-of-1.jsonl"
+    while not (journal.exists() and journal.read_bytes().count(b"\n")):
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.001)
+    killed.kill()
+    killed.communicate()
+    before = journal.read_text().splitlines()
+    assert 0 < len(before) < count
+    assert not (tmp_path / "killed" / "results.json").exists()
+    with journal.open("a") as file:
+        file.write('{"key": "23", "id": 23, "answ')  # As a write that is cut off leaves it.
+    evaluate.main(argv("killed"))
+    after = journal.read_text().splitlines()
+    assert after[: len(before) - 1] == before[:-1]
+    assert sorted(json.loads(line)["id"] for line in after) == list(range(count))
+    assert results_of(tmp_path / "killed") == expected
+    assert predictions_of(tmp_path / "killed") == predictions_of(tmp_path / "whole")
+
+    both = [start([*argv("two"), "--process_id", i, "--num_processes", 2]) for i in (0, 1)]
+    printed = [finished(process) for process in both]
+    shares = [
+        {json.loads(line)["video"] for line in file.read_text().splitlines()}
+        for file in sorted((tmp_path / "two").glob("answers-*-of-2.jsonl"))
+    ]
+    assert shares == [{"a.mp4"}, {"b.mp4"}]
+    assert results_of(tmp_path / "two") == expected
+    assert predictions_of(tmp_path / "two") == predictions_of(tmp_path / "whole")
+    assert any((tmp_path / "whole" / "results.md").read_text() in each for each in printed)
+
+
+def test_a_finished_run_loads_no_model_and_other_settings_are_refused(flags, tmp_path, monkeypatch):
+    argv = flags("charades_sta", "--limit", 1)
+    evaluate.main(argv)
+    assert results_of(tmp_path / "out")["counts"]["items"] == 1
+
+    def refuse(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(evaluate.Answerer, "load", refuse)
+    evaluate.main(argv)
+    with pytest.raises(AssertionError, match="loaded"):
+        evaluate.main(flags("charades_sta", "--limit", 2))
+    with pytest.raises(InputError, match=r"under other settings \(profile, max_frames\)"):
+        evaluate.main([*argv, "--profile", "legacy2025", "--max_frames", "4"])
+
+
+def test_bad_videos_are_named_and_counted_and_tried_again(flags, videos, tmp_path):
+    broken = tmp_path / "videos"
+    broken.mkdir()
+    (broken / "a.mp4").write_bytes(b"no video")
+    argv = flags("charades_sta", "--videos", broken)
+    with pytest.raises(cli.Failure, match="2 videos cannot be used"):
+        evaluate.main([*argv, "--max_unreadable", "1"])
+    evaluate.main([*argv, "--max_unreadable", "2"])
+    found = results_of(tmp_path / "out")
+    assert set(found["unreadable"]) == {"a.mp4", "b.mp4"}
+    assert "'b.mp4' is not in" in found["unreadable"]["b.mp4"]
+    assert found["counts"]["empty"] == 3
+    assert "- a.mp4: " in (tmp_path / "out" / "results.md").read_text()
+    (broken / "b.mp4").write_bytes((videos / "b.mp4").read_bytes())
+    evaluate.main(argv)
+    assert set(results_of(tmp_path / "out")["unreadable"]) == {"a.mp4"}
+    assert [line["video"] for line in lines_of(tmp_path / "out")] == ["b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--videos", "/nowhere"], "/nowhere is no folder"),
+        (["--process_id", "2", "--num_processes", "2"], "--process_id is 2: give 0 to 1"),
+        (["--process_id", "0"], "together"),
+        (["--judge_url", "http://x"], "together"),
+        (["--judge_url", "file:///x", "--judge_model", "m"], "begins with http"),
+        (["--subtitles", "/"], "only there"),
+        (["--chain", "2"], "has no chains"),
+        (["--keep_ratio", "0"], "keep_ratio"),
+    ],
+)
+def test_mistakes(flags, more, sentence, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        evaluate.main(flags("charades_sta", *more))
+    assert not (tmp_path / "out").exists()
