@@ -273,6 +273,21 @@ def test_batch_holds_clip_picture_and_text(data):
     assert sorted((batch["group_segments"] > 0).sum(1).tolist()) == [0, 1, 1, 2]
 
 
+def test_batches_of_two_shapes_train(data, tmp_path, no_mesh):
+    """One text in the bucket of four frames, three visual records in that of eight."""
+    config = run_config(data)
+    some = dataclasses.replace(config.data, batch_size=1, frame_buckets=(4,))
+    config = dataclasses.replace(config, data=some, total_steps=5)
+    train(config, workdir=tmp_path / "run")
+    train(dataclasses.replace(config, total_steps=8), workdir=tmp_path / "run")
+    table = rows(tmp_path / "run")
+    assert [row["step"] for row in table] == list(range(1, 9))
+    for start in (0, 4):
+        shown = sorted(row["frames"] > 0 for row in table[start : start + 4])
+        assert shown == [False, True, True, True]
+    assert all(np.isfinite(row["loss"]) for row in table)
+
+
 # ---- Stage 1, and a stage after it --------------------------------------------------------------
 
 

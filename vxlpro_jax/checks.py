@@ -133,7 +133,7 @@ def sample(config: TrainConfig) -> str:
     data = open_data(config, mesh=sharding.make_mesh(config.mesh))
     try:
         arrays = next(data)
-        skipped = len(data.get_state()["bad_records"])
+        skipped = data.num_bad
     finally:
         data.close()
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in arrays.items() if x.size)

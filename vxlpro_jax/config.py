@@ -262,7 +262,9 @@ class DataConfig:
     A row of the batch has `max_frames` frames, a multiple of four, and `max_text_tokens` text ids,
     template and answers included. Up to `samples_per_row` samples share it. A video gives `fps`
     frames a second or, with 0, uniformly spaced ones: at most `frames_per_sample`, or with 0 as
-    many as a row has. `num_workers` processes read videos, each for at most `seconds_per_file`;
+    many as a row has. With `frame_buckets`, multiples of four, a batch has just so many frames a
+    row, and samples that need so many but not fewer; a step is compiled for each. `num_workers`
+    processes read videos, each for at most `seconds_per_file`;
     with 0 workers threads do, without a limit. More unreadable records than the share
     `bad_sample_quota` stop the run.
     """
@@ -280,6 +282,7 @@ class DataConfig:
     samples_per_row: int = 1
     fps: float = 0.0
     frames_per_sample: int = 0
+    frame_buckets: tuple[int, ...] = ()
     num_workers: int = 0
     seconds_per_file: float = 120.0
     bad_sample_quota: float = 0.05

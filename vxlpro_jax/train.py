@@ -4,6 +4,7 @@ Stage 1 trains the compressor by ReCoT, stages 2 and 3 the whole model; the conf
 The same command started again in the same WORKDIR continues where its last checkpoint stands.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -153,17 +154,22 @@ def _train(
     )
     wall_time.lap("start")
     preempted, before = False, None
+    shapes: set[tuple] = set()
     for step in range(first_step + 1, config.total_steps + 1):
         profiler.before(step)
         watchdog.reads(step)
         batch = jax.tree.map(to_devices, next(data))
         waited = wall_time.lap("data")
         watchdog.computes(step)
-        state, scalars = train_step(state, batch)
+        shape = tuple(x.shape for x in jax.tree.leaves(batch))
+        is_new = shape not in shapes
+        shapes.add(shape)
+        with watchdog.patient() if is_new else contextlib.nullcontext():
+            state, scalars = train_step(state, batch)
         # Devices are a step behind at most: the watchdog sees how long each takes.
         jax.block_until_ready(before)
         before = scalars["loss"]
-        wall_time.lap("compile" if step == first_step + 1 else "step")
+        wall_time.lap("compile" if is_new else "step")
         profiler.after(step, scalars)
         writer.add(step, scalars, data_wait=waited)
         preempted, is_last = preemption.reached(step), step == config.total_steps

@@ -56,6 +56,10 @@ class JsonRecords(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def outline(self, index: int) -> Record:
+        """The record itself."""
+        return self[index]
+
     def __getitem__(self, index: int) -> Record:
         start, end = self._ends[index], self._ends[index + 1]
         name, turns, video, images, scale = pickle.loads(memoryview(self._packed)[start:end])

@@ -8,6 +8,7 @@ Shapes: B rows of this process, G groups a row, T text slots a row, S image side
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -18,11 +19,13 @@ import grain
 import numpy as np
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
+from vxlpro_jax.data import buckets
 from vxlpro_jax.data.bad_samples import BadSample, BadSamples
+from vxlpro_jax.data.buckets import BucketIterator, Turns
 from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.features import RunFeatures
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
-from vxlpro_jax.data.order import record_order
+from vxlpro_jax.data.order import epoch_length, record_order
 from vxlpro_jax.data.packing import Size
 from vxlpro_jax.data.row_stream import RowSource, RowState, RowStream
 from vxlpro_jax.data.schema import Record
@@ -52,13 +55,14 @@ def build_pipeline(
     process_count: int = 1,
     pinpoints: Any = DEFAULT_PINPOINTS,
     bad_samples_path: str | Path | None = None,
-) -> "BatchIterator":
+) -> "BatchIterator | BucketIterator":
     """Endless iterator over this process's rows of every batch.
 
     A batch is a dict of numpy arrays, `B = data.batch_size / process_count`: frames uint8
     [B,G,4,S,S,3], stamp_ids int32 [B,G,10], group_segments int32 [B,G], tokens int32 [B,T],
     token_segments int32 [B,T], labels int32 [B,T]. Segments number the samples of a row from 1; 0
-    is padding. Process `i` holds the i-th block of rows.
+    is padding. Process `i` holds the i-th block of rows. With `data.frame_buckets` G differs from
+    batch to batch.
 
     Args:
         data: the data fields of the config; an empty `path` means the embedded synthetic clips.
@@ -87,16 +91,47 @@ def build_pipeline(
         pinpoints=pinpoints,
         read_video=_video_reader(data, image_size=image_size),
     )
-    source = BatchSource(
+    make_source = functools.partial(_source, data, batch_size=data.batch_size, rows=rows, seed=seed)
+    whole = make_source(records, reader)
+    iterate = functools.partial(BatchIterator, bad_samples_path=bad_samples_path)
+    if not data.frame_buckets:
+        return iterate(whole)
+    parts, sizes = [], []
+    for groups, some in _buckets(data, records, reader=reader).items():
+        smaller = dataclasses.replace(reader, shape=dataclasses.replace(shape, groups=groups))
+        parts.append(iterate(make_source(some, smaller)))
+        sizes.append(epoch_length(some.counts, weights=some.weights))
+    return BucketIterator(parts, turns=Turns(sizes), source=whole)
+
+
+def _source(data, records, reader, *, batch_size, rows, seed) -> "BatchSource":
+    return BatchSource(
         records=records,
         reader=reader,
         order=record_order(records.counts, weights=records.weights, seed=seed),
-        batch_size=data.batch_size,
+        batch_size=batch_size,
         rows=rows,
         samples_per_row=_at_least_one(data.samples_per_row, name="samples_per_row"),
         allowed_bad=min(int(data.bad_sample_quota * len(records)), len(records) - 1),
     )
-    return BatchIterator(source, bad_samples_path=bad_samples_path)
+
+
+def _buckets(data: DataConfig, records: Records, *, reader: SampleReader) -> dict[int, Records]:
+    """The records of each bucket, by its groups."""
+    if data.samples_per_row != 1:
+        raise InputError(
+            f"data.frame_buckets is {data.frame_buckets} and data.samples_per_row"
+            f" {data.samples_per_row}: packing fills rows of one shape already, so choose one of"
+            " the two."
+        )
+    sizes = sorted({_groups(frames, name="frame_buckets") for frames in data.frame_buckets})
+    if sizes[-1] > reader.shape.groups:
+        raise InputError(
+            f"data.frame_buckets has {FRAMES_PER_GROUP * sizes[-1]}, more than data.max_frames"
+            f" ({data.max_frames}), which is always one: leave it out."
+        )
+    sizes = sorted({*sizes, reader.shape.groups})
+    return buckets.split(records, reader=reader, groups=sizes, least=data.batch_size)
 
 
 def _video_reader(data: DataConfig, *, image_size: int) -> VideoReader:
@@ -309,6 +344,16 @@ class BatchIterator(grain.DatasetIterator):
             rows |= state["rows"]
             bad |= set(state["bad_records"])
         return {"rows": rows, "bad_records": sorted(bad)}
+
+    @property
+    def num_bad(self) -> int:
+        """Records found unreadable so far."""
+        return len(self._bad.records)
+
+    @property
+    def parts(self) -> tuple["BatchIterator", ...]:
+        """Iterators over batches of one shape: just this."""
+        return (self,)
 
     @property
     def source(self) -> BatchSource:

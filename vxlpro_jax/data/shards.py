@@ -104,6 +104,10 @@ class ShardRecords(Sequence[Record]):
         record = self._check(sample | visual, where, content=found.video if held else b"")
         return record._replace(root=self._video_root)
 
+    def outline(self, index: int) -> Record:
+        """A record that tells only that it shows a video; none is read."""
+        return Record(f"{shown(self._shard.file)}, record {index}", (), video="?")
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_reader": None}
 

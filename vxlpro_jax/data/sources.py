@@ -22,17 +22,26 @@ class _Joined(Sequence[Record]):
     """Sequences one after another."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]):
-        self._parts = tuple(parts)
+        self.parts = tuple(parts)
         self._ends = list(itertools.accumulate(map(len, parts)))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
+        part, place = self._at(index)
+        return part[place]
+
+    def outline(self, index: int) -> Record:
+        """The record; of a shard one that tells only that it shows a video, without reading it."""
+        part, place = self._at(index)
+        return part.outline(place)
+
+    def _at(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         part = bisect.bisect_right(self._ends, index)
-        return self._parts[part][index - (self._ends[part - 1] if part else 0)]
+        return self.parts[part], index - (self._ends[part - 1] if part else 0)
 
 
 class Records(_Joined):
@@ -41,6 +50,7 @@ class Records(_Joined):
     An access may raise InputError: a shard or its record cannot be read.
 
     Attributes:
+        parts: the datasets.
         counts: how many each dataset has.
         weights: how often a record of each comes in an epoch.
     """
@@ -133,7 +143,7 @@ class Loader:
         if dataset.strategy.kind == "all":
             return records
         seed = int(np.random.SeedSequence((self.seed, place)).generate_state(1)[0])
-        return _Chosen(records, dataset.strategy.choose(len(records), seed=seed))
+        return Chosen(records, dataset.strategy.choose(len(records), seed=seed))
 
     def _opened(self, name: str, dataset: Dataset) -> list[Sequence[Record]]:
         """The records of one name: of a file, or of each shard of a folder."""
@@ -162,8 +172,8 @@ class Loader:
         ]
 
 
-class _Chosen(Sequence[Record]):
-    """Some of a sequence."""
+class Chosen(Sequence[Record]):
+    """Some of a sequence: those at `indices`."""
 
     def __init__(self, records: Sequence[Record], indices: Sequence[int]):
         self._records, self._indices = records, indices
@@ -173,6 +183,10 @@ class _Chosen(Sequence[Record]):
 
     def __getitem__(self, index: int) -> Record:
         return self._records[int(self._indices[index])]
+
+    def outline(self, index: int) -> Record:
+        """As of the sequence."""
+        return self._records.outline(int(self._indices[index]))
 
 
 def _names(path: str) -> list[str]:

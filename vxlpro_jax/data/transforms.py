@@ -164,6 +164,17 @@ class SampleReader:
             return f"pictures tiled {tilings}"
         return f"at most {self.read_video.max_frames} frames at {self.read_video.fps}"
 
+    def most_groups(self, record: Record) -> int:
+        """Groups that a row needs for the record at most, known without reading its files.
+
+        Raises:
+            InputError: it has too many pictures.
+        """
+        if record.images:
+            crops = max(grid.columns * grid.rows for grid in self._tilings(record))
+            return len(record.images) * crops
+        return self.read_video.max_frames // FRAMES_PER_GROUP if record.has_visual else 0
+
     def _features(self, record: Record) -> Visual:
         if not record.has_visual:
             return self.features.nothing()

@@ -18,6 +18,7 @@ from absl import flags
 
 from vxlpro_jax import cli
 from vxlpro_jax.config import InputError, TrainConfig
+from vxlpro_jax.data.buckets import BucketIterator
 from vxlpro_jax.data.inspect import picture, view, words
 from vxlpro_jax.data.pipeline import Batch, BatchIterator, BatchSource, build_pipeline
 from vxlpro_jax.train import resolve
@@ -36,8 +37,13 @@ def main(argv: list[str]) -> None:
     data = open_data(config, folder=folder)
     told = {"tokens_per_group": config.model.tokens_per_group, "folder": folder}
     try:
-        batches = take(data, count=run.flags.batches, folder=folder)
-        drawings = [tell(taken, source=data.source, **told) for taken in batches]
+        drawings = [
+            tell(taken, source=part.source, **told)
+            for number, part in enumerate(data.parts)
+            for taken in take(
+                part, first=number * run.flags.batches, count=run.flags.batches, folder=folder
+            )
+        ]
     finally:
         data.close()
     # Only now, so that it does not count as the time of a batch, nor hide some of it.
@@ -47,7 +53,8 @@ def main(argv: list[str]) -> None:
 
 
 def _define(values):
-    flags.DEFINE_integer("batches", 1, "How many.", lower_bound=1, flag_values=values)
+    each = "How many, of each shape."
+    flags.DEFINE_integer("batches", 1, each, lower_bound=1, flag_values=values)
     flags.DEFINE_string("out", "", "Folder of the pictures.", flag_values=values)
 
 
@@ -61,7 +68,7 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def open_data(config: TrainConfig, *, folder: Path) -> BatchIterator:
+def open_data(config: TrainConfig, *, folder: Path) -> BatchIterator | BucketIterator:
     """All rows of the run's batches, frames even where it would read their features.
 
     Raises:
@@ -85,8 +92,8 @@ class Taken(NamedTuple):
     after: Mapping[str, Any]
 
 
-def take(data: BatchIterator, *, count: int, folder: Path) -> Iterator[Taken]:
-    """The first batches.
+def take(data: BatchIterator, *, first: int, count: int, folder: Path) -> Iterator[Taken]:
+    """The first batches, numbered from `first` on.
 
     The time of each counts from when the last was there, since it was being made from then on.
 
@@ -94,7 +101,7 @@ def take(data: BatchIterator, *, count: int, folder: Path) -> Iterator[Taken]:
         InputError: too many records cannot be read.
     """
     before, since = data.get_state(), time.monotonic()
-    for number in range(count):
+    for number in range(first, first + count):
         known = _bad_kinds(folder)
         batch, now = next(data), time.monotonic()
         making = words.Making(number, now - since, _bad_kinds(folder) - known)

@@ -1,0 +1,139 @@
+"""Buckets: every record once an epoch, in the shape that it needs, whatever the processes."""
+
+import collections
+import dataclasses
+import itertools
+import json
+import random
+
+import numpy as np
+import pytest
+from helpers import write_clip
+from PIL import Image
+
+from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.data.buckets import Turns
+from vxlpro_jax.data.pipeline import build_pipeline
+
+SIZE = 28
+VISUAL = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}]
+KINDS = {"text": 9, "picture": 6, "video": 15}
+GROUPS = {"text": 1, "picture": 2, "video": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """9 texts, 6 pictures of two crops at most, 15 videos of up to 16 frames."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for number in range(3):
+        write_clip(folder / f"{number}.mp4", frames=9 + number)
+    Image.new("RGB", (2 * SIZE, SIZE), (9, 9, 9)).save(folder / "wide.png")
+    media = {"text": {}, "picture": {"image": "wide.png"}, "video": {"video": "0.mp4"}}
+    samples = []
+    for kind, count in KINDS.items():
+        for number in range(count):
+            mark = "" if kind == "text" else "<image>\n"
+            asked = [{"from": "human", "value": f"{mark}{kind} {number}?"}, VISUAL[1]]
+            samples.append({**media[kind], "conversations": asked})
+    random.Random(0).shuffle(samples)
+    path = folder / "data.json"
+    path.write_text(json.dumps(samples))
+    return DataConfig(path=str(path), batch_size=2, max_frames=16, frame_buckets=(4, 8))
+
+
+def opened(data, **options):
+    pinpoints = [[2 * SIZE, SIZE], [SIZE, SIZE]]
+    return build_pipeline(data, image_size=SIZE, seed=0, pinpoints=pinpoints, **options)
+
+
+def rows(batch):
+    """Each row's text and how many groups it has room for."""
+    groups = batch["frames"].shape[1]
+    return [(tokens.tobytes(), groups) for tokens in batch["tokens"]]
+
+
+def test_every_record_comes_once_an_epoch_in_the_shape_of_its_kind(data):
+    """Of 30 records, two a batch: 15 batches, by kind as often as it has pairs, or one less."""
+    batches = opened(data)
+    taken = [next(batches) for _ in range(30)]
+    batches.close()
+    shapes = collections.Counter(batch["frames"].shape[1] for batch in taken[:15])
+    assert set(shapes) == set(GROUPS.values())
+    for kind, groups in GROUPS.items():
+        assert abs(shapes[groups] - KINDS[kind] / 2) < 1
+    seen = collections.defaultdict(list)
+    for batch in taken:
+        shows = batch["group_segments"].any(axis=1)
+        assert shows.tolist() == [batch["frames"].shape[1] > GROUPS["text"]] * 2
+        for text, groups in rows(batch):
+            seen[groups].append(text)
+    for kind, groups in GROUPS.items():
+        count = KINDS[kind]
+        for start in range(0, len(seen[groups]) - count + 1, count):
+            assert len(set(seen[groups][start : start + count])) == count
+
+
+def test_no_buckets_are_the_one_shape_of_before(data):
+    batches = opened(dataclasses.replace(data, frame_buckets=()))
+    assert next(batches)["frames"].shape == (2, 4, 4, SIZE, SIZE, 3)
+    assert batches.parts == (batches,)
+    batches.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_processes_continue_any_others(data, seed):
+    """Random stops, then as many processes as chance will have it: rows as in one go."""
+    rng, whole = random.Random(seed), opened(data)
+    expected = [row for _ in range(24) for row in rows(next(whole))]
+    whole.close()
+    found, state, left = [], None, 24
+    while left:
+        count, steps = rng.choice((1, 2)), min(rng.randint(1, 7), left)
+        processes = [opened(data, process_index=i, process_count=count) for i in range(count)]
+        if state:
+            for process in processes:
+                process.set_state(json.loads(json.dumps(state)))
+        for _ in range(steps):
+            found += itertools.chain.from_iterable(rows(next(process)) for process in processes)
+        state = processes[0].join_states([process.get_state() for process in processes])
+        for process in processes:
+            process.close()
+        left -= steps
+    assert found == expected
+
+
+def test_a_bucket_with_too_few_records_joins_the_next(data):
+    batches = opened(dataclasses.replace(data, batch_size=10))
+    shapes = {next(batches)["frames"].shape[1] for _ in range(6)}
+    batches.close()
+    assert shapes == {2, 4}  # Nine texts are no batch of ten, with six pictures they are.
+
+
+@pytest.mark.parametrize("shares", [(1,), (3, 1), (1, 5, 2), (7, 7)])
+def test_turns_keep_to_the_shares(shares):
+    turns, taken = Turns(shares), [0] * len(shares)
+    for step in range(1, 200):
+        taken[turns.next(taken)] += 1
+        behind = np.array(shares) * step / sum(shares) - taken
+        assert (np.abs(behind) < 1).all() or (len(shares) > 2 and (np.abs(behind) < 2).all())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"samples_per_row": 2}, "packing fills rows of one shape"),
+        ({"frame_buckets": (6,)}, "data.frame_buckets is 6"),
+        ({"frame_buckets": (32,)}, "has 32, more than data.max_frames"),
+    ],
+)
+def test_what_cannot_be(data, options, said):
+    with pytest.raises(InputError, match=said):
+        opened(dataclasses.replace(data, **options))
+
+
+def test_a_state_of_other_buckets_is_refused(data):
+    batches, other = opened(data), opened(dataclasses.replace(data, frame_buckets=(8,)))
+    with pytest.raises(InputError, match="start the run as it was started"):
+        other.set_state(batches.get_state())
+    batches.close()
+    other.close()
