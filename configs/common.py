@@ -84,6 +84,7 @@ def base(preset, *, frames, text, batch):
     c.data.samples_per_row = 1
     c.data.fps = 0.0
     c.data.frames_per_sample = 0
+    c.data.frame_buckets = ()
     c.data.num_workers = 0 if preset == "tiny" else 8
     c.data.seconds_per_file = 120.0
     c.data.bad_sample_quota = 0.05

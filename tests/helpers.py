@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import av
+import jax
 import numpy as np
 from PIL import Image
 
+from vxlpro_jax import checkpoint
 from vxlpro_jax.config import DecoderConfig, DtsConfig, ModelConfig, VisionConfig
 from vxlpro_jax.data.drawing import write_mp4
+from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.models.video_xl_pro import abstract_params
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +34,18 @@ MICRO = ModelConfig(
         max_positions=1024,
     ),
 )
+
+
+def write_model(folder: Path, *, model: ModelConfig = MICRO, scale: float = 0.3) -> Path:
+    """A model folder with random weights, normal with the deviation `scale`."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: rng.normal(0, scale, x.shape).astype(np.float32), abstract_params(model)
+    )
+    checkpoint.write_params(folder / "params", leaves=params)
+    (folder / "config.json").write_text(json.dumps(model.to_release()))
+    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
+    return folder
 
 
 def write_clip(path: Path, *, frames: int, seed: int = 0) -> Path:

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import MICRO, chat, write_dataset
+from helpers import MICRO, chat, write_dataset, write_model
 
 from vxlpro_jax import checkpoint
 from vxlpro_jax.blind import BLANKS, BlindScorer, reply_labels
@@ -16,7 +16,7 @@ from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.transforms import RowShape, SampleReader, stack_rows
 from vxlpro_jax.losses import cross_entropy
-from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
+from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro
 from vxlpro_jax.tasks import answer_loss
 
 RATIO = 0.5
@@ -25,14 +25,7 @@ RATIO = 0.5
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model folder with random weights, and `data.json`."""
-    folder = tmp_path_factory.mktemp("model")
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), abstract_params(MICRO)
-    )
-    checkpoint.write_params(folder / "params", leaves=params)
-    (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
-    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
+    folder = write_model(tmp_path_factory.mktemp("model"), scale=0.1)
     records = json.loads(write_dataset(folder).read_text())[:3]
     records += [
         {"video": "long.mp4", "conversations": chat("<image>\nWhat moves?", "a red square")},

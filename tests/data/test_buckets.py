@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,8 +132,30 @@ def test_what_cannot_be(data, options, said):
         opened(dataclasses.replace(data, **options))
 
 
+def test_bad_records_of_all_buckets_count_together(data, tmp_path):
+    """One of six pictures is more than a twentieth of them, but not of all 30 records."""
+    samples = json.loads(Path(data.path).read_text())
+    missing = next(index for index, sample in enumerate(samples) if "image" in sample)
+    samples[missing] |= {"image": "missing.png"}
+    path, listed = tmp_path / "data.json", tmp_path / "bad.jsonl"
+    path.write_text(json.dumps(samples))
+    root = str(Path(data.path).parent)
+    some = dataclasses.replace(data, path=str(path), video_root=root, image_root=root)
+    batches = opened(some, bad_samples_path=listed)
+    for _ in range(30):
+        next(batches)
+    assert batches.num_bad == 1
+    batches.close()
+    assert [json.loads(line)["record"] for line in listed.read_text().splitlines()] == [missing]
+    batches = opened(dataclasses.replace(some, bad_sample_quota=0.0))
+    with pytest.raises(InputError, match="more than the"):
+        list(itertools.islice(batches, 30))
+    batches.close()
+
+
 def test_a_state_of_other_buckets_is_refused(data):
-    batches, other = opened(data), opened(dataclasses.replace(data, frame_buckets=(8,)))
+    batches = opened(dataclasses.replace(data, frame_buckets=(4,)))
+    other = opened(dataclasses.replace(data, frame_buckets=(8,)))
     with pytest.raises(InputError, match="start the run as it was started"):
         other.set_state(batches.get_state())
     batches.close()

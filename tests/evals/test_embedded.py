@@ -3,31 +3,19 @@
 import itertools
 import json
 
-import jax
-import numpy as np
 import pytest
-from helpers import MICRO
+from helpers import write_model
 
-from vxlpro_jax import checkpoint, evaluate
+from vxlpro_jax import evaluate
 from vxlpro_jax.answering import Answerer
 from vxlpro_jax.data import synthetic
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.evals import embedded
-from vxlpro_jax.models.video_xl_pro import abstract_params
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model folder with random weights."""
-    folder = tmp_path_factory.mktemp("model")
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), abstract_params(MICRO)
-    )
-    checkpoint.write_params(folder / "params", leaves=params)
-    (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
-    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
-    return folder
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

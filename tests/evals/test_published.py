@@ -5,16 +5,13 @@ import json
 import time
 
 import helpers
-import jax
 import numpy as np
 import published_files
 import pytest
 
-from vxlpro_jax import checkpoint, cli, evaluate
+from vxlpro_jax import cli, evaluate
 from vxlpro_jax.config import InputError
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.evals import registry, score
-from vxlpro_jax.models.video_xl_pro import abstract_params
 
 # The tiny tokenizer spells most words, so prompts are long.
 CONFIG = dataclasses.replace(
@@ -25,15 +22,7 @@ CONFIG = dataclasses.replace(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model folder with random weights."""
-    folder = tmp_path_factory.mktemp("model")
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: rng.normal(0, 1.0, x.shape).astype(np.float32), abstract_params(CONFIG)
-    )
-    checkpoint.write_params(folder / "params", leaves=params)
-    (folder / "config.json").write_text(json.dumps(CONFIG.to_release()))
-    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
-    return folder
+    return helpers.write_model(tmp_path_factory.mktemp("model"), model=CONFIG, scale=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def _subset(records: Records, indices: np.ndarray) -> Records:
     cuts = np.split(indices, np.searchsorted(indices, starts[1:-1]))
     chosen = zip(records.parts, cuts, starts[:-1], strict=True)
     parts = [Chosen(part, cut - start) for part, cut, start in chosen]
-    return Records(parts, weights=records.weights)
+    return Records(parts, weights=records.weights, indices=indices)
 
 
 class Turns:
@@ -98,7 +98,7 @@ class BucketIterator(grain.DatasetIterator):
         """The next batch, of whichever shape.
 
         Raises:
-            InputError: more records of a bucket are unreadable than the quota allows.
+            InputError: more records are unreadable than the quota allows.
         """
         bucket = self._turns.next(self._taken)
         batch = next(self.parts[bucket])
@@ -107,12 +107,13 @@ class BucketIterator(grain.DatasetIterator):
 
     @property
     def num_bad(self) -> int:
-        """Records found unreadable so far."""
-        return sum(part.num_bad for part in self.parts)
+        """Records found unreadable so far; the buckets count them together."""
+        return self.parts[0].num_bad
 
     def get_state(self) -> dict[str, Any]:
         """JSON-ready state."""
-        return {"taken": list(self._taken), "buckets": [part.get_state() for part in self.parts]}
+        buckets = [part.get_state() for part in self.parts]
+        return {"groups": self._groups, "taken": list(self._taken), "buckets": buckets}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues exactly where `get_state` was called.
@@ -120,15 +121,19 @@ class BucketIterator(grain.DatasetIterator):
         Raises:
             InputError: the state is of a run with other buckets.
         """
-        buckets = state.get("buckets", ())
-        if len(buckets) != len(self.parts):
+        groups = state.get("groups")
+        if groups != self._groups:
             raise InputError(
-                f"The checkpoint's data has {len(buckets)} buckets and data.frame_buckets now makes"
-                f" {len(self.parts)}: start the run as it was started."
+                f"The checkpoint's data has buckets of {groups} groups and data.frame_buckets now"
+                f" makes {self._groups}: start the run as it was started."
             )
         self._taken = list(state["taken"])
-        for part, of_part in zip(self.parts, buckets, strict=True):
+        for part, of_part in zip(self.parts, state["buckets"], strict=True):
             part.set_state(of_part)
+
+    @property
+    def _groups(self) -> list[int]:
+        return [part.source.reader.shape.groups for part in self.parts]
 
     def join_states(self, states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """The state of all processes from that of each."""
@@ -137,7 +142,7 @@ class BucketIterator(grain.DatasetIterator):
         joined = [
             part.join_states(of_part) for part, of_part in zip(self.parts, buckets, strict=True)
         ]
-        return {"taken": states[0]["taken"], "buckets": joined}
+        return {**states[0], "buckets": joined}
 
     def read_features(self, features: Any) -> None:
         """From now on the batches hold these instead of frames."""

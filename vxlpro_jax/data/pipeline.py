@@ -28,7 +28,6 @@ from vxlpro_jax.data.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.order import epoch_length, record_order
 from vxlpro_jax.data.packing import Size
 from vxlpro_jax.data.row_stream import RowSource, RowState, RowStream
-from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.sources import Records, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
@@ -93,13 +92,20 @@ def build_pipeline(
     )
     make_source = functools.partial(_source, data, batch_size=data.batch_size, rows=rows, seed=seed)
     whole = make_source(records, reader)
-    iterate = functools.partial(BatchIterator, bad_samples_path=bad_samples_path)
+    bad = BadSamples(
+        total=len(records),
+        allowed=whole.allowed_bad,
+        path=Path(bad_samples_path) if bad_samples_path else None,
+    )
     if not data.frame_buckets:
-        return iterate(whole)
+        return BatchIterator(whole, bad=bad)
     parts, sizes = [], []
     for groups, some in _buckets(data, records, reader=reader).items():
         smaller = dataclasses.replace(reader, shape=dataclasses.replace(shape, groups=groups))
-        parts.append(iterate(make_source(some, smaller)))
+        source = dataclasses.replace(
+            make_source(some, smaller), allowed_bad=min(whole.allowed_bad, len(some) - 1)
+        )
+        parts.append(BatchIterator(source, bad=bad))
         sizes.append(epoch_length(some.counts, weights=some.weights))
     return BucketIterator(parts, turns=Turns(sizes), source=whole)
 
@@ -257,7 +263,7 @@ class BatchSource:
         allowed_bad: records that may be unreadable.
     """
 
-    records: Sequence[Record]
+    records: Records
     reader: SampleReader
     order: Sequence[int]
     batch_size: int
@@ -295,14 +301,10 @@ class BatchIterator(grain.DatasetIterator):
     far. It does not depend on the number of workers, nor, joined, on that of processes.
     """
 
-    def __init__(self, source: BatchSource, *, bad_samples_path: str | Path | None):
+    def __init__(self, source: BatchSource, *, bad: BadSamples):
+        """Begins at the first record; the iterators of several buckets share one `bad`."""
         super().__init__()
-        self._source = source
-        self._bad = BadSamples(
-            total=len(source.records),
-            allowed=source.allowed_bad,
-            path=Path(bad_samples_path) if bad_samples_path else None,
-        )
+        self._source, self._bad = source, bad
         self._states = dict.fromkeys(source.rows, RowState())
         self._streams: dict[int, RowStream] = {}
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -384,7 +386,12 @@ class BatchIterator(grain.DatasetIterator):
 
     def _make(self) -> _Made:
         rows = {row: stream.take() for row, stream in self._streams.items()}
-        bad = [sample for row in rows.values() for sample in row.bad]
+        indices = self._source.records.indices
+        bad = [
+            sample._replace(record=int(indices[sample.record]))
+            for row in rows.values()
+            for sample in row.bad
+        ]
         states = {number: row.state for number, row in rows.items()}
         if not all(row.samples for row in rows.values()):
             return _Made(None, bad, states)

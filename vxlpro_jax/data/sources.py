@@ -53,10 +53,18 @@ class Records(_Joined):
         parts: the datasets.
         counts: how many each dataset has.
         weights: how often a record of each comes in an epoch.
+        indices: of each among all records, of which these may be some.
     """
 
-    def __init__(self, parts: Sequence[Sequence[Record]], *, weights: Sequence[float]):
+    def __init__(
+        self,
+        parts: Sequence[Sequence[Record]],
+        *,
+        weights: Sequence[float],
+        indices: Sequence[int] | None = None,
+    ):
         super().__init__(parts)
+        self.indices = range(len(self)) if indices is None else indices
         self.counts = tuple(map(len, parts))
         self.weights = tuple(weights)
 

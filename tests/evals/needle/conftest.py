@@ -5,13 +5,11 @@ import re
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
-from helpers import MICRO
+from helpers import write_model
 from PIL import Image
 
-from vxlpro_jax import checkpoint
 from vxlpro_jax.answering import Encoded, Plan
 from vxlpro_jax.config import InputError
 from vxlpro_jax.data import chat, video
@@ -19,21 +17,12 @@ from vxlpro_jax.data.drawing import COLOURS, write_mp4
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.evals.needle import drawn
-from vxlpro_jax.models.video_xl_pro import abstract_params
 
 
 @pytest.fixture(scope="session")
 def micro_folder(tmp_path_factory):
     """A model folder with random weights."""
-    folder = tmp_path_factory.mktemp("model")
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), abstract_params(MICRO)
-    )
-    checkpoint.write_params(folder / "params", leaves=params)
-    (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
-    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
-    return folder
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

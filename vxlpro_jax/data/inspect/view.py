@@ -129,7 +129,8 @@ def names(
     numbers = [number for number in (*held, *range(first, end)) if number not in left]
     records = [int(source.order[number * source.batch_size + row]) for number in numbers]
     bad = set(after["bad_records"])
-    return [source.records[record].name for record in records if record not in bad]
+    indices = source.records.indices
+    return [source.records[record].name for record in records if int(indices[record]) not in bad]
 
 
 def look(
