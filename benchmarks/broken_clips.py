@@ -28,7 +28,7 @@ from vxlpro_jax.data.drawing import write_mp4  # noqa: E402
 from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
 
 _SECONDS_PER_FILE = 3.0
-_ENDLESS_FRAMES = 600_000
+_ENDLESS_FRAMES = 200_000
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def write_set(folder: Path, *, clips: int, broken: int) -> dict[str, str]:
     rng, ways = np.random.default_rng(0), {}
     endless = folder / "endless.mp4"
     noise = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
-    write_mp4(endless, (noise[i % 16] for i in range(_ENDLESS_FRAMES)), fps=30)
+    _write_endless(endless, noise)
     chosen = set(rng.choice(clips, broken, replace=False).tolist())
     for number in range(clips):
         path = folder / f"{number}.mp4"
@@ -145,6 +145,19 @@ def _sound_alone(path: Path, _: Path) -> None:
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
         frame.sample_rate, frame.pts = 16_000, 0
         container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _write_endless(path: Path, noise: np.ndarray) -> None:
+    """With one key frame, so that the last frame needs all others."""
+    with av.open(str(path), "w") as container:
+        options = {"preset": "ultrafast", "x264-params": "keyint=infinite:scenecut=0"}
+        stream = container.add_stream("libx264", rate=30, options=options)
+        stream.height, stream.width, stream.pix_fmt = *noise.shape[1:3], "yuv420p"
+        for index in range(_ENDLESS_FRAMES):
+            frame = av.VideoFrame.from_ndarray(noise[index % len(noise)], format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 30)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 

@@ -47,7 +47,7 @@ from vxlpro_jax.data.video import read_video  # noqa: E402
 
 SIZE = 384
 PIPELINE_SECONDS = 20
-TRAINING_STEPS = 60
+TRAINING_STEPS = 300
 
 
 class Case(NamedTuple):
