@@ -10,7 +10,7 @@ from vxlpro_jax.models.kv_cache import BLOCK, CHUNK, CacheType
 
 _GIB = 2**30
 # The selector at its peak, in arrays [G, 10 + N, D]: between 5 and 6 as compiled for H100 and v6e.
-_WINDOW_COPIES = 6
+WINDOW_COPIES = 6
 # A layer of one chunk, in arrays [CHUNK, mlp_width]: below 2 as compiled for H100 and v6e.
 _CHUNK_COPIES = 3
 
@@ -65,7 +65,7 @@ def memory(
     chunk = min(positions, CHUNK)
     return Memory(
         params=params,
-        visual=_WINDOW_COPIES * windows,
+        visual=WINDOW_COPIES * windows,
         embeddings=_slots(positions, unit=CHUNK) * decoder.width * itemsize,
         cache=_slots(positions + new_tokens, unit=BLOCK)
         * slot_bytes(config, itemsize=itemsize, kv_cache=kv_cache),

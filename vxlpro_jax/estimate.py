@@ -6,15 +6,13 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from vxlpro_jax import flops, optim
+from vxlpro_jax import budget, flops, optim
 from vxlpro_jax.config import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
 from vxlpro_jax.tasks import param_shapes
 
 _GIB = 2**30
 # What a layer keeps for the way back, in arrays as large as what it reads.
 _KEPT = 16
-# What the selector holds at its peak, in arrays of all windows: between 5 and 6 as compiled.
-_WINDOW_COPIES = 6
 
 
 class Work(NamedTuple):
@@ -125,10 +123,10 @@ def _reading_advice(config, *, what, rows, mesh):
     # its cache.
     held, of = rows * _positions(config) * decoder.width * itemsize, "visual tokens"
     if what in ("prefill", "decode"):
-        slot = 2 * decoder.depth * decoder.num_kv_heads * decoder.head_dim * itemsize
+        slot = budget.slot_bytes(config.model, itemsize=itemsize, kv_cache="model")
         held, of = rows * _positions(config) * slot, "keys and values"
     elif what == "assemble":
-        held *= _WINDOW_COPIES
+        held *= budget.WINDOW_COPIES
     if itemsize == 4:
         held, params = held / 2, params / 2
         yield f"compute_dtype=bfloat16 saves {_gib(held + params)} of {of} and parameters"

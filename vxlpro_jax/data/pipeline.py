@@ -90,7 +90,7 @@ def build_pipeline(
         pinpoints=pinpoints,
         read_video=_video_reader(data, image_size=image_size),
     )
-    make_source = functools.partial(_source, data, batch_size=data.batch_size, rows=rows, seed=seed)
+    make_source = functools.partial(_source, data, rows=rows, seed=seed)
     whole = make_source(records, reader)
     bad = BadSamples(
         total=len(records),
@@ -110,12 +110,12 @@ def build_pipeline(
     return BucketIterator(parts, turns=Turns(sizes), source=whole)
 
 
-def _source(data, records, reader, *, batch_size, rows, seed) -> "BatchSource":
+def _source(data, records, reader, *, rows, seed) -> "BatchSource":
     return BatchSource(
         records=records,
         reader=reader,
         order=record_order(records.counts, weights=records.weights, seed=seed),
-        batch_size=batch_size,
+        batch_size=data.batch_size,
         rows=rows,
         samples_per_row=_at_least_one(data.samples_per_row, name="samples_per_row"),
         allowed_bad=min(int(data.bad_sample_quota * len(records)), len(records) - 1),
