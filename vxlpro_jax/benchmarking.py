@@ -12,6 +12,7 @@ from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config import InputError
 from vxlpro_jax.data.journal import Shard
 from vxlpro_jax.evals import outcome, registry
+from vxlpro_jax.evals.annotations import files_of
 from vxlpro_jax.evals.campaign import Campaign, alone, hold_settings
 from vxlpro_jax.evals.folders import Folder
 from vxlpro_jax.evals.judge import Judge
@@ -158,7 +159,9 @@ def _settings(args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
         "benchmark": args.benchmark,
         "chain": args.chain,
         "profile": args.profile,
-        "annotations": hashlib.sha256(args.annotations.read_bytes()).hexdigest(),
+        "annotations": hashlib.sha256(
+            b"".join(file.read_bytes() for file in files_of(args.annotations))
+        ).hexdigest(),
         "checkpoint": str(params),
         "checkpoint_time": params.stat().mtime,
         "max_frames": budget.max_frames,

@@ -24,6 +24,17 @@ def test_every_form_of_file_reads_the_same(tmp_path):
         assert [row.where for row in rows] == [f"{file}, record 0", f"{file}, record 1"]
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("between", ["", "\n", "\r\n\r\n"])
+def test_lists_put_together_are_one(tmp_path, name, between):
+    file = tmp_path / name
+    parts = [json.dumps(RECORDS[:1], indent=1), json.dumps(RECORDS[1:]), json.dumps(RECORDS[0])]
+    file.write_bytes(b"\xef\xbb\xbf" + between.join(["", *parts, ""]).encode())
+    assert [(row.index, row.fields) for row in read_rows(file)] == [
+        *enumerate([*RECORDS, RECORDS[0]])
+    ]
+
+
 def test_parquet_without_pyarrow_says_what_to_do(tmp_path, monkeypatch):
     file = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), file)
@@ -39,6 +50,9 @@ def test_parquet_without_pyarrow_says_what_to_do(tmp_path, monkeypatch):
         ("a.json", b"[]", "hold no list of records"),
         ("a.json", b'{"a": 1}', "hold no list of records"),
         ("a.json", b"[1]", "record 0 is no object"),
+        ("a.json", b"[{}] {", "are not JSON"),
+        ("a.json", b"[" * 100_000, "are not JSON"),
+        ("a.json", b"", "hold no list of records"),
         ("a.json", b"\xff", "are not UTF-8"),
         ("a.parquet", b"no", "are not Parquet"),
         ("b.json", None, r"b\.json cannot be read"),
@@ -74,7 +88,7 @@ def test_a_bad_field_is_named_with_file_and_record(read, value, expected):
 
 
 def test_a_missing_field_is_named_and_a_missing_id_is_the_place():
-    row = Row("f.json, record 3", 3, {"null": None})
+    row = Row("f.json, record 3", 3, {"null": None, "empty": ""})
     with pytest.raises(InputError, match="field 'x' is missing: expected text"):
         row.text("x")
-    assert row.id("x") == row.id("null") == 3
+    assert row.id("x") == row.id("null") == row.id("empty") == 3

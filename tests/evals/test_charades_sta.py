@@ -87,6 +87,15 @@ def test_exact_duplicates_count_once_with_their_last_answer(scored):
     assert len(found["per_item"]) == 3
 
 
+@pytest.mark.parametrize("profile", ["official", "legacy2025"])
+def test_infinite_times_are_no_span(scored, profile):
+    answers = [f"{'9' * 400} - {'9' * 500}", f"3 - {'9' * 400}"]
+    records = [query(), query(caption="b")]
+    found = scored("charades_sta", records, answers, profile=profile)
+    assert [item["parsed"] for item in found["per_item"]] == [None, None]
+    assert found["metrics"]["mIoU"] == 0
+
+
 def test_robust_measures_stand_beside(scored):
     answer = "It starts at 2 seconds and ends at 6 seconds."
     metrics = scored("charades_sta", [query()], [answer])["metrics"]
@@ -94,7 +103,7 @@ def test_robust_measures_stand_beside(scored):
 
 
 def test_the_original_text_file(scored):
-    lines = "AB1CD 3.2 9.9##person shuts a laptop.\nAB1CD 0 4##person looks.\n"
+    lines = "AB1CD 3.2 9.9##person shuts a laptop.\r\n\nAB1CD 0 4##person\u2028looks.\n\n"
     found = scored("charades_sta", lines, ["3.2 - 9.9", "0 - 2"], name="test.txt")
     assert found["metrics"]["mIoU"] == pytest.approx(75)
     with pytest.raises(InputError, match=r"line 2 is 'AB1CD 3\.2##x'"):

@@ -97,7 +97,8 @@ def judged(tmp_path):
     def run(name, server, answers):
         benchmark = registry.find(name)
         records = benchmark.read(published_files.write_annotations(name, tmp_path))
-        texts = {record.id: text for record, text in zip(records, answers, strict=True)}
+        pairs = zip(records, answers, strict=True)
+        texts = {record.id: text for record, text in pairs if text is not None}
         given = outcome.Answers(texts, {})
         rated = rate_all(benchmark, records, texts, profile="official")
         replies = outcome.ask_judge(judge_at(server), name, rated, out=tmp_path, progress=no_bar)
@@ -154,6 +155,61 @@ def test_captions_are_judged_by_the_clips_own_question(judged):
         assert sum(user.endswith(ending) for user in users) == 1
     (request, _) = (request for _, _, request in server.asked)
     assert (request["temperature"], request["presence_penalty"]) == (1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "matched", "unmatched"),
+    [
+        ("tempcompass_multi_choice", ("B", "A"), "(B) down</s>"),
+        ("tempcompass_yes_no", ("No.", "yes"), "It is no"),
+        ("tempcompass_caption_matching", ("Caption A", "a dog"), "The cat."),
+    ],
+)
+def test_a_judge_rates_what_the_rules_of_tempcompass_do_not_match(judged, name, matched, unmatched):
+    with serving(lambda _: "Correct, not Incorrect.") as server:
+        found = judged(name, server, [*matched, unmatched])
+        (request,) = (request for _, _, request in server.asked)
+        user = request["messages"][1]["content"]
+        assert user.startswith("Question:\n")
+        assert user.endswith(f"\nAnswer: {unmatched.removesuffix('</s>')}")
+        assert [item["judged"]["right"] for item in found["per_item"]] == [1, 0, 1]
+        metrics = found["metrics"]
+        assert metrics["judged/accuracy"] == pytest.approx(200 / 3)
+        assert (metrics["judged/aspect/order"], metrics["judged/aspect/speed"]) == (100, 0)
+        # Without the judge it is still wrong.
+        assert metrics["overall"] == pytest.approx(100 / 3)
+        # Nothing is asked of what is matched or empty.
+        found = judged(name, server, [*matched, None])
+        assert found["metrics"]["judged/accuracy"] == pytest.approx(100 / 3)
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("Correct", 1),
+        ("It is Correct.", 1),
+        ("Incorrect", 0),
+        ("Incorrect, not Correct", 0),
+        ("It is Correct or Incorrect", 0),
+        ("correct", 0),
+        ("", 0),
+    ],
+)
+def test_what_a_judge_of_tempcompass_says(judged, reply, right):
+    with serving(lambda _: reply) as server:
+        found = judged("tempcompass_yes_no", server, ["It is no", "", ""])
+    assert found["per_item"][0]["judged"]["right"] == right
+
+
+@pytest.mark.parametrize("name", ["vstar_what", "tempcompass_captioning"])
+def test_a_judge_with_nothing_to_rate_leaves_everything_wrong(judged, name):
+    records = len(published_files.ANNOTATIONS["vstar_what"]) + (name != "vstar_what")
+    with serving(lambda _: "3") as server:
+        found = judged(name, server, [None] * records)
+    assert not server.asked
+    assert found["metrics"]["judged/accuracy"] == 0
+    assert found["counts"]["unscored"] == 0
 
 
 def test_vstar_is_right_from_a_rating_of_2(judged, tmp_path):

@@ -66,8 +66,11 @@ def test_overall_counts_questions_once(scored):
 
 
 def test_withheld_answers_stay_unscored(scored):
-    found = scored("longvideobench", [record(0), record(1, right=-1)], {"v_0": "B", "v_1": "B"})
-    assert found["unscored"] == ["v_1"]
+    nameless = record(2)
+    del nameless["correct_choice"]
+    records = [record(0), record(1, right=-1), nameless]
+    found = scored("longvideobench", records, dict.fromkeys(("v_0", "v_1", "v_2"), "B"))
+    assert found["unscored"] == ["v_1", "v_2"]
     assert found["metrics"]["overall"] == 100
 
 

@@ -118,6 +118,35 @@ def test_repacked_records_have_letters_and_their_own_ids(scored):
     assert correct(found) == [True]
 
 
+def test_the_authors_folder_is_its_files_put_together(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with pytest.raises(InputError, match="data are a folder without JSON files"):
+        mlvu.read_dev(folder)
+    summary = {"video": "b.mp4", "question": "Tell.", "answer": "..", "question_type": "summary"}
+    files = {
+        "9_summary": [summary],
+        "1_plotQA": [dev(), dev(answer="Crane")],
+        "4_count": [dev("count")],
+    }
+    for name, records in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(records))
+    (folder / "README.md").write_text("no records")
+    questions = mlvu.read_dev(folder)
+    found = [(question.id, question.task, question.gold) for question in questions]
+    assert found == [
+        (0, "plotQA", "A"),
+        (1, "plotQA", "D"),
+        (2, "count", "A"),
+        (3, "summary", None),
+    ]
+    (folder / "4_count.json").write_text(json.dumps([dev(), {}]))
+    with pytest.raises(
+        InputError, match=r"4_count\.json, record 1: field 'question_type' is missing"
+    ):
+        mlvu.read_test(folder)
+
+
 def read_one(tmp_path, record):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([record]))

@@ -87,6 +87,17 @@ def test_null_missing_and_blank_predictions_are_empty_answers(write_files):
     assert scores.metrics["mIoU"] == 0
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n"])
+def test_marks_and_line_ends_of_any_system(write_files, encoding, end):
+    annotations, predictions = write_files(QUERIES, [])
+    lines = ['{"id": 1, "prediction": "4\u20138\u2028"}', '{"id": 0, "prediction": "2 \\ud800- 6"}']
+    predictions.write_bytes(end.join([*lines, ""]).encode(encoding))
+    scores = score.score("charades_sta", annotations=annotations, predictions=predictions)
+    items = json.loads(json.dumps(score.report(scores)))["per_item"]
+    assert [item["parsed"] for item in items] == [None, [4, 8], None]
+
+
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
@@ -94,12 +105,14 @@ def test_null_missing_and_blank_predictions_are_empty_answers(write_files):
         ('{"id": 0, "prediction": null}\n{"id": 0}', "line 2: id 0 was given before"),
         ('{"id": 9}', "line 1: id 9 is not in the annotations"),
         ('{"id": "1"}', "line 1: id '1' is not in the annotations. Ids are integers here"),
+        (f'{{"id": "{"9" * 5000}"}}', "line 1: id '9+' is not in the annotations"),
         ('{"id": true}', "line 1: id True is not in the annotations"),
         ('{"id": 1.0}', "line 1: id 1.0 is not in the annotations"),
         ('{"id": [1]}', r"line 1: id \[1\] is not in the annotations"),
         ('{"prediction": "a"}', "line 1 is no object with 'id'"),
         ("[0]", "line 1 is no object with 'id'"),
         ('\n{"id": 0', "line 2 is not JSON"),
+        ('{"id": 0, "prediction": ' + "[" * 100_000, "line 1 is not JSON"),
         ('{"id": 0, "prediction": 5}', "line 1: 'prediction' is 5"),
     ],
 )
@@ -110,10 +123,69 @@ def test_predictions_that_cannot_be_used(write_files, lines, sentence):
         score.score("charades_sta", annotations=annotations, predictions=predictions)
 
 
+def test_an_id_of_the_other_type_is_told(scored):
+    records = [dict(QUERIES[0], question_id="7")]
+    with pytest.raises(InputError, match=r"id 7 is not in the annotations\. Ids are text"):
+        scored("charades_sta", records, {7: "1 - 2"})
+
+
 def test_two_records_with_one_id_are_a_mistake(scored):
     records = [dict(QUERIES[0], question_id="q"), dict(QUERIES[1], question_id="q")]
     with pytest.raises(InputError, match="record 1: id 'q' was given before"):
         scored("charades_sta", records, [])
+
+
+MLVU = [
+    {"video": "a.mp4", "question": "Why?", "question_type": "plotQA", "candidates": ["x", "y"]}
+    | {"answer": "y"},
+    {"video": "a.mp4", "question": "Tell.", "question_type": "summary", "answer": "A cat."},
+    {"video": "a.mp4", "question": "Who?", "question_type": "subPlot", "answer": "He"}
+    | {"scoring_points": ["he"]},
+    {"video": "b.mp4", "question": "Tell.", "question_type": "summary", "answer": "A dog."},
+]
+
+
+def test_stored_judgements_are_read(write_files, tmp_path):
+    files = write_files(MLVU, ["B", "A cat.", "A man.", "A cow."])
+    judgements = tmp_path / "judgements.jsonl"
+    texts = [
+        "{'score_accuracy': 5, 'score_relevance': 5}",  # Of a choice: no judge is asked.
+        "{'score_completeness': 4, 'score_reliability': 5}",
+        '{"score_accuracy": 3, "score_relevance": 2.5}',
+    ]
+    lines = [json.dumps({"id": i, "reply": text}) for i, text in enumerate(texts)]
+    judgements.write_text("\n".join(lines))
+    out, _ = run(*flags("mlvu_dev", files), "--judgements", judgements, "--json")
+    found = json.loads(out)
+    assert found["metrics"] == {
+        **{"macro": 100, "micro": 100, "task/plotQA": 100},
+        **{"judged/VS": 9, "judged/SSC": 5.5, "judged/G-Avg": 7.25},
+    }
+    assert (found["unscored"], found["counts"]["unscored"]) == ([3], 1)
+    assert [item.get("judged") for item in found["per_item"]] == [
+        *(None, {"score": 9}, {"score": 5.5}, None)
+    ]
+
+
+def test_empty_answers_need_no_judgement(write_files, tmp_path):
+    files = write_files({"7": {"order": [{"question": "Describe.", "answer": "x"}]}}, [""])
+    judgements = tmp_path / "judgements.jsonl"
+    judgements.write_text("")
+    out, _ = run(*flags("tempcompass_captioning", files), "--judgements", judgements, "--json")
+    assert json.loads(out)["metrics"]["judged/accuracy"] == 0
+
+
+def test_judgements_that_cannot_be_used(write_files, tmp_path):
+    judgements = tmp_path / "judgements.jsonl"
+    judgements.write_text('{"id": 9, "reply": "3"}')
+    files = write_files(QUERIES, [])
+    _, err = run(*flags("charades_sta", files), "--judgements", judgements, code=2)
+    assert err.startswith(
+        "error: Benchmark charades_sta needs no judge: leave --judgements to mlvu"
+    )
+    files = write_files(MLVU, [])
+    _, err = run(*flags("mlvu_dev", files), "--judgements", judgements, code=2)
+    assert err.endswith("judgements.jsonl, line 1: id 9 is not in the annotations.\n")
 
 
 def test_chain_belongs_to_vstar(write_files):

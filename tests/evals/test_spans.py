@@ -29,6 +29,8 @@ from vxlpro_jax.evals.spans import Span, find_span, iou
         ("12.5-", None),
         ("", None),
         ("no idea", None),
+        ("9" * 5000, None),
+        (f"{'9' * 5000} min 3 s to 1 s", None),
     ],
 )
 def test_find_span(text, span):

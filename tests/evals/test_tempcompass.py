@@ -155,7 +155,7 @@ def test_rows_of_the_hub_are_the_same_questions(scored):
         ("yes_no", {**YES_NO, "answer": "maybe"}, "field 'answer' is 'maybe'"),
         ("multi_choice", {"question": "?"}, "field 'answer' is missing"),
         ("caption_matching", MC, "field 'question' is"),
-        ("caption_matching", {**CAPTIONS, "answer": "A"}, "one of the question's options"),
+        ("caption_matching", {**CAPTIONS, "answer": "A"}, "the whole line of an option"),
     ],
 )
 def test_a_bad_record_is_named(scored, task, asked, sentence):

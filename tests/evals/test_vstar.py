@@ -92,10 +92,27 @@ def test_when_counts_every_row_and_groups_by_duration_and_domain(scored):
         ("no boxes", 0),
         ("", 0),
         ("[" * 100_000 + "]" * 100_000, 0),
+        ("[" * 100_000, 0),
+        # What begins first counts, up to the last bracket of its kind.
+        ('{"12": [0, 0, 10, 10]} [see', 0.5),
+        ('see [1]: {"12": [0, 0, 10, 10]}', 0),
+        # No finite box is no box; beside it others count, but not beside one of text.
+        ('{"12": [NaN, 0, 10, 10], "13": [0, 0, 1e999, 10]}', 0),
+        ('{"12": [[0, 0, Infinity, 10], [0, 0, 10, 10]]}', 0.5),
+        ('{"12": [[0, 0, 10, 10], ["0", 0, 10, 10]]}', 0),
+        ('{"12": [[0, 0, 10], "x", {"y": 1}, [0, 0, 10, 10]]}', 0.5),
+        (f'{{"12": [1{"0" * 200}, 0, 1{"0" * 300}, 1{"0" * 200}]}}', 0),
+        (f'{{"12": [0, 0, 1{"0" * 400}, 10]}}', 0),
     ],
 )
 def test_where_reads_boxes_by_second(scored, answer, iou):
     assert scored("vstar_where", [row()], [answer])["metrics"]["m_vIoU"] == pytest.approx(100 * iou)
+
+
+def test_what_was_parsed_of_boxes_is_json(scored):
+    answer = '{"12": [0, 0, 10, 10], "13": [NaN, 1, 2, 3], "14": %s}' % ("[" * 900 + "]" * 900)
+    found = scored("vstar_where", [row()], [answer])["per_item"][0]
+    assert found["parsed"] == {"12": [0, 0, 10, 10]}
 
 
 def test_where_means_over_rows_of_means_over_boxes(scored):

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ class Row:
 
     def id(self, key: str = "question_id") -> str | int:
         """The record's own id, or its place in the file if it has none."""
-        if key not in self:
+        value = self.fields.get(key)
+        if value is None or value == "":
             return self.index
-        value = self.fields[key]
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise self.wrong(key, "text or an integer")
         return value
@@ -85,12 +86,26 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The records of a `.parquet` file, a `.jsonl` file or a JSON list.
+    """The records of a `.parquet` file, a `.jsonl` file or JSON lists, one after the other.
 
     Raises:
         InputError: the file cannot be read, has no records, or one of them is no object.
     """
     return rows_of(read_records(path), path=path)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file itself, or the JSON files right in a folder, by name.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.json"))
+    if not files:
+        raise InputError(f"Annotations {path} are a folder without JSON files: give another.")
+    return files
 
 
 def rows_of(records: Any, *, path: Path) -> list[Row]:
@@ -111,6 +126,8 @@ def rows_of(records: Any, *, path: Path) -> list[Row]:
 def read_records(path: Path) -> Any:
     """What an annotation file holds: of JSON anything, of `.jsonl` and `.parquet` a list.
 
+    Of several JSON values, such as files that were put together, lists are joined.
+
     Raises:
         InputError: the file cannot be read.
     """
@@ -118,11 +135,22 @@ def read_records(path: Path) -> Any:
         return _read_parquet(path)
     text = read_text(path, "Annotations")
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
-        return json.loads(text)
-    except ValueError as error:
+        values = list(_values(text))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"Annotations {path} are not JSON ({error}): mend them.") from error
+    if len(values) == 1 and path.suffix != ".jsonl":
+        return values[0]
+    lists = (value if isinstance(value, list) else [value] for value in values)
+    return [record for records in lists for record in records]
+
+
+def _values(text: str) -> Iterator[Any]:
+    decoder, space = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+    end = space.match(text).end()
+    while end < len(text):
+        value, end = decoder.raw_decode(text, end)
+        yield value
+        end = space.match(text, end).end()
 
 
 def read_text(path: Path, what: str) -> str:

@@ -37,6 +37,13 @@ TEMPCOMPASS = (
     "Description: {caption}\nQuestion:\n{question}\n"
 )
 
+TEMPCOMPASS_MATCHING_SYSTEM = (
+    "You compare an answer to a question about a video with the right one. Reply with one word:"
+    ' "Correct" if they say the same, else "Incorrect".'
+)
+
+TEMPCOMPASS_MATCHING = "Question:\n{question}\nRight answer: {reference}\nAnswer: {answer}"
+
 VSTAR_SYSTEM = (
     "You compare an answer with the right one by their meaning alone, not their grammar. Reply with"
     " one digit. 0: they have nothing in common, the answer is wrong. 1: little, it is mostly"

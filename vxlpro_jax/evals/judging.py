@@ -27,7 +27,7 @@ class Judging(NamedTuple):
 
     Attributes:
         ask: the question about an answer; None if the judge has no say in it.
-        read: measures of an answer, by the judge's reply, which is None if it had no say.
+        read: measures of an answer, by the judge's reply, None if the verdict stands without it.
         summarise: metrics of judged answers.
     """
 
@@ -79,18 +79,39 @@ def _summarise_mlvu(judged: Sequence[Judged]) -> dict[str, float]:
     return metrics
 
 
-def _ask_tempcompass(one: Rated) -> Question | None:
-    caption, record = one.answer.replace("</s>", "").strip(), one.record
+_TEMPCOMPASS_SETTINGS = {"max_tokens": 128, "temperature": 1.0, "top_p": 1, "presence_penalty": 1}
+
+
+def _ask_captioning(one: Rated) -> Question | None:
+    caption, record = tempcompass.cleaned(one.answer), one.record
     if not caption or not record.paired_question:
         return None
     text = judge_prompts.TEMPCOMPASS.format(caption=caption, question=record.paired_question)
-    settings = {"max_tokens": 128, "temperature": 1.0, "top_p": 1, "presence_penalty": 1}
-    return Question(judge_prompts.TEMPCOMPASS_SYSTEM, text, settings)
+    return Question(judge_prompts.TEMPCOMPASS_SYSTEM, text, _TEMPCOMPASS_SETTINGS)
 
 
-def _read_tempcompass(one: Rated, reply: str | None) -> dict[str, float]:
+def _read_captioning(one: Rated, reply: str | None) -> dict[str, float]:
     right = reply is not None and tempcompass.captioning_judged(reply, gold=one.record.gold)
     return {"right": float(right)}
+
+
+def _ask_matching(one: Rated) -> Question | None:
+    """About what the authors' rules do not match."""
+    answer, record = tempcompass.cleaned(one.answer), one.record
+    if not answer or one.verdict.parsed is not None:
+        return None
+    text = judge_prompts.TEMPCOMPASS_MATCHING.format(
+        question=record.question, reference=record.gold, answer=answer
+    )
+    return Question(judge_prompts.TEMPCOMPASS_MATCHING_SYSTEM, text, _TEMPCOMPASS_SETTINGS)
+
+
+def _read_matching(one: Rated, reply: str | None) -> dict[str, float]:
+    """The rules' verdict, else whether the judge says "Correct"; one that says neither is wrong."""
+    if reply is None:
+        return {"right": float(one.verdict.correct)}
+    is_right = "Correct" in reply and ("Incorrect" not in reply or reply.startswith("Correct"))
+    return {"right": float(is_right)}
 
 
 def _ask_vstar(one: Rated) -> Question | None:
@@ -122,23 +143,55 @@ def _accuracies(judged: Sequence[Judged]) -> dict[str, float]:
 
 
 _MLVU = Judging(_ask_mlvu, _read_mlvu, _summarise_mlvu)
+_MATCHING = Judging(_ask_matching, _read_matching, _accuracies)
 JUDGINGS: Mapping[str, Judging] = {
     "mlvu_dev": _MLVU,
     "mlvu_test": _MLVU,
-    "tempcompass_captioning": Judging(_ask_tempcompass, _read_tempcompass, _accuracies),
+    "tempcompass_multi_choice": _MATCHING,
+    "tempcompass_yes_no": _MATCHING,
+    "tempcompass_caption_matching": _MATCHING,
+    "tempcompass_captioning": Judging(_ask_captioning, _read_captioning, _accuracies),
     "vstar_what": Judging(_ask_vstar, _read_vstar, _accuracies),
 }
 
 
-def judged_by(judging: Judging, rated: Sequence[Rated], replies: Mapping[Any, str]) -> list[Judged]:
-    """Answers with a reply by their id, and those that are wrong without one for being empty."""
-    return [
-        Judged(one, judging.read(one, replies.get(one.record.id)))
+def settled(judging: Judging, rated: Sequence[Rated]) -> set[Any]:
+    """Ids of answers that a judge need not see, as their verdict stands: empty ones, or matched."""
+    return {
+        one.record.id
         for one in rated
-        if one.record.id in replies or _is_empty(one)
+        if not one.verdict.is_pending
+        and not getattr(one.record, "is_choice", False)
+        and judging.ask(one) is None
+    }
+
+
+def with_judge(
+    found: dict[str, Any], name: str, rated: Sequence[Rated], replies: Mapping[Any, str | None]
+) -> dict[str, Any]:
+    """What `score.report` found, with a judge's measures and metrics.
+
+    Args:
+        found: of the rated records.
+        name: of the benchmark, one of `JUDGINGS`.
+        rated: the records.
+        replies: the judge's by id, None of those that are `settled`; others stay unscored.
+    """
+    how = JUDGINGS[name]
+    judged = [
+        Judged(one, how.read(one, replies[one.record.id]))
+        for one in rated
+        if one.record.id in replies
     ]
-
-
-def _is_empty(one: Rated) -> bool:
-    is_choice = getattr(one.record, "is_choice", False)
-    return one.verdict.correct is False and not one.answer.strip() and not is_choice
+    measures = {each.one.record.id: dict(each.measures) for each in judged}
+    unscored = [each for each in found["unscored"] if each not in measures]
+    return {
+        **found,
+        "metrics": {**found["metrics"], **how.summarise(judged)},
+        "counts": {**found["counts"], "unscored": len(unscored)},
+        "unscored": unscored,
+        "per_item": [
+            {**item, "judged": measures[item["id"]]} if item["id"] in measures else item
+            for item in found["per_item"]
+        ],
+    }

@@ -36,7 +36,7 @@ def results(
     answers: Answers,
     *,
     profile: Profile,
-    judgements: Mapping[Any, str],
+    judgements: Mapping[Any, str | None],
 ) -> dict[str, Any]:
     """Metrics, the `published` ones, `counts`, what was `unreadable` and `per_item` verdicts.
 
@@ -46,12 +46,12 @@ def results(
         records: that were asked.
         answers: to them; a record without one has the empty answer.
         profile: whose metrics.
-        judgements: a judge model's replies by id, as far as there are any.
+        judgements: what `ask_judge` returns; nothing without a judge.
     """
     rated = rate_all(benchmark, records, answers.texts, profile=profile)
     found = score.report(score.Scores(benchmark.summarise(rated, profile), rated))
     if judgements:
-        found = _with_judge(found, name, rated, judgements)
+        found = judging.with_judge(found, name, rated, judgements)
     return {
         "benchmark": name,
         "profile": profile,
@@ -62,29 +62,10 @@ def results(
     }
 
 
-def _with_judge(
-    found: dict[str, Any], name: str, rated: Sequence[Rated], judgements: Mapping[Any, str]
-) -> dict[str, Any]:
-    how = judging.JUDGINGS[name]
-    judged = judging.judged_by(how, rated, judgements)
-    measures = {each.one.record.id: dict(each.measures) for each in judged}
-    unscored = [each for each in found["unscored"] if each not in measures]
-    return {
-        **found,
-        "metrics": {**found["metrics"], **how.summarise(judged)},
-        "counts": {**found["counts"], "unscored": len(unscored)},
-        "unscored": unscored,
-        "per_item": [
-            {**item, "judged": measures[item["id"]]} if item["id"] in measures else item
-            for item in found["per_item"]
-        ],
-    }
-
-
 def ask_judge(
     judge: Judge, name: str, rated: Sequence[Rated], *, out: Path, progress: Callable
-) -> dict[Any, str]:
-    """A judge's replies by id; none if the benchmark needs no judge.
+) -> dict[Any, str | None]:
+    """A judge's replies by id, None where a verdict stands without; nothing if none is needed.
 
     They are kept in `judgements-*.jsonl`, and what has been asked before is not asked again.
 
@@ -93,7 +74,9 @@ def ask_judge(
         Failure: it does not answer.
     """
     how = judging.JUDGINGS.get(name)
-    questions = {one.record.id: how.ask(one) for one in rated} if how else {}
+    if how is None:
+        return {}
+    questions = {one.record.id: how.ask(one) for one in rated}
     keys = {id: _key(judge, question) for id, question in questions.items() if question}
     journal = Journal(out, name="judgements", shard=Shard())
     missing = {key: questions[id] for id, key in keys.items() if key not in journal.entries}
@@ -106,7 +89,8 @@ def ask_judge(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return {id: journal.entries[key]["reply"] for id, key in keys.items()}
+    replies = {id: journal.entries[key]["reply"] for id, key in keys.items()}
+    return dict.fromkeys(judging.settled(how, rated)) | replies
 
 
 def _key(judge: Judge, question: Question) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 from vxlpro_jax import cli
 from vxlpro_jax.config import InputError
-from vxlpro_jax.evals import registry
+from vxlpro_jax.evals import judging, registry
 from vxlpro_jax.evals.predictions import read_predictions
 from vxlpro_jax.evals.scoring import Profile, Rated, rate_all, read_checked
 
@@ -40,7 +40,11 @@ def main(argv: Sequence[str]) -> None:
     )
     if args.plot:
         _plot(args.benchmark, scores, path=args.plot)
-    found = {"benchmark": args.benchmark, "profile": args.profile, **report(scores)}
+    reported = report(scores)
+    if args.judgements:
+        replies = read_judgements(args.judgements, name=args.benchmark, rated=scores.rated)
+        reported = judging.with_judge(reported, args.benchmark, scores.rated, replies)
+    found = {"benchmark": args.benchmark, "profile": args.profile, **reported}
     print(json.dumps(found) if args.json else table(found))
 
 
@@ -56,6 +60,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     profiles = get_args(Profile)
     add("--profile", default=profiles[0], choices=profiles, help="whose parser and metrics")
     add("--chain", type=int, choices=registry.CHAINS, help="of V-STaR's questions; 1 by default")
+    add(
+        "--judgements",
+        type=Path,
+        help='what a judge model said, JSON lines {"id": .., "reply": ..}',
+    )
     add("--json", action="store_true", help="print JSON with every item instead of a table")
     add("--plot", type=Path, help="PNG of predicted against true spans, of a temporal benchmark")
     return parser.parse_args(argv)
@@ -79,6 +88,24 @@ def score(
     answers = read_predictions(predictions, ids=[record.id for record in records])
     rated = rate_all(benchmark, records, answers, profile=profile)
     return Scores(benchmark.summarise(rated, profile), rated)
+
+
+def read_judgements(path: Path, *, name: str, rated: Sequence[Rated]) -> dict[Any, str | None]:
+    """A judge's stored replies by id, None of answers that it need not see.
+
+    Replies on what the benchmark does not ask a judge about are passed over.
+
+    Raises:
+        InputError: the file cannot be used, or no judge is asked in this benchmark.
+    """
+    how = judging.JUDGINGS.get(name)
+    if how is None:
+        judged = ", ".join(judging.JUDGINGS)
+        raise InputError(f"Benchmark {name} needs no judge: leave --judgements to {judged}.")
+    replies = read_predictions(path, ids=[one.record.id for one in rated], field="reply")
+    asked = {one.record.id for one in rated if how.ask(one)}
+    known = {id: reply for id, reply in replies.items() if id in asked}
+    return dict.fromkeys(judging.settled(how, rated)) | known
 
 
 def report(scores: Scores) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def find_span(text: str) -> Span | None:
     an end apart (`It starts at 4.5 seconds and ends at 10 seconds.`), and else exactly two times.
     The first range counts; times that are the wrong way round are exchanged.
     """
-    text = _COMPOUND.sub(lambda m: f"{60 * int(m[1]) + float(m[2])} s", text.lower())
+    text = _COMPOUND.sub(lambda m: f"{60 * float(m[1]) + float(m[2])} s", text.lower())
     found = _RANGE.search(text)
     if found:
         return ordered(_seconds(found, "start", "end"), _seconds(found, "end"))

@@ -1,5 +1,6 @@
 """What benchmarks of temporal grounding share: verdicts and metrics of spans."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from vxlpro_jax.evals.scoring import Rated, Verdict, percent
@@ -9,11 +10,12 @@ RIGHT_IOU = 0.5
 
 
 def span_verdict(truth: Span, span: Span | None, answer: str) -> Verdict:
-    """Right at an IoU of 0.5.
+    """Right at an IoU of 0.5; a span that is infinite, of hundreds of digits, is none.
 
     Measures are `iou` of the span that the benchmark's parser found, and `robust_iou` of what
     `find_span` makes of the same answer.
     """
+    span = span if span and all(map(math.isfinite, span)) else None
     overlap = iou(truth, span)
     measures = {"iou": overlap, "robust_iou": iou(truth, find_span(answer))}
     return Verdict(list(span) if span else None, overlap >= RIGHT_IOU, measures=measures)

@@ -24,11 +24,14 @@ _CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?"
 _CLOCKS = re.compile(rf"\b({_CLOCK})\b")
 _CLOCK_RANGE = re.compile(rf"\b({_CLOCK})\s*[\u2013-]\s*({_CLOCK})\b")
 _NUMBER = re.compile(r"\b(\d+(?:\.\d+)?)\b")
-_NUMBER_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*[\u2013-]\s*(\d+(?:\.\d+)?)")
-_UNIT_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*s?\s*[\u2013-]\s*(\d+(?:\.\d+)?)\s*s?")
+# lmms-eval's ranges begin anywhere in a number and give digits back. That finds nothing more, but
+# takes hours of a reply that repeats one digit.
+_FIRST = r"(?<!\d)(\d++(?:\.\d++)?+)"
+_NUMBER_RANGE = re.compile(rf"{_FIRST}\s*+[\u2013-]\s*(\d+(?:\.\d+)?)")
+_UNIT_RANGE = re.compile(rf"{_FIRST}\s*+(?:s\s*+)?[\u2013-]\s*(\d+(?:\.\d+)?)")
 
 _LEGACY_NUMBER = re.compile(r"\b(\d+\.\d+\b|\b\d+)\b")
-_LEGACY_RANGE = re.compile(r"(\d+\.*\d*)\s*-\s*(\d+\.*\d*)")
+_LEGACY_RANGE = re.compile(r"(?<!\d)(\d++\.*+\d*+)\s*+-\s*(\d+\.*\d*)")
 
 _LINE = re.compile(r"(\S+) (\S+) (\S+)##(.+)")
 
@@ -136,16 +139,18 @@ def _first_pair(times: Sequence[str]) -> Span | None:
 
 def _text_rows(path: Path) -> list[Row]:
     rows = []
-    for index, line in enumerate(read_text(path, "Annotations").splitlines()):
+    for number, line in enumerate(read_text(path, "Annotations").split("\n"), start=1):
+        if not line.strip():
+            continue
         found = _LINE.fullmatch(line.strip())
         try:
             start, end = map(float, found.groups()[1:3])
         except (AttributeError, ValueError) as error:
             raise InputError(
-                f"{path}, line {index + 1} is {line!r}: expected 'VIDEO start end##sentence.'."
+                f"{path}, line {number} is {line!r}: expected 'VIDEO start end##sentence.'."
             ) from error
         fields = {"video": f"{found[1]}.mp4", "caption": found[4], "timestamp": [start, end]}
-        rows.append(Row(f"{path}, line {index + 1}", index, fields))
+        rows.append(Row(f"{path}, line {number}", len(rows), fields))
     if not rows:
         raise InputError(f"Annotations {path} hold no line: give the published file.")
     return rows

@@ -94,7 +94,9 @@ def frame_indices(*, duration: float, fps: float, max_frames: int) -> list[int]:
 
 def _question(row: Row) -> Question:
     options = _options(row)
-    right = row.one_of("correct_choice", (-1, *range(len(options))))
+    right = -1
+    if "correct_choice" in row:
+        right = row.one_of("correct_choice", (-1, *range(len(options))))
     return Question(
         id=row.id("id"),
         video=row.text("video_path"),

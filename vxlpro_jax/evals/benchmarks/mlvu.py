@@ -9,7 +9,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from vxlpro_jax.evals.annotations import Row, read_rows
+from vxlpro_jax.evals.annotations import Row, files_of, read_rows
 from vxlpro_jax.evals.letters import before_parenthesis, letter, lettered
 from vxlpro_jax.evals.scoring import (
     PENDING,
@@ -69,12 +69,12 @@ class Question:
 
 
 def read_dev(path: Path) -> list[Question]:
-    """Reads either form of record.
+    """Reads either form of record, of a file or of the authors' folder of JSON files.
 
     Raises:
-        InputError: the file or a record cannot be used.
+        InputError: a file or a record cannot be used.
     """
-    rows = read_rows(path)
+    rows = _rows(path)
     questions = [_question(row) for row in rows]
     for row, question in zip(rows, questions, strict=True):
         if question.is_choice and question.gold is None:
@@ -83,12 +83,12 @@ def read_dev(path: Path) -> list[Question]:
 
 
 def read_test(path: Path) -> list[Question]:
-    """Reads either form of record; the authors' may lack the answer, which they publish apart.
+    """As `read_dev`, but the authors' records may lack the answer, which they publish apart.
 
     Raises:
-        InputError: the file or a record cannot be used.
+        InputError: a file or a record cannot be used.
     """
-    return [_question(row) for row in read_rows(path)]
+    return [_question(row) for row in _rows(path)]
 
 
 def prompt(question: Question, profile: Profile) -> Prompt:
@@ -142,6 +142,12 @@ def _verdict(question: Question, parsed: str) -> Verdict:
         return PENDING
     right = parsed == question.gold and question.gold != _NO_LETTER
     return Verdict(parsed or None, right)
+
+
+def _rows(path: Path) -> list[Row]:
+    """Rows of a file, or of a folder's files as if put together."""
+    rows = [row for file in files_of(path) for row in read_rows(file)]
+    return [dataclasses.replace(row, index=place) for place, row in enumerate(rows)]
 
 
 def _question(row: Row) -> Question:

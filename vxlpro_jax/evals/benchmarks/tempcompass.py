@@ -1,7 +1,7 @@
 """TempCompass: four tasks on five temporal aspects, scored by the authors' matching rules.
 
-What the rules do not match counts as wrong, as in the authors' script without a judge model.
-Captions are for a judge alone.
+What the rules do not match counts as wrong, as in the authors' script without a judge model (with
+one see `evals.judging`). Captions are for a judge alone.
 """
 
 import functools
@@ -33,7 +33,7 @@ def prompt(question: Question, profile: Profile, *, ending: str) -> Prompt:
 def rate_multi_choice(question: Question, answer: str, profile: Profile) -> Verdict:
     """The whole right line, a bare letter, or a reply that begins with `A.` or `A)`."""
     del profile
-    reply = _cleaned(answer)
+    reply = cleaned(answer)
     if reply in tuple("ABCD") or reply[:2] in [f"{name}{mark}" for name in "ABCD" for mark in ".)"]:
         return Verdict(reply[0], reply[0] == question.gold[0])
     return Verdict(reply, True) if reply == question.gold else Verdict(None, False)
@@ -42,7 +42,7 @@ def rate_multi_choice(question: Question, answer: str, profile: Profile) -> Verd
 def rate_yes_no(question: Question, answer: str, profile: Profile) -> Verdict:
     """What the reply begins with, in either case: "Not sure" is a no."""
     del profile
-    reply = _cleaned(answer).lower()
+    reply = cleaned(answer).lower()
     parsed = next((word for word in ("yes", "no") if reply.startswith(word)), None)
     return Verdict(parsed, parsed == question.gold)
 
@@ -50,7 +50,7 @@ def rate_yes_no(question: Question, answer: str, profile: Profile) -> Verdict:
 def rate_caption_matching(question: Question, answer: str, profile: Profile) -> Verdict:
     """An option's line, sentence, name (`Caption A`) or label (`A`); the last that fits counts."""
     del profile
-    reply = _cleaned(answer)
+    reply = cleaned(answer)
     after_parenthesis = reply.split(") ")[1] if ") " in reply else None
     options = question.question.split("\n")[1:]
     names = [option.split(": ")[0] for option in options]
@@ -70,7 +70,7 @@ def rate_caption_matching(question: Question, answer: str, profile: Profile) -> 
 def rate_captioning(question: Question, answer: str, profile: Profile) -> Verdict:
     """Wrong without an answer; the rest is for a judge model."""
     del question, profile
-    return PENDING if _cleaned(answer) else Verdict(None, False)
+    return PENDING if cleaned(answer) else Verdict(None, False)
 
 
 def captioning_judged(judgement: str, *, gold: str) -> bool:
@@ -98,7 +98,8 @@ def summarise_captioning(rated: Sequence[Rated], profile: Profile) -> dict[str, 
     return {"answered": percent(one.verdict.is_pending for one in rated)}
 
 
-def _cleaned(answer: str) -> str:
+def cleaned(answer: str) -> str:
+    """A reply without the end-of-text mark and the space around it."""
     return answer.replace("</s>", "").strip()
 
 

@@ -11,8 +11,8 @@ from vxlpro_jax.evals.annotations import Row, read_records, rows_of
 
 ASPECTS = ("action", "direction", "speed", "order", "attribute_change")
 
-# A name of two words, such as `Caption A`, and its sentence.
-_OPTION = re.compile(r"\S+\s+\S.*?: ")
+# A name of two words, such as `Caption A`, before its sentence.
+_NAMED = re.compile(r"\S+\s+\S.*?: ")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,13 @@ def yes_or_no(row: Row) -> str:
 
 
 def right_caption(row: Row) -> str:
-    """The right option's line, which must stand in the question."""
+    """The right option's line."""
     answer = row.text("answer")
     options = row.text("question").split("\n")[1:]
-    if not options or not all(_OPTION.match(option) for option in options):
+    if not options or not all(": " in option for option in options):
         raise row.wrong("question", "a line, then options a line each as 'Caption A: ..'")
-    if answer not in options:
-        raise row.wrong("answer", "one of the question's options, the whole line")
+    if not _NAMED.match(answer):
+        raise row.wrong("answer", "the whole line of an option, as 'Caption A: ..'")
     return answer
 
 

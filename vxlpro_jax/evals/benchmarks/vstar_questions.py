@@ -57,7 +57,7 @@ def _question(row: Row) -> Question:
     return Question(
         id=row.id(),
         video=f"{row.text('vid')}.mp4",
-        domain=row.text("domain") if "domain" in row else "unknown",
+        domain=row.text("domain") if row.fields.get("domain") else "unknown",
         length=round(row.number("frame_count") / fps, 2),
         size=(row.number("width"), row.number("height")),
         what=row.text("question"),
