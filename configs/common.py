@@ -44,6 +44,7 @@ def base(preset, *, frames, text, batch):
     # A tiny clip has 32 visual tokens; rounded down to 16, as the release does, lower ratios would
     # always drop half of them.
     c.keep_ratio = (1.0, 1.0) if preset == "tiny" else (0.7, 0.99)
+    c.skip_to_frames = 0
     c.param_dtype = "float32"
     c.compute_dtype = "float32" if preset == "tiny" else "bfloat16"
 
@@ -54,6 +55,7 @@ def base(preset, *, frames, text, batch):
     c.model = ml_collections.ConfigDict()
     c.model.preset = preset
     c.model.attention = "auto"
+    c.model.selector_gradient = "scores"
     c.model.pool = 2
     c.model.vision = {"remat": remat}
     c.model.dts = {"layout": "released"}

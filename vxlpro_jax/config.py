@@ -20,6 +20,7 @@ IGNORE_LABEL = -100
 
 Layout = Literal["released", "temporal"]
 AttentionBackend = Literal["auto", "xla", "chunked", "splash", "cudnn"]
+SelectorGradient = Literal["scores", "gates"]
 MaskPolicy = Literal["sgm", "random", "tube", "motion"]
 Task = Literal["answer", "recot"]
 
@@ -97,7 +98,10 @@ class ModelConfig:
     """The whole model: tower, DTS, projector and selector (sized by the two widths), decoder.
 
     Behind the projector the mean of `pool` x `pool` places is one visual token; differs from the
-    release unless 2.
+    release unless 2. The choice of tokens has no gradient: with `selector_gradient="scores"` the
+    selector learns as in the release, through its scores alone, which are added to the tokens that
+    are kept; with `"gates"` also as if each of these were multiplied by its score, so that tokens
+    which help to answer rise.
     """
 
     vision: VisionConfig = VisionConfig()
@@ -105,6 +109,7 @@ class ModelConfig:
     decoder: DecoderConfig = DecoderConfig()
     pool: int = 2
     attention: AttentionBackend = "auto"
+    selector_gradient: SelectorGradient = "scores"
 
     def __post_init__(self):
         _require(self.vision.width % 32 == 0, "vision.width must be a multiple of 32 (GroupNorm)")
@@ -339,10 +344,12 @@ class TrainConfig:
 
     `task` is what it learns: `answer` questions with the whole model, or `recot`, restoring hidden
     tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
-    ratio. Held-out samples are evaluated every `eval_every` steps and at the end; with 0 never.
-    `groups_at_once` is how many groups of four frames a device encodes at a time, which bounds the
-    memory of the tower and the compressor; with 0 all that it has. The rows of a batch go through
-    the model in `accumulate` parts, whose gradients are averaged.
+    ratio. With `skip_to_frames` a sample takes the places of pieces of a video of up to so many
+    frames, so that positions of longer videos than are shown are learned. Held-out samples are
+    evaluated every `eval_every` steps and at the end; with 0 never. `groups_at_once` is how many
+    groups of four frames a device encodes at a time, which bounds the memory of the tower and the
+    compressor; with 0 all that it has. The rows of a batch go through the model in `accumulate`
+    parts, whose gradients are averaged.
     """
 
     task: Task = "answer"
@@ -358,6 +365,7 @@ class TrainConfig:
     log_every: int = 10
     init_from: str = ""
     keep_ratio: tuple[float, float] = (0.7, 0.99)
+    skip_to_frames: int = 0
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     groups_at_once: int = 0

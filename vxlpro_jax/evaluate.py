@@ -14,7 +14,8 @@ from typing import NamedTuple
 from vxlpro_jax import benchmarking, cli
 from vxlpro_jax.answering import Answerer
 from vxlpro_jax.config import DataConfig
-from vxlpro_jax.data.synthetic import needle_set, synthetic_set
+from vxlpro_jax.data.haystacks import needle_set
+from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.evals import embedded, registry
 from vxlpro_jax.evals.embedded import Reply
 from vxlpro_jax.files import write_atomically

@@ -17,6 +17,7 @@ from vxlpro_jax.models import encode, recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops.parts import map_parts
 from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.ops.skipping import draw_skips
 
 Batch = dict[str, Any]
 
@@ -69,7 +70,8 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
 
     The batch holds `frames`, or `features` [B,G,4,P,C] of the frozen tower, or what a frozen DTS
     made of those, `compressed` [B,G,P,C]. The selector's keep ratio is drawn per sample from
-    Uniform(*config.keep_ratio), as the release does at every call.
+    Uniform(*config.keep_ratio), as the release does at every call, and positions are skipped up to
+    `config.skip_to_frames`.
     """
     params = tree.cast(params, config.compute_dtype)
     model = video_xl_pro.VideoXLPro(config.model)
@@ -84,6 +86,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
         stamp_ids=batch["stamp_ids"],
         group_segments=batch["group_segments"],
         keep_counts=keep_count(counts, ratio=ratio),
+        skipped=_skipped(batch, key=jax.random.fold_in(key, 1), config=config),
     )
 
     apply = functools.partial(model.apply, {"params": params})
@@ -97,6 +100,18 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
         "frames": _frames(batch),
     }
     return Loss(loss.mean, (batch["labels"] != IGNORE_LABEL).sum(), metrics)
+
+
+def _skipped(batch, *, key, config):
+    """[B, G], or None."""
+    if not config.skip_to_frames:
+        return None
+    return draw_skips(
+        key,
+        batch["group_segments"],
+        num_segments=config.data.samples_per_row,
+        longest=config.skip_to_frames // FRAMES_PER_GROUP,
+    )
 
 
 def _recot(config: TrainConfig) -> Task:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from configs import stage2, stage3
+from configs import long, stage2, stage3
 from vxlpro_jax.config import DataConfig, InputError
 from vxlpro_jax.data import synthetic
 from vxlpro_jax.data.chat import encode_conversation
@@ -24,7 +24,6 @@ from vxlpro_jax.data.synthetic import (
     haystack,
     make_clip,
     motion_clips,
-    needle_set,
     synthetic_set,
 )
 from vxlpro_jax.data.video import read_video
@@ -50,7 +49,7 @@ def test_records_are_usable_and_fit_the_tiny_row(embedded):
         len(encode_conversation(record.turns, tokenizer=tokenizer).ids)
         for record in (*train, *held_out)
     ]
-    for stage in (stage2, stage3):
+    for stage in (stage2, stage3, long):
         assert max(lengths) <= stage.get_config().data.max_text_tokens
 
 
@@ -182,17 +181,6 @@ def test_questions_come_in_any_order_in_training():
     first = Counter(make_clip(i, split="train").questions[0].text for i in range(0, 300, 4))
     assert len(first) == 2
     assert min(first.values()) > 75 / 3
-
-
-def test_haystacks_of_every_length_and_depth(monkeypatch, tmp_path):
-    monkeypatch.setattr(synthetic, "NEEDLE_FRAMES", (8, 16))
-    monkeypatch.setattr(synthetic, "NEEDLES", 1)
-    file = needle_set(tmp_path)
-    samples = json.loads(file.read_text())
-    assert len(samples) == len(load_records(file)) == 2 * len(synthetic.NEEDLE_DEPTHS)
-    for sample in samples:
-        video = read_video(file.parent / sample["video"], max_frames=99, size=64)
-        assert len(video.frames) == sample["frames"]
 
 
 def test_clips_are_always_the_same(few_clips, embedded, tmp_path):

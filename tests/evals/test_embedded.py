@@ -8,7 +8,7 @@ from helpers import write_model
 
 from vxlpro_jax import evaluate
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.data import synthetic
+from vxlpro_jax.data import haystacks, synthetic
 from vxlpro_jax.evals import embedded
 
 
@@ -21,9 +21,9 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(synthetic, "SIZES", {"train": 4, "eval": 4})
-    monkeypatch.setattr(synthetic, "NEEDLE_FRAMES", (8, 24))
-    monkeypatch.setattr(synthetic, "NEEDLE_DEPTHS", (0.0, 1.0))
-    monkeypatch.setattr(synthetic, "NEEDLES", 2)
+    monkeypatch.setattr(haystacks, "NEEDLE_FRAMES", (8, 24))
+    monkeypatch.setattr(haystacks, "NEEDLE_DEPTHS", (0.0, 1.0))
+    monkeypatch.setattr(haystacks, "NEEDLES", 2)
 
 
 def test_every_question_is_asked_with_and_without_the_clip(few, folder, tmp_path):

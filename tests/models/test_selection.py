@@ -1,5 +1,7 @@
 """Selection: scores, ties, equal scores and counts."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -134,3 +136,47 @@ def test_count_follows_exact_arithmetic():
         ours = selection.keep_count(tokens, ratio=percent / 100)
         theirs = [max(16, int(n * (percent / 100)) // 16 * 16) for n in tokens.tolist()]
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_gates_change_only_the_gradient(params, scene):
+    """It is that of the scores and of a product with the tokens, whose value stays one."""
+    weights = np.random.default_rng(2).standard_normal(scene["windows"].shape)
+
+    def run(p, gradient):
+        return Selector(scene["windows"].shape[-1], gradient).apply({"params": p}, **scene)
+
+    def total(p, gradient):
+        return (run(p, gradient).windows * weights).sum()
+
+    def product(p, added):
+        selected = run(p, "scores")
+        rotated = jax.lax.stop_gradient(selected.windows[:, :, 10:] - selected.scores[..., None])
+        return (selected.scores[..., None] * (rotated + added) * weights[:, :, 10:]).sum()
+
+    p = params["selector"]
+    jax.tree.map(np.testing.assert_array_equal, run(p, "scores"), run(p, "gates"))
+    expected, gates = jax.grad(product)(p, 1), jax.grad(total)(p, "gates")
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    jax.tree.map(close, gates, expected)
+    scores = jax.grad(total)(p, "scores")
+    jax.tree.map(close, scores, jax.grad(lambda p: product(p, 1) - product(p, 0))(p))
+
+
+def test_groups_behind_skipped_ones_are_rotated_as_if_those_were_there(params, scene):
+    """The second sample's three groups as the second, third and sixth of six."""
+    selector = params["selector"]
+    skipped = np.array([[0, 1, 1, 3, 0]], np.int32)
+    long = {name: np.asarray(value) for name, value in scene.items()}
+    places = [0, 2, 3, 6]
+    long["windows"] = np.random.default_rng(3).standard_normal((1, 7, *scene["windows"].shape[2:]))
+    long["windows"][:, places] = scene["windows"][:, :4]
+    long["group_segments"] = np.array([[1, *[2] * 6]], np.int32)
+    short = select({"selector": selector}, {**scene, "skipped": skipped})
+    whole = select({"selector": selector}, long)
+
+    def unscored(selected):
+        return selected.windows.at[:, :, 10:].add(-selected.scores[..., None])
+
+    np.testing.assert_allclose(
+        unscored(short)[:, :4], unscored(whole)[:, places], rtol=0, atol=1e-12
+    )

@@ -199,3 +199,30 @@ def test_the_image_is_replaced_where_it_stands(config, params, samples):
     after = len(sample.ids) - image - 1
     assert sources[-after:].tolist() == list(range(image + 1, len(sample.ids)))
     assert (np.diff(sources[image:-after]) > 0).all()
+
+
+def test_skipped_groups_leave_their_places_free(config, params):
+    """The second, third and last of six groups: ids and tokens stand where they do among all."""
+    taken = [1, 2, 5]
+    sample = random_sample(np.random.default_rng(5), config=config, frames=24, keep_ratio=1.0)
+    long = pack([[sample]], size=config.vision.image_size, groups=6, slots=SLOTS).text
+    short = long.replace(
+        group_segments=long.group_segments[:, taken],
+        stamp_ids=long.stamp_ids[:, taken],
+        keep_counts=np.array([[3 * 144]], np.int32),
+        skipped=np.array([[1, 1, 3]], np.int32),
+    )
+
+    def layout(text):
+        visual = np.zeros((1, text.stamp_ids.shape[1], 144, config.decoder.width))
+        apply = functools.partial(VideoXLPro(config).apply, {"params": params})
+        layout = apply(visual, text, method="assemble").layout
+        return layout.replace(sources=layout.sources[0], positions=layout.positions[0])
+
+    where, whole = layout(short), layout(long)
+    places = dict(zip(whole.sources.tolist(), whole.positions.tolist(), strict=True))
+    length = int(where.lengths[0])
+    for source, position in zip(where.sources.tolist()[:length], where.positions, strict=False):
+        group, place = divmod(source - SLOTS, 154)
+        same = source if source < SLOTS else SLOTS + 154 * taken[group] + place
+        assert position == places[same]

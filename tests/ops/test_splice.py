@@ -26,19 +26,31 @@ def random_row(rng):
     return is_image, text, kept, visual
 
 
-def oracle(is_image, text, kept, visual):
+def random_gaps(rng, visual):
+    """Rising within each sample."""
+    gaps = np.zeros(VISUAL, np.int32)
+    for sample in range(1, SAMPLES + 1):
+        here = visual == sample
+        gaps[here] = np.sort(rng.integers(0, 1000, here.sum()))
+    return gaps
+
+
+def oracle(is_image, text, kept, visual, gaps):
     sources, segments, positions, text_at = [], [], [], [TEXT + VISUAL] * TEXT
     for sample in range(1, SAMPLES + 1):
-        start = len(sources)
+        start, gap = len(sources), 0
         for at in np.flatnonzero(text == sample):
             if is_image[at]:
-                sources += [TEXT + v for v in np.flatnonzero((visual == sample) & kept)]
+                for v in np.flatnonzero((visual == sample) & kept):
+                    gap = gaps[v]
+                    positions.append(len(sources) - start + gap)
+                    sources.append(TEXT + v)
             else:
                 text_at[at] = len(sources)
+                positions.append(len(sources) - start + gap)
                 sources.append(at)
         size = len(sources) - start
         segments += [sample] * size
-        positions += range(size)
     fill = TEXT + VISUAL - len(sources)
     return {
         "sources": sources + [TEXT + VISUAL] * fill,
@@ -51,25 +63,29 @@ def oracle(is_image, text, kept, visual):
 
 @pytest.fixture(scope="module")
 def compiled():
-    def run(is_image, text, kept, visual):
+    def run(is_image, text, kept, visual, gaps=None):
         return lay_out(
             is_image=is_image,
             text_segments=text,
             kept=kept,
             visual_segments=visual,
             num_segments=SAMPLES,
+            gaps=gaps,
         )
 
     return jax.jit(run)
 
 
-def test_random_rows(compiled):
+@pytest.mark.parametrize("has_gaps", [False, True])
+def test_random_rows(compiled, has_gaps):
     rng = np.random.default_rng(0)
     for _ in range(40):
         rows = [random_row(rng) for _ in range(4)]
-        layout = compiled(*(np.stack(column) for column in zip(*rows, strict=True)))
+        gaps = [has_gaps * random_gaps(rng, visual) for *_, visual in rows]
+        columns = [np.stack(column) for column in zip(*rows, strict=True)]
+        layout = compiled(*columns, np.stack(gaps) if has_gaps else None)
         for index, row in enumerate(rows):
-            expected = oracle(*row)
+            expected = oracle(*row, gaps[index])
             used = expected.pop("lengths")
             assert layout.lengths[index] == used
             np.testing.assert_array_equal(layout.positions[index, :used], expected.pop("positions"))

@@ -19,7 +19,7 @@ import grain
 import numpy as np
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
-from vxlpro_jax.data import buckets
+from vxlpro_jax.data import buckets, haystacks
 from vxlpro_jax.data.bad_samples import BadSample, BadSamples
 from vxlpro_jax.data.buckets import BucketIterator, Turns
 from vxlpro_jax.data.decoders import DecoderPool
@@ -28,7 +28,7 @@ from vxlpro_jax.data.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.order import epoch_length, record_order
 from vxlpro_jax.data.packing import Size
 from vxlpro_jax.data.row_stream import RowSource, RowState, RowStream
-from vxlpro_jax.data.sources import Records, load_records, load_visual_records
+from vxlpro_jax.data.sources import Records, join, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
@@ -226,10 +226,11 @@ def first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray
 
 
 def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Records:
-    """The records of `data.path`, or of the embedded clips."""
+    """The records of `data.path`, or of the embedded clips that fit a row."""
     if not data.path:
-        synthetic = synthetic_set(Path(data.workdir_cache).expanduser())
-        return load(synthetic.train, video_root=synthetic.root, image_root=synthetic.root)
+        cache = Path(data.workdir_cache).expanduser()
+        files = haystacks.training_set(cache, most_frames=data.max_frames)
+        return join(load(file) for file in (synthetic_set(cache).train, *files))
     return load(
         data.path,
         video_root=data.video_root,

@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,15 @@ class Records(_Joined):
         self.indices = range(len(self)) if indices is None else indices
         self.counts = tuple(map(len, parts))
         self.weights = tuple(weights)
+
+
+def join(several: Iterable[Records]) -> Records:
+    """The datasets of all of them."""
+    several = tuple(several)
+    return Records(
+        [part for records in several for part in records.parts],
+        weights=[weight for records in several for weight in records.weights],
+    )
 
 
 def load_records(

@@ -23,7 +23,8 @@ from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
 from vxlpro_jax.data.chat import IMAGE_MARK
 from vxlpro_jax.data.drawing import COLOURS, SHAPES, Canvas, Figure, write_mp4
 
-VERSION = 5  # Part of the folder's name: raise it whenever what is written changes.
+VERSION = 6  # Part of the folder's name: raise it whenever what is written changes.
+SEED = 5
 FPS = 2
 FRAMES = 8
 _FLASH = 2  # Frames.
@@ -33,10 +34,6 @@ SIZES: dict[Split, int] = {"train": 1536, "eval": 192}  # Whole rounds of every 
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 NUMBERS = ("1", "2", "3", "4")
-
-NEEDLE_FRAMES = (8, 16, 32, 64, 128)
-NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-NEEDLES = 4  # Of each length and depth.
 
 
 class Question(NamedTuple):
@@ -65,7 +62,7 @@ class SyntheticSet(NamedTuple):
 
 def make_clip(index: int, *, split: Split) -> Clip:
     """Clip number `index` of a split: its frames and questions, always the same."""
-    rng = np.random.default_rng([VERSION, split == "eval", index])
+    rng = np.random.default_rng([SEED, split == "eval", index])
     turn, kind = divmod(index, len(_KINDS))
     combinations, draw = _KINDS[kind]
     shown = combinations(split)
@@ -212,7 +209,7 @@ def motion_clips(count: int, *, side: int) -> MotionClips:
     Where the shape is in the `picked` frame tells nothing about where it goes: across its way it
     is off the middle by as much as it may be along it.
     """
-    rng = np.random.default_rng([VERSION, count, side])
+    rng = np.random.default_rng([SEED, count, side])
     labels = rng.integers(len(DIRECTIONS), size=count)
     steps = list(DIRECTIONS.values())
     frames = np.stack([_motion(rng, step=steps[label], side=side) for label in labels])
@@ -238,18 +235,6 @@ def synthetic_set(cache: Path) -> SyntheticSet:
     """
     root = written_once(cache / f"synthetic-v{VERSION}", _write_task)
     return SyntheticSet(root, root / "train.json", root / "eval.json")
-
-
-def needle_set(cache: Path) -> Path:
-    """A data file of haystacks under `cache`, written now if it is not there yet.
-
-    Its samples have, beside the fields of the held-out ones, `frames` and `depth`. Their clips lie
-    in its folder.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    return written_once(cache / f"needles-v{VERSION}", _write_needles) / "needles.json"
 
 
 def written_once(root: Path, write: Callable[[Path], None]) -> Path:
@@ -280,23 +265,11 @@ def written_once(root: Path, write: Callable[[Path], None]) -> Path:
 def _write_task(folder: Path) -> None:
     for split, size in SIZES.items():
         records = [r for index in range(size) for r in _write_clip(index, split, folder)]
-        _write_json(folder / f"{split}.json", records)
+        write_json(folder / f"{split}.json", records)
 
 
-def _write_needles(folder: Path) -> None:
-    rng = np.random.default_rng(VERSION)
-    records = []
-    for frames, depth in itertools.product(NEEDLE_FRAMES, NEEDLE_DEPTHS):
-        for i in range(NEEDLES):
-            colour, name = tuple(COLOURS)[i % len(COLOURS)], f"needle{len(records):04d}"
-            clip = haystack(rng, colour=colour, groups=frames // FRAMES_PER_GROUP, depth=depth)
-            write_mp4(folder / f"{name}.mp4", clip.frames, fps=FPS)
-            [record] = clip_records(clip, name=name, split="eval")
-            records.append(record | {"frames": frames, "depth": depth})
-    _write_json(folder / "needles.json", records)
-
-
-def _write_json(path: Path, records: list[dict]) -> None:
+def write_json(path: Path, records: list[dict]) -> None:
+    """Writes samples as a data file."""
     path.write_text(json.dumps(records, indent=1), encoding="utf-8")
 
 
@@ -314,6 +287,7 @@ def clip_records(clip: Clip, *, name: str, split: Split) -> list[dict]:
             "id": f"{name}-{i}",
             "video": f"{name}.mp4",
             "kind": chat[0].kind,
+            "duration": len(clip.frames) / FPS,
             "conversations": conversation(chat),
         }
         for i, chat in enumerate(chats)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config import FRAMES_PER_GROUP
-from vxlpro_jax.data import synthetic, video
+from vxlpro_jax.data import haystacks, video
 from vxlpro_jax.data.chat import IMAGE_MARK
 
 _SPAN = re.compile(r"(\d+\.\d)s to (\d+\.\d)s")
@@ -78,7 +78,7 @@ def ask(
         answers[asked.question].add(asked.answer)
     for name, samples_of_clip in itertools.groupby(samples, key=operator.itemgetter("video")):
         read = video.read_video(
-            data_file.parent / name, max_frames=max(synthetic.NEEDLE_FRAMES), size=size
+            data_file.parent / name, max_frames=max(haystacks.NEEDLE_FRAMES), size=size
         )
         frames, times = video.group_frames(read)
         if is_blind:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import STAMP_TOKENS
+from vxlpro_jax.config import STAMP_TOKENS, SelectorGradient
 from vxlpro_jax.models.layers import Dense, torch_uniform
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops import selection
@@ -39,10 +39,12 @@ class Selector(nn.Module):
     """Scores per window, ranks per sample, in static shapes.
 
     Differs from the release, which builds one dense matrix over all windows and masks it, because
-    that takes 48 GB at 8,192 frames; the numbers are the same.
+    that takes 48 GB at 8,192 frames; the numbers are the same. `gradient` is
+    `ModelConfig.selector_gradient`, which changes no result.
     """
 
     width: int
+    gradient: SelectorGradient = "scores"
 
     def setup(self) -> None:
         """Parameters: `text` and `window`."""
@@ -61,6 +63,7 @@ class Selector(nn.Module):
         text: jax.Array,
         text_segments: jax.Array,
         keep_counts: jax.Array,
+        skipped: jax.Array | None = None,
     ) -> Selected:
         """Selects.
 
@@ -70,6 +73,7 @@ class Selector(nn.Module):
             text: [B, T, D] embeddings of the text ids.
             text_segments: int32 [B, T], 0 at padding and at the image position.
             keep_counts: int32 [B, S], visual tokens to keep of each sample.
+            skipped: int32 [B, G], groups left out of the sample before each one; none if None.
         """
         num_segments, tokens = keep_counts.shape[1], windows.shape[2] - STAMP_TOKENS
         features = self.text_features(text)
@@ -83,8 +87,9 @@ class Selector(nn.Module):
         kept = selection.keep_highest(scores, segments=flat_segments, counts=keep_counts)
         kept, scores = (rearrange(x, "b (g n) -> b g n", n=tokens) for x in (kept, scores))
         stamps = jnp.broadcast_to(group_segments[..., None] > 0, (*kept.shape[:2], STAMP_TOKENS))
+        rotated = _rotate(windows, group_segments, skipped)
         return Selected(
-            windows=_add_scores(_rotate(windows, group_segments), scores),
+            windows=_add_scores(rotated, scores, self.gradient),
             kept=jnp.concatenate([stamps, kept], axis=-1),
             scores=scores,
         )
@@ -180,15 +185,17 @@ class _Projection(nn.Module):
         return query @ at_least_float32(self.kernel).T
 
 
-def _rotate(windows, group_segments):
+def _rotate(windows, group_segments, skipped):
     """Full-width rotary by the index in the sample's visual sequence."""
-    size = windows.shape[2]
-    starts = seg.index_in_segment(group_segments) * size
+    size, places = windows.shape[2], seg.index_in_segment(group_segments)
+    starts = (places if skipped is None else places + skipped) * size
     positions = starts[..., None] + jnp.arange(size)
     return rotate_full_width(windows, positions=positions)
 
 
-def _add_scores(windows, scores):
-    """Adds each visual token's score to all its channels: the selector's only gradient path."""
-    padded = jnp.pad(scores, ((0, 0), (0, 0), (STAMP_TOKENS, 0)))
-    return windows + padded[..., None].astype(windows.dtype)
+def _add_scores(windows, scores, gradient):
+    """Adds each visual token's score to all its channels: the release's only gradient path."""
+    added = jnp.pad(scores, ((0, 0), (0, 0), (STAMP_TOKENS, 0)))[..., None].astype(windows.dtype)
+    if gradient == "gates":
+        windows = windows * (1 + (added - jax.lax.stop_gradient(added)))
+    return windows + added

@@ -21,6 +21,7 @@ from vxlpro_jax.models.qwen2 import Qwen2
 from vxlpro_jax.models.selector import Selected, Selector
 from vxlpro_jax.models.siglip import Siglip
 from vxlpro_jax.ops import grids, mesh, splice
+from vxlpro_jax.ops import segments as seg
 
 
 @flax.struct.dataclass
@@ -33,6 +34,8 @@ class Text:
         stamp_ids: int32 [B, G, 10].
         group_segments: int32 [B, G], sample of each group; 0 in padding.
         keep_counts: int32 [B, S], visual tokens kept of each sample.
+        skipped: int32 [B, G], groups that are left out of the sample before each one, not falling:
+            what follows stands at places as if they were there. None if there are none.
     """
 
     tokens: jax.Array
@@ -40,6 +43,7 @@ class Text:
     stamp_ids: jax.Array
     group_segments: jax.Array
     keep_counts: jax.Array
+    skipped: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -68,7 +72,7 @@ class VideoXLPro(nn.Module):
         self.vision = Siglip(c.vision, c.attention)
         self.dts = Dts(c.attention)
         self.projector = Projector(c.decoder.width)
-        self.selector = Selector(c.decoder.width)
+        self.selector = Selector(c.decoder.width, c.selector_gradient)
         self.decoder = Qwen2(c.decoder, c.attention)
 
     def features(self, frames: jax.Array) -> jax.Array:
@@ -118,6 +122,7 @@ class VideoXLPro(nn.Module):
             text=self.decoder.embed(text.tokens),
             text_segments=jnp.where(text.tokens == IMAGE_TOKEN, 0, text.token_segments),
             keep_counts=text.keep_counts,
+            skipped=text.skipped,
         )
 
     def splice(self, selected: Selected, text: Text, *, slots: int | None = None) -> Sequence:
@@ -132,6 +137,7 @@ class VideoXLPro(nn.Module):
             kept=rearrange(selected.kept, "b g n -> b (g n)"),
             visual_segments=jnp.repeat(text.group_segments, selected.kept.shape[2], axis=1),
             num_segments=num_samples,
+            gaps=_gaps(text, tokens=selected.scores.shape[2]),
             slots=slots,
         )
         words = self.decoder.embed(text.tokens)
@@ -210,6 +216,19 @@ class VideoXLPro(nn.Module):
         """Reads one more id a row, int32 [B]; logits [B, V] of the next."""
         logits, cache = self.follow(ids[:, None], cache)
         return logits[:, 0], cache
+
+
+def _gaps(text: Text, *, tokens: int) -> jax.Array | None:
+    """Decoder positions that skipped groups would take: int32 [B, G*(10+N)].
+
+    Of each group as many as are kept, on average, of the sample's own.
+    """
+    if text.skipped is None:
+        return None
+    groups = seg.one_hot(text.group_segments, num_segments=text.keep_counts.shape[1]).sum(1)
+    size = STAMP_TOKENS + text.keep_counts // jnp.maximum(groups, 1)
+    gaps = text.skipped * seg.lookup(size, segments=text.group_segments)
+    return jnp.repeat(gaps, STAMP_TOKENS + tokens, axis=1)
 
 
 def init_params(config: ModelConfig, *, key: jax.Array) -> dict:

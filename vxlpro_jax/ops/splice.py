@@ -21,7 +21,7 @@ class Layout:
     Attributes:
         sources: int32 [B, L], index into text slots followed by visual slots; T + E in padding.
         segments: int32 [B, L], the sample's number from 1; 0 in padding.
-        positions: int32 [B, L], index within the sample.
+        positions: int32 [B, L], index within the sample, gaps counted.
         text_at: int32 [B, T], the decoder index of each text id; L for image position and padding.
         lengths: int32 [B], decoder slots in use.
     """
@@ -40,6 +40,7 @@ def lay_out(
     kept: jax.Array,
     visual_segments: jax.Array,
     num_segments: int,
+    gaps: jax.Array | None = None,
     slots: int | None = None,
 ) -> Layout:
     """Computes the sequence of each row.
@@ -50,6 +51,8 @@ def lay_out(
         kept: bool [B, E], visual positions that stay.
         visual_segments: int32 [B, E].
         num_segments: S.
+        gaps: int32 [B, E], how many positions of its sample are left out before each visual one,
+            not falling; none if None.
         slots: L; whatever of a row is beyond is lost.
     """
     batch, num_text = is_image.shape
@@ -82,10 +85,15 @@ def lay_out(
 
     element = jnp.broadcast_to(jnp.arange(elements), (batch, elements))
     segments = scatter(jnp.concatenate([text_segments, visual_segments], axis=1), 0)
+    positions = seg.index_in_segment(segments)
+    if gaps is not None:
+        all_gaps = jnp.where(visual, gaps[..., None], 0).max(1)
+        behind = (after_image * all_gaps[:, None]).sum(-1)
+        positions += scatter(jnp.concatenate([behind, gaps], axis=1), 0)
     return Layout(
         sources=scatter(element, elements),
         segments=segments,
-        positions=seg.index_in_segment(segments),
+        positions=positions,
         text_at=text_at,
         lengths=sizes.sum(-1),
     )

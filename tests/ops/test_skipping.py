@@ -1,0 +1,60 @@
+"""Position skipping: what is drawn, and where a decoder's positions then are."""
+
+import jax
+import numpy as np
+import pytest
+
+from vxlpro_jax.ops.skipping import draw_skips
+
+LONGEST = 1000
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0]], np.int32)
+
+
+@pytest.fixture(scope="module")
+def draws():
+    """[1000, 3, 6]."""
+    keys = jax.random.split(jax.random.key(0), 1000)
+    draw = jax.vmap(lambda key: draw_skips(key, SEGMENTS, num_segments=2, longest=LONGEST))
+    return np.asarray(draw(keys))
+
+
+def samples(draws):
+    for row, segments in enumerate(SEGMENTS):
+        for segment in range(1, segments.max() + 1):
+            yield draws[:, row, segments == segment]
+
+
+def test_groups_stay_in_order_within_the_longest_video(draws):
+    for sample in samples(draws):
+        assert (np.diff(sample) >= 0).all()
+        assert sample.min() >= 0
+        assert sample.max() <= LONGEST - sample.shape[1]
+    assert not draws[:, SEGMENTS == 0].any()
+
+
+def test_every_power_of_two_is_as_likely(draws):
+    """The last group ends the longer video, of which `length` tells."""
+    for sample in samples(draws):
+        own = sample.shape[1]
+        length = np.log(sample[:, -1] + own + 0.5)
+        shares = np.histogram(length, np.linspace(np.log(own), np.log(LONGEST + 1), 5))[0] / 1000
+        np.testing.assert_allclose(shares, 0.25, atol=0.06)
+
+
+def test_groups_lie_anywhere(draws):
+    """Of a video of three pieces the first two split what is skipped uniformly, in order."""
+    sample = next(samples(draws))
+    sample = sample[sample[:, -1] > 100]
+    first, second = (sample[:, :2] / sample[:, -1:]).T
+    np.testing.assert_allclose((first.mean(), second.mean()), (1 / 3, 2 / 3), atol=0.04)
+
+
+def test_samples_are_drawn_apart(draws):
+    one, two = draws[:, 0, 2], draws[:, 0, 4]
+    assert abs(np.corrcoef(np.log1p(one), np.log1p(two))[0, 1]) < 0.1
+
+
+def test_a_video_of_the_longest_length_skips_nothing():
+    segments = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], np.int32)
+    skipped = draw_skips(jax.random.key(1), segments, num_segments=1, longest=2)
+    assert not skipped.any()

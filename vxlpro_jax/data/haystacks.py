@@ -1,0 +1,93 @@
+"""The embedded task's longer videos: cards in haystacks, to learn from and to be measured by.
+
+Real mp4 files beside data files in the form of `data.synthetic`, written once to a cache folder.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.data.drawing import COLOURS, write_mp4
+from vxlpro_jax.data.synthetic import (
+    FPS,
+    SEED,
+    VERSION,
+    clip_records,
+    haystack,
+    write_json,
+    written_once,
+)
+
+NEEDLE_FRAMES = (8, 16, 32, 64, 128)
+NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+NEEDLES = 4  # Of each length and depth.
+
+TRAIN_FRAMES = (16, 32, 64)
+TRAIN_CLIPS = 64  # Of each length.
+_STRETCHES = 4  # Of each clip's time stamps,
+_LONGEST_STRETCH = 256.0  # up to some 8,000 seconds.
+
+
+def needle_set(cache: Path) -> Path:
+    """A data file of haystacks under `cache`, written now if it is not there yet.
+
+    Its samples have, beside the fields of the held-out ones, `frames` and `depth`. Their clips lie
+    in its folder.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    return written_once(cache / f"needles-v{VERSION}", _write_needles) / "needles.json"
+
+
+def training_set(cache: Path, *, most_frames: int) -> list[Path]:
+    """Data files of haystacks to learn from, of up to `most_frames` frames; none may be so short.
+
+    A file for each length, beside its clips; written under `cache` now if they are not there yet. A
+    clip comes several times, each time with its time stamps stretched by another `scale`.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    lengths = [frames for frames in TRAIN_FRAMES if frames <= most_frames]
+    if not lengths:
+        return []
+    root = written_once(cache / f"training-haystacks-v{VERSION}", _write_training)
+    return [root / f"{frames}.json" for frames in lengths]
+
+
+def _write_needles(folder: Path) -> None:
+    rng = np.random.default_rng(SEED)
+    records = []
+    for frames, depth in itertools.product(NEEDLE_FRAMES, NEEDLE_DEPTHS):
+        for i in range(NEEDLES):
+            colour, name = tuple(COLOURS)[i % len(COLOURS)], f"needle{len(records):04d}"
+            [record] = _write_clip(rng, folder / name, colour=colour, frames=frames, depth=depth)
+            records.append(record | {"frames": frames, "depth": depth})
+    write_json(folder / "needles.json", records)
+
+
+def _write_training(folder: Path) -> None:
+    for frames in TRAIN_FRAMES:
+        rng = np.random.default_rng([SEED, frames])
+        write_json(folder / f"{frames}.json", list(_write_clips(rng, folder, frames=frames)))
+
+
+def _write_clips(rng: np.random.Generator, folder: Path, *, frames: int) -> Iterator[dict]:
+    for i in range(TRAIN_CLIPS):
+        colour, name = tuple(COLOURS)[i % len(COLOURS)], f"hay{frames}-{i:04d}"
+        depth = rng.uniform()
+        [record] = _write_clip(rng, folder / name, colour=colour, frames=frames, depth=depth)
+        for stretch in range(_STRETCHES):
+            scale = float(_LONGEST_STRETCH ** rng.uniform())
+            yield record | {"id": f"{name}-{stretch}", "scale": round(scale, 2)}
+
+
+def _write_clip(rng, place: Path, *, colour: str, frames: int, depth: float) -> list[dict]:
+    """Writes `place`.mp4; its samples, to be asked one by one."""
+    clip = haystack(rng, colour=colour, groups=frames // FRAMES_PER_GROUP, depth=depth)
+    write_mp4(place.with_suffix(".mp4"), clip.frames, fps=FPS)
+    return clip_records(clip, name=place.name, split="eval")
