@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the tiny preset through its three stages on this machine and measures it:
+# Trains the tiny preset through its stages on this machine and measures it:
 #   bash launch/local.sh [DIR]
 # Started again it continues. PYTHON names an interpreter that has the package; without it one is
 # set up in .venv.
@@ -18,12 +18,15 @@ train() { "$python" -m vxlpro_jax.train --config="configs/$1.py" --workdir="$dir
 train stage1
 train stage2 --config.init_from="$dir/stage1"
 train stage3 --config.init_from="$dir/stage2"
+train stage3_long --config.init_from="$dir/stage3"
 measure() {
-  "$python" -m vxlpro_jax.evaluate --checkpoint "$dir/stage3" --benchmark "$1" \
+  "$python" -m vxlpro_jax.evaluate --checkpoint "$dir/stage3_long" --benchmark "$1" \
     --keep_ratio 1.0 --out "$dir/$1"
 }
 measure embedded
 measure needles
+"$python" -m vxlpro_jax.evals.needle --checkpoint "$dir/stage3_long" --mode mcq --out "$dir/haystack" \
+  --frames 64,256,1024 --keep_ratio 0.5,1
 
 "$python" - "$dir" <<'END'
 import json, pathlib, sys
@@ -32,8 +35,9 @@ folder = pathlib.Path(sys.argv[1])
 read = lambda name: json.loads((folder / name).read_text())
 results = read("embedded/results.json") | read("needles/results.json")
 results["recot"] = read("stage1/recot.json")
+results["haystack"] = read("haystack/results.json")
 partial = folder / "results.json.tmp"
 partial.write_text(json.dumps(results, indent=2))
 partial.replace(folder / "results.json")
 END
-echo "$dir holds results.json, embedded/results.md, needles/needles.png and stage*/curves.png."
+echo "$dir holds results.json, embedded/results.md, haystack/needle.png and */curves.png."

@@ -6,6 +6,7 @@ import math
 
 import jax
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import common, stage2
@@ -44,6 +45,9 @@ from vxlpro_jax.models.video_xl_pro import abstract_params
         ({"model": 3}, "config.model is 3: expected"),
         ({"keep_ratio": 3}, "config.keep_ratio is 3: expected"),
         ({"keep_ratio": ("low", 1.0)}, "config.keep_ratio is 'low': expected float"),
+        ({"keep_ratio": (0.9, 0.5)}, "keep_ratio must be two numbers above 0, the lower one first"),
+        ({"keep_ratio": (0.0, 0.5)}, "keep_ratio must be two numbers above 0"),
+        ({"skip_to_frames": -4}, "skip_to_frames must be 0 or more"),
         ({"keep_ratio": (0.5,)}, "config.keep_ratio is .*: expected 2 values"),
     ],
 )
@@ -153,6 +157,7 @@ def test_every_config_file_converts(module, preset):
         vision=dataclasses.replace(PRESETS[preset].vision, remat=config.model.vision.remat),
         decoder=dataclasses.replace(PRESETS[preset].decoder, remat=config.model.decoder.remat),
         dts=config.model.dts,
+        selector_gradient=config.model.selector_gradient,
     )
     assert config.model == sizes
     assert config.mesh == MeshConfig()
@@ -206,3 +211,9 @@ def test_every_field_of_a_run_is_in_the_config_file():
     sizes = {"model.vision", "model.dts", "model.decoder"}  # Come from the preset.
     found = [name[1:] for name in missing(TrainConfig, config, "")]
     assert [name for name in found if name.rpartition(".")[0] not in sizes] == []
+
+
+@pytest.mark.parametrize("bounds", [(0.7, 0.99), (1.0, 1.0), (1.2, 1.4), (0.4, 1.6), (0.5, 3.0)])
+def test_mean_keep_ratio(bounds):
+    draws = np.minimum(np.linspace(*bounds, 100_001), 1)
+    assert TrainConfig(keep_ratio=bounds).mean_keep_ratio == pytest.approx(draws.mean(), abs=1e-4)

@@ -92,3 +92,18 @@ def test_loss_and_gradients_are_those_of_the_samples_apart(config, no_mesh):
         ours_grads,
         theirs_grads,
     )
+
+
+def test_positions_are_skipped_only_up_to_the_longest_video(config, no_mesh):
+    data = build_pipeline(config.data, image_size=MICRO.vision.image_size, seed=0)
+    batch = next(data)
+    data.close()
+    params = tree.cast(task_of(config).init_params(jax.random.key(0)), "float64")
+
+    def loss(frames):
+        skipping = dataclasses.replace(config, skip_to_frames=frames)
+        return float(task_of(skipping).loss(params, batch, key=jax.random.key(1)).value)
+
+    assert loss(4) == loss(0)
+    assert loss(4000) == pytest.approx(loss(0), rel=0.1)
+    assert loss(4000) != loss(0)

@@ -31,7 +31,7 @@ class InputError(ValueError):
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise InputError(f"Sizes do not fit together: {message}.")
+        raise InputError(f"The config does not fit together: {message}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -344,7 +344,7 @@ class TrainConfig:
 
     `task` is what it learns: `answer` questions with the whole model, or `recot`, restoring hidden
     tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
-    ratio. With `skip_to_frames` a sample takes the places of pieces of a video of up to so many
+    ratio; what is above 1 keeps all. With `skip_to_frames` a sample takes the places of pieces of a video of up to so many
     frames, so that positions of longer videos than are shown are learned. Held-out samples are
     evaluated every `eval_every` steps and at the end; with 0 never. `groups_at_once` is how many
     groups of four frames a device encodes at a time, which bounds the memory of the tower and the
@@ -370,6 +370,19 @@ class TrainConfig:
     compute_dtype: str = "float32"
     groups_at_once: int = 0
     accumulate: int = 1
+
+    def __post_init__(self):
+        low, high = self.keep_ratio
+        _require(0 < low <= high, "keep_ratio must be two numbers above 0, the lower one first")
+        _require(self.skip_to_frames >= 0, "skip_to_frames must be 0 or more")
+
+    @property
+    def mean_keep_ratio(self) -> float:
+        """Of the draws, of which those above 1 count as 1."""
+        low, high = self.keep_ratio
+        if high <= 1 or low >= 1:
+            return min((low + high) / 2, 1.0)
+        return 1 - (1 - low) ** 2 / (2 * (high - low))
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, path: str = "config") -> T:

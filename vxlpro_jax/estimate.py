@@ -186,7 +186,7 @@ def _forward(config):
         config.model,
         groups=groups,
         text_tokens=config.data.max_text_tokens,
-        keep_ratio=sum(config.keep_ratio) / 2,
+        keep_ratio=config.mean_keep_ratio,
         targets=config.data.max_text_tokens,
     )
 

@@ -113,7 +113,7 @@ def step_flops(
             config.model,
             groups=groups,
             text_tokens=count(batch["token_segments"]).sum(1, dtype=jnp.float32),
-            keep_ratio=sum(config.keep_ratio) / 2,
+            keep_ratio=config.mean_keep_ratio,
             targets=count(
                 jnp.where(batch["labels"] == IGNORE_LABEL, 0, batch["token_segments"])
             ).sum(1, dtype=jnp.float32),

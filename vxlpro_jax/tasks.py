@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax import tree
@@ -79,7 +80,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
         batch["group_segments"], num_segments=config.data.samples_per_row
     ).sum(1)
     low, high = config.keep_ratio
-    ratio = jax.random.uniform(key, counts.shape, minval=low, maxval=high)
+    ratio = jnp.minimum(jax.random.uniform(key, counts.shape, minval=low, maxval=high), 1)
     text = video_xl_pro.Text(
         tokens=batch["tokens"],
         token_segments=batch["token_segments"],

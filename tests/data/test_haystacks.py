@@ -62,7 +62,7 @@ def test_a_clip_comes_with_several_time_scales(few, tmp_path):
     scales = {}
     for record in records:
         scales.setdefault(record.video, set()).add(record.scale)
-    assert all(len(found) == 4 for found in scales.values())
+    assert all(len(found) == 8 for found in scales.values())
     assert all(1 <= scale <= 256 for found in scales.values() for scale in found)
 
 

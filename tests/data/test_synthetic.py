@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from configs import long, stage2, stage3
+from configs import stage2, stage3, stage3_long
 from vxlpro_jax.config import DataConfig, InputError
 from vxlpro_jax.data import synthetic
 from vxlpro_jax.data.chat import encode_conversation
@@ -49,7 +49,7 @@ def test_records_are_usable_and_fit_the_tiny_row(embedded):
         len(encode_conversation(record.turns, tokenizer=tokenizer).ids)
         for record in (*train, *held_out)
     ]
-    for stage in (stage2, stage3, long):
+    for stage in (stage2, stage3, stage3_long):
         assert max(lengths) <= stage.get_config().data.max_text_tokens
 
 

@@ -27,7 +27,7 @@ NEEDLES = 4  # Of each length and depth.
 
 TRAIN_FRAMES = (16, 32, 64)
 TRAIN_CLIPS = 64  # Of each length.
-_STRETCHES = 4  # Of each clip's time stamps,
+_STRETCHES = 8  # Of each clip's time stamps,
 _LONGEST_STRETCH = 256.0  # up to some 8,000 seconds.
 
 

@@ -17,8 +17,9 @@ def draw_skips(
 ) -> jax.Array:
     """How many groups of a longer video are left out before each group of a sample.
 
-    The length of that video is drawn from a sample's own to `longest` groups, each power of two as
-    likely as the next; which of its groups the sample has, uniformly.
+    Every other sample, at random, stays as it is. Else the length of that video is drawn from the
+    sample's own to `longest` groups, each power of two as likely as the next. The sample has its
+    first group, its last, and others anywhere between these.
 
     Args:
         key: PRNG key.
@@ -33,9 +34,12 @@ def draw_skips(
     member = seg.one_hot(group_segments, num_segments=num_segments)
     groups = jnp.maximum(member.sum(1), 1)
     stretch = jnp.maximum(longest / groups, 1)
-    lengths = groups * stretch ** jax.random.uniform(length_key, groups.shape)
+    # Below zero, which is half of the samples, nothing is skipped.
+    exponent = jax.random.uniform(length_key, groups.shape, minval=-1.0)
+    lengths = groups * stretch ** jnp.maximum(exponent, 0)
     # Gaps between uniform draws are shares of exponential ones: sorted without a sort.
     steps = jax.random.exponential(place_key, group_segments.shape)
+    steps = jnp.where(seg.index_in_segment(group_segments) == 0, 0, steps)
     steps = jnp.where(member, steps[..., None], 0)
     shares = jnp.cumsum(steps, 1) / jnp.maximum(steps.sum(1), jnp.finfo(steps.dtype).tiny)[:, None]
     skipped = jnp.floor(shares * (lengths - groups)[:, None])

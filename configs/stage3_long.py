@@ -1,7 +1,7 @@
 """Longer videos: stage 3 goes on with longer videos, position skipping and dropped tokens.
 
-`configs/long.py` is the tiny preset on embedded clips and haystacks of up to 64 frames;
-`configs/long.py:3b,frames=512` is the released size. Set `init_from` to the run of stage 3. The
+`configs/stage3_long.py` is the tiny preset on embedded clips and haystacks of up to 64 frames;
+`configs/stage3_long.py:3b,frames=512` is the released size. Set `init_from` to the run of stage 3. The
 original tells of no such stage: all values are ours.
 """
 
@@ -16,11 +16,11 @@ def get_config(arg=None):
         )
         c.data.fps = 2.0  # That of the clips, of which all frames are seen.
         c.data.frame_buckets = (8,) if c.data.max_frames > 8 else ()
-        c.keep_ratio = (0.4, 1.0)
+        c.keep_ratio = (0.4, 1.7)  # What is above 1 keeps all.
         c.optim.lr = 5e-4
         c.optim.b2 = 0.95
         c.optim.groups = common.TINY_GROUPS
-        c.total_steps = 600
+        c.total_steps = 1000
         c.checkpoint_every = 100
     else:
         c = common.base(
