@@ -1,8 +1,8 @@
 """Longer videos: stage 3 goes on with longer videos, position skipping and dropped tokens.
 
 `configs/stage3_long.py` is the tiny preset on embedded clips and haystacks of up to 64 frames;
-`configs/stage3_long.py:3b,frames=512` is the released size. Set `init_from` to the run of stage 3. The
-original tells of no such stage: all values are ours.
+`configs/stage3_long.py:3b,frames=512` is the released size. Set `init_from` to the run of stage 3.
+The original tells of no such stage: all values are ours.
 """
 
 from configs import common

@@ -344,12 +344,12 @@ class TrainConfig:
 
     `task` is what it learns: `answer` questions with the whole model, or `recot`, restoring hidden
     tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
-    ratio; what is above 1 keeps all. With `skip_to_frames` a sample takes the places of pieces of a video of up to so many
-    frames, so that positions of longer videos than are shown are learned. Held-out samples are
-    evaluated every `eval_every` steps and at the end; with 0 never. `groups_at_once` is how many
-    groups of four frames a device encodes at a time, which bounds the memory of the tower and the
-    compressor; with 0 all that it has. The rows of a batch go through the model in `accumulate`
-    parts, whose gradients are averaged.
+    ratio; what is above 1 keeps all. With `skip_to_frames` samples take the places of pieces of
+    videos of up to so many frames, so that positions of longer videos than are shown are learned.
+    Held-out samples are evaluated every `eval_every` steps and at the end; with 0 never.
+    `groups_at_once` is how many groups of four frames a device encodes at a time, which bounds the
+    memory of the tower and the compressor; with 0 all that it has. The rows of a batch go through
+    the model in `accumulate` parts, whose gradients are averaged.
     """
 
     task: Task = "answer"
