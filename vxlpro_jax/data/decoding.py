@@ -10,6 +10,7 @@ Shapes: n frames in the order of time, F taken frames, S side of a taken frame.
 import contextlib
 from array import array
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import av
@@ -116,9 +117,12 @@ def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, Non
     media, packets = source.media, source.packets
     times, wanted = packets.shown().times[picks], np.sort(packets.pts)[picks].tolist()
     places, held, came = set(wanted), {}, 0
-    convert = _converter(source)
     # Whether a file is damaged shows when all is decoded.
-    with contextlib.suppress(BadFile), opened(media, threads=source.threads) as file:
+    with (
+        contextlib.suppress(BadFile),
+        _beside(_converter(source)) as convert,
+        opened(media, threads=source.threads) as file,
+    ):
         for span in spans_of(packets, picks):
             for frame in span_frames(media, file, packets=packets, span=span, wanted=places):
                 if frame.pts in places:
@@ -126,12 +130,12 @@ def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, Non
                 if len(held) > _HELD:
                     if wanted[came] not in held:
                         return came
-                    yield TimedFrame(held.pop(wanted[came]), times[came])
+                    yield TimedFrame(held.pop(wanted[came]).result(), times[came])
                     came += 1
             while held:
                 if came == len(wanted) or wanted[came] not in held:
                     return came
-                yield TimedFrame(held.pop(wanted[came]), times[came])
+                yield TimedFrame(held.pop(wanted[came]).result(), times[came])
                 came += 1
     return came
 
@@ -216,3 +220,21 @@ def _converter(source: _Source) -> _Convert:
         return source.sampling.resized(picture if turn is None else picture.transpose(turn))
 
     return convert
+
+
+@contextlib.contextmanager
+def _beside(
+    convert: _Convert
+) -> Generator[Callable[[av.VideoFrame], Future[np.ndarray]]]:
+    """`convert` in a thread of its own while decoding goes on; memory holds one frame more."""
+    with ThreadPoolExecutor(1, thread_name_prefix="frames") as converter:
+        last: Future[np.ndarray] | None = None
+
+        def begin(frame: av.VideoFrame) -> Future[np.ndarray]:
+            nonlocal last
+            if last is not None:
+                wait([last])
+            last = converter.submit(convert, frame)
+            return last
+
+        yield begin
