@@ -76,6 +76,17 @@ def test_one_object_a_step(tmp_path, open_writer, clock, capsys):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_rates_of_steps_of_several_shapes_are_those_of_all_together(tmp_path, open_writer, clock):
+    """Only how long they took together is known."""
+    writer = open_writer()
+    for step, tokens in ((1, 100), (2, 900)):
+        writer.add(step, scalars() | {"tokens": jnp.asarray(tokens)}, data_wait=0.0)
+    clock.now += 4
+    writer.flush()
+    assert [row["tokens_per_second"] for row in rows(tmp_path)] == [250, 250]
+    assert [row["tokens"] for row in rows(tmp_path)] == [100, 900]
+
+
 def test_what_is_not_training_is_no_part_of_a_step(tmp_path, open_writer, wall_time, clock):
     writer = open_writer()
     clock.now += 1

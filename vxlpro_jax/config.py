@@ -268,7 +268,8 @@ class DataConfig:
     template and answers included. Up to `samples_per_row` samples share it. A video gives `fps`
     frames a second or, with 0, uniformly spaced ones: at most `frames_per_sample`, or with 0 as
     many as a row has. With `frame_buckets`, multiples of four, a batch has just so many frames a
-    row, and samples that need so many but not fewer; a step is compiled for each. `num_workers`
+    row, and samples that need so many but not fewer; a step is compiled for each. How many a video
+    needs is known at a fixed `fps` from its record's `duration`; else it may be all. `num_workers`
     processes read videos, each for at most `seconds_per_file`;
     with 0 workers threads do, without a limit. More unreadable records than the share
     `bad_sample_quota` stop the run.

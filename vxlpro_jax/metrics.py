@@ -56,8 +56,9 @@ class MetricsWriter:
         seconds = (self._wall_time.training - self._counted) / len(rows)
         self._counted = self._wall_time.training
         shared = {"goodput": self._wall_time.goodput, **_memory()}
+        shared |= _rates(rows, seconds=seconds, peak_flops=self._peak_flops)
         for row in rows:
-            row |= _rates(row, seconds=seconds, peak_flops=self._peak_flops) | shared
+            row |= shared
         if self._files:
             self._files.write(rows)
         print(_console_line(rows[-1], total_steps=self._total_steps), flush=True)
@@ -115,8 +116,13 @@ def _to_numbers(row):
     return {name: x if isinstance(x, int | float) else x.item() for name, x in row.items()}
 
 
-def _rates(row, *, seconds, peak_flops):
-    counted = {name: row[name] for name in ("tokens", "frames", "flops") if name in row}
+def _rates(rows, *, seconds, peak_flops):
+    """Means over the rows: how long each step took is not known, and shapes may differ."""
+    counted = {
+        name: sum(row[name] for row in rows) / len(rows)
+        for name in ("tokens", "frames", "flops")
+        if name in rows[0]
+    }
     rates = {f"{name}_per_second": count / seconds for name, count in counted.items()}
     if peak_flops and "flops" in counted:
         rates["mfu"] = rates["flops_per_second"] / peak_flops

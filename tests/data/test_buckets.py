@@ -160,3 +160,44 @@ def test_a_state_of_other_buckets_is_refused(data):
         other.set_state(batches.get_state())
     batches.close()
     other.close()
+
+
+def timed(folder, **durations):
+    """A data file of clips at 30 frames a second, by their number of frames; some lie."""
+    samples = []
+    for name, duration in durations.items():
+        frames = int(name.strip("f"))
+        write_clip(folder / f"{frames}.mp4", frames=frames)
+        told = {} if duration is None else {"duration": duration}
+        samples.append({"video": f"{frames}.mp4", "conversations": VISUAL, **told})
+    (folder / "timed.json").write_text(json.dumps(samples))
+    return DataConfig(
+        path=str(folder / "timed.json"), batch_size=1, max_frames=32, fps=30.0, frame_buckets=(4, 8)
+    )
+
+
+def shapes_of(data, *, steps):
+    """By groups of a batch, how many of them are filled."""
+    batches = opened(data)
+    found = collections.defaultdict(set)
+    for _ in range(steps):
+        segments = next(batches)["group_segments"]
+        found[segments.shape[1]].add(int((segments > 0).sum()))
+    batches.close()
+    return dict(found)
+
+
+def test_a_duration_tells_the_bucket_at_a_fixed_rate(tmp_path):
+    data = timed(tmp_path, f4=4 / 30, f5=5 / 30, f8=8 / 30, f9=9 / 30, f20=None)
+    assert shapes_of(data, steps=10) == {1: {1}, 2: {2}, 8: {3, 5}}
+    uniform = dataclasses.replace(data, fps=0.0)
+    assert set(shapes_of(uniform, steps=5)) == {8}
+
+
+def test_a_video_longer_than_it_says_loses_groups(tmp_path):
+    assert shapes_of(timed(tmp_path, f20=0.2), steps=2) == {2: {2}}
+
+
+def test_a_last_bucket_of_fewer_records_than_a_batch_repeats_them(tmp_path):
+    data = timed(tmp_path, f4=4 / 30, f3=3 / 30, f2=2 / 30, f20=None)
+    assert shapes_of(dataclasses.replace(data, batch_size=3), steps=8) == {1: {3}, 8: {15}}

@@ -27,11 +27,19 @@ def load(tmp_path):
 
 def test_records(load):
     video, image, text = load(
-        {"id": 7, "video": "a/b.mp4", "conversations": VISUAL, "scale": 2, "source": "x"},
+        {
+            "id": 7,
+            "video": "a/b.mp4",
+            "conversations": VISUAL,
+            "scale": 2,
+            "duration": 9,
+            "source": "x",
+        },
         {"image": "c.png", "conversations": VISUAL},
         {"conversations": TEXT},
     )
     assert (video.video, video.images, video.scale) == ("a/b.mp4", (), 2.0)
+    assert (video.duration, image.duration, text.duration) == (9.0, None, None)
     assert video.turns == (Turn("human", "<image>\nWho?"), Turn("gpt", "Me."))
     assert video.name.endswith("data.json, record 0 (id 7)")
     assert (image.video, image.images, image.scale) == ("", ("c.png",), 1.0)
@@ -82,6 +90,8 @@ def good(**changes):
         (good(scale=0), "scale", "a number above 0"),
         (good(scale=float("nan")), "scale", "a number above 0"),
         (good(scale=10**400), "scale", "a number above 0"),
+        (good(duration="00:10"), "duration", "a number above 0"),
+        (good(duration=-1), "duration", "a number above 0"),
         ({"video": "a.mp4"}, "conversations", "expected a non-empty list"),
         (good(conversations=[]), "conversations", "expected a non-empty list"),
         (good(conversations="Hi"), "conversations", "expected a non-empty list"),

@@ -223,9 +223,7 @@ def _converter(source: _Source) -> _Convert:
 
 
 @contextlib.contextmanager
-def _beside(
-    convert: _Convert
-) -> Generator[Callable[[av.VideoFrame], Future[np.ndarray]]]:
+def _beside(convert: _Convert) -> Generator[Callable[[av.VideoFrame], Future[np.ndarray]]]:
     """`convert` in a thread of its own while decoding goes on; memory holds one frame more."""
     with ThreadPoolExecutor(1, thread_name_prefix="frames") as converter:
         last: Future[np.ndarray] | None = None

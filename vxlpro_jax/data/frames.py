@@ -4,6 +4,7 @@ Shapes: n frames of a file, F taken ones, S side of a taken frame.
 """
 
 import itertools
+import math
 from collections.abc import Generator
 from typing import NamedTuple, Self
 
@@ -103,6 +104,12 @@ class Sampling(NamedTuple):
             raise InputError(f"max_frames is {self.max_frames}: ask for at least one frame.")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise InputError(f"fps is {self.fps}: give frames a second, more than 0.")
+
+    def most(self, duration: float | None) -> int:
+        """How many frames a video gives at most, if it is of `duration` seconds; None is any."""
+        if self.fps is None or duration is None:
+            return self.max_frames
+        return min(self.max_frames, max(1, math.ceil((duration - _SAME) * self.fps)))
 
     def picks(self, shown: Shown) -> np.ndarray:
         """The indices of the frames to take, int [F], increasing."""

@@ -62,14 +62,14 @@ class JsonRecords(Sequence[Record]):
 
     def __getitem__(self, index: int) -> Record:
         start, end = self._ends[index], self._ends[index + 1]
-        name, turns, video, images, scale = pickle.loads(memoryview(self._packed)[start:end])
-        root = self._roots[0 if video else 1]
-        return Record(self._file + name, tuple(map(Turn._make, turns)), video, images, scale, root)
+        name, turns, *rest = pickle.loads(memoryview(self._packed)[start:end])
+        record = Record(self._file + name, tuple(map(Turn._make, turns)), *rest)
+        return record._replace(root=self._roots[0 if record.video else 1])
 
     def _pack(self, record: Record) -> bytes:
-        name = record.name.removeprefix(self._file)
-        turns = tuple(map(tuple, record.turns))
-        return pickle.dumps((name, turns, record.video, record.images, record.scale), protocol=5)
+        name, turns, *rest = record
+        packed = (name.removeprefix(self._file), tuple(map(tuple, turns)), *rest)
+        return pickle.dumps(packed, protocol=5)
 
 
 def _samples(file: str) -> Iterator[tuple[str, Any]]:

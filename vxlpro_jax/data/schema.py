@@ -21,6 +21,7 @@ class Record(NamedTuple):
         scale: stretches the time stamps.
         root: a folder or URL.
         content: the video's file itself, if it is not under `root`.
+        duration: seconds of the video, where the sample tells.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Record(NamedTuple):
     scale: float = 1.0
     root: str = ""
     content: bytes = b""
+    duration: float | None = None
 
     @property
     def has_visual(self) -> bool:
@@ -49,8 +51,8 @@ def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
     """The record of one sample as JSON tells it.
 
     Fields: `conversations`; `video`, or `image` (one path or a list), or neither; `id` (a name for
-    messages) and `scale`. Others are ignored. Of pictures in a list `<image>` marks the place of
-    all; marks that follow one another count as one.
+    messages), `scale` and `duration` (seconds). Others are ignored. Of pictures in a list `<image>`
+    marks the place of all; marks that follow one another count as one.
 
     Args:
         sample: the sample.
@@ -84,7 +86,8 @@ def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
     images = _paths(sample["image"], "image", where) if "image" in sample else ()
     if video and images:
         raise _wrong(where, "image", "stands beside field 'video': keep one of them")
-    return Record(where, (), video, images, _scale(sample, where), content=content)
+    scale, duration = (_positive(sample, name, where) for name in ("scale", "duration"))
+    return Record(where, (), video, images, scale=scale or 1.0, duration=duration, content=content)
 
 
 def shortly(value: Any) -> str:
@@ -146,12 +149,14 @@ def _path(name: Any, field: str, where: str) -> str:
     return name
 
 
-def _scale(sample: dict, where: str) -> float:
-    scale = sample.get("scale", 1.0)
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not 0 < scale <= sys.float_info.max:
-        raise _wrong(where, "scale", f"is {shortly(scale)}: expected a number above 0")
-    return float(scale)
+def _positive(sample: dict, name: str, where: str) -> float | None:
+    if name not in sample:
+        return None
+    value = sample[name]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:
+        raise _wrong(where, name, f"is {shortly(value)}: expected a number above 0")
+    return float(value)
 
 
 def _wrong(where: str, field: str, what: str) -> InputError:

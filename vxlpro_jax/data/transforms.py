@@ -16,7 +16,7 @@ from vxlpro_jax.data.chat import encode_conversation, encode_stamps
 from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.feature_blocks import Visual
 from vxlpro_jax.data.features import RunFeatures
-from vxlpro_jax.data.frames import Video
+from vxlpro_jax.data.frames import Sampling, Video
 from vxlpro_jax.data.images import Grid, group_crops, parse_pinpoints, read_image
 from vxlpro_jax.data.packing import Size
 from vxlpro_jax.data.schema import Record
@@ -59,6 +59,11 @@ class VideoReader:
     size: int
     fps: float | None = None
     decoders: DecoderPool | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames it takes."""
+        return Sampling(self.max_frames, self.fps, self.size)
 
     def __call__(self, file: Path | BinaryIO) -> Video:
         """The frames of a video.
@@ -131,7 +136,7 @@ class SampleReader:
                 f"The conversation has {len(chat.ids)} ids, more than data.max_text_tokens"
                 f" ({self.shape.text}): shorten it or raise that."
             )
-        visual = self.visual(record)
+        visual = _thinned(self.visual(record), most=self.shape.groups)
         stamps = encode_stamps(visual.times, tokenizer=self.tokenizer, scale=record.scale)
         # Nothing stands before the first id that could predict it; the release's shift drops it.
         labels = np.concatenate([[IGNORE_LABEL], chat.labels[1:]]).astype(np.int32)
@@ -167,13 +172,18 @@ class SampleReader:
     def most_groups(self, record: Record) -> int:
         """Groups that a row needs for the record at most, known without reading its files.
 
+        A video whose record tells its duration needs no more than that makes at a fixed rate; one
+        that is longer all the same loses groups, evenly.
+
         Raises:
             InputError: it has too many pictures.
         """
         if record.images:
             crops = max(grid.columns * grid.rows for grid in self._tilings(record))
             return len(record.images) * crops
-        return self.read_video.max_frames // FRAMES_PER_GROUP if record.has_visual else 0
+        if not record.has_visual:
+            return 0
+        return -(-self.read_video.sampling.most(record.duration) // FRAMES_PER_GROUP)
 
     def _features(self, record: Record) -> Visual:
         if not record.has_visual:
@@ -212,6 +222,15 @@ class SampleReader:
             with open_media(picture) as file:
                 crops.append(read_image(file, size=self.shape.image_size, grids=grids))
         return crops
+
+
+def _thinned(visual: Visual, *, most: int) -> Visual:
+    """At most so many groups of it, uniformly."""
+    count = len(visual.groups)
+    if count <= most:
+        return visual
+    picks = np.linspace(0, count - 1, most, dtype=int)
+    return Visual(visual.groups[picks], visual.times[picks])
 
 
 def stack_rows(rows: Sequence[Sequence[Sample]], *, shape: RowShape) -> dict[str, np.ndarray]:
