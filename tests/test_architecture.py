@@ -74,6 +74,7 @@ ALLOWED = {
         *("calls", "config", "checkpoint", "data", "encoding", "models", "planning", "sampling"),
         "token_store",
     ),
+    "answering_flags": ("models", "planning"),
     "blind": ("config", "checkpoint", "data", "jit", "models", "tasks"),
     "evals": (
         *("config", "cli", "data", "files", "jit", "tree", "models", "ops", "answering", "evals"),

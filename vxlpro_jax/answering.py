@@ -139,13 +139,15 @@ class Answerer:
         with self.open_video(path, max_frames=max_frames) as opened:
             return opened.encode()
 
-    def open_video(self, path: str | Path, *, max_frames: int) -> OpenVideo:
+    def open_video(
+        self, path: str | Path, *, max_frames: int, fps: float | None = None
+    ) -> OpenVideo:
         """Opens a video file; how many groups it has is known then.
 
         Raises:
             InputError: the file cannot be read (see `data.video.stream_video`).
         """
-        return self._encoder.open_video(path, max_frames=max_frames)
+        return self._encoder.open_video(path, max_frames=max_frames, fps=fps)
 
     def encode_stream(self, stream: FrameStream) -> Encoded:
         """Reads and encodes an open video to its end.

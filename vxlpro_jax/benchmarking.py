@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from vxlpro_jax import checkpoint, cli
+from vxlpro_jax import answering_flags, checkpoint, cli
 from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config import InputError
 from vxlpro_jax.data.journal import Shard
@@ -25,6 +25,7 @@ from vxlpro_jax.launchers import find_cluster
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only published benchmarks have."""
+    answering_flags.add_flags(parser)
     add = parser.add_argument_group("published benchmarks").add_argument
     add("--annotations", type=Path, help="the published file of questions")
     add("--videos", type=Path, help="folder of the videos, which may lie in folders below")
@@ -35,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=_count, help="ask only so many questions, the first")
     add("--max_frames", type=_count, help="of a video; None for the benchmark's own")
     add("--max_new_tokens", type=_count, help="of an answer; None for the benchmark's own")
+    add("--feature_cache", default="", help="folder where visual tokens are kept and found")
     add("--max_unreadable", type=int, default=10, help="videos that may fail before this stops")
     add(
         "--process_id", type=int, help="which of --num_processes on one --out; None asks a launcher"
@@ -75,13 +77,15 @@ def run(args: argparse.Namespace) -> None:
     campaign = Campaign(args.out, records=records, shard=shard)
     if campaign.pending():
         asker = Asker(
-            answerer=Answerer.load(args.checkpoint),
+            answerer=Answerer.load(
+                args.checkpoint, dtype=args.dtype, feature_cache=args.feature_cache
+            ),
             benchmark=benchmark,
             profile=args.profile,
             videos=videos,
             subtitles=subtitles,
             budget=budget,
-            keep_ratio=args.keep_ratio,
+            options=_options(args),
         )
         campaign.run(asker, most_unreadable=args.max_unreadable, progress=cli.progress)
     answers = campaign.answers()
@@ -122,12 +126,16 @@ def _finish(run: _Run, answers: Answers, *, judge: Judge | None) -> None:
 
 
 def _check(args: argparse.Namespace, benchmark: Benchmark) -> None:
-    Options(keep_ratio=args.keep_ratio)
+    _options(args)
     for flag in ("annotations", "videos"):
         if getattr(args, flag) is None:
             raise InputError(f"Benchmark {args.benchmark} needs --{flag}.")
     if (args.subtitles is not None) != (benchmark.prompt_with is not None):
         raise InputError("Give --subtitles with --benchmark videomme_subtitles, and only there.")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    return answering_flags.options_of(args, keep_ratio=args.keep_ratio)
 
 
 def _judge(args: argparse.Namespace) -> Judge | None:
@@ -167,6 +175,7 @@ def _settings(args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
         "max_frames": budget.max_frames,
         "max_new_tokens": budget.max_new_tokens,
         "keep_ratio": args.keep_ratio,
+        **answering_flags.settings_of(args),
     }
 
 

@@ -3,8 +3,8 @@
 Frames are read, encoded and dropped, so that memory holds of a video only its visual tokens, on the
 host. Reading, encoding and fetching overlap.
 
-Shapes: `G` groups of a video, `g` of a batch, `N` visual tokens of a group, `D` decoder width, `S`
-side of a frame.
+Shapes: `F` frames and `G` groups of a video, `g` of a batch, `N` visual tokens of a group, `D`
+decoder width, `S` side of a frame.
 """
 
 import collections
@@ -52,11 +52,25 @@ class Encoded:
 
 
 class OpenVideo:
-    """A video about to be encoded, as a context: `groups` of four frames."""
+    """A video about to be encoded, as a context.
 
-    def __init__(self, groups: int, encode: Callable[[], Encoded], *, close: Callable[[], None]):
+    Attributes:
+        groups: of four frames.
+        encode: to what it is encoded as; may raise InputError.
+        times: to float64 [F], seconds of all its frames; may raise InputError.
+    """
+
+    def __init__(
+        self,
+        groups: int,
+        *,
+        encode: Callable[[], Encoded],
+        times: Callable[[], np.ndarray],
+        close: Callable[[], None],
+    ):
         self.groups = groups
         self.encode = encode
+        self.times = times
         self._close = close
 
     def __enter__(self) -> Self:
@@ -93,17 +107,28 @@ class Encoder:
         self._progress = progress
         self._store = store
 
-    def open_video(self, path: str | Path, *, max_frames: int) -> OpenVideo:
-        """Opens a video file, or finds its tokens; `encode` may raise InputError, too.
+    def open_video(
+        self, path: str | Path, *, max_frames: int, fps: float | None = None
+    ) -> OpenVideo:
+        """Opens a video file, or finds its tokens; arguments as of `stream_video`.
 
         Raises:
             InputError: the file cannot be read, or the tokens are damaged.
         """
-        key = self._store and self._store.key(path, max_frames=max_frames)
-        if key and (found := self._store.read(key)):
-            return OpenVideo(len(found.times), lambda: self._joined([found]), close=lambda: None)
         size = self._config.vision.image_size
-        stream = video.stream_video(path, max_frames=max_frames, size=size)
+
+        def opened() -> FrameStream:
+            return video.stream_video(path, max_frames=max_frames, size=size, fps=fps)
+
+        key = self._store and self._store.key(path, max_frames=max_frames, fps=fps)
+        if key and (found := self._store.read(key)):
+            return OpenVideo(
+                len(found.times),
+                encode=lambda: self._joined([found]),
+                times=lambda: _times(opened()),
+                close=lambda: None,
+            )
+        stream = opened()
 
         def encode():
             blocks = self._blocks(stream)
@@ -112,7 +137,9 @@ class Encoder:
             self._store.write(key, blocks)
             return self._joined([self._store.read(key)])
 
-        return OpenVideo(_count_groups(stream), encode, close=stream.close)
+        return OpenVideo(
+            _count_groups(stream), encode=encode, times=lambda: stream.times, close=stream.close
+        )
 
     def encode_stream(self, stream: FrameStream) -> Encoded:
         """Reads and encodes an open video to its end.
@@ -161,6 +188,11 @@ class Encoder:
     def _joined(self, blocks: Iterable[Visual]) -> Encoded:
         visual, times = map(np.concatenate, zip(*blocks, strict=True))
         return Encoded(visual, chat.encode_stamps(times, tokenizer=self._tokenizer))
+
+
+def _times(stream: FrameStream) -> np.ndarray:
+    with stream:
+        return stream.times
 
 
 def _count_groups(stream: FrameStream) -> int:

@@ -8,29 +8,24 @@ import contextlib
 import functools
 import json
 import sys
-import typing
 from collections.abc import Sequence
 
-from vxlpro_jax import budget, cli
+from vxlpro_jax import answering_flags, budget, cli
 from vxlpro_jax.answering import Answerer, Encoded
 from vxlpro_jax.config import InputError
-from vxlpro_jax.models.kv_cache import CacheType
-from vxlpro_jax.planning import KeepStamps, Options, Plan
+from vxlpro_jax.planning import Plan
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name."""
     args = parse_arguments(argv)
-    options = Options(
+    options = answering_flags.options_of(
+        args,
         keep_ratio=args.keep_ratio,
-        keep_stamps=args.keep_stamps,
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
         max_new_tokens=args.max_new_tokens,
-        max_context=args.max_context,
-        kv_cache=args.kv_cache,
-        hbm_gib=args.hbm_gib,
     )
     if args.max_frames < 1:
         raise InputError(f"--max_frames is {args.max_frames}: ask for at least one frame.")
@@ -77,22 +72,14 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--watch_once", action="store_true", help="choose visual tokens for all prompts together")
     add("--max_frames", type=int, default=128, help="frames sampled uniformly from the video")
     add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
-    stamps = "all time stamps, or those of groups of which a visual token is kept"
-    add("--keep_stamps", choices=typing.get_args(KeepStamps), default="all", help=stamps)
     add("--temperature", type=float, default=0.0, help="0 is deterministic")
     add("--top_p", type=float, default=1.0, help="nucleus of sampling")
     add("--seed", type=int, default=0, help="of sampling")
     add("--max_new_tokens", type=int, default=256, help="length limit of an answer")
-    context = "positions of prompt and answer; if not given: what the model was made for"
-    add("--max_context", type=int, help=context)
     cache = "folder where visual tokens are kept, so that the next start finds them"
     add("--feature_cache", default="", help=cache)
-    kinds = typing.get_args(CacheType)
-    add("--kv_cache", choices=kinds, default="model", help="type of the keys and values kept")
-    add("--hbm_gib", type=float, help="memory to use, GiB; if not given: all of the device's")
-    types = ("float32", "bfloat16", "float16")
-    add("--dtype", choices=types, help="if not given: as stored, on a CPU float32")
     add("--json", action="store_true", help="one JSON object a prompt instead of text")
+    answering_flags.add_flags(parser)
     return parser.parse_args(argv)
 
 

@@ -45,7 +45,7 @@ class TokenStore:
             raise _unusable(self._folder, error) from error
         self._store = FeatureStore(self._folder, kind=self._kind)
 
-    def key(self, path: str | Path, *, max_frames: int) -> str:
+    def key(self, path: str | Path, *, max_frames: int, fps: float | None = None) -> str:
         """Names what is seen of a video file, whose bytes are read once for that.
 
         Raises:
@@ -53,7 +53,8 @@ class TokenStore:
         """
         path = Path(path).absolute()
         content = self._contents(StoredFile(str(path.parent), path.name))
-        return visual_key([content], reading=f"at most {max_frames} frames, uniformly")
+        rate = "uniformly" if fps is None else f"{fps} a second"
+        return visual_key([content], reading=f"at most {max_frames} frames, {rate}")
 
     def read(self, key: str) -> Visual | None:
         """Tokens [G, N, D] with the times of their groups, or None if there are none.

@@ -11,6 +11,7 @@ import pytest
 
 from vxlpro_jax import cli, evaluate
 from vxlpro_jax.config import InputError
+from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.evals import registry, score
 
 # The tiny tokenizer spells most words, so prompts are long.
@@ -208,6 +209,30 @@ def test_a_finished_run_loads_no_model_and_other_settings_are_refused(flags, tmp
         evaluate.main(flags("charades_sta", "--limit", 2))
     with pytest.raises(InputError, match=r"under other settings \(profile, max_frames\)"):
         evaluate.main([*argv, "--profile", "legacy2025", "--max_frames", "4"])
+
+
+def test_tokens_of_videos_are_kept_between_runs(flags, tmp_path, monkeypatch):
+    """Also with frames at a fixed rate; another number of them is encoded anew."""
+    argv = flags("charades_sta", "--feature_cache", tmp_path / "tokens")
+    evaluate.main(argv)
+    encoded = []
+    encode = Encoder._blocks
+    monkeypatch.setattr(Encoder, "_blocks", lambda *args: encoded.append(1) or encode(*args))
+    evaluate.main([*argv, "--out", str(tmp_path / "again")])
+    assert not encoded
+
+    def told(out):
+        return [line | {"seconds": 0} for line in lines_of(tmp_path / out)]
+
+    assert told("again") == told("out")
+    evaluate.main([*argv, "--out", str(tmp_path / "fewer"), "--max_frames", "1"])
+    assert encoded
+
+
+def test_what_the_decoder_reads_is_set_by_flags(flags, tmp_path):
+    evaluate.main(flags("mlvu_dev", "--max_context", 8000, "--kv_cache", "int8"))
+    with pytest.raises(InputError, match="kv_cache"):
+        evaluate.main(flags("mlvu_dev", "--max_context", 8000))
 
 
 def test_bad_videos_are_named_and_counted_and_tried_again(flags, videos, tmp_path):

@@ -13,7 +13,6 @@ import numpy as np
 
 from vxlpro_jax.answering import Answerer, Encoded, Options
 from vxlpro_jax.config import InputError
-from vxlpro_jax.data.video import stream_video
 from vxlpro_jax.evals.folders import Folder
 from vxlpro_jax.evals.framing import plan_prompt, subtitles_of
 from vxlpro_jax.evals.published import Budget
@@ -32,7 +31,7 @@ class Asker:
         videos: where the videos are.
         subtitles: where the SRT files are, if the benchmark shows them.
         budget: of frames and of ids of an answer.
-        keep_ratio: share of the visual tokens that the selector keeps.
+        options: what the decoder reads of them; the budget sets the length of answers.
     """
 
     answerer: Answerer
@@ -41,7 +40,7 @@ class Asker:
     videos: Folder
     subtitles: Folder | None
     budget: Budget
-    keep_ratio: float
+    options: Options
 
     def ask(self, records: Sequence[Any]) -> Iterator[dict[str, Any]]:
         """Lines about the questions on one video, in their order.
@@ -64,17 +63,16 @@ class Asker:
     def _watch(self, record: Any) -> "_Video":
         hints = [group.partition("/")[2] for group in record.groups]
         path = self.videos.find(record.video, hints=hints)
-        size = self.answerer.config.vision.image_size
-        with stream_video(
-            path, max_frames=self.budget.max_frames, size=size, fps=self.benchmark.fps
-        ) as stream:
-            return _Video(path, stream.times, self.answerer.encode_stream(stream))
+        with self.answerer.open_video(
+            path, max_frames=self.budget.max_frames, fps=self.benchmark.fps
+        ) as opened:
+            return _Video(path, opened.times(), opened.encode())
 
     def _answered(self, record: Any, video: "_Video") -> dict[str, Any]:
         started = time.monotonic()
         prompt = self._prompt(record, video)
-        options = Options(
-            keep_ratio=self.keep_ratio, max_new_tokens=self.budget.new_tokens_for(record)
+        options = dataclasses.replace(
+            self.options, max_new_tokens=self.budget.new_tokens_for(record)
         )
         encoded = video.encoded
         plan = plan_prompt(self.answerer, prompt, groups=len(encoded.visual), options=options)

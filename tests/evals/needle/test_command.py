@@ -17,7 +17,7 @@ def run(micro_folder, film, colour_needles, tmp_path, monkeypatch):
     """Runs the command with a stand-in for the model; returns its results and its replies."""
 
     def run(answerer, *arguments, mode="mcq", out=tmp_path / "out"):
-        monkeypatch.setattr(Answerer, "load", lambda _folder: answerer)
+        monkeypatch.setattr(Answerer, "load", lambda _folder, dtype: answerer)
         command.main(
             [
                 *("--checkpoint", str(micro_folder), "--out", str(out), "--mode", mode),
@@ -85,6 +85,8 @@ def test_other_settings_need_another_folder(run, seer, tmp_path):
         run(seer(), mode="teacher_forced")
     with pytest.raises(InputError, match=r"\(max_context\)"):
         run(seer(), "--max_context", "9000")
+    with pytest.raises(InputError, match=r"\(keep_stamps\)"):
+        run(seer(), "--keep_stamps", "touched")
     (tmp_path / "red.png").write_bytes((tmp_path / "blue.png").read_bytes())
     with pytest.raises(InputError, match=r"\(needles\)"):
         run(seer())
@@ -96,6 +98,25 @@ def test_a_damaged_line_is_named(run, seer, tmp_path):
     path.write_text("{}\n" + path.read_text())
     with pytest.raises(InputError, match=r"replies\.jsonl, line 1, is no reply"):
         run(seer())
+
+
+def test_a_stopped_run_leaves_results_of_the_lengths_that_are_done(run, seer, tmp_path):
+    answerer = seer()
+    stop = answerer.answer
+
+    def answer(encoded, plan, *, options):
+        if len(encoded.visual) > 6:  # Of 40 frames.
+            raise KeyboardInterrupt
+        return stop(encoded, plan, options=options)
+
+    answerer.answer = answer
+    with pytest.raises(KeyboardInterrupt):
+        run(answerer)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {cell["frames"] for cell in results["grid"]} == {8, 21}
+    assert (tmp_path / "out" / "needle.png").exists()
+    results, _ = run(seer())
+    assert {cell["frames"] for cell in results["grid"]} == {8, 21, 40}
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax import checkpoint, cli
+from vxlpro_jax import answering_flags, checkpoint, cli
 from vxlpro_jax.answering import Answerer
 from vxlpro_jax.config import DataConfig, InputError
 from vxlpro_jax.evals.needle import drawn, grid, haystack, needles, report
 from vxlpro_jax.evals.needle.asking import MODES
-from vxlpro_jax.evals.needle.journal import Journal
+from vxlpro_jax.evals.needle.journal import Cell, Journal, Reply
 from vxlpro_jax.files import write_atomically
 
 _NATURAL = 10_000  # A vocabulary of at least so many ids is one of natural language.
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     asked = grid.Grid(args.frames, args.depths, args.keep_ratio)
     _check(asked)
     args.out.mkdir(parents=True, exist_ok=True)
-    answerer = Answerer.load(args.checkpoint)
+    answerer = Answerer.load(args.checkpoint, dtype=args.dtype)
     hidden = _hidden(args, answerer)
     files = haystack.find_files(args.haystack or [drawn.haystack(args.cache.expanduser())])
     journal = Journal.open(args.out, settings=_settings(args, files=files, hidden=hidden))
@@ -39,11 +39,19 @@ def main(argv: Sequence[str]) -> None:
             files=files,
             hidden=hidden,
             mode=MODES[args.mode],
-            max_context=args.max_context,
+            options=answering_flags.options_of(args),
         )
+        lasts = {cell.frames: cell for cell in missing}.values()
         for reply in replies:
             journal.add(reply)
-    write_results([journal.replies[cell] for cell in cells], mode=args.mode, out=args.out)
+            if reply.cell in lasts:  # Something to look at meanwhile.
+                write_results(_asked(journal, cells), mode=args.mode, out=args.out)
+    print(report.table(write_results(_asked(journal, cells), mode=args.mode, out=args.out)))
+
+
+def _asked(journal: Journal, cells: Iterable[Cell]) -> list[Reply]:
+    """The replies so far."""
+    return [journal.replies[cell] for cell in cells if cell in journal.replies]
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -62,9 +70,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--frames", type=_several(int), default="128,256,512", help="lengths of the haystack")
     add("--depths", type=_several(float), default="0,0.25,0.5,0.75,1", help="0 is the start")
     add("--keep_ratio", type=_several(float), default="0.9", help="shares of visual tokens kept")
-    add("--max_context", type=int, help="most positions; else the model's own limit")
     cache = Path(DataConfig().workdir_cache)
     add("--cache", type=Path, default=cache, help="folder of what is drawn")
+    answering_flags.add_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -110,12 +118,12 @@ def _settings(args: argparse.Namespace, *, files: Iterable[Path], hidden: dict) 
         "checkpoint_time": params.stat().mtime,
         "haystack": [[str(file.resolve()), file.stat().st_size] for file in files],
         "needles": [needles.digest(*each) for each in hidden.values()],
-        "max_context": args.max_context,
+        **answering_flags.settings_of(args),
     }
 
 
-def write_results(replies: Sequence, *, mode: str, out: Path) -> None:
-    """Prints the table and writes `needle.png`, `needle.csv` and, last, `results.json`."""
+def write_results(replies: Sequence[Reply], *, mode: str, out: Path) -> list[report.Score]:
+    """Writes `needle.png`, `needle.csv` and, last, `results.json`; returns the cells' scores."""
     found = report.scores(replies)
     report.draw(found, title=mode, path=out / "needle.png")
     write_atomically(out / "needle.csv", report.to_csv(found))
@@ -125,7 +133,7 @@ def write_results(replies: Sequence, *, mode: str, out: Path) -> None:
         "grid": [score._asdict() for score in found],
     }
     write_atomically(out / "results.json", json.dumps(results, indent=2))
-    print(report.table(found))
+    return found
 
 
 if __name__ == "__main__":

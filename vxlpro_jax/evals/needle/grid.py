@@ -3,6 +3,7 @@
 Shapes: M frames of a needle, S side of a frame.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def ask(
     files: Sequence[Path],
     hidden: Mapping[str, Hidden],
     mode: Mode,
-    max_context: int | None,
+    options: Options,
 ) -> Iterator[Reply]:
     """The model's replies, the haystack encoded once.
 
@@ -57,7 +58,7 @@ def ask(
         files: the haystack's.
         hidden: needles by name.
         mode: one of `asking.MODES`.
-        max_context: the most positions of the decoder; None is the model's own limit.
+        options: how to answer; keep ratio and length of the reply are the cells' own.
 
     Raises:
         InputError: a file cannot be read, the haystack is too short or a needle too long for it,
@@ -73,16 +74,13 @@ def ask(
         for reply in (needle.answer, *needle.options)
     )
 
-    def options(cell: Cell) -> Options:
-        return Options(
-            keep_ratio=cell.keep_ratio,
-            max_new_tokens=max(_NEW_TOKENS, longest + 1),
-            max_context=max_context,
-        )
+    def options_of(cell: Cell) -> Options:
+        new = max(_NEW_TOKENS, longest + 1)
+        return dataclasses.replace(options, keep_ratio=cell.keep_ratio, max_new_tokens=new)
 
     def plan(cell: Cell) -> Plan:
         groups, needle = places[cell].groups, hidden[cell.needle].needle
-        return mode.plan(answerer, needle, groups=groups, options=options(cell))
+        return mode.plan(answerer, needle, groups=groups, options=options_of(cell))
 
     plans = {cell: plan(cell) for cell in cells}  # What does not fit is told now.
     hay = _encoded(answerer, places.values(), files=files)
@@ -92,7 +90,7 @@ def ask(
         encoded = hay.hide(answerer, frames, at=at)
         for cell in together:
             reply, right = mode.ask(
-                answerer, needle, encoded=encoded, plan=plans[cell], options=options(cell)
+                answerer, needle, encoded=encoded, plan=plans[cell], options=options_of(cell)
             )
             yield Reply(cell, plans[cell].keep, needle.answer, reply, right)
 

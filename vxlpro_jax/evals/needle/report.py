@@ -86,8 +86,10 @@ def draw(found: Sequence[Score], *, title: str, path: Path) -> None:
         axes.set_xticks(range(len(lengths)), lengths)
         axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
         axes.set(xlabel="frames", ylabel="depth")
-        axes.set_title(f"{title}, keep ratio {ratio:g}: mean {np.mean(cells):.2%}")
+        axes.set_title(f"{title}, keep ratio {ratio:g}: mean {np.nanmean(cells):.2%}")
         for (row, column), cell in np.ndenumerate(cells):
+            if np.isnan(cell):  # Not asked yet.
+                continue
             axes.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=8)
     figure.colorbar(image, ax=rows, label="accuracy")
     figure.savefig(path, dpi=120)
