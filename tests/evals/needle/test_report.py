@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vxlpro_jax.evals.needle import report
-from vxlpro_jax.evals.needle.journal import Cell, Reply
+from vxlpro_jax.evals.needle.replies import Cell, Reply
 
 FRAMES = (1, 373, 559, 931, 1118, 1490, 1862, 2048, 3048, 4048, 5048, 6048, 7048, 8192)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -15,7 +15,7 @@ from vxlpro_jax.answering import Answerer
 from vxlpro_jax.config import DataConfig, InputError
 from vxlpro_jax.evals.needle import drawn, grid, haystack, needles, report
 from vxlpro_jax.evals.needle.asking import MODES
-from vxlpro_jax.evals.needle.journal import Cell, Journal, Reply
+from vxlpro_jax.evals.needle.replies import Replies, Reply
 from vxlpro_jax.files import write_atomically
 
 _NATURAL = 10_000  # A vocabulary of at least so many ids is one of natural language.
@@ -26,14 +26,13 @@ def main(argv: Sequence[str]) -> None:
     args = parse_arguments(argv)
     asked = grid.Grid(args.frames, args.depths, args.keep_ratio)
     _check(asked)
-    args.out.mkdir(parents=True, exist_ok=True)
     answerer = Answerer.load(args.checkpoint, dtype=args.dtype)
     hidden = _hidden(args, answerer)
     files = haystack.find_files(args.haystack or [drawn.haystack(args.cache.expanduser())])
-    journal = Journal.open(args.out, settings=_settings(args, files=files, hidden=hidden))
+    replies = Replies(args.out, settings=_settings(args, files=files, hidden=hidden))
     cells = asked.cells(hidden)
-    if missing := [cell for cell in cells if cell not in journal.replies]:
-        replies = grid.ask(
+    if missing := replies.missing(cells):
+        new = grid.ask(
             answerer,
             missing,
             files=files,
@@ -42,16 +41,11 @@ def main(argv: Sequence[str]) -> None:
             options=answering_flags.options_of(args),
         )
         lasts = {cell.frames: cell for cell in missing}.values()
-        for reply in replies:
-            journal.add(reply)
+        for reply in new:
+            replies.add(reply)
             if reply.cell in lasts:  # Something to look at meanwhile.
-                write_results(_asked(journal, cells), mode=args.mode, out=args.out)
-    print(report.table(write_results(_asked(journal, cells), mode=args.mode, out=args.out)))
-
-
-def _asked(journal: Journal, cells: Iterable[Cell]) -> list[Reply]:
-    """The replies so far."""
-    return [journal.replies[cell] for cell in cells if cell in journal.replies]
+                write_results(replies.of(cells), mode=args.mode, out=args.out)
+    print(report.table(write_results(replies.of(cells), mode=args.mode, out=args.out)))
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

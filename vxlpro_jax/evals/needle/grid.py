@@ -15,8 +15,8 @@ from vxlpro_jax import cli
 from vxlpro_jax.answering import Answerer, Options, Plan
 from vxlpro_jax.evals.needle import haystack
 from vxlpro_jax.evals.needle.asking import Mode
-from vxlpro_jax.evals.needle.journal import Cell, Reply
 from vxlpro_jax.evals.needle.needles import Needle
+from vxlpro_jax.evals.needle.replies import Cell, Reply
 
 _NEW_TOKENS = 16  # At least so many, as published replies are sentences.
 

@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from vxlpro_jax.evals.embedded import needle_table
-from vxlpro_jax.evals.needle.journal import Reply
+from vxlpro_jax.evals.needle.replies import Reply
 
 # Of Video-XL's heat map: 0, a half, 1.
 _COLOURS = LinearSegmentedColormap.from_list("needle", ["#F0496E", "#EBB839", "#0CD79F"])
