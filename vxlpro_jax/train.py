@@ -119,6 +119,7 @@ def _train(
     to_devices = functools.partial(
         jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
     )
+    data.place_with(functools.partial(jax.tree.map, to_devices))
 
     # ---- State: own checkpoint > init_from > scratch ---------------------------------------------
     optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
@@ -158,7 +159,7 @@ def _train(
     for step in range(first_step + 1, config.total_steps + 1):
         profiler.before(step)
         watchdog.reads(step)
-        batch = jax.tree.map(to_devices, next(data))
+        batch = next(data)
         waited = wall_time.lap("data")
         watchdog.computes(step)
         shape = tuple(x.shape for x in jax.tree.leaves(batch))

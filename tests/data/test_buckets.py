@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,21 @@ def test_a_video_longer_than_it_says_loses_groups(tmp_path):
 def test_a_last_bucket_of_fewer_records_than_a_batch_repeats_them(tmp_path):
     data = timed(tmp_path, f4=4 / 30, f3=3 / 30, f2=2 / 30, f20=None)
     assert shapes_of(dataclasses.replace(data, batch_size=3), steps=8) == {1: {3}, 8: {15}}
+
+
+@pytest.mark.parametrize("buckets", [(), (4, 8)])
+def test_batches_are_placed_where_they_are_wanted(data, buckets):
+    """By the thread that reads ahead."""
+    data = dataclasses.replace(data, frame_buckets=buckets)
+    plain, placed = opened(data), opened(data)
+    readers = set()
+
+    def place(batch):
+        readers.add(threading.current_thread().name)
+        return int(batch["tokens"].sum())
+
+    placed.place_with(place)
+    assert [next(placed) for _ in range(6)] == [next(plain)["tokens"].sum() for _ in range(6)]
+    assert all(name.startswith("batches") for name in readers)
+    plain.close()
+    placed.close()

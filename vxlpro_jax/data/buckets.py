@@ -6,7 +6,7 @@ pipeline of its own, and takes its turn as often as its share of the records say
 follows from how many batches each has given, so that all processes agree.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -148,6 +148,11 @@ class BucketIterator(grain.DatasetIterator):
         """From now on the batches hold these instead of frames."""
         for part in self.parts:
             part.read_features(features)
+
+    def place_with(self, place: Callable[[dict], Any]) -> None:
+        """From now on batches are what `place` makes of them."""
+        for part in self.parts:
+            part.place_with(place)
 
     def start_prefetch(self) -> None:
         """Begins to read ahead."""

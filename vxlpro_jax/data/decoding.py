@@ -29,6 +29,8 @@ from vxlpro_jax.data.spans import span_frames, spans_of
 # at most so many that are shown after it, and those may turn out damaged.
 _HELD = 16
 
+_SMALL = 320 * 240  # Pixels.
+
 _STRAYED = "gives other frames each time that it is decoded: replace or remove the file"
 
 _ROTATIONS = {
@@ -224,12 +226,19 @@ def _converter(source: _Source) -> _Convert:
 
 @contextlib.contextmanager
 def _beside(convert: _Convert) -> Generator[Callable[[av.VideoFrame], Future[np.ndarray]]]:
-    """`convert` in a thread of its own while decoding goes on; memory holds one frame more."""
+    """`convert` in a thread of its own while decoding goes on; memory holds one frame more.
+
+    Small frames, with which a thread takes longer than it saves, are converted at once.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="frames") as converter:
         last: Future[np.ndarray] | None = None
 
         def begin(frame: av.VideoFrame) -> Future[np.ndarray]:
             nonlocal last
+            if frame.width * frame.height < _SMALL:
+                done: Future[np.ndarray] = Future()
+                done.set_result(convert(frame))
+                return done
             if last is not None:
                 wait([last])
             last = converter.submit(convert, frame)

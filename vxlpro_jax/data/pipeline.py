@@ -290,7 +290,7 @@ class BatchSource:
 class _Made(NamedTuple):
     """A batch (None when a row is missing), what was passed over, and the rows' states after it."""
 
-    batch: Batch | None
+    batch: Any | None
     bad: list[BadSample]
     states: dict[int, RowState]
 
@@ -307,6 +307,7 @@ class BatchIterator(grain.DatasetIterator):
         super().__init__()
         self._source, self._bad = source, bad
         self._states = dict.fromkeys(source.rows, RowState())
+        self._place: Callable[[Batch], Any] = lambda batch: batch
         self._streams: dict[int, RowStream] = {}
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: Future[_Made] | None = None
@@ -369,6 +370,11 @@ class BatchIterator(grain.DatasetIterator):
         reader = dataclasses.replace(self._source.reader, features=features)
         self._source = dataclasses.replace(self._source, reader=reader)
 
+    def place_with(self, place: Callable[[Batch], Any]) -> None:
+        """From now on `next` gives what `place` makes of a batch, also a step ahead."""
+        self._stop()
+        self._place = place
+
     def start_prefetch(self) -> None:
         """Begins to read ahead; `next` does so by itself."""
         if self._ahead is None:
@@ -397,7 +403,8 @@ class BatchIterator(grain.DatasetIterator):
         if not all(row.samples for row in rows.values()):
             return _Made(None, bad, states)
         samples = [row.samples for row in rows.values()]
-        return _Made(stack_rows(samples, shape=self._source.reader.shape), bad, states)
+        batch = stack_rows(samples, shape=self._source.reader.shape)
+        return _Made(self._place(batch), bad, states)
 
     def _stop(self) -> None:
         """Gives up what has been read ahead."""
