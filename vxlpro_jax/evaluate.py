@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vxlpro_jax import benchmarking, cli
+from vxlpro_jax import answering_flags, benchmarking, cli
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.config import DataConfig
+from vxlpro_jax.config import DataConfig, InputError
 from vxlpro_jax.data.haystacks import needle_set
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.evals import embedded, registry
@@ -48,6 +48,11 @@ def main(argv: Sequence[str]) -> None:
     if args.benchmark in registry.NAMES:
         benchmarking.run(args)
         return
+    if set(answering_flags.settings_of(args).values()) - {"all", "model", None}:
+        raise InputError(
+            f"--benchmark {args.benchmark} takes no flags of the decoder: leave them out, or use"
+            " vxlpro_jax.evals.needle."
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     answerer = Answerer.load(args.checkpoint)
     asked = Asked(answerer, args.cache.expanduser(), args.keep_ratio, args.out)

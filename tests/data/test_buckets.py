@@ -199,9 +199,19 @@ def test_a_video_longer_than_it_says_loses_groups(tmp_path):
     assert shapes_of(timed(tmp_path, f20=0.2), steps=2) == {2: {2}}
 
 
-def test_a_last_bucket_of_fewer_records_than_a_batch_repeats_them(tmp_path):
-    data = timed(tmp_path, f4=4 / 30, f3=3 / 30, f2=2 / 30, f20=None)
-    assert shapes_of(dataclasses.replace(data, batch_size=3), steps=8) == {1: {3}, 8: {15}}
+def test_a_last_bucket_with_too_few_records_takes_those_of_the_one_below(tmp_path):
+    data = timed(tmp_path, f4=4 / 30, f3=3 / 30, f2=2 / 30, f8=8 / 30, f7=7 / 30, f20=None)
+    found = shapes_of(dataclasses.replace(data, batch_size=2), steps=9)
+    assert set(found) == {1, 8}
+
+
+def test_a_bad_record_does_not_stop_a_small_last_bucket(tmp_path):
+    data = timed(tmp_path, **{f"f{frames}": frames / 30 for frames in (1, 2, 3, 4)})
+    samples = json.loads(Path(data.path).read_text())
+    samples.append({"video": "missing.mp4", "conversations": VISUAL})
+    Path(data.path).write_text(json.dumps(samples))
+    data = dataclasses.replace(data, batch_size=2, bad_sample_quota=0.5)
+    assert set(shapes_of(data, steps=6)) == {8}
 
 
 @pytest.mark.parametrize("buckets", [(), (4, 8)])

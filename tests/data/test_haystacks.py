@@ -66,10 +66,16 @@ def test_a_clip_comes_with_several_time_scales(few, tmp_path):
     assert all(1 <= scale <= 256 for found in scales.values() for scale in found)
 
 
-@pytest.mark.parametrize(("frames", "lengths"), [(8, {8}), (32, {8, 16, 32})])
-def test_a_row_holds_the_haystacks_that_fit(few, tmp_path, frames, lengths):
+@pytest.mark.parametrize(
+    ("frames", "of_sample", "lengths"), [(8, 0, {8}), (32, 0, {8, 16, 32}), (32, 8, {8})]
+)
+def test_a_row_holds_the_haystacks_that_fit(few, tmp_path, frames, of_sample, lengths):
     data = DataConfig(
-        workdir_cache=str(tmp_path), max_frames=frames, batch_size=8, max_text_tokens=80
+        frames_per_sample=of_sample,
+        workdir_cache=str(tmp_path),
+        max_frames=frames,
+        batch_size=8,
+        max_text_tokens=80,
     )
     batches = build_pipeline(data, image_size=16, seed=0)
     seen = {4 * int((row > 0).sum()) for _ in range(6) for row in next(batches)["group_segments"]}

@@ -271,3 +271,9 @@ def test_mistakes(flags, more, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence):
         evaluate.main(flags("charades_sta", *more))
     assert not (tmp_path / "out").exists()
+
+
+def test_embedded_questions_take_no_flags_of_the_decoder(model, tmp_path):
+    argv = ["--checkpoint", str(model), "--benchmark", "needles", "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="takes no flags of the decoder"):
+        evaluate.main([*argv, "--kv_cache", "int8"])

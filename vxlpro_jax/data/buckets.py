@@ -29,7 +29,8 @@ def split(
         records: all of them.
         reader: of the largest bucket.
         groups: of each bucket, ascending; the last holds every record.
-        least: records that a bucket must have; those of one with fewer go into the next.
+        least: records that a bucket must have; those of one with fewer go into the next, and the
+            last, if it has fewer, takes those of the one before.
     """
     count = len(records)
     found = (_bucket(records, index, reader=reader, groups=groups) for index in range(count))
@@ -37,6 +38,10 @@ def split(
     for bucket in range(len(groups) - 1):
         if (places == bucket).sum() < least:
             places[places == bucket] = bucket + 1
+    # The last cannot give its few to a larger one, so those of the one below join it.
+    used = np.unique(places)
+    if len(used) > 1 and (places == used[-1]).sum() < least:
+        places[places == used[-2]] = used[-1]
     return {
         size: _subset(records, np.flatnonzero(places == bucket))
         for bucket, size in enumerate(groups)

@@ -44,7 +44,7 @@ def needle_set(cache: Path) -> Path:
 
 
 def training_set(cache: Path, *, most_frames: int) -> list[Path]:
-    """Data files of haystacks to learn from, of up to `most_frames` frames; none may be so short.
+    """Data files of haystacks to learn from, of up to `most_frames` frames; none if too few.
 
     A file for each length, beside its clips; written under `cache` now if they are not there yet. A
     clip comes several times, each time with its time stamps stretched by another `scale`.

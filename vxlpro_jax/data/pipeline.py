@@ -229,7 +229,8 @@ def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Recor
     """The records of `data.path`, or of the embedded clips that fit a row."""
     if not data.path:
         cache = Path(data.workdir_cache).expanduser()
-        files = haystacks.training_set(cache, most_frames=data.max_frames)
+        most = data.frames_per_sample or data.max_frames
+        files = haystacks.training_set(cache, most_frames=most)
         return join(load(file) for file in (synthetic_set(cache).train, *files))
     return load(
         data.path,

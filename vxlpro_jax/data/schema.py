@@ -86,8 +86,8 @@ def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
     images = _paths(sample["image"], "image", where) if "image" in sample else ()
     if video and images:
         raise _wrong(where, "image", "stands beside field 'video': keep one of them")
-    scale, duration = (_positive(sample, name, where) for name in ("scale", "duration"))
-    return Record(where, (), video, images, scale=scale or 1.0, duration=duration, content=content)
+    scale, duration = _scale(sample, where), _duration(sample.get("duration"))
+    return Record(where, (), video, images, scale=scale, duration=duration, content=content)
 
 
 def shortly(value: Any) -> str:
@@ -149,14 +149,21 @@ def _path(name: Any, field: str, where: str) -> str:
     return name
 
 
-def _positive(sample: dict, name: str, where: str) -> float | None:
-    if name not in sample:
-        return None
-    value = sample[name]
+def _scale(sample: dict, where: str) -> float:
+    scale = sample.get("scale", 1.0)
+    if not _is_positive(scale):
+        raise _wrong(where, "scale", f"is {shortly(scale)}: expected a number above 0")
+    return float(scale)
+
+
+def _duration(value: Any) -> float | None:
+    """None for what is no time: it only helps, and data files have all kinds of text there."""
+    return float(value) if _is_positive(value) else None
+
+
+def _is_positive(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= sys.float_info.max:
-        raise _wrong(where, name, f"is {shortly(value)}: expected a number above 0")
-    return float(value)
+    return number and 0 < value <= sys.float_info.max
 
 
 def _wrong(where: str, field: str, what: str) -> InputError:

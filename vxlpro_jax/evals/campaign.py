@@ -99,19 +99,21 @@ def alone(out: Path) -> Iterator[None]:
         yield
 
 
-def hold_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Writes `settings.json`, or compares it; to be called `alone`.
+def hold_settings(out: Path, settings: Mapping[str, Any], *, name: str = "settings.json") -> None:
+    """Writes the file `name`, or compares it; to be called `alone`.
+
+    A setting that was not known when it was written is not compared.
 
     Raises:
         InputError: the folder holds a run under other settings.
     """
-    path = out / "settings.json"
+    path = out / name
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1))
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in settings if before.get(key) != settings[key]]
+        changed = [key for key in settings if before.get(key, settings[key]) != settings[key]]
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} cannot be read ({error}): choose another --out.") from error
     if changed:

@@ -184,7 +184,8 @@ def with_judge(
         if one.record.id in replies
     ]
     measures = {each.one.record.id: dict(each.measures) for each in judged}
-    unscored = [each for each in found["unscored"] if each not in measures]
+    left = {one.record.id for one in rated if one.verdict.is_pending or how.ask(one)}
+    unscored = [one.record.id for one in rated if one.record.id in left - measures.keys()]
     return {
         **found,
         "metrics": {**found["metrics"], **how.summarise(judged)},

@@ -104,8 +104,9 @@ def test_a_stopped_run_leaves_results_of_the_lengths_that_are_done(run, seer, tm
     answerer.answer = answer
     with pytest.raises(KeyboardInterrupt):
         run(answerer)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {cell["frames"] for cell in results["grid"]} == {8, 21}
+    lines = (tmp_path / "out" / "needle.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[1] for line in lines} == {"8", "21"}
+    assert not (tmp_path / "out" / "results.json").exists()
     assert (tmp_path / "out" / "needle.png").exists()
     results, _ = run(seer())
     assert {cell["frames"] for cell in results["grid"]} == {8, 21, 40}

@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse_arguments(argv)
     asked = grid.Grid(args.frames, args.depths, args.keep_ratio)
     _check(asked)
+    options = answering_flags.options_of(args)
     answerer = Answerer.load(args.checkpoint, dtype=args.dtype)
     hidden = _hidden(args, answerer)
     files = haystack.find_files(args.haystack or [drawn.haystack(args.cache.expanduser())])
@@ -38,14 +39,20 @@ def main(argv: Sequence[str]) -> None:
             files=files,
             hidden=hidden,
             mode=MODES[args.mode],
-            options=answering_flags.options_of(args),
+            options=options,
         )
         lasts = {cell.frames: cell for cell in missing}.values()
         for reply in new:
             replies.add(reply)
             if reply.cell in lasts:  # Something to look at meanwhile.
-                write_results(replies.of(cells), mode=args.mode, out=args.out)
+                _show(report.scores(replies.of(cells)), mode=args.mode, out=args.out)
     print(report.table(write_results(replies.of(cells), mode=args.mode, out=args.out)))
+
+
+def _show(found: Sequence[report.Score], *, mode: str, out: Path) -> None:
+    """Writes `needle.png` and `needle.csv`."""
+    report.draw(found, title=mode, path=out / "needle.png")
+    write_atomically(out / "needle.csv", report.to_csv(found))
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -119,8 +126,7 @@ def _settings(args: argparse.Namespace, *, files: Iterable[Path], hidden: dict) 
 def write_results(replies: Sequence[Reply], *, mode: str, out: Path) -> list[report.Score]:
     """Writes `needle.png`, `needle.csv` and, last, `results.json`; returns the cells' scores."""
     found = report.scores(replies)
-    report.draw(found, title=mode, path=out / "needle.png")
-    write_atomically(out / "needle.csv", report.to_csv(found))
+    _show(found, mode=mode, out=out)
     results = {
         "mode": mode,
         "accuracy": report.mean_accuracy(found),

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from vxlpro_jax.data.journal import Journal, Shard
 from vxlpro_jax.evals.campaign import alone, hold_settings
 
+_SETTINGS = "replies-settings.json"
+
 
 class Cell(NamedTuple):
     """One question: how many `frames`, at which `depth`, which `needle`, and the `keep_ratio`."""
@@ -43,17 +45,17 @@ class Replies:
         """Makes the folder or goes on with it.
 
         Args:
-            folder: of `settings.json` and the replies, a line each.
+            folder: of the replies, a line each, and their settings.
             settings: JSON, all that a reply depends on but its cell.
 
         Raises:
             InputError: the folder holds replies under other settings.
         """
-        self._journal = Journal(folder, name="replies", shard=Shard())
         with alone(folder):
+            self._journal = Journal(folder, name="replies", shard=Shard())
             if not self._journal.entries:
-                (folder / "settings.json").unlink(missing_ok=True)
-            hold_settings(folder, settings)
+                (folder / _SETTINGS).unlink(missing_ok=True)
+            hold_settings(folder, settings, name=_SETTINGS)
 
     def of(self, cells: Iterable[Cell]) -> list[Reply]:
         """What there is of these, in their order."""
