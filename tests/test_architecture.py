@@ -68,7 +68,7 @@ ALLOWED = {
     "sampling": (),
     "overlap": (),
     "calls": ("config", "jit", "models"),
-    "token_store": ("config", "data", "jit", "tree"),
+    "token_store": ("cli", "config", "data", "jit", "tree"),
     "encoding": ("calls", "config", "data", "overlap", "token_store"),
     "answering": (
         *("calls", "config", "checkpoint", "data", "encoding", "models", "planning", "sampling"),

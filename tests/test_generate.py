@@ -292,8 +292,11 @@ def test_stamps_of_untouched_groups_are_dropped(answerer):
     assert alike[0].length == alike[1].length
 
 
-def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypatch):
-    """A copy elsewhere is found, without being decoded; another number of frames is not."""
+def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypatch, caplog):
+    """A copy elsewhere is found, without being decoded; another number of frames is not.
+
+    Damaged tokens are made again.
+    """
     options = ("--prompt=Why?", "--max_new_tokens=6", "--json", f"--feature_cache={tmp_path}")
     plain = run("--prompt=Why?", "--max_new_tokens=6", "--json", "--max_frames=8")
     first = run(*options, "--max_frames=8")
@@ -309,11 +312,10 @@ def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypat
         data = bytearray(shard.read_bytes())
         data[len(data) // 2] ^= 1
         shard.write_bytes(data)
-    code, _, error = run(*options, "--max_frames=8")
-    assert code == 2
-    assert "are damaged" in error
     monkeypatch.undo()
-    assert run(*options, "--max_frames=8")[:2] == first[:2]
+    for _ in range(2):
+        assert run(*options, "--max_frames=8")[:2] == first[:2]
+    assert caplog.text.count("are damaged") == 1
 
 
 def test_memory_lowers_what_is_kept(answerer):

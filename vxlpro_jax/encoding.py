@@ -113,7 +113,8 @@ class Encoder:
         """Opens a video file, or finds its tokens; arguments as of `stream_video`.
 
         Raises:
-            InputError: the file cannot be read, or the tokens are damaged.
+            InputError: the file cannot be read.
+            Failure: what is learned of it cannot be kept.
         """
         size = self._config.vision.image_size
 
@@ -134,8 +135,7 @@ class Encoder:
             blocks = self._blocks(stream)
             if key is None:
                 return self._joined(blocks)
-            self._store.write(key, blocks)
-            return self._joined([self._store.read(key)])
+            return self._joined([self._store.keep(key, blocks)])
 
         return OpenVideo(
             _count_groups(stream), encode=encode, times=lambda: stream.times, close=stream.close

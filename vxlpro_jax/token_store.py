@@ -3,20 +3,25 @@
 Shapes: `g` groups of a block, `N` visual tokens of a group, `D` decoder width.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
 
 from vxlpro_jax import tree
+from vxlpro_jax.cli import Failure
 from vxlpro_jax.config import InputError, ModelConfig
 from vxlpro_jax.data.contents import Contents, visual_key
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter
 from vxlpro_jax.data.storage import StoredFile
 from vxlpro_jax.jit import jit
+
+log = logging.getLogger(__name__)
 
 _PARTS = ("vision", "dts", "projector")
 
@@ -42,7 +47,7 @@ class TokenStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._contents = Contents(self._folder.parent / "contents")
         except OSError as error:
-            raise _unusable(self._folder, error) from error
+            raise InputError(_unusable(self._folder, error)) from error
         self._store = FeatureStore(self._folder, kind=self._kind)
 
     def key(self, path: str | Path, *, max_frames: int, fps: float | None = None) -> str:
@@ -50,32 +55,40 @@ class TokenStore:
 
         Raises:
             InputError: it cannot be read.
+            Failure: what was learned of it cannot be written.
         """
         path = Path(path).absolute()
-        content = self._contents(StoredFile(str(path.parent), path.name))
+        with self._writing():
+            content = self._contents(StoredFile(str(path.parent), path.name))
         rate = "uniformly" if fps is None else f"{fps} a second"
         return visual_key([content], reading=f"at most {max_frames} frames, {rate}")
 
     def read(self, key: str) -> Visual | None:
-        """Tokens [G, N, D] with the times of their groups, or None if there are none.
-
-        Raises:
-            InputError: they are damaged.
-        """
-        return self._store.read(key) if key in self._store else None
-
-    def write(self, key: str, blocks: Iterable[Visual]) -> None:
-        """Adds tokens, [g, N, D] a block, as they come.
-
-        Raises:
-            InputError: they cannot be written.
-        """
+        """Tokens [G, N, D] with the times of their groups; None if there are none to be read."""
         try:
-            with FeatureWriter(self._folder, kind=self._kind) as writer:
-                writer.write(key, blocks)
+            return self._store.read(key) if key in self._store else None
+        except InputError as error:
+            log.warning("A video is encoded again. %s", error)
+            return None
+
+    def keep(self, key: str, blocks: Iterable[Visual]) -> Visual:
+        """Writes tokens, [g, N, D] a block, as they come, and returns all of them.
+
+        Raises:
+            Failure: they cannot be written.
+        """
+        with self._writing(), FeatureWriter(self._folder, kind=self._kind) as writer:
+            writer.write(key, blocks)
+        self._store.look()
+        return self._store.read(key)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A disk that fails is not a fault of the video's, so it ends the command."""
+        try:
+            yield
         except OSError as error:
-            raise _unusable(self._folder, error) from error
-        self._store = FeatureStore(self._folder, kind=self._kind)
+            raise Failure(_unusable(self._folder, error)) from error
 
 
 def _name(params: dict, config: ModelConfig) -> str:
@@ -86,8 +99,8 @@ def _name(params: dict, config: ModelConfig) -> str:
     return hashlib.sha256(json.dumps([sums, sizes]).encode()).hexdigest()[:16]
 
 
-def _unusable(folder: Path, error: OSError) -> InputError:
-    return InputError(
+def _unusable(folder: Path, error: OSError) -> str:
+    return (
         f"Visual tokens cannot be written to {folder} ({error}): set --feature_cache to a folder"
         " that can, or make space."
     )

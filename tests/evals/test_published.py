@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 
 import helpers
@@ -11,6 +12,7 @@ import pytest
 
 from vxlpro_jax import cli, evaluate
 from vxlpro_jax.config import InputError
+from vxlpro_jax.data import video
 from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.evals import registry, score
 
@@ -227,6 +229,19 @@ def test_tokens_of_videos_are_kept_between_runs(flags, tmp_path, monkeypatch):
     assert told("again") == told("out")
     evaluate.main([*argv, "--out", str(tmp_path / "fewer"), "--max_frames", "1"])
     assert encoded
+
+
+def test_a_cache_that_goes_away_is_no_fault_of_a_video(flags, tmp_path, monkeypatch):
+    tokens, stream_video = tmp_path / "tokens", video.stream_video
+
+    def unmounted(*args, **kwargs):
+        shutil.rmtree(tokens)
+        return stream_video(*args, **kwargs)
+
+    monkeypatch.setattr(video, "stream_video", unmounted)
+    with pytest.raises(cli.Failure, match=r"tokens cannot be written .*make space"):
+        evaluate.main(flags("charades_sta", "--feature_cache", tokens))
+    assert not any(file.stat().st_size for file in (tmp_path / "out").glob("unreadable*"))
 
 
 def test_what_the_decoder_reads_is_set_by_flags(flags, tmp_path):

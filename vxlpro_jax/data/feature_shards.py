@@ -106,12 +106,27 @@ class ShardWriter:
             write_atomically(self._shard.with_suffix(_INDEX), json.dumps(index))
 
 
-def spans_of_folder(folder: Path, *, kind: GroupType) -> dict[str, Span]:
-    """Where each visual of the finished shards is; one that is damaged is left out, and told."""
-    spans = {}
-    for index in sorted(folder.glob(f"*{_INDEX}")):
-        spans |= _spans(index, kind=kind)
-    return spans
+def find_indices(folder: Path) -> list[Path]:
+    """Those of finished shards, in an order that stays."""
+    return sorted(folder.glob(f"*{_INDEX}"))
+
+
+def read_index(index: Path, *, kind: GroupType) -> dict[str, Span]:
+    """Where each visual of a shard is; of one that is damaged none, which is told."""
+    shard = index.with_suffix(SHARD)
+    try:
+        told = json.loads(index.read_text(encoding="utf-8"))
+        if GroupType(tuple(told["shape"]), told["dtype"]) != kind:
+            raise ValueError(f"it holds {told['dtype']} {told['shape']}")
+        if (size := shard.stat().st_size) != told["bytes"]:
+            raise ValueError(f"it has {size} bytes instead of {told['bytes']}")
+        return {
+            key: Span(shard, first, groups, told["per_record"])
+            for key, (first, groups) in told["visuals"].items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("Features in %s are passed over and made again: %s", shard, error)
+        return {}
 
 
 def sweep(folder: Path, *, kind: GroupType) -> None:
@@ -123,9 +138,9 @@ def sweep(folder: Path, *, kind: GroupType) -> None:
         index = folder / f"{shard.name.partition('.')[0]}{_INDEX}"
         with contextlib.suppress(OSError), shard.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Refused while it is being written.
-            if not (index.exists() and _spans(index, kind=kind)):
+            if not (index.exists() and read_index(index, kind=kind)):
                 shard.unlink()
-    for index in folder.glob(f"*{_INDEX}"):
+    for index in find_indices(folder):
         if not index.with_suffix(SHARD).exists():
             with contextlib.suppress(OSError):
                 index.unlink()
@@ -181,24 +196,6 @@ def _damaged(shard: Path, reason: str) -> InputError:
     return InputError(
         f"Features in {shard} are damaged ({reason}): start the run again to have them made again."
     )
-
-
-def _spans(index: Path, *, kind: GroupType) -> dict[str, Span]:
-    """Those of one shard, none if it is damaged."""
-    shard = index.with_suffix(SHARD)
-    try:
-        told = json.loads(index.read_text(encoding="utf-8"))
-        if GroupType(tuple(told["shape"]), told["dtype"]) != kind:
-            raise ValueError(f"it holds {told['dtype']} {told['shape']}")
-        if (size := shard.stat().st_size) != told["bytes"]:
-            raise ValueError(f"it has {size} bytes instead of {told['bytes']}")
-        return {
-            key: Span(shard, first, groups, told["per_record"])
-            for key, (first, groups) in told["visuals"].items()
-        }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        log.warning("Features in %s are passed over and made again: %s", shard, error)
-        return {}
 
 
 @contextlib.contextmanager

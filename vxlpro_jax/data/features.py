@@ -16,9 +16,10 @@ from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import (
     ShardWriter,
     Span,
+    find_indices,
     open_shard,
     read_blocks,
-    spans_of_folder,
+    read_index,
 )
 from vxlpro_jax.data.storage import StoredFile
 
@@ -28,7 +29,7 @@ _OPEN_SHARDS = 64
 
 
 class FeatureStore:
-    """The features that a folder held when this was made; threads may share it."""
+    """The features that a folder held when it was last looked at; threads may share it."""
 
     def __init__(self, folder: Path, *, kind: GroupType):
         """Reads the indices of all shards; a folder that does not exist holds nothing.
@@ -38,8 +39,17 @@ class FeatureStore:
             kind: of a group of them.
         """
         self.folder, self.kind = folder, kind
-        self._spans: dict[str, Span] = spans_of_folder(folder, kind=kind)
+        self._spans: dict[str, Span] = {}
+        self._indices: set[Path] = set()
         self._open = functools.lru_cache(_OPEN_SHARDS)(open_shard)
+        self.look()
+
+    def look(self) -> None:
+        """Finds what has been added to the folder since; newer features take the place of older."""
+        for index in find_indices(self.folder):
+            if index not in self._indices:
+                self._spans |= read_index(index, kind=self.kind)
+                self._indices.add(index)
 
     def __contains__(self, key: str) -> bool:
         return key in self._spans
