@@ -24,7 +24,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
 from vxlpro_jax.config import DataConfig  # noqa: E402
-from vxlpro_jax.data.pipeline import BatchIterator, build_pipeline  # noqa: E402
+from vxlpro_jax.data.batches import BatchIterator  # noqa: E402
+from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
 from vxlpro_jax.files import write_atomically  # noqa: E402
 
 _DATA = DataConfig(

@@ -35,9 +35,12 @@ def main():
     results = {"answer": compare(config, meshes=meshes)}
     # In float64 nothing but a wrong gradient moves a parameter, and no token of a mask by rounding.
     with jax.enable_x64(True):
-        for task in ("answer", "recot"):
-            exact = dataclasses.replace(config, task=task, compute_dtype="float64")
-            results[f"{task} in float64"] = compare(exact, meshes=meshes)
+        exact = dataclasses.replace(config, compute_dtype="float64")
+        gates = dataclasses.replace(model, selector_gradient="gates")
+        skipping = dataclasses.replace(exact, model=gates, skip_to_frames=64)
+        results["answer, skipping, in float64"] = compare(skipping, meshes=meshes)
+        pretraining = dataclasses.replace(exact, task="recot")
+        results["recot in float64"] = compare(pretraining, meshes=meshes)
     results["explicit"] = explicit_losses(config)
     print(json.dumps(results))
 

@@ -19,8 +19,9 @@ from vxlpro_jax.config import InputError
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.distributed import Peers
 from vxlpro_jax.launchers import find_cluster
-from vxlpro_jax.train import abstract_state, parse_arguments, train
+from vxlpro_jax.train import parse_arguments, train
 from vxlpro_jax.train_checkpoint import RunCheckpoints
+from vxlpro_jax.train_init import abstract_state
 
 DRIVER = Path(__file__).parent / "distributed_driver.py"
 HOST = socket.gethostname()

@@ -25,13 +25,15 @@ from vxlpro_jax.config import (
     TrainConfig,
 )
 from vxlpro_jax.data import record as ingested
+from vxlpro_jax.data.batches import BatchIterator
 from vxlpro_jax.data.features import FeatureStore, RunFeatures
-from vxlpro_jax.data.pipeline import BatchIterator, build_pipeline
+from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.jit import jit
 from vxlpro_jax.optim import stop_frozen
+from vxlpro_jax.run_config import resolve
 from vxlpro_jax.tasks import task_of
-from vxlpro_jax.train import resolve, train
+from vxlpro_jax.train import train
 
 
 def freezing(pattern: str) -> OptimConfig:

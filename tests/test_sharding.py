@@ -20,7 +20,7 @@ from vxlpro_jax.sharding import __main__ as sharding_command
 from vxlpro_jax.tpu_topology import topology_devices
 
 DRIVER = Path(__file__).parent / "sharding_driver.py"
-RUNS = ("answer", "answer in float64", "recot in float64")
+RUNS = ("answer", "answer, skipping, in float64", "recot in float64")
 MESHES = ("1,8,1,1", "2,2,2,1", "1,2,1,4")  # data, fsdp, tensor, context
 
 
@@ -193,4 +193,4 @@ def test_moments_are_sharded_as_their_parameters(runs, task, mesh):
         owner = specs["params"][moment["of"]]
         assert (moment["shape"], moment["shard"]) == (owner["shape"], owner["shard"]), moment
     sharded = [m for m in specs["moments"] if m["shape"] != m["shard"]]
-    assert len(sharded) > {"answer": 40, "recot": 30}[task.split()[0]]
+    assert len(sharded) > {"answer": 40, "recot": 30}["recot" if "recot" in task else "answer"]

@@ -25,15 +25,10 @@ from vxlpro_jax.config import (
 )
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.train import (
-    abstract_state,
-    announce,
-    check_workdir,
-    initial_state,
-    resolve,
-    train,
-    write_workdir,
-)
+from vxlpro_jax.run_config import announce, resolve
+from vxlpro_jax.run_folder import check_workdir, write_workdir
+from vxlpro_jax.train import train
+from vxlpro_jax.train_init import abstract_state, initial_state
 
 DRIVER = Path(__file__).parent / "training_driver.py"
 

@@ -20,11 +20,11 @@ from jax.experimental import multihost_utils
 
 from vxlpro_jax import cli, optim, sharding, tree
 from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, TrainConfig
+from vxlpro_jax.data.batches import BatchSource
 from vxlpro_jax.data.contents import Contents, media_name, visual_key
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import sweep
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
-from vxlpro_jax.data.pipeline import BatchSource
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models import encode
 from vxlpro_jax.tasks import param_shapes

@@ -21,7 +21,7 @@ from vxlpro_jax import checks, cli, distributed, launchers
 from vxlpro_jax.checks import Check
 from vxlpro_jax.config import InputError, TrainConfig
 from vxlpro_jax.distributed import Peers
-from vxlpro_jax.train import resolve
+from vxlpro_jax.run_config import resolve
 
 
 class Finding(NamedTuple):

@@ -25,33 +25,23 @@ from vxlpro_jax import (
     metrics,
     optim,
     sharding,
-    warm_start,
 )
-from vxlpro_jax.config import PRESETS, InputError, TrainConfig, from_mapping
-from vxlpro_jax.data.pipeline import BatchIterator, build_pipeline, held_out
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.config import TrainConfig
+from vxlpro_jax.data.batches import BatchIterator
+from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.distributed import Peers
 from vxlpro_jax.evals import recot as recot_eval
-from vxlpro_jax.files import write_atomically
 from vxlpro_jax.jit import jit
 from vxlpro_jax.preemption import PREEMPTED, Preemption
 from vxlpro_jax.profiling import Profiler
-from vxlpro_jax.tasks import param_shapes, task_of
+from vxlpro_jax.run_config import announce, resolve
+from vxlpro_jax.run_folder import check_workdir, write_workdir
 from vxlpro_jax.train_checkpoint import RunCheckpoints
+from vxlpro_jax.train_init import abstract_state, initial_state
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
 from vxlpro_jax.wall_time import WallTime
 from vxlpro_jax.watchdog import Watchdog
-
-_RUN_CONFIG = "train_config.json"
-_OWN_DATA = (
-    "--config.init_from=CHECKPOINT --config.data.path=FILE.json --config.data.video_root=DIR"
-)
-_FULL_SIZE = {
-    "answer": f"--config=configs/stage2.py:3b {_OWN_DATA}",
-    "recot": f"--config=configs/stage1.py:3b {_OWN_DATA} --config.data.eval_path=OTHERS.json",
-}
 
 
 def main(argv: list[str]) -> int:
@@ -264,83 +254,6 @@ def parse_arguments(argv: list[str]) -> Arguments:
     return Arguments(run.config, workdir.expanduser().absolute(), run.flags.profile, environ)
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
-    """Fills in what follows from other fields: the tokenizer, and the vocabulary of `init_from`.
-
-    Raises:
-        InputError: a full-size run without data or tokenizer, or a layout unlike `init_from`'s.
-    """
-    sources = warm_start.open_sources(config.init_from)
-    compressor = warm_start.holder(sources, "dts")
-    if compressor and compressor.config.dts != config.model.dts:
-        layout = compressor.config.dts.layout
-        raise InputError(
-            f"{compressor.root} was trained with DTS layout {layout!r}: set"
-            f" --config.model.dts.layout={layout}."
-        )
-    if config.task == "answer":
-        config = _with_language(config, source=warm_start.holder(sources, "decoder"))
-    if not config.data.path and not is_tiny(config):
-        raise InputError(
-            "A full-size run needs data: set --config.data.path to a LLaVA-format JSON file and"
-            " --config.data.video_root to the folder of its videos."
-        )
-    if config.eval_every:
-        _check_evaluation(config)
-    if config.data.feature_cache:
-        _check_frozen_tower(config)
-    return config
-
-
-def _check_frozen_tower(config: TrainConfig) -> None:
-    shapes = param_shapes(config)
-    is_frozen = "vision" in optim.frozen_branches(shapes, config=config.optim)
-    if not is_frozen:
-        raise InputError(
-            "data.feature_cache is set: features can only be kept of a frozen tower; leave it"
-            " empty, or freeze the tower in optim.groups."
-        )
-
-
-def _check_evaluation(config: TrainConfig) -> None:
-    """Told now rather than when the training is over."""
-    if config.task != "recot":
-        raise InputError(
-            f"eval_every is {config.eval_every}: only stage 1 is evaluated while it trains; set it"
-            " to 0."
-        )
-    held_out(config.data)
-
-
-def _with_language(config: TrainConfig, *, source: warm_start.Source | None) -> TrainConfig:
-    """Vocabulary and tokenizer of `source`, unless the config names another tokenizer."""
-    model, tokenizer = config.model, config.data.tokenizer
-    if source:
-        head = {name: getattr(source.config.decoder, name) for name in ("vocab_size", "tied_head")}
-        model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **head))
-        tokenizer = tokenizer or str(source.root)
-    if not tokenizer and not is_tiny(config):
-        raise InputError(
-            "A full-size run needs a tokenizer: set --config.init_from to a converted checkpoint"
-            " (see checkpoints_convert), or --config.data.tokenizer to a folder with"
-            " tokenizer.json."
-        )
-    tokenizer = tokenizer or str(TINY_TOKENIZER)
-    size = Tokenizer.from_folder(tokenizer).vocab_size
-    if size > model.decoder.vocab_size:
-        raise InputError(
-            f"Tokenizer {tokenizer} has {size} ids, the model only {model.decoder.vocab_size}: use"
-            " the tokenizer that belongs to the model."
-        )
-    data = dataclasses.replace(config.data, tokenizer=tokenizer)
-    return dataclasses.replace(config, model=model, data=data)
-
-
-def is_tiny(config: TrainConfig) -> bool:
-    """Whether the embedded tokenizer and clips may stand in for the user's own."""
-    return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
-
-
 def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, peers: Peers) -> None:
     """Measures the state on held-out samples, unless WORKDIR tells that this was done already."""
     step, report = int(state.step), workdir / recot_eval.REPORT
@@ -352,95 +265,6 @@ def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, peers: Pe
         with (workdir / "evaluations.jsonl").open("a") as file:
             file.write(json.dumps(figures) + "\n")
     print(f"Evaluated: {json.dumps(figures)}", flush=True)
-
-
-def announce(config: TrainConfig, *, workdir: Path) -> None:
-    """Says what is about to run, and for the tiny preset how to run the real one."""
-    if is_tiny(config):
-        print(
-            "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
-            f" everything run.\nThe released size: {_FULL_SIZE[config.task]}"
-        )
-    shapes = param_shapes(config)
-    count = sum(x.size for x in jax.tree.leaves(shapes))
-    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
-    print(f"{count:,} parameters on {devices}; {config.total_steps} steps; writes to {workdir}.")
-
-
-def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
-    """Refuses to continue a run of another kind.
-
-    Raises:
-        InputError: the folder holds a run with another config.
-    """
-    written = workdir / _RUN_CONFIG
-    if not written.exists():
-        return
-    old, new = (
-        dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path="", feature_cache=""))
-        for run in (from_mapping(TrainConfig, checkpoint.read_json(written)), config)
-    )
-    own = {"answer": ("keep_ratio", "skip_to_frames"), "recot": ("recot",)}[config.task]
-    fixed = ("task", "model", "data", "optim", "seed", *own)
-    changed = [key for key in fixed if getattr(old, key) != getattr(new, key)]
-    if changed:
-        raise InputError(
-            f"{workdir} holds a run with another {', '.join(changed)}: choose another --workdir,"
-            " delete that folder, or start the command that made it."
-        )
-
-
-def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
-    """Writes the run's config, and what makes the folder a checkpoint: sizes and tokenizer."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    if config.data.tokenizer:
-        checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
-    write_atomically(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
-    write_atomically(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))
-
-
-def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
-    """Shapes, types and shardings of the state, without allocating it."""
-
-    def create():
-        params = fresh_params(jax.random.key(0), config=config)
-        return TrainState.create(params, optimizer=optimizer, seed=config.seed)
-
-    shapes = jax.eval_shape(create)
-    shardings = sharding.state_shardings(shapes, params=shapes.params, mesh=mesh)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
-
-
-def fresh_params(key: jax.Array, *, config: TrainConfig) -> dict:
-    """Newly initialised parameters in the run's `param_dtype`."""
-    params = task_of(config).init_params(key)
-    return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
-
-
-def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> TrainState:
-    """The state before the first step, made in place on its devices."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    sources = warm_start.open_sources(config.init_from)
-    params = warm_start.read_parts(sources, like=abstract.params, dtype=config.param_dtype)
-    missing = [part for part in abstract.params if part not in params]
-    if missing:
-        print(f"Newly initialised: {', '.join(missing)}.")
-        frozen = optim.frozen_branches(
-            {part: abstract.params[part] for part in missing}, config=config.optim
-        )
-        if frozen:
-            print(f"Frozen as they are drawn, because init_from has none: {', '.join(frozen)}.")
-
-        def init(key):
-            fresh = fresh_params(key, config=config)
-            return {part: fresh[part] for part in missing}
-
-        where = {part: shardings.params[part] for part in missing}
-        params |= jit(init, out_shardings=where)(jax.random.key(config.seed))
-    create = functools.partial(TrainState.create, optimizer=optimizer, seed=config.seed)
-    return jit(create, out_shardings=shardings, donate_argnums=0)(params)
 
 
 if __name__ == "__main__":

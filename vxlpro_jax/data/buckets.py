@@ -13,6 +13,8 @@ import grain
 import numpy as np
 
 from vxlpro_jax.config import InputError
+from vxlpro_jax.data.batches import Batch, BatchIterator, BatchSource
+from vxlpro_jax.data.features import RunFeatures
 from vxlpro_jax.data.sources import Chosen, Records
 from vxlpro_jax.data.transforms import SampleReader
 
@@ -85,13 +87,13 @@ class Turns:
 class BucketIterator(grain.DatasetIterator):
     """The batches of several iterators by turns; its state is theirs and how often each came."""
 
-    def __init__(self, parts: Sequence[Any], *, turns: Turns, source: Any):
+    def __init__(self, parts: Sequence[BatchIterator], *, turns: Turns, source: BatchSource):
         """Takes over the iterators.
 
         Args:
-            parts: a `BatchIterator` for each bucket.
+            parts: one for each bucket.
             turns: of these.
-            source: a `BatchSource` of all records, in the largest shape.
+            source: of all records, in the largest shape.
         """
         super().__init__()
         self.parts = tuple(parts)
@@ -99,7 +101,7 @@ class BucketIterator(grain.DatasetIterator):
         self._turns = turns
         self._taken = [0] * len(self.parts)
 
-    def __next__(self) -> dict:
+    def __next__(self) -> Batch:
         """The next batch, of whichever shape.
 
         Raises:
@@ -149,12 +151,12 @@ class BucketIterator(grain.DatasetIterator):
         ]
         return {**states[0], "buckets": joined}
 
-    def read_features(self, features: Any) -> None:
+    def read_features(self, features: RunFeatures) -> None:
         """From now on the batches hold these instead of frames."""
         for part in self.parts:
             part.read_features(features)
 
-    def place_with(self, place: Callable[[dict], Any]) -> None:
+    def place_with(self, place: Callable[[Batch], Any]) -> None:
         """From now on batches are what `place` makes of them."""
         for part in self.parts:
             part.place_with(place)

@@ -1,8 +1,7 @@
 """Records to batches: deterministic, endless, resumable, whatever the number of workers.
 
-All records are shuffled anew each epoch, without end. Row `r` of `B` is a stream of its own (see
-`row_stream`), so that neither workers nor processes change what a step sees, and a checkpoint of
-any number of processes continues with any other.
+All records are shuffled anew each epoch, without end. What the config says becomes a source of
+batches, or one for each bucket; `batches` makes them.
 
 Shapes: B rows of this process, G groups a row, T text slots a row, S image side.
 """
@@ -10,33 +9,27 @@ Shapes: B rows of this process, G groups a row, T text slots a row, S image side
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import grain
 import numpy as np
 
 from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
 from vxlpro_jax.data import buckets, haystacks
-from vxlpro_jax.data.bad_samples import BadSample, BadSamples
+from vxlpro_jax.data.bad_samples import BadSamples
+from vxlpro_jax.data.batches import BatchIterator, BatchSource
 from vxlpro_jax.data.buckets import BucketIterator, Turns
 from vxlpro_jax.data.decoders import DecoderPool
-from vxlpro_jax.data.features import RunFeatures
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.order import epoch_length, record_order
-from vxlpro_jax.data.packing import Size
-from vxlpro_jax.data.row_stream import RowSource, RowState, RowStream
 from vxlpro_jax.data.sources import Records, join, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
-from vxlpro_jax.data.transforms import RowShape, SampleReader, VideoReader, stack_rows
+from vxlpro_jax.data.transforms import RowShape, SampleReader, VideoReader
 
 log = logging.getLogger(__name__)
-
-Batch = dict[str, np.ndarray]
 
 
 def tokenizer_for(data: DataConfig) -> Tokenizer:
@@ -54,7 +47,7 @@ def build_pipeline(
     process_count: int = 1,
     pinpoints: Any = DEFAULT_PINPOINTS,
     bad_samples_path: str | Path | None = None,
-) -> "BatchIterator | BucketIterator":
+) -> BatchIterator | BucketIterator:
     """Endless iterator over this process's rows of every batch.
 
     A batch is a dict of numpy arrays, `B = data.batch_size / process_count`: frames uint8
@@ -110,7 +103,7 @@ def build_pipeline(
     return BucketIterator(parts, turns=Turns(sizes), source=whole)
 
 
-def _source(data, records, reader, *, rows, seed) -> "BatchSource":
+def _source(data, records, reader, *, rows, seed) -> BatchSource:
     return BatchSource(
         records=records,
         reader=reader,
@@ -249,169 +242,3 @@ def _rows_of_process(data: DataConfig, index: int, count: int) -> range:
         )
     rows = data.batch_size // count
     return range(index * rows, (index + 1) * rows)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchSource:
-    """What the batches are made of.
-
-    Attributes:
-        records: all of them.
-        reader: records to samples.
-        order: position to a record's index, without end.
-        batch_size: rows of all processes.
-        rows: those of this process.
-        samples_per_row: at most.
-        allowed_bad: records that may be unreadable.
-    """
-
-    records: Records
-    reader: SampleReader
-    order: Sequence[int]
-    batch_size: int
-    rows: range
-    samples_per_row: int
-    allowed_bad: int
-
-    def stream(self, row: int, *, state: RowState) -> RowStream:
-        """A row of every batch from `state` on."""
-        source = RowSource(
-            records=self.records,
-            order=self.order,
-            reader=self.reader,
-            row=row,
-            batch_size=self.batch_size,
-        )
-        shape = self.reader.shape
-        # Without text a row's text budget holds any number of samples, which have none.
-        budget = Size(groups=shape.groups, text=shape.text, samples=self.samples_per_row)
-        return RowStream(source, state=state, budget=budget, most_bad=self.allowed_bad)
-
-
-class _Made(NamedTuple):
-    """A batch (None when a row is missing), what was passed over, and the rows' states after it."""
-
-    batch: Any | None
-    bad: list[BadSample]
-    states: dict[int, RowState]
-
-
-class BatchIterator(grain.DatasetIterator):
-    """Batches of a `BatchSource`, made a step ahead.
-
-    Its state is plain JSON: the states of its rows, by row, and the records found unreadable so
-    far. It does not depend on the number of workers, nor, joined, on that of processes.
-    """
-
-    def __init__(self, source: BatchSource, *, bad: BadSamples):
-        """Begins at the first record; the iterators of several buckets share one `bad`."""
-        super().__init__()
-        self._source, self._bad = source, bad
-        self._states = dict.fromkeys(source.rows, RowState())
-        self._place: Callable[[Batch], Any] = lambda batch: batch
-        self._streams: dict[int, RowStream] = {}
-        self._maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: Future[_Made] | None = None
-
-    def __next__(self) -> Batch:
-        """The next batch, after naming the records that it had to skip.
-
-        Raises:
-            InputError: more records are unreadable than the quota allows.
-        """
-        self.start_prefetch()
-        made = self._ahead.result()
-        self._bad.add(made.bad)
-        if made.batch is None:
-            self._bad.stop()
-        self._states = made.states
-        self._ahead = self._maker.submit(self._make)
-        return made.batch
-
-    def get_state(self) -> dict[str, Any]:
-        """JSON-ready state: the same whatever has been read ahead."""
-        rows = {str(row): [state.next, *state.held] for row, state in self._states.items()}
-        return {"rows": rows, "bad_records": sorted(self._bad.records)}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues exactly where `get_state` was called, here or, joined, in other processes."""
-        self._stop()
-        found = {row: state["rows"][str(row)] for row in self._source.rows}
-        self._states = {row: RowState(first, tuple(held)) for row, (first, *held) in found.items()}
-        self._bad.records = set(state["bad_records"])
-
-    @staticmethod
-    def join_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """The state of all processes from that of each."""
-        rows: dict[str, list[int]] = {}
-        bad: set[int] = set()
-        for state in states:
-            rows |= state["rows"]
-            bad |= set(state["bad_records"])
-        return {"rows": rows, "bad_records": sorted(bad)}
-
-    @property
-    def num_bad(self) -> int:
-        """Records found unreadable so far."""
-        return len(self._bad.records)
-
-    @property
-    def parts(self) -> tuple["BatchIterator", ...]:
-        """Iterators over batches of one shape: just this."""
-        return (self,)
-
-    @property
-    def source(self) -> BatchSource:
-        """What the batches are made of."""
-        return self._source
-
-    def read_features(self, features: RunFeatures) -> None:
-        """From now on the batches hold these instead of frames."""
-        self._stop()
-        reader = dataclasses.replace(self._source.reader, features=features)
-        self._source = dataclasses.replace(self._source, reader=reader)
-
-    def place_with(self, place: Callable[[Batch], Any]) -> None:
-        """From now on `next` gives what `place` makes of a batch, also a step ahead."""
-        self._stop()
-        self._place = place
-
-    def start_prefetch(self) -> None:
-        """Begins to read ahead; `next` does so by itself."""
-        if self._ahead is None:
-            self._streams = {
-                row: self._source.stream(row, state=state) for row, state in self._states.items()
-            }
-            self._ahead = self._maker.submit(self._make)
-
-    def close(self) -> None:
-        """Ends worker threads and processes."""
-        if decoders := self._source.reader.read_video.decoders:
-            decoders.close()
-        self._stop()
-        self._maker.shutdown()
-        super().close()
-
-    def _make(self) -> _Made:
-        rows = {row: stream.take() for row, stream in self._streams.items()}
-        indices = self._source.records.indices
-        bad = [
-            sample._replace(record=int(indices[sample.record]))
-            for row in rows.values()
-            for sample in row.bad
-        ]
-        states = {number: row.state for number, row in rows.items()}
-        if not all(row.samples for row in rows.values()):
-            return _Made(None, bad, states)
-        samples = [row.samples for row in rows.values()]
-        batch = stack_rows(samples, shape=self._source.reader.shape)
-        return _Made(self._place(batch), bad, states)
-
-    def _stop(self) -> None:
-        """Gives up what has been read ahead."""
-        if self._ahead is not None:
-            if not self._ahead.cancel():
-                wait([self._ahead])
-            for stream in self._streams.values():
-                stream.close()
-            self._streams, self._ahead = {}, None

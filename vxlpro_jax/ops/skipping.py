@@ -42,5 +42,6 @@ def draw_skips(
     steps = jnp.where(seg.index_in_segment(group_segments) == 0, 0, steps)
     steps = jnp.where(member, steps[..., None], 0)
     shares = jnp.cumsum(steps, 1) / jnp.maximum(steps.sum(1), jnp.finfo(steps.dtype).tiny)[:, None]
+    shares = jax.lax.cummax(shares, axis=1)  # Sums in parallel may fall by their rounding.
     skipped = jnp.floor(shares * (lengths - groups)[:, None])
     return jnp.where(member, skipped, 0).sum(-1).astype(jnp.int32)

@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from vxlpro_jax import cli, optim, sharding, tree
 from vxlpro_jax.config import MeshConfig
-from vxlpro_jax.train import abstract_state
+from vxlpro_jax.train_init import abstract_state
 
 
 class Placed(NamedTuple):

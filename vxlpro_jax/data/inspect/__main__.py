@@ -18,10 +18,11 @@ from absl import flags
 
 from vxlpro_jax import cli
 from vxlpro_jax.config import InputError, TrainConfig
+from vxlpro_jax.data.batches import Batch, BatchIterator, BatchSource
 from vxlpro_jax.data.buckets import BucketIterator
 from vxlpro_jax.data.inspect import picture, view, words
-from vxlpro_jax.data.pipeline import Batch, BatchIterator, BatchSource, build_pipeline
-from vxlpro_jax.train import resolve
+from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.run_config import resolve
 
 _MOST_DRAWN = 12  # Samples of a batch.
 _MOST_TOLD = 4

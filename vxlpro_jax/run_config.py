@@ -1,0 +1,111 @@
+"""What a run is: its config with everything filled in that follows from other fields."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from vxlpro_jax import optim, warm_start
+from vxlpro_jax.config import PRESETS, InputError, TrainConfig
+from vxlpro_jax.data.pipeline import held_out
+from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.tasks import param_shapes
+
+_OWN_DATA = (
+    "--config.init_from=CHECKPOINT --config.data.path=FILE.json --config.data.video_root=DIR"
+)
+_FULL_SIZE = {
+    "answer": f"--config=configs/stage2.py:3b {_OWN_DATA}",
+    "recot": f"--config=configs/stage1.py:3b {_OWN_DATA} --config.data.eval_path=OTHERS.json",
+}
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fills in what follows from other fields: the tokenizer, and the vocabulary of `init_from`.
+
+    Raises:
+        InputError: a full-size run without data or tokenizer, or a layout unlike `init_from`'s.
+    """
+    sources = warm_start.open_sources(config.init_from)
+    compressor = warm_start.holder(sources, "dts")
+    if compressor and compressor.config.dts != config.model.dts:
+        layout = compressor.config.dts.layout
+        raise InputError(
+            f"{compressor.root} was trained with DTS layout {layout!r}: set"
+            f" --config.model.dts.layout={layout}."
+        )
+    if config.task == "answer":
+        config = _with_language(config, source=warm_start.holder(sources, "decoder"))
+    if not config.data.path and not is_tiny(config):
+        raise InputError(
+            "A full-size run needs data: set --config.data.path to a LLaVA-format JSON file and"
+            " --config.data.video_root to the folder of its videos."
+        )
+    if config.eval_every:
+        _check_evaluation(config)
+    if config.data.feature_cache:
+        _check_frozen_tower(config)
+    return config
+
+
+def announce(config: TrainConfig, *, workdir: Path) -> None:
+    """Says what is about to run, and for the tiny preset how to run the real one."""
+    if is_tiny(config):
+        print(
+            "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
+            f" everything run.\nThe released size: {_FULL_SIZE[config.task]}"
+        )
+    shapes = param_shapes(config)
+    count = sum(x.size for x in jax.tree.leaves(shapes))
+    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+    print(f"{count:,} parameters on {devices}; {config.total_steps} steps; writes to {workdir}.")
+
+
+def is_tiny(config: TrainConfig) -> bool:
+    """Whether the embedded tokenizer and clips may stand in for the user's own."""
+    return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
+
+
+def _with_language(config: TrainConfig, *, source: warm_start.Source | None) -> TrainConfig:
+    """Vocabulary and tokenizer of `source`, unless the config names another tokenizer."""
+    model, tokenizer = config.model, config.data.tokenizer
+    if source:
+        head = {name: getattr(source.config.decoder, name) for name in ("vocab_size", "tied_head")}
+        model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **head))
+        tokenizer = tokenizer or str(source.root)
+    if not tokenizer and not is_tiny(config):
+        raise InputError(
+            "A full-size run needs a tokenizer: set --config.init_from to a converted checkpoint"
+            " (see checkpoints_convert), or --config.data.tokenizer to a folder with"
+            " tokenizer.json."
+        )
+    tokenizer = tokenizer or str(TINY_TOKENIZER)
+    size = Tokenizer.from_folder(tokenizer).vocab_size
+    if size > model.decoder.vocab_size:
+        raise InputError(
+            f"Tokenizer {tokenizer} has {size} ids, the model only {model.decoder.vocab_size}: use"
+            " the tokenizer that belongs to the model."
+        )
+    data = dataclasses.replace(config.data, tokenizer=tokenizer)
+    return dataclasses.replace(config, model=model, data=data)
+
+
+def _check_evaluation(config: TrainConfig) -> None:
+    """Told now rather than when the training is over."""
+    if config.task != "recot":
+        raise InputError(
+            f"eval_every is {config.eval_every}: only stage 1 is evaluated while it trains; set it"
+            " to 0."
+        )
+    held_out(config.data)
+
+
+def _check_frozen_tower(config: TrainConfig) -> None:
+    shapes = param_shapes(config)
+    is_frozen = "vision" in optim.frozen_branches(shapes, config=config.optim)
+    if not is_frozen:
+        raise InputError(
+            "data.feature_cache is set: features can only be kept of a frozen tower; leave it"
+            " empty, or freeze the tower in optim.groups."
+        )
