@@ -5,9 +5,10 @@
 
 Causal attention of one row, forward alone and with its backward pass. Every backend that runs on
 this machine's devices takes its turn: memory is what the compiled program holds beside arguments
-and results, seconds the fastest of some runs. Where the logits would take more than 4 GiB, `xla`
-is left out. With `--topology` the TPU's kernel is compiled for TPUs that need not be there; only
-its memory is told then.
+and results, seconds the fastest of some runs; `differs by` is the largest difference from `chunked`
+in float32, of the results or of the gradients, as a share of the largest of their values. Where the
+logits would take more than 4 GiB, `xla` is left out. With `--topology` the TPU's kernel is compiled
+for TPUs that need not be there; only its memory is told then.
 """
 
 import argparse
@@ -34,13 +35,17 @@ _BACKENDS = {"cpu": ("xla", "chunked"), "gpu": ("xla", "chunked", "cudnn"), "tpu
 
 
 class Row(NamedTuple):
-    """One line of the table; `seconds` is None for what was only compiled."""
+    """One line of the table; `seconds` is None for what was only compiled.
+
+    `differs` is too, and for what the others are compared with.
+    """
 
     length: int
     backend: str
     what: str
     mib: float
     seconds: float | None
+    differs: float | None
 
 
 def main() -> None:
@@ -53,7 +58,7 @@ def main() -> None:
     parser.add_argument("--topology", default="", help="TPUs to compile for, v5e:2x2 say")
     args = parser.parse_args()
     sizes = {"heads": args.heads, "width": args.width}
-    print("| length | backend | what | memory MiB | seconds |\n| --- | --- | --- | --- | --- |")
+    print("| length | backend | what | memory MiB | seconds | differs by |\n" + "| --- " * 6 + "|")
     platform = "tpu" if args.topology else jax.default_backend()
     if args.topology:
         use_topology(args.topology)
@@ -64,8 +69,9 @@ def main() -> None:
             for what in ("forward", "with backward"):
                 rounds = 0 if args.topology else args.rounds
                 row = measured(length, backend=backend, what=what, rounds=rounds, **sizes)
-                time_taken = "" if row.seconds is None else f"{row.seconds:.3f}"
-                cells = row.length, row.backend, row.what, f"{row.mib:.0f}", time_taken
+                cells = [row.length, row.backend, row.what, f"{row.mib:.0f}"]
+                cells.append("" if row.seconds is None else f"{row.seconds:.3f}")
+                cells.append("" if row.differs is None else f"{row.differs:.1e}")
                 print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
@@ -77,19 +83,34 @@ def use_topology(name: str) -> None:
 def measured(length: int, *, backend: str, what: str, rounds: int, heads: int, width: int) -> Row:
     """Compiles and, unless `rounds` is 0, runs one backend."""
     dtype = jnp.float32 if jax.default_backend() == "cpu" and rounds else jnp.bfloat16
-    attend = functools.partial(attention, causal=True, backend=backend)
-    function = attend
-    if what == "with backward":
-        function = jax.grad(lambda *x: attend(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    function = _function(what, backend=backend)
     shapes = [(1, length, n, width) for n in (heads, heads // 2, heads // 2)]
     compiled = jax.jit(function).lower(*(_struct(s, dtype, rounds) for s in shapes)).compile()
     mib = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    seconds = None
+    seconds = differs = None
     if rounds:
         keys = jax.random.split(jax.random.key(0), 3)
         arrays = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
         seconds = min(_timed(compiled, arrays) for _ in range(rounds))
-    return Row(length, backend, what, mib, seconds)
+        if backend != "chunked" or dtype != jnp.float32:
+            differs = _difference(compiled(*arrays), arrays, what=what)
+    return Row(length, backend, what, mib, seconds, differs)
+
+
+def _function(what, *, backend):
+    attend = functools.partial(attention, causal=True, backend=backend)
+    if what == "forward":
+        return attend
+    # A sum would have gradients that cancel.
+    return jax.grad(lambda *x: (attend(*x).astype(jnp.float32) ** 2).sum(), argnums=(0, 1, 2))
+
+
+def _difference(found, arrays, *, what):
+    reference = jax.jit(_function(what, backend="chunked"))
+    with jax.default_matmul_precision("highest"):
+        expected = reference(*(x.astype(jnp.float32) for x in arrays))
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return max(float(abs(a.astype(b.dtype) - b).max() / abs(b).max()) for a, b in pairs)
 
 
 def _struct(shape, dtype, rounds):

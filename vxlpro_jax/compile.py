@@ -119,14 +119,8 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
         InputError: a library that the program calls is not installed.
     """
     started = time.monotonic()
-    function = jax.jit(
-        program.function,
-        donate_argnums=program.donated,
-        out_shardings=program.out_shardings,
-        keep_unused=True,  # What a program does not read is on the device all the same.
-    )
     try:
-        lowered = function.lower(*program.arguments)
+        lowered = program.jitted().lower(*program.arguments)
     except RuntimeError as error:
         if "cuDNN" not in str(error):
             raise

@@ -37,6 +37,15 @@ class Program(NamedTuple):
     donated: int | None
     out_shardings: Any = None
 
+    def jitted(self) -> jax.stages.Wrapped:
+        """To be lowered for `arguments`; what is not read of them is on the device all the same."""
+        return jax.jit(
+            self.function,
+            donate_argnums=self.donated,
+            out_shardings=self.out_shardings,
+            keep_unused=True,
+        )
+
 
 def train(config: TrainConfig, *, mesh: Mesh) -> Program:
     """A step of the config's task."""
@@ -66,7 +75,7 @@ def encode(config: TrainConfig, *, mesh: Mesh) -> Program:
 def assemble(config: TrainConfig, *, mesh: Mesh) -> Program:
     """Visual tokens and text to the decoder's input, one sample a row."""
     model, data = config.model, config.data
-    put = functools.partial(VideoXLPro.assemble, slots=_read_slots(config))
+    put = functools.partial(VideoXLPro.assemble, slots=read_slots(config))
 
     def run(params, visual, text):
         sequence = _apply(config, params, visual, text, method=put)
@@ -102,7 +111,7 @@ def prefill(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> P
         chunks = embeddings.shape[1] // CHUNK
         return jax.lax.fori_loop(0, chunks, read, (logits, cache))
 
-    embeddings = (rows, _read_slots(config), decoder.width)
+    embeddings = (rows, read_slots(config), decoder.width)
     return Program(
         run,
         (
@@ -143,15 +152,15 @@ def abstract_batch(config: TrainConfig, *, mesh: Mesh) -> dict[str, jax.ShapeDty
     return batch
 
 
-def _apply(config, params, *args, method):
-    return VideoXLPro(config.model).apply({"params": params}, *args, method=method)
-
-
-def _read_slots(config):
+def read_slots(config: TrainConfig) -> int:
     """Slots of a row that keeps all of its visual tokens, in whole chunks."""
     group = STAMP_TOKENS + config.model.tokens_per_group
     read = config.data.max_text_tokens + config.data.max_frames // FRAMES_PER_GROUP * group
     return -(-read // CHUNK) * CHUNK
+
+
+def _apply(config, params, *args, method):
+    return VideoXLPro(config.model).apply({"params": params}, *args, method=method)
 
 
 def _cache(config, *, mesh, kind):
@@ -159,7 +168,7 @@ def _cache(config, *, mesh, kind):
         KVCache.empty,
         config.model.decoder,
         batch=config.data.batch_size,
-        slots=_read_slots(config) + _ANSWER_TOKENS,
+        slots=read_slots(config) + _ANSWER_TOKENS,
         dtype=config.compute_dtype,
         kind=kind,
     )

@@ -68,14 +68,17 @@ class Predicted(NamedTuple):
 
 
 class Seer:
-    """Reads the colour off the mean of each of the first `reach` frames; knows no other trick."""
+    """Reads the colour off the mean of each of the first `reach` frames; knows no other trick.
 
-    config = SimpleNamespace(vision=SimpleNamespace(image_size=14))
+    It says that it keeps `most_kept` visual tokens at most, and sees all.
+    """
 
-    def __init__(self, *, reach: int = 1000, dies_after: int = 1000):
+    config = SimpleNamespace(vision=SimpleNamespace(image_size=14), tokens_per_group=4)
+
+    def __init__(self, *, reach: int = 1000, dies_after: int = 1000, most_kept: int = 1000):
         self.tokenizer = Tokenizer.from_folder(str(TINY_TOKENIZER))
         self.encoded_groups = self.replies = 0
-        self._reach, self._dies_after = reach, dies_after
+        self._reach, self._dies_after, self._most_kept = reach, dies_after, most_kept
 
     def encode_groups(self, frames, *, times):
         self.encoded_groups += len(frames)
@@ -98,7 +101,8 @@ class Seer:
     def plan_ids(self, ids, *, groups, options):
         if groups > (options.max_context or np.inf):
             raise InputError("The context is too short.")
-        return Plan(ids, groups * 4, len(ids) + groups * 4, memory=None)
+        kept = min(groups * 4, self._most_kept)
+        return Plan(ids, kept, len(ids) + kept, memory=None)
 
     def answer(self, encoded, plan, *, options):
         if options.choices:

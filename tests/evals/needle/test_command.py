@@ -137,6 +137,13 @@ def test_a_context_too_short_for_the_longest_is_told_first(run, seer):
     assert answerer.replies == 72
 
 
+def test_where_less_is_kept_than_asked_for_is_told(run, seer, caplog):
+    run(seer(most_kept=16))
+    told = "Of 40 frames 16 visual tokens are kept instead of 32 (keep ratio 1), as more do not fit"
+    [message] = caplog.messages
+    assert message.startswith(told)
+
+
 def test_needles_that_do_not_suit_the_mode(run, seer, write_needles):
     path = write_needles([{"media": "red.png", "question": "Which colour?", "answer": "red"}])
     answerer = seer()

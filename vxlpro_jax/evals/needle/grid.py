@@ -5,6 +5,7 @@ Shapes: M frames of a needle, S side of a frame.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from vxlpro_jax.evals.needle import haystack
 from vxlpro_jax.evals.needle.asking import Mode
 from vxlpro_jax.evals.needle.needles import Needle
 from vxlpro_jax.evals.needle.replies import Cell, Reply
+from vxlpro_jax.ops.selection import keep_count
+
+log = logging.getLogger(__name__)
 
 _NEW_TOKENS = 16  # At least so many, as published replies are sentences.
 
@@ -83,6 +87,8 @@ def ask(
         return mode.plan(answerer, needle, groups=groups, options=options_of(cell))
 
     plans = {cell: plan(cell) for cell in cells}  # What does not fit is told now.
+    for text in sorted(_lowered(plans, places, tokens=answerer.config.tokens_per_group)):
+        log.warning(text)
     hay = _encoded(answerer, places.values(), files=files)
     shown = cli.progress(cells, name="needles", unit="question")
     for (name, at), together in itertools.groupby(shown, lambda c: (c.needle, places[c])):
@@ -93,6 +99,22 @@ def ask(
                 answerer, needle, encoded=encoded, plan=plans[cell], options=options_of(cell)
             )
             yield Reply(cell, plans[cell].keep, needle.answer, reply, right)
+
+
+def _lowered(
+    plans: Mapping[Cell, Plan], places: Mapping[Cell, haystack.Place], *, tokens: int
+) -> set[str]:
+    """Says where fewer of a group's visual tokens are kept than was asked for."""
+    asked = {
+        cell: keep_count(places[cell].groups * tokens, ratio=cell.keep_ratio) for cell in plans
+    }
+    return {
+        f"Of {cell.frames} frames {plan.keep} visual tokens are kept instead of {asked[cell]} (keep"
+        f" ratio {cell.keep_ratio:g}), as more do not fit: --max_context and --hbm_gib may allow"
+        " them."
+        for cell, plan in plans.items()
+        if plan.keep < asked[cell]
+    }
 
 
 def _encoded(

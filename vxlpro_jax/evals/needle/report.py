@@ -79,13 +79,14 @@ def draw(found: Sequence[Score], *, title: str, path: Path) -> None:
     figure = Figure(figsize=(max(size[0], 6), max(size[1], 3)), layout="constrained")
     rows = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axes, (ratio, of) in zip(rows, panels, strict=True):
-        cells = np.full((len(depths), len(lengths)), np.nan)
+        cells, kept = (np.full((len(depths), len(lengths)), np.nan) for _ in range(2))
         for score in of:
-            cells[depths.index(score.depth), lengths.index(score.frames)] = score.accuracy
+            at = depths.index(score.depth), lengths.index(score.frames)
+            cells[at], kept[at] = score.accuracy, score.kept
         image = axes.imshow(cells, cmap=_COLOURS, vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(lengths)), lengths)
+        axes.set_xticks(range(len(lengths)), map(_column, lengths, kept.T))
         axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
-        axes.set(xlabel="frames", ylabel="depth")
+        axes.set(xlabel="frames, and visual tokens kept of them", ylabel="depth")
         axes.set_title(f"{title}, keep ratio {ratio:g}: mean {np.nanmean(cells):.2%}")
         for (row, column), cell in np.ndenumerate(cells):
             if np.isnan(cell):  # Not asked yet.
@@ -93,3 +94,9 @@ def draw(found: Sequence[Score], *, title: str, path: Path) -> None:
             axes.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=8)
     figure.colorbar(image, ax=rows, label="accuracy")
     figure.savefig(path, dpi=120)
+
+
+def _column(frames: int, kept: np.ndarray) -> str:
+    """A length and, where something was asked, the tokens kept of it."""
+    asked = kept[~np.isnan(kept)]
+    return f"{frames}\n{asked.mean():.0f}" if len(asked) else str(frames)

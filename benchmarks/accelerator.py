@@ -1,0 +1,205 @@
+"""Seconds and memory of a preset's programs on the accelerator at hand, with random weights.
+
+    python benchmarks/accelerator.py --config=configs/stage2.py:3b,frames=8192,batch=1
+        --config.compute_dtype=bfloat16 --config.mesh.fsdp=1
+        [--what encode,assemble,prefill,decode] [--kv_cache int8] [--rounds 5]
+
+The programs are those of `vxlpro_jax.compile` (an answer is the four named above; `train` is a step
+of the config's task, to be asked for with a batch and frames that fit), each in a process of its
+own, so that its memory is its own. `run` is the median of the rounds after the first. `compiled` is
+what the compiler says that a device holds, `most` what it has held, the making of weights included
+(a CPU does not tell).
+"""
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from absl import flags  # noqa: E402
+
+from vxlpro_jax import cli, optim, programs, sharding, train_init, tree  # noqa: E402
+from vxlpro_jax.config import (  # noqa: E402
+    FRAMES_PER_GROUP,
+    IGNORE_LABEL,
+    IMAGE_TOKEN,
+    TrainConfig,
+)
+from vxlpro_jax.models.video_xl_pro import Text, init_params  # noqa: E402
+
+_GIB = 2**30
+_KEEP_RATIO = 0.9
+_IMAGE_AT = 3
+_COLUMNS = ("program", "first run s", "run s", "a second", "compiled GiB", "most GiB")
+
+
+class Case(NamedTuple):
+    """Attributes.
+
+    arguments: of the program, all that they can hold in use.
+    next: the first argument of the next run, from a run's result; None for the same again.
+    amount: of what one run does.
+    unit: of that.
+    """
+
+    arguments: tuple
+    next: Callable[[Any], Any] | None
+    amount: int
+    unit: str
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table."""
+    run = cli.read_run(argv, define=_define)
+    names = run.flags.what.split(",")
+    if run.flags.one:
+        print(json.dumps(measure(run.config, what=names[0], options=run.flags)))
+        return
+    print(f"| {' | '.join(_COLUMNS)} |\n" + "| --- " * len(_COLUMNS) + "|", flush=True)
+    for name in names:
+        command = [sys.executable, __file__, *argv[1:], f"--what={name}", "--one"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        cells = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else ["failed"]
+        print(f"| {' | '.join([name, *cells])} |", flush=True)
+
+
+def _define(values):
+    flags.DEFINE_string("what", ",".join(_ANSWER), "Programs, by commas.", flag_values=values)
+    flags.DEFINE_enum("kv_cache", "model", ("model", "int8"), "Of answers.", flag_values=values)
+    flags.DEFINE_integer("rounds", 5, "Runs of each program.", lower_bound=2, flag_values=values)
+    flags.DEFINE_bool("one", False, "Measures in this process.", flag_values=values)
+
+
+def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> list[str]:
+    """The cells of one program."""
+    mesh = sharding.make_mesh(config.mesh)
+    jax.set_mesh(mesh)
+    cache = {"cache": options.kv_cache} if what in ("prefill", "decode") else {}
+    program = getattr(programs, what)(config, mesh=mesh, **cache)
+    case = _CASES[what](config, *program.arguments)
+    first, *rest = case.arguments
+    seconds, started = [], time.perf_counter()
+    compiled = program.jitted().lower(*program.arguments).compile()
+    for _ in range(options.rounds):
+        result = jax.block_until_ready(compiled(first, *rest))
+        seconds.append(time.perf_counter() - started)
+        first = case.next(result) if case.next else first
+        started = time.perf_counter()
+    run = statistics.median(seconds[1:])
+    most = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return [
+        f"{seconds[0]:.1f}",
+        f"{run:.4f}",
+        f"{case.amount / run:.4g} {case.unit}",
+        f"{_held(compiled) / _GIB:.2f}",
+        "" if most is None else f"{most / _GIB:.2f}",
+    ]
+
+
+def _held(compiled) -> int:
+    found = compiled.memory_analysis()
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + results + found.temp_size_in_bytes
+
+
+# ---- What goes in --------------------------------------------------------------------------------
+
+
+def _encode(config, params, frames) -> Case:
+    arguments = _params(config, like=params), _batch({"frames": frames})["frames"]
+    rows, groups = frames.shape[:2]
+    return Case(arguments, None, rows * groups * FRAMES_PER_GROUP, "frames")
+
+
+def _assemble(config, params, visual, text) -> Case:
+    rows, groups, tokens = visual.shape[:3]
+    given = {name: x for name, x in vars(text).items() if x is not None}
+    filled = _batch(given)
+    filled["keep_counts"] *= int(_KEEP_RATIO * groups * tokens)
+    arguments = _params(config, like=params), _noise(visual), Text(**filled)
+    return Case(arguments, None, rows * groups * tokens, "visual tokens")
+
+
+def _prefill(config, cache, params, embeddings, lengths) -> Case:
+    rows, slots = embeddings.shape[:2]
+    arguments = (
+        _made(cache, lambda x: jnp.zeros(x.shape, x.dtype)),
+        _params(config, like=params),
+        _noise(embeddings),
+        _made(lengths, lambda x: jnp.full(x.shape, slots, x.dtype)),
+    )
+
+    def emptied(result):
+        _, read = result
+        return read.replace(lengths=jnp.zeros_like(read.lengths))
+
+    return Case(arguments, emptied, rows * slots, "positions")
+
+
+def _decode(config, cache, params, ids) -> Case:
+    slots = programs.read_slots(config)
+    empty = _made(cache, lambda x: jnp.zeros(x.shape, x.dtype))
+    full = empty.replace(lengths=empty.lengths + slots)
+    arguments = full, _params(config, like=params), _made(ids, lambda x: jnp.ones(x.shape, x.dtype))
+    return Case(arguments, lambda result: result[1], ids.shape[0], "ids")
+
+
+def _train(config, state, batch) -> Case:
+    optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
+    with contextlib.redirect_stdout(sys.stderr):
+        state = train_init.initial_state(config, abstract=state, optimizer=optimizer)
+    rows, groups = batch["group_segments"].shape
+    arguments = state, _batch(batch)
+    return Case(arguments, lambda result: result[0], rows * groups * FRAMES_PER_GROUP, "frames")
+
+
+def _params(config, *, like):
+    """Random weights of the parts in `like`."""
+
+    def init(key):
+        params = tree.cast(init_params(config.model, key=key), config.compute_dtype)
+        return {part: params[part] for part in like}
+
+    return jax.jit(init, out_shardings=_places(like))(jax.random.key(0))
+
+
+def _noise(like):
+    return _made(like, lambda x: jax.random.normal(jax.random.key(0), x.shape, x.dtype))
+
+
+def _batch(like: dict) -> dict:
+    """Of full rows, one sample each."""
+    make = {
+        "frames": lambda x: jax.random.bits(jax.random.key(0), x.shape, x.dtype),
+        "tokens": lambda x: jnp.ones(x.shape, x.dtype).at[:, _IMAGE_AT].set(IMAGE_TOKEN),
+        "labels": lambda x: jnp.ones(x.shape, x.dtype).at[:, : _IMAGE_AT + 1].set(IGNORE_LABEL),
+    }
+    ones = lambda x: jnp.ones(x.shape, x.dtype)  # noqa: E731
+    return {name: _made(x, make.get(name, ones)) for name, x in like.items()}
+
+
+def _made(like, make):
+    """Arrays as `like`, each by `make`, on their devices."""
+    return jax.jit(lambda: jax.tree.map(make, like), out_shardings=_places(like))()
+
+
+def _places(like):
+    return jax.tree.map(lambda x: x.sharding, like)
+
+
+_ANSWER = {"encode": _encode, "assemble": _assemble, "prefill": _prefill, "decode": _decode}
+_CASES = _ANSWER | {"train": _train}
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv))
