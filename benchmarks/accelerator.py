@@ -1,7 +1,7 @@
 """Seconds and memory of a preset's programs on the accelerator at hand, with random weights.
 
     python benchmarks/accelerator.py --config=configs/stage2.py:3b,frames=8192,batch=1
-        --config.compute_dtype=bfloat16 --config.mesh.fsdp=1
+        --config.compute_dtype=bfloat16
         [--what encode,assemble,prefill,decode] [--kv_cache int8] [--rounds 5]
 
 The programs are those of `vxlpro_jax.compile` (an answer is the four named above; `train` is a step
@@ -33,6 +33,7 @@ from vxlpro_jax.config import (  # noqa: E402
     FRAMES_PER_GROUP,
     IGNORE_LABEL,
     IMAGE_TOKEN,
+    InputError,
     TrainConfig,
 )
 from vxlpro_jax.models.video_xl_pro import Text, init_params  # noqa: E402
@@ -58,34 +59,40 @@ class Case(NamedTuple):
     unit: str
 
 
-def main(argv: list[str]) -> None:
-    """Prints the table."""
+def main(argv: list[str]) -> int:
+    """Prints the table; returns 1 if a program failed."""
     run = cli.read_run(argv, define=_define)
     names = run.flags.what.split(",")
+    if unknown := set(names) - set(_CASES):
+        raise InputError(f"--what has {', '.join(unknown)}: choose from {', '.join(_CASES)}.")
     if run.flags.one:
         print(json.dumps(measure(run.config, what=names[0], options=run.flags)))
-        return
+        return 0
+    failed = 0
     print(f"| {' | '.join(_COLUMNS)} |\n" + "| --- " * len(_COLUMNS) + "|", flush=True)
     for name in names:
         command = [sys.executable, __file__, *argv[1:], f"--what={name}", "--one"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        cells = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else ["failed"]
+        cells = ["failed"] if done.returncode else json.loads(done.stdout.splitlines()[-1])
+        failed |= bool(done.returncode)
         print(f"| {' | '.join([name, *cells])} |", flush=True)
+    return failed
 
 
 def _define(values):
     flags.DEFINE_string("what", ",".join(_ANSWER), "Programs, by commas.", flag_values=values)
     flags.DEFINE_enum("kv_cache", "model", ("model", "int8"), "Of answers.", flag_values=values)
-    flags.DEFINE_integer("rounds", 5, "Runs of each program.", lower_bound=2, flag_values=values)
+    rounds = {"lower_bound": 2, "upper_bound": 100}
+    flags.DEFINE_integer("rounds", 5, "Runs of each program.", **rounds, flag_values=values)
     flags.DEFINE_bool("one", False, "Measures in this process.", flag_values=values)
 
 
 def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> list[str]:
     """The cells of one program."""
     mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
-    cache = {"cache": options.kv_cache} if what in ("prefill", "decode") else {}
-    program = getattr(programs, what)(config, mesh=mesh, **cache)
+    program = programs.build(what, config, mesh=mesh, cache=options.kv_cache)
     case = _CASES[what](config, *program.arguments)
     first, *rest = case.arguments
     seconds, started = [], time.perf_counter()
@@ -94,6 +101,7 @@ def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> lis
         result = jax.block_until_ready(compiled(first, *rest))
         seconds.append(time.perf_counter() - started)
         first = case.next(result) if case.next else first
+        del result  # Or the next run would hold two.
         started = time.perf_counter()
     run = statistics.median(seconds[1:])
     most = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

@@ -39,6 +39,8 @@ def main():
         gates = dataclasses.replace(model, selector_gradient="gates")
         skipping = dataclasses.replace(exact, model=gates, skip_to_frames=64)
         results["answer, skipping, in float64"] = compare(skipping, meshes=meshes)
+        params, batches = begin(exact)
+        results["plain in float64"] = train(exact, params, batches[:1])["losses"]
         pretraining = dataclasses.replace(exact, task="recot")
         results["recot in float64"] = compare(pretraining, meshes=meshes)
     results["explicit"] = explicit_losses(config)
@@ -49,17 +51,21 @@ def explicit_losses(config):
     """Of a mesh whose axes are of the explicit kind, to which the step is one operation."""
     auto = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=1, context=2))
     mesh = Mesh(auto.devices, auto.axis_names, axis_types=(AxisType.Explicit,) * 4)
-    params = jit(task_of(config).init_params)(jax.random.key(0))
-    batches = [random_batch(seed) for seed in range(STEPS)]
+    params, batches = begin(config)
     with jax.set_mesh(mesh):
         return train(config, params, batches, mesh=mesh)["losses"]
 
 
+def begin(config):
+    """Parameters, and the batches of all steps."""
+    params = jit(task_of(config).init_params)(jax.random.key(0))
+    batches = [random_batch(seed) for seed in range(STEPS)]
+    return tree.cast(params, config.compute_dtype), batches
+
+
 def compare(config, *, meshes):
     """One device's run, and beside it each mesh's, which encodes a group at a time."""
-    batches = [random_batch(seed) for seed in range(STEPS)]
-    params = jit(task_of(config).init_params)(jax.random.key(0))
-    params = tree.cast(params, config.compute_dtype)
+    params, batches = begin(config)
     alone = train(config, params, batches)
     results = {"alone": alone["losses"], "meshes": {}}
     config = dataclasses.replace(config, groups_at_once=1)

@@ -15,6 +15,7 @@ from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config import IMAGE_TOKEN, DtsConfig, InputError
 from vxlpro_jax.data import video
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.jit import jit
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
@@ -308,6 +309,9 @@ def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypat
     assert run(*options, "--max_frames=8")[:2] == first[:2]
     assert run(*options, "--max_frames=8", source=f"--video={copy}")[:2] == first[:2]
     assert run(*options, "--max_frames=3")[:2] == fewer[:2]
+    link = tmp_path / "link.mp4"
+    link.symlink_to(files / "clip.mp4")
+    assert run(*options, "--max_frames=8", source=f"--video={link}")[:2] == first[:2]
     for shard in tmp_path.glob("tokens-*/*.arrayrecord"):
         data = bytearray(shard.read_bytes())
         data[len(data) // 2] ^= 1
@@ -316,6 +320,20 @@ def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypat
     for _ in range(2):
         assert run(*options, "--max_frames=8")[:2] == first[:2]
     assert caplog.text.count("are damaged") == 1
+
+
+def test_nothing_is_kept_of_a_video_that_breaks_midway(run, tmp_path, monkeypatch):
+    blocks = Encoder._blocks
+
+    def broken(*args):
+        yield next(blocks(*args))
+        raise InputError("Frame 7 cannot be read.")
+
+    monkeypatch.setattr(Encoder, "_blocks", broken)
+    code, _, error = run("--prompt=Why?", f"--feature_cache={tmp_path}")
+    assert (code, "Frame 7" in error) == (2, True)
+    [folder] = tmp_path.glob("tokens-*")
+    assert not list(folder.iterdir())
 
 
 def test_memory_lowers_what_is_kept(answerer):

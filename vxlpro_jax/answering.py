@@ -135,6 +135,7 @@ class Answerer:
 
         Raises:
             InputError: the file cannot be read (see `data.video.stream_video`).
+            Failure: its tokens cannot be kept.
         """
         with self.open_video(path, max_frames=max_frames) as opened:
             return opened.encode()
@@ -146,6 +147,7 @@ class Answerer:
 
         Raises:
             InputError: the file cannot be read (see `data.video.stream_video`).
+            Failure: its tokens cannot be kept.
         """
         return self._encoder.open_video(path, max_frames=max_frames, fps=fps)
 

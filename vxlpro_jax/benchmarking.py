@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         InputError: a flag, the annotations or the checkpoint cannot be used.
-        Failure: too many videos cannot be read, or the judge does not answer.
+        Failure: too many videos cannot be read, tokens cannot be kept, or the judge does not
+            answer.
     """
     benchmark = registry.find(args.benchmark, chain=args.chain)
     _check(args, benchmark)

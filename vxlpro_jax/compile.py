@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     mesh = sharding.make_mesh(config.mesh, devices=devices)
     sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
-    program = _build(config, what=what, mesh=mesh, cache=run.flags.kv_cache)
+    program = programs.build(what, config, mesh=mesh, cache=run.flags.kv_cache)
     compiled = compile_program(program, hbm_bytes=chip.usable_bytes)
     report = tell(compiled, config=config, what=what, chip=chip, mesh=mesh)
     print(_table(report, topology=run.flags.topology))
@@ -103,13 +103,6 @@ def _define(values):
         flag_values=values,
     )
     flags.DEFINE_string("json", "", "File for the figures.", flag_values=values)
-
-
-def _build(config, *, what, mesh, cache) -> programs.Program:
-    if what in ("prefill", "decode"):
-        return getattr(programs, what)(config, mesh=mesh, cache=cache)
-    build = {"encode": programs.encode, "assemble": programs.assemble}.get(what, programs.train)
-    return build(config, mesh=mesh)
 
 
 def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:

@@ -56,7 +56,7 @@ class OpenVideo:
 
     Attributes:
         groups: of four frames.
-        encode: to what it is encoded as; may raise InputError.
+        encode: to what it is encoded as; may raise InputError, and Failure if it cannot be kept.
         times: to float64 [F], seconds of all its frames; may raise InputError.
     """
 

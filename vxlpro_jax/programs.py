@@ -47,6 +47,16 @@ class Program(NamedTuple):
         )
 
 
+def build(what: str, config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
+    """The program of a name; `train` and `stage1` are a step of the config's task.
+
+    Only `prefill` and `decode` have a `cache`.
+    """
+    if what in ("prefill", "decode"):
+        return {"prefill": prefill, "decode": decode}[what](config, mesh=mesh, cache=cache)
+    return {"encode": encode, "assemble": assemble}.get(what, train)(config, mesh=mesh)
+
+
 def train(config: TrainConfig, *, mesh: Mesh) -> Program:
     """A step of the config's task."""
     optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from vxlpro_jax import tree
 from vxlpro_jax.cli import Failure
 from vxlpro_jax.config import InputError, ModelConfig
 from vxlpro_jax.data.contents import Contents, visual_key
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
+from vxlpro_jax.data.feature_shards import sweep
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter
 from vxlpro_jax.data.storage import StoredFile
 from vxlpro_jax.jit import jit
@@ -48,6 +50,7 @@ class TokenStore:
             self._contents = Contents(self._folder.parent / "contents")
         except OSError as error:
             raise InputError(_unusable(self._folder, error)) from error
+        sweep(self._folder, kind=self._kind)
         self._store = FeatureStore(self._folder, kind=self._kind)
 
     def key(self, path: str | Path, *, max_frames: int, fps: float | None = None) -> str:
@@ -57,7 +60,7 @@ class TokenStore:
             InputError: it cannot be read.
             Failure: what was learned of it cannot be written.
         """
-        path = Path(path).absolute()
+        path = Path(path).resolve()
         with self._writing():
             content = self._contents(StoredFile(str(path.parent), path.name))
         rate = "uniformly" if fps is None else f"{fps} a second"
@@ -72,15 +75,17 @@ class TokenStore:
             return None
 
     def keep(self, key: str, blocks: Iterable[Visual]) -> Visual:
-        """Writes tokens, [g, N, D] a block, as they come, and returns all of them.
+        """Writes tokens, [g, N, D] a block, and returns all of them.
 
         Raises:
+            InputError: a block cannot be made.
             Failure: they cannot be written.
         """
+        whole = Visual(*map(np.concatenate, zip(*blocks, strict=True)))
         with self._writing(), FeatureWriter(self._folder, kind=self._kind) as writer:
-            writer.write(key, blocks)
+            writer.write(key, [whole])
         self._store.look()
-        return self._store.read(key)
+        return whole
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

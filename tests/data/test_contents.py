@@ -102,7 +102,7 @@ def test_a_remote_file_is_asked_for_once_a_run_and_read_once(tmp_path, reads):
     assert "http" not in next((tmp_path / "index").iterdir()).read_text()
 
 
-@pytest.mark.parametrize("name", ["none", "../secret", "link", "folder"])
+@pytest.mark.parametrize("name", ["none", "../secret", "link", "folder", "x" * 300])
 def test_what_cannot_be_read_is_told_each_time(name, tmp_path):
     root = tmp_path / "root"
     root.mkdir()

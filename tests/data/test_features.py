@@ -217,7 +217,7 @@ def test_a_damaged_record_is_named_and_its_shard_absent_from_then_on(shard, tmp_
     content = bytearray(shard.read_bytes())
     content[content.index(visual(20, seed=1).groups.tobytes()) + 100] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(InputError, match=rf"{shard.name} are damaged .* start the run again"):
+    with pytest.raises(InputError, match=rf"{shard.name} are damaged .* makes them again"):
         store.read("a")
     assert same(store.read("b"), visual(20, seed=2))
     assert len(FeatureStore(tmp_path, kind=SMALL)) == 0

@@ -1,6 +1,6 @@
 """Batches of one shape, a step ahead of whoever takes them.
 
-Row `r` of `B` is a stream of its own (see `row_stream`), so that neither workers nor processes
+Row `r` of a batch is a stream of its own (see `row_stream`), so that neither workers nor processes
 change what a step sees, and a checkpoint of any number of processes continues with any other.
 """
 

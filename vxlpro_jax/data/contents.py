@@ -4,6 +4,7 @@ A folder of JSON lines remembers the hash of each file that had a certain finger
 and size and time or tag). Copies of a file have the same hash, and so has one that was moved.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -113,20 +114,27 @@ def _members(file: StoredFile) -> list[StoredFile]:
     if is_remote(file.root):
         return [file]
     path = resolve_inside(file.root, file.name)
-    if not path.is_dir():
-        return [file]
-    with os.scandir(path) as found:
-        names = sorted(x.name for x in found if x.is_file() and not x.name.startswith("."))
+    with _reading(file):
+        if not path.is_dir():
+            return [file]
+        with os.scandir(path) as found:
+            names = sorted(x.name for x in found if x.is_file() and not x.name.startswith("."))
     return [file._replace(name=f"{file.name}/{name}") for name in names]
 
 
 def _hash(file: StoredFile) -> str:
+    with _reading(file), open_media(file) as found:
+        if not isinstance(found, Path):
+            return hashlib.file_digest(found, "sha256").hexdigest()
+        with open_binary(str(found)) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _reading(file: StoredFile) -> Iterator[None]:
+    """What the system says about a file becomes a fault of that file."""
     try:
-        with open_media(file) as found:
-            if not isinstance(found, Path):
-                return hashlib.file_digest(found, "sha256").hexdigest()
-            with open_binary(str(found)) as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+        yield
     except OSError as error:
         raise BadFile(
             f"File {file.name} cannot be read ({error.strerror}): check rights, disk and network.",

@@ -194,7 +194,8 @@ def _damaged(shard: Path, reason: str) -> InputError:
     with contextlib.suppress(OSError):
         shard.with_suffix(_INDEX).unlink(missing_ok=True)
     return InputError(
-        f"Features in {shard} are damaged ({reason}): start the run again to have them made again."
+        f"Features in {shard} are damaged ({reason}) and left out from now on: a run that needs"
+        " them makes them again when it starts."
     )
 
 

@@ -45,7 +45,7 @@ class FeatureStore:
         self.look()
 
     def look(self) -> None:
-        """Finds what has been added to the folder since; newer features take the place of older."""
+        """Finds what has been added to the folder since, to be read instead of what was found."""
         for index in find_indices(self.folder):
             if index not in self._indices:
                 self._spans |= read_index(index, kind=self.kind)

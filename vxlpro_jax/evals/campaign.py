@@ -53,7 +53,7 @@ class Campaign:
             progress: `cli.progress`, or the like.
 
         Raises:
-            Failure: more videos failed.
+            Failure: more videos failed, or tokens cannot be kept.
         """
         videos = self.pending()
         lines = itertools.chain.from_iterable(map(asker.ask, videos))

@@ -139,7 +139,7 @@ def test_a_context_too_short_for_the_longest_is_told_first(run, seer):
 
 def test_where_less_is_kept_than_asked_for_is_told(run, seer, caplog):
     run(seer(most_kept=16))
-    told = "Of 40 frames 16 visual tokens are kept instead of 32 (keep ratio 1), as more do not fit"
+    told = "Of 40 frames only 16 visual tokens are kept instead of 32 (keep ratio 1)"
     [message] = caplog.messages
     assert message.startswith(told)
 

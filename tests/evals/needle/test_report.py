@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -53,3 +54,8 @@ def test_a_panel_for_each_keep_ratio(published, tmp_path):
     one, two = (Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))
     assert two.height > 1.5 * one.height
     assert len(one.convert("RGB").getcolors(10**6)) > 10
+
+
+def test_a_length_tells_what_was_kept_of_it():
+    assert report._column(64, np.array([16, np.nan, 18])) == "64\n17"
+    assert report._column(64, np.array([np.nan])) == "64"

@@ -14,6 +14,7 @@ import numpy as np
 
 from vxlpro_jax import cli
 from vxlpro_jax.answering import Answerer, Options, Plan
+from vxlpro_jax.config import FRAMES_PER_GROUP
 from vxlpro_jax.evals.needle import haystack
 from vxlpro_jax.evals.needle.asking import Mode
 from vxlpro_jax.evals.needle.needles import Needle
@@ -87,8 +88,7 @@ def ask(
         return mode.plan(answerer, needle, groups=groups, options=options_of(cell))
 
     plans = {cell: plan(cell) for cell in cells}  # What does not fit is told now.
-    for text in sorted(_lowered(plans, places, tokens=answerer.config.tokens_per_group)):
-        log.warning(text)
+    _tell_lowered(plans, tokens_per_group=answerer.config.tokens_per_group)
     hay = _encoded(answerer, places.values(), files=files)
     shown = cli.progress(cells, name="needles", unit="question")
     for (name, at), together in itertools.groupby(shown, lambda c: (c.needle, places[c])):
@@ -101,20 +101,20 @@ def ask(
             yield Reply(cell, plans[cell].keep, needle.answer, reply, right)
 
 
-def _lowered(
-    plans: Mapping[Cell, Plan], places: Mapping[Cell, haystack.Place], *, tokens: int
-) -> set[str]:
-    """Says where fewer of a group's visual tokens are kept than was asked for."""
-    asked = {
-        cell: keep_count(places[cell].groups * tokens, ratio=cell.keep_ratio) for cell in plans
-    }
-    return {
-        f"Of {cell.frames} frames {plan.keep} visual tokens are kept instead of {asked[cell]} (keep"
-        f" ratio {cell.keep_ratio:g}), as more do not fit: --max_context and --hbm_gib may allow"
-        " them."
-        for cell, plan in plans.items()
-        if plan.keep < asked[cell]
-    }
+def _tell_lowered(plans: Mapping[Cell, Plan], *, tokens_per_group: int) -> None:
+    """Says where fewer visual tokens are kept than was asked for."""
+    kept: dict[tuple[int, float], int] = {}
+    for cell, plan in plans.items():
+        at = cell.frames, cell.keep_ratio
+        kept[at] = min(plan.keep, kept.get(at, plan.keep))
+    for (frames, ratio), least in sorted(kept.items()):
+        asked = keep_count(-(-frames // FRAMES_PER_GROUP) * tokens_per_group, ratio=ratio)
+        if least < asked:
+            log.warning(
+                "Of %d frames only %d visual tokens are kept instead of %d (keep ratio %g), as more"
+                " do not fit: --max_context and --hbm_gib may allow them.",
+                *(frames, least, asked, ratio),
+            )
 
 
 def _encoded(

@@ -72,7 +72,10 @@ def to_csv(found: Sequence[Score]) -> str:
 
 
 def draw(found: Sequence[Score], *, title: str, path: Path) -> None:
-    """A heat map PNG: a panel for each keep ratio, frames to the right, depth downwards."""
+    """A heat map PNG: a panel for each keep ratio, frames to the right, depth downwards.
+
+    Under each length stand the visual tokens kept of it.
+    """
     panels = _panels(found)
     lengths, depths = (sorted({getattr(s, axis) for s in found}) for axis in ("frames", "depth"))
     size = (2.5 + 0.6 * len(lengths), len(panels) * (1.2 + 0.45 * len(depths)))
