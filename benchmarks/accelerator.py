@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from vxlpro_jax.config import (  # noqa: E402
     InputError,
     TrainConfig,
 )
+from vxlpro_jax.models.kv_cache import CacheType  # noqa: E402
 from vxlpro_jax.models.video_xl_pro import Text, init_params  # noqa: E402
 
 _GIB = 2**30
@@ -81,7 +83,8 @@ def main(argv: list[str]) -> int:
 
 def _define(values):
     flags.DEFINE_string("what", ",".join(_ANSWER), "Programs, by commas.", flag_values=values)
-    flags.DEFINE_enum("kv_cache", "model", ("model", "int8"), "Of answers.", flag_values=values)
+    kinds = typing.get_args(CacheType)
+    flags.DEFINE_enum("kv_cache", "model", kinds, "Of answers.", flag_values=values)
     rounds = {"lower_bound": 2, "upper_bound": 100}
     flags.DEFINE_integer("rounds", 5, "Runs of each program.", **rounds, flag_values=values)
     flags.DEFINE_bool("one", False, "Measures in this process.", flag_values=values)
@@ -109,15 +112,9 @@ def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> lis
         f"{seconds[0]:.1f}",
         f"{run:.4f}",
         f"{case.amount / run:.4g} {case.unit}",
-        f"{_held(compiled) / _GIB:.2f}",
+        f"{programs.Held.by(compiled).total / _GIB:.2f}",
         "" if most is None else f"{most / _GIB:.2f}",
     ]
-
-
-def _held(compiled) -> int:
-    found = compiled.memory_analysis()
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
-    return found.argument_size_in_bytes + results + found.temp_size_in_bytes
 
 
 # ---- What goes in --------------------------------------------------------------------------------
@@ -141,10 +138,10 @@ def _assemble(config, params, visual, text) -> Case:
 def _prefill(config, cache, params, embeddings, lengths) -> Case:
     rows, slots = embeddings.shape[:2]
     arguments = (
-        _made(cache, lambda x: jnp.zeros(x.shape, x.dtype)),
+        _full(cache, 0),
         _params(config, like=params),
         _noise(embeddings),
-        _made(lengths, lambda x: jnp.full(x.shape, slots, x.dtype)),
+        _full(lengths, slots),
     )
 
     def emptied(result):
@@ -156,9 +153,9 @@ def _prefill(config, cache, params, embeddings, lengths) -> Case:
 
 def _decode(config, cache, params, ids) -> Case:
     slots = programs.read_slots(config)
-    empty = _made(cache, lambda x: jnp.zeros(x.shape, x.dtype))
+    empty = _full(cache, 0)
     full = empty.replace(lengths=empty.lengths + slots)
-    arguments = full, _params(config, like=params), _made(ids, lambda x: jnp.ones(x.shape, x.dtype))
+    arguments = full, _params(config, like=params), _full(ids, 1)
     return Case(arguments, lambda result: result[1], ids.shape[0], "ids")
 
 
@@ -192,8 +189,11 @@ def _batch(like: dict) -> dict:
         "tokens": lambda x: jnp.ones(x.shape, x.dtype).at[:, _IMAGE_AT].set(IMAGE_TOKEN),
         "labels": lambda x: jnp.ones(x.shape, x.dtype).at[:, : _IMAGE_AT + 1].set(IGNORE_LABEL),
     }
-    ones = lambda x: jnp.ones(x.shape, x.dtype)  # noqa: E731
-    return {name: _made(x, make.get(name, ones)) for name, x in like.items()}
+    return {name: _made(x, make[name]) if name in make else _full(x, 1) for name, x in like.items()}
+
+
+def _full(like, value):
+    return _made(like, lambda x: jnp.full(x.shape, value, x.dtype))
 
 
 def _made(like, make):

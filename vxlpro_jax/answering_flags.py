@@ -33,6 +33,13 @@ def options_of(args: argparse.Namespace, **more: Any) -> Options:
     return Options(**{name: getattr(args, name) for name in _FLAGS}, **more)
 
 
+def changed(args: argparse.Namespace) -> list[str]:
+    """The names of the flags that are not at their defaults."""
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return [name for name, x in settings_of(args).items() if x != parser.get_default(name)]
+
+
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as JSON, for what only goes on under the same."""
     return {name: getattr(args, name) for name in (*_FLAGS, "dtype")}

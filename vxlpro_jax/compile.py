@@ -130,17 +130,8 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
         total, limit = _bytes(used[1], used[2]), _bytes(used[3], used[4])
         memory = Memory(None, None, None, None, None, total=total, limit=min(limit, hbm_bytes))
         return Compiled(memory, time.monotonic() - started, "")
-    found = compiled.memory_analysis()
-    parts = (
-        found.argument_size_in_bytes,
-        found.output_size_in_bytes,
-        found.alias_size_in_bytes,
-        found.temp_size_in_bytes,
-        found.generated_code_size_in_bytes,
-    )
-    arguments, outputs, aliased, temporary, code = parts
-    total = arguments + outputs - aliased + temporary + code
-    memory = Memory(*parts, total=total, limit=hbm_bytes)
+    held = programs.Held.by(compiled)
+    memory = Memory(*held, total=held.total, limit=hbm_bytes)
     return Compiled(memory, time.monotonic() - started, compiled.as_text())
 
 

@@ -125,17 +125,17 @@ class Encoder:
         if key and (found := self._store.read(key)):
             return OpenVideo(
                 len(found.times),
-                encode=lambda: self._joined([found]),
+                encode=lambda: self._stamped(found),
                 times=lambda: _times(opened()),
                 close=lambda: None,
             )
         stream = opened()
 
         def encode():
-            blocks = self._blocks(stream)
-            if key is None:
-                return self._joined(blocks)
-            return self._joined([self._store.keep(key, blocks)])
+            tokens = _joined(self._blocks(stream))
+            if key is not None:
+                self._store.write(key, tokens)
+            return self._stamped(tokens)
 
         return OpenVideo(
             _count_groups(stream), encode=encode, times=lambda: stream.times, close=stream.close
@@ -147,14 +147,14 @@ class Encoder:
         Raises:
             InputError: a frame cannot be read.
         """
-        return self._joined(self._blocks(stream))
+        return self._stamped(_joined(self._blocks(stream)))
 
     def encode_groups(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
         """Encodes groups that are in memory: uint8 [G, 4, S, S, 3], seconds [G]."""
         starts = range(0, len(frames), GROUPS_AT_ONCE)
         parts = (slice(start, start + GROUPS_AT_ONCE) for start in starts)
         batches = (FrameGroups(frames[part], times[part]) for part in parts)
-        return self._joined(self._encoded(batches, groups=len(frames)))
+        return self._stamped(_joined(self._encoded(batches, groups=len(frames))))
 
     def _blocks(self, stream: FrameStream) -> Iterator[Visual]:
         groups = _count_groups(stream)
@@ -185,9 +185,13 @@ class Encoder:
         while running:
             yield fetched()
 
-    def _joined(self, blocks: Iterable[Visual]) -> Encoded:
-        visual, times = map(np.concatenate, zip(*blocks, strict=True))
-        return Encoded(visual, chat.encode_stamps(times, tokenizer=self._tokenizer))
+    def _stamped(self, tokens: Visual) -> Encoded:
+        stamp_ids = chat.encode_stamps(tokens.times, tokenizer=self._tokenizer)
+        return Encoded(tokens.groups, stamp_ids)
+
+
+def _joined(blocks: Iterable[Visual]) -> Visual:
+    return Visual(*map(np.concatenate, zip(*blocks, strict=True)))
 
 
 def _times(stream: FrameStream) -> np.ndarray:

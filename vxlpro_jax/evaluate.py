@@ -48,10 +48,10 @@ def main(argv: Sequence[str]) -> None:
     if args.benchmark in registry.NAMES:
         benchmarking.run(args)
         return
-    if set(answering_flags.settings_of(args).values()) - {"all", "model", None}:
+    if changed := answering_flags.changed(args):
         raise InputError(
-            f"--benchmark {args.benchmark} takes no flags of the decoder: leave them out, or use"
-            " vxlpro_jax.evals.needle."
+            f"--benchmark {args.benchmark} takes no flags of the decoder: leave out"
+            f" {', '.join(changed)}, or use vxlpro_jax.evals.needle."
         )
     args.out.mkdir(parents=True, exist_ok=True)
     answerer = Answerer.load(args.checkpoint)

@@ -6,7 +6,7 @@ decoder.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,33 @@ class Program(NamedTuple):
             out_shardings=self.out_shardings,
             keep_unused=True,
         )
+
+
+class Held(NamedTuple):
+    """Bytes of a compiled program on each device; `outputs` of which `aliased` are arguments'."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporary: int
+    code: int
+
+    @classmethod
+    def by(cls, compiled: jax.stages.Compiled) -> Self:
+        """As its compiler says."""
+        found = compiled.memory_analysis()
+        return cls(
+            arguments=found.argument_size_in_bytes,
+            outputs=found.output_size_in_bytes,
+            aliased=found.alias_size_in_bytes,
+            temporary=found.temp_size_in_bytes,
+            code=found.generated_code_size_in_bytes,
+        )
+
+    @property
+    def total(self) -> int:
+        """All of them at once."""
+        return self.arguments + self.outputs - self.aliased + self.temporary + self.code
 
 
 def build(what: str, config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:

@@ -1,17 +1,16 @@
 """Visual tokens of videos on disk, so that the next question about one starts at once.
 
-Shapes: `g` groups of a block, `N` visual tokens of a group, `D` decoder width.
+Shapes: `G` groups of a video, `N` visual tokens of a group, `D` decoder width.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from vxlpro_jax import tree
 from vxlpro_jax.cli import Failure
@@ -74,18 +73,15 @@ class TokenStore:
             log.warning("A video is encoded again. %s", error)
             return None
 
-    def keep(self, key: str, blocks: Iterable[Visual]) -> Visual:
-        """Writes tokens, [g, N, D] a block, and returns all of them.
+    def write(self, key: str, tokens: Visual) -> None:
+        """Adds all tokens of a video, [G, N, D].
 
         Raises:
-            InputError: a block cannot be made.
             Failure: they cannot be written.
         """
-        whole = Visual(*map(np.concatenate, zip(*blocks, strict=True)))
         with self._writing(), FeatureWriter(self._folder, kind=self._kind) as writer:
-            writer.write(key, [whole])
+            writer.write(key, [tokens])
         self._store.look()
-        return whole
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
