@@ -25,20 +25,17 @@ from typing import Any, NamedTuple
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from absl import flags  # noqa: E402
+import jax
+import jax.numpy as jnp
+from absl import flags
 
-from vxlpro_jax import cli, optim, programs, sharding, train_init, tree  # noqa: E402
-from vxlpro_jax.config import (  # noqa: E402
-    FRAMES_PER_GROUP,
-    IGNORE_LABEL,
-    IMAGE_TOKEN,
-    InputError,
-    TrainConfig,
-)
-from vxlpro_jax.models.kv_cache import CacheType  # noqa: E402
-from vxlpro_jax.models.video_xl_pro import Text, init_params  # noqa: E402
+from vxlpro_jax import optim, programs, sharding, train_init
+from vxlpro_jax.config.flags import read_run
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, TrainConfig
+from vxlpro_jax.models.kv_cache import CacheType
+from vxlpro_jax.models.video_xl_pro import Text, init_params
+from vxlpro_jax.utils import cli, tree
+from vxlpro_jax.utils.errors import InputError
 
 _GIB = 2**30
 _KEEP_RATIO = 0.9
@@ -63,7 +60,7 @@ class Case(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Prints the table; returns 1 if a program failed."""
-    run = cli.read_run(argv, define=_define)
+    run = read_run(argv, define=_define)
     names = run.flags.what.split(",")
     if unknown := set(names) - set(_CASES):
         raise InputError(f"--what has {', '.join(unknown)}: choose from {', '.join(_CASES)}.")

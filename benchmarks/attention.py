@@ -21,14 +21,14 @@ from typing import NamedTuple
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
-from vxlpro_jax import sharding  # noqa: E402
-from vxlpro_jax.config import MeshConfig  # noqa: E402
-from vxlpro_jax.ops.attention import attention  # noqa: E402
-from vxlpro_jax.tpu_topology import topology_devices  # noqa: E402
+from vxlpro_jax import sharding
+from vxlpro_jax.config.schema import MeshConfig
+from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.tpu_topology import topology_devices
 
 _MOST_LOGITS = 4 * 2**30
 _BACKENDS = {"cpu": ("xla", "chunked"), "gpu": ("xla", "chunked", "cudnn"), "tpu": ("splash",)}

@@ -20,12 +20,12 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-import av  # noqa: E402
-import numpy as np  # noqa: E402
+import av
+import numpy as np
 
-from vxlpro_jax.config import DataConfig  # noqa: E402
-from vxlpro_jax.data.drawing import write_mp4  # noqa: E402
-from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
+from vxlpro_jax.config.schema import DataConfig
+from vxlpro_jax.data.drawing import write_mp4
+from vxlpro_jax.data.pipeline import build_pipeline
 
 _SECONDS_PER_FILE = 3.0
 _ENDLESS_FRAMES = 200_000

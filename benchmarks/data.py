@@ -34,16 +34,16 @@ from typing import NamedTuple
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-import av  # noqa: E402
-import cv2  # noqa: E402
-import decord  # noqa: E402
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
+import av
+import cv2
+import decord
+import numpy as np
+from PIL import Image
 
-from vxlpro_jax.config import DataConfig  # noqa: E402
-from vxlpro_jax.data.decoders import DecoderPool  # noqa: E402
-from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
-from vxlpro_jax.data.video import read_video  # noqa: E402
+from vxlpro_jax.config.schema import DataConfig
+from vxlpro_jax.data.decoders import DecoderPool
+from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.video import read_video
 
 SIZE = 384
 PIPELINE_SECONDS = 20

@@ -23,20 +23,20 @@ from typing import NamedTuple
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch_reference  # noqa: E402
-from tqdm import trange  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch_reference
+from tqdm import trange
 
-from checkpoints_convert import mapping  # noqa: E402
-from vxlpro_jax.config import PRESETS, ModelConfig  # noqa: E402
-from vxlpro_jax.jit import jit  # noqa: E402
-from vxlpro_jax.models.kv_cache import KVCache  # noqa: E402
-from vxlpro_jax.models.qwen2 import Qwen2  # noqa: E402
-from vxlpro_jax.models.video_xl_pro import VideoXLPro  # noqa: E402
-from vxlpro_jax.param_store import LazyLeaf  # noqa: E402
+from checkpoints_convert import mapping
+from vxlpro_jax.config.schema import PRESETS, ModelConfig
+from vxlpro_jax.models.kv_cache import KVCache
+from vxlpro_jax.models.qwen2 import Qwen2
+from vxlpro_jax.models.video_xl_pro import VideoXLPro
+from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.utils.jit import jit
 
 FRAMES, POSITIONS = 8, 512
 TORCH_KINDS = ("eager", "sdpa")

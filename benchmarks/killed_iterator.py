@@ -23,10 +23,10 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-from vxlpro_jax.config import DataConfig  # noqa: E402
-from vxlpro_jax.data.batches import BatchIterator  # noqa: E402
-from vxlpro_jax.data.pipeline import build_pipeline  # noqa: E402
-from vxlpro_jax.files import write_atomically  # noqa: E402
+from vxlpro_jax.config.schema import DataConfig
+from vxlpro_jax.data.batches import BatchIterator
+from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.utils.files import write_atomically
 
 _DATA = DataConfig(
     batch_size=4, max_frames=16, frames_per_sample=8, max_text_tokens=256, samples_per_row=4

@@ -24,7 +24,7 @@ from checkpoints_convert import cli, folders, mapping, progress
 from checkpoints_convert.casting import DTYPES
 from checkpoints_convert.orbax_to_torch import parse_size
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
-from vxlpro_jax.config import PRESETS
+from vxlpro_jax.config.schema import PRESETS
 from vxlpro_jax.models.video_xl_pro import abstract_params
 
 _ITEMS_AT_ONCE = 2**24

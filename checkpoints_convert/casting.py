@@ -5,8 +5,8 @@ import dataclasses
 import ml_dtypes
 import numpy as np
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.utils.errors import InputError
 
 DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

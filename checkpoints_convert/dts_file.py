@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert import mapping, safetensors_io, torch_bin
-from vxlpro_jax.config import InputError
 from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.utils.errors import InputError
 
 SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 
 @contextlib.contextmanager

@@ -22,20 +22,15 @@ from einops import rearrange, repeat
 from checkpoints_convert import mapping
 from vxlpro_jax import checkpoint
 from vxlpro_jax.answering import compiled
-from vxlpro_jax.config import (
-    FRAMES_PER_GROUP,
-    IGNORE_LABEL,
-    IMAGE_TOKEN,
-    STAMP_TOKENS,
-    InputError,
-)
-from vxlpro_jax.jit import jit
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
 from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
 from vxlpro_jax.ops import grids
 from vxlpro_jax.ops.selection import keep_count
 from vxlpro_jax.param_store import as_lazy
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.jit import jit
 
 Case = Mapping[str, np.ndarray]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import vxlpro_jax
 from checkpoints_convert import folders, mapping, progress
-from vxlpro_jax import tree
 from vxlpro_jax.checkpoint import copy_tokenizer
-from vxlpro_jax.config import ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.param_store import LazyLeaf, write_params
+from vxlpro_jax.utils import tree
 
 
 def write_model(

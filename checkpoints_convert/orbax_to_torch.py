@@ -15,10 +15,11 @@ import numpy as np
 
 from checkpoints_convert import cli, dts_file, folders, mapping, progress
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
-from vxlpro_jax import tree
 from vxlpro_jax.checkpoint import copy_tokenizer, locate, read_json, read_model_config
-from vxlpro_jax.config import InputError, ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.param_store import open_leaves
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

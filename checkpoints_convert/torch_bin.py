@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert.safetensors_io import stored_array
-from vxlpro_jax.config import InputError
 from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.utils.errors import InputError
 
 
 def read_tensors(file: Path) -> dict[str, LazyLeaf]:

@@ -15,7 +15,7 @@ import jax
 
 from checkpoints_convert import golden, verify_tensors
 from checkpoints_convert.cli import run
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> int:

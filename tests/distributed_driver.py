@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from vxlpro_jax import cli, distributed
+from vxlpro_jax import distributed
+from vxlpro_jax.utils import cli
 from vxlpro_jax.watchdog import Watchdog
 
 STEPS = 8
@@ -25,7 +26,7 @@ def run_config(data: Path):
     """
     from helpers import MICRO
 
-    from vxlpro_jax.config import (
+    from vxlpro_jax.config.schema import (
         DataConfig,
         DtsConfig,
         OptimConfig,
@@ -52,7 +53,7 @@ def train(
     peers: distributed.Peers, workdir: str, data: str, tensor: str = "1", every: str = "2"
 ) -> int:
     """Devices along the axis `tensor`, all others along `fsdp`; saved every so many steps."""
-    from vxlpro_jax.config import MeshConfig
+    from vxlpro_jax.config.schema import MeshConfig
     from vxlpro_jax.train import train
 
     config = dataclasses.replace(

@@ -13,11 +13,12 @@ from pathlib import Path
 import jax
 from distributed_driver import run_config
 
-from vxlpro_jax import cli, distributed, feature_cache, sharding
-from vxlpro_jax.config import MeshConfig
-from vxlpro_jax.jit import jit
+from vxlpro_jax import distributed, feature_cache, sharding
+from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train import open_data
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.jit import jit
 
 
 def main(cache: str, data: Path, tensor: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vxlpro_jax import checkpoint
-from vxlpro_jax.config import DecoderConfig, DtsConfig, ModelConfig, VisionConfig
+from vxlpro_jax.config.schema import DecoderConfig, DtsConfig, ModelConfig, VisionConfig
 from vxlpro_jax.data.drawing import write_mp4
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.models.video_xl_pro import abstract_params

@@ -13,12 +13,13 @@ from helpers import MICRO
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import optim, sharding, tree
-from vxlpro_jax.config import IMAGE_TOKEN, MeshConfig, OptimConfig, RecotConfig, TrainConfig
-from vxlpro_jax.jit import jit
+from vxlpro_jax import optim, sharding
+from vxlpro_jax.config.schema import IMAGE_TOKEN, MeshConfig, OptimConfig, RecotConfig, TrainConfig
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.jit import jit
 
 # With 27 ids a row has 79 positions, which no number of devices cuts evenly.
 STEPS, ROWS, GROUPS, TEXT = 3, 8, 2, 27

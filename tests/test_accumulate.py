@@ -9,13 +9,14 @@ import pytest
 from helpers import MICRO
 from sharding_driver import random_batch
 
-from vxlpro_jax import optim, tree
+from vxlpro_jax import optim
 from vxlpro_jax.accumulate import gradients
-from vxlpro_jax.config import OptimConfig, RecotConfig, TrainConfig
-from vxlpro_jax.jit import jit
+from vxlpro_jax.config.schema import OptimConfig, RecotConfig, TrainConfig
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.jit import jit
 
 CONFIG = TrainConfig(
     model=dataclasses.replace(MICRO, vision=dataclasses.replace(MICRO.vision, image_size=28)),

@@ -31,84 +31,41 @@ def ours(module: str) -> set[str]:
     return {name for name in imports(MODULES[module]) if name.startswith("vxlpro_jax")} - {module}
 
 
-def belongs(name: str, parts: tuple[str, ...]) -> bool:
-    """Whether a module is of one of the parts; a part's own command stands above it."""
-    if name.endswith(".__main__"):
-        return False
-    return any(name == f"vxlpro_jax.{p}" or name.startswith(f"vxlpro_jax.{p}.") for p in parts)
-
-
-# Which parts of the package a part may import. What is not listed here stands above all of these.
-ALLOWED = {
-    "config": (),
-    "jit": (),
-    "cli": ("config",),
-    "tree": ("config",),
-    "files": (),
-    "chips": ("config",),
-    "flops": ("config", "ops"),
-    "wall_time": ("files",),
-    "profiling": ("config",),
-    "metrics": ("chips", "files", "wall_time"),
-    "ops": ("config", "jax_private", "ops"),
-    "data": ("config", "data", "files"),
-    "models": ("config", "ops", "models"),
-    "param_store": ("config", "tree"),
-    "checkpoint": ("config", "tree", "param_store"),
-    "sharding": ("config", "tree"),
-    "optim": ("config", "ops"),
-    "losses": ("config", "ops"),
-    "train_state": (),
-    "tasks": ("config", "tree", "ops", "models", "losses"),
-    "accumulate": ("ops", "tasks"),
-    "train_step": ("config", "accumulate", "flops", "tasks", "optim", "train_state"),
-    "warm_start": ("config", "checkpoint"),
-    "train_init": ("config", "jit", "optim", "sharding", "tasks", "train_state", "warm_start"),
-    "run_config": ("config", "data", "optim", "tasks", "warm_start"),
-    "run_folder": ("config", "checkpoint", "files"),
-    "budget": ("config", "models"),
-    "planning": ("budget", "config", "models", "ops"),
-    "sampling": (),
-    "overlap": (),
-    "calls": ("config", "jit", "models"),
-    "token_store": ("cli", "config", "data", "jit", "tree"),
-    "encoding": ("calls", "config", "data", "overlap", "token_store"),
-    "answering": (
-        *("calls", "config", "checkpoint", "data", "encoding", "models", "planning", "sampling"),
-        "token_store",
-    ),
-    "answering_flags": ("models", "planning"),
-    "blind": ("config", "checkpoint", "data", "jit", "models", "tasks"),
-    "evals": (
-        *("config", "cli", "data", "files", "jit", "tree", "models", "ops", "answering", "evals"),
-    ),
-    "launchers": ("config",),
-    "jax_private": ("config",),
-    "rendezvous": ("config", "cli", "launchers"),
-    "distributed": ("cli", "launchers", "rendezvous", "jax_private"),
-    "pulse": ("distributed", "rendezvous"),
-    "watchdog": ("config", "cli", "distributed", "pulse", "rendezvous"),
-    "preemption": ("distributed",),
-    "train_checkpoint": (
-        *("config", "jit", "tree", "param_store", "checkpoint", "distributed", "train_state"),
-    ),
+# The rooms of the package and which others each may import, itself aside. Commands stand above all
+# of them; what is in no room and is no command yet is not held to anything.
+FOUNDATION = ("utils", "config")
+BELOW_OPS = (*FOUNDATION, "data", "sharding", "checkpoints")
+BELOW_MODELS = (*BELOW_OPS, "ops")
+BELOW_TRAINING = (*BELOW_MODELS, "models", "distributed")
+BELOW_EVALS = (*BELOW_TRAINING, "training", "inference")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "utils": (),
+    "config": ("utils",),
+    "distributed": ("utils",),
+    "data": FOUNDATION,
+    "sharding": FOUNDATION,
+    "checkpoints": FOUNDATION,
+    "ops": BELOW_OPS,
+    "models": BELOW_MODELS,
+    "training": BELOW_TRAINING,
+    "inference": BELOW_TRAINING,
+    "evals": BELOW_EVALS,
+    "curation": BELOW_EVALS,
+    "aot": BELOW_EVALS,
 }
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_imports_go_one_way(part):
-    modules = [name for name in MODULES if belongs(name, (part,))]
-    assert modules
-    for module in modules:
-        wrong = {name for name in ours(module) if not belongs(name, ALLOWED[part])}
+def room(module: str) -> str:
+    """The first folder or file below the package."""
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_rooms_import_only_what_is_below_them(name):
+    for module in (module for module in MODULES if room(module) == name):
+        allowed = {name, *ROOMS[name]}
+        wrong = {other for other in ours(module) if room(other) not in allowed}
         assert not wrong, f"{module} imports {sorted(wrong)}"
-
-
-def test_only_commands_stand_above():
-    listed = [name for name in MODULES if belongs(name, tuple(ALLOWED))]
-    above = set(MODULES) - set(listed) - {"vxlpro_jax"}
-    importers = {name for name in MODULES for imported in ours(name) if imported in above}
-    assert importers <= above, "a part below imports a command"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -137,7 +94,7 @@ def test_mesh_is_never_entered_as_a_context(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_private_names_of_jax_are_used_in_one_file_only(module):
     private = [name for name in imports(MODULES[module]) if name.startswith("jax._src")]
-    assert not private or module == "vxlpro_jax.jax_private"
+    assert not private or module == "vxlpro_jax.utils.jax_internals"
 
 
 def test_the_graph_has_no_cycle():

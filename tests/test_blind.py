@@ -9,7 +9,7 @@ from helpers import MICRO, chat, write_dataset, write_model
 
 from vxlpro_jax import checkpoint
 from vxlpro_jax.blind import BLANKS, BlindScorer, reply_labels
-from vxlpro_jax.config import IGNORE_LABEL, InputError, TrainConfig
+from vxlpro_jax.config.schema import IGNORE_LABEL, TrainConfig
 from vxlpro_jax.data.prune import __main__ as command
 from vxlpro_jax.data.sources import load_records
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
@@ -18,6 +18,7 @@ from vxlpro_jax.data.transforms import RowShape, SampleReader, stack_rows
 from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro
 from vxlpro_jax.tasks import answer_loss
+from vxlpro_jax.utils.errors import InputError
 
 RATIO = 0.5
 

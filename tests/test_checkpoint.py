@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vxlpro_jax import param_store, tree
+from vxlpro_jax import param_store
 from vxlpro_jax.checkpoint import (
     locate,
     open_leaves,
@@ -19,7 +19,9 @@ from vxlpro_jax.checkpoint import (
     read_params,
     write_params,
 )
-from vxlpro_jax.config import PRESETS, InputError
+from vxlpro_jax.config.schema import PRESETS
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

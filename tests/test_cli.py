@@ -5,9 +5,10 @@ import sys
 import pytest
 from helpers import python
 
-from vxlpro_jax import cli, generate
+from vxlpro_jax import generate
 from vxlpro_jax import train as train_module
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 CONFIG = "configs/stage2.py"
 

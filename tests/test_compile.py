@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from vxlpro_jax import chips, gpu_topology, programs, sharding
-from vxlpro_jax.config import DataConfig, MeshConfig, TrainConfig
+from vxlpro_jax import gpu_topology, programs, sharding
+from vxlpro_jax.config.schema import DataConfig, MeshConfig, TrainConfig
 from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.utils import accelerators
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,21 +93,21 @@ def test_gpus_have_no_slices(tmp_path):
 
 def test_every_gpu_is_described():
     block = re.compile(r"(\w+)(?:: | \{)")
-    fields = {name: re.findall(block, gpu_topology.describe(name)) for name in chips.GPUS}
+    fields = {name: re.findall(block, gpu_topology.describe(name)) for name in accelerators.GPUS}
     assert len(set(map(tuple, fields.values()))) == 1
-    for name, chip in chips.GPUS.items():
+    for name, chip in accelerators.GPUS.items():
         text = gpu_topology.describe(name)
         assert f"device_memory_size: {chip.hbm_bytes}\n" in text
         kind = re.search(r'device_description_str: "(.*)"', text)[1]
-        assert chips.chip_of_kind(kind) == chip
+        assert accelerators.chip_of_kind(kind) == chip
 
 
 def test_a_gpu_has_the_memory_that_launchers_give_a_process():
     text = (ROOT / "launch" / "xla_flags.env").read_text()
     share = float(re.search(r"^XLA_PYTHON_CLIENT_MEM_FRACTION=(.*)$", text, re.MULTILINE)[1])
-    for chip in chips.GPUS.values():
+    for chip in accelerators.GPUS.values():
         assert chip.usable_bytes == int(share * chip.hbm_bytes)
-    assert chips.chip_of("v5e:2x2").usable_bytes == 16 * 2**30
+    assert accelerators.chip_of("v5e:2x2").usable_bytes == 16 * 2**30
 
 
 @pytest.mark.parametrize("task", ["answer", "recot"])

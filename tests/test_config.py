@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from configs import common, stage2
-from vxlpro_jax.config import (
+from vxlpro_jax.config.parsing import from_mapping
+from vxlpro_jax.config.schema import (
     PRESETS,
     DecoderConfig,
     DtsConfig,
-    InputError,
     MeshConfig,
     ModelConfig,
     ParamGroup,
     TrainConfig,
     VisionConfig,
-    from_mapping,
 )
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.utils.errors import InputError
 
 
 @pytest.mark.parametrize(

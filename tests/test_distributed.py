@@ -15,13 +15,13 @@ from distributed_driver import STEPS, run_config
 from helpers import ROOT, free_port, python, write_dataset
 
 from vxlpro_jax import optim, sharding
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.distributed import Peers
 from vxlpro_jax.launchers import find_cluster
 from vxlpro_jax.train import parse_arguments, train
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_init import abstract_state
+from vxlpro_jax.utils.errors import InputError
 
 DRIVER = Path(__file__).parent / "distributed_driver.py"
 HOST = socket.gethostname()

@@ -7,7 +7,14 @@ import pytest
 from helpers import MICRO
 
 from vxlpro_jax import estimate, sharding
-from vxlpro_jax.config import PRESETS, DataConfig, MeshConfig, OptimConfig, ParamGroup, TrainConfig
+from vxlpro_jax.config.schema import (
+    PRESETS,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    ParamGroup,
+    TrainConfig,
+)
 
 FROZEN_TOWER = OptimConfig(groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),))
 

@@ -14,10 +14,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from helpers import MICRO, ROOT, chat, free_port, python, write_clip, write_dataset
 
 from vxlpro_jax import feature_cache, sharding
-from vxlpro_jax.config import (
+from vxlpro_jax.config.schema import (
     DataConfig,
     DtsConfig,
-    InputError,
     MeshConfig,
     OptimConfig,
     ParamGroup,
@@ -29,11 +28,12 @@ from vxlpro_jax.data.batches import BatchIterator
 from vxlpro_jax.data.features import FeatureStore, RunFeatures
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.jit import jit
 from vxlpro_jax.optim import stop_frozen
 from vxlpro_jax.run_config import resolve
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train import train
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.jit import jit
 
 
 def freezing(pattern: str) -> OptimConfig:

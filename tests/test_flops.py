@@ -8,7 +8,7 @@ import pytest
 from helpers import MICRO
 
 from vxlpro_jax import flops
-from vxlpro_jax.config import (
+from vxlpro_jax.config.schema import (
     DecoderConfig,
     DtsConfig,
     ModelConfig,

@@ -10,16 +10,18 @@ import pytest
 from helpers import MICRO, python, write_clip, write_sound
 from PIL import Image
 
-from vxlpro_jax import answering, checkpoint, cli, generate
+from vxlpro_jax import answering, checkpoint, generate
 from vxlpro_jax.answering import Answerer, Options
-from vxlpro_jax.config import IMAGE_TOKEN, DtsConfig, InputError
+from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig
 from vxlpro_jax.data import video
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.encoding import Encoder
-from vxlpro_jax.jit import jit
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
 from vxlpro_jax.sampling import sample
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.jit import jit
 
 # With the released number of visual tokens.
 MODEL = dataclasses.replace(MICRO, dts=DtsConfig())

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.jit import jit
+from vxlpro_jax.utils.jit import jit
 
 
 def test_half_precision_layers_are_converted_one_at_a_time():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.launchers import Cluster, find_cluster, find_local_devices, find_timeout
+from vxlpro_jax.utils.errors import InputError
 
 CONTRACT = {
     "VXLPRO_COORDINATOR": "host-a:1234",

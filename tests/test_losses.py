@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vxlpro_jax.config import IGNORE_LABEL
+from vxlpro_jax.config.schema import IGNORE_LABEL
 from vxlpro_jax.losses import cross_entropy, head_cross_entropy, reconstruction
 
 RNG = np.random.default_rng(0)

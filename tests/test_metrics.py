@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from vxlpro_jax import metrics
-from vxlpro_jax.chips import GPUS
 from vxlpro_jax.metrics import MetricsWriter, draw_curves
+from vxlpro_jax.utils.accelerators import GPUS
 from vxlpro_jax.wall_time import WallTime
 
 

@@ -10,9 +10,10 @@ import optax
 import pytest
 from helpers import MICRO
 
-from vxlpro_jax import optim, tree
-from vxlpro_jax.config import OptimConfig, ParamGroup
+from vxlpro_jax import optim
+from vxlpro_jax.config.schema import OptimConfig, ParamGroup
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.utils import tree
 
 UNUSED = ("vision/post_ln/scale", "selector/window/v/kernel")
 NO_DECAY = ("vision/layers/ln1/scale", "projector/fc1/bias", "dts/block0/temporal/rel_k")

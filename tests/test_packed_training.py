@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from helpers import MICRO, write_clip
 
-from vxlpro_jax import tree
-from vxlpro_jax.config import IGNORE_LABEL, DataConfig, TrainConfig
+from vxlpro_jax.config.schema import IGNORE_LABEL, DataConfig, TrainConfig
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.transforms import Sample, stack_rows
-from vxlpro_jax.jit import jit
 from vxlpro_jax.tasks import task_of
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.jit import jit
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.profiling import Profiler
+from vxlpro_jax.utils.errors import InputError
 
 
 def run(profiler, steps):

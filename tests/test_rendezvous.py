@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import free_port
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.launchers import Cluster
-from vxlpro_jax.rendezvous import LostProcess, call_roll
+from vxlpro_jax.rendezvous import call_roll
+from vxlpro_jax.utils.errors import InputError, LostProcess
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ from helpers import python
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import sharding, tree
-from vxlpro_jax.config import PRESETS, InputError, MeshConfig, RecotConfig
+from vxlpro_jax import sharding
+from vxlpro_jax.config.schema import PRESETS, MeshConfig, RecotConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.sharding import __main__ as sharding_command
 from vxlpro_jax.tpu_topology import topology_devices
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 DRIVER = Path(__file__).parent / "sharding_driver.py"
 RUNS = ("answer", "answer, skipping, in float64", "recot in float64")

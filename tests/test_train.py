@@ -11,12 +11,11 @@ import pytest
 from helpers import MICRO, ROOT, python, write_clip, write_dataset
 from training_driver import STEPS, run_config
 
-from vxlpro_jax import checkpoint, optim, sharding, tree
-from vxlpro_jax.config import (
+from vxlpro_jax import checkpoint, optim, sharding
+from vxlpro_jax.config.schema import (
     PRESETS,
     DataConfig,
     DtsConfig,
-    InputError,
     MeshConfig,
     OptimConfig,
     ParamGroup,
@@ -29,6 +28,8 @@ from vxlpro_jax.run_config import announce, resolve
 from vxlpro_jax.run_folder import check_workdir, write_workdir
 from vxlpro_jax.train import train
 from vxlpro_jax.train_init import abstract_state, initial_state
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 DRIVER = Path(__file__).parent / "training_driver.py"
 

@@ -1,7 +1,7 @@
 import pytest
 
-from vxlpro_jax import tree
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 
 class Shaped:

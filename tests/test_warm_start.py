@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from helpers import MICRO
 
-from vxlpro_jax import checkpoint, tree, warm_start
-from vxlpro_jax.config import InputError
+from vxlpro_jax import checkpoint, warm_start
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 
 def write(folder, *, parts, value):

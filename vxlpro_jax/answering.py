@@ -21,7 +21,7 @@ import numpy as np
 
 from vxlpro_jax import checkpoint, planning, sampling
 from vxlpro_jax.calls import compiled
-from vxlpro_jax.config import IMAGE_TOKEN, InputError, ModelConfig
+from vxlpro_jax.config.schema import IMAGE_TOKEN, ModelConfig
 from vxlpro_jax.data import chat, images
 from vxlpro_jax.data.frames import FrameStream
 from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
@@ -31,6 +31,7 @@ from vxlpro_jax.models.selector import drop_untouched
 from vxlpro_jax.models.video_xl_pro import Text, abstract_params
 from vxlpro_jax.planning import KeepStamps, Options, Plan
 from vxlpro_jax.token_store import TokenStore
+from vxlpro_jax.utils.errors import InputError
 
 # Lengths are rounded up to these, so that few shapes are compiled.
 _TEXT_MULTIPLE = 64

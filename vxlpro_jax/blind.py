@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax import checkpoint
-from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, InputError, TrainConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
 from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.prune.measure import in_parallel
@@ -26,10 +26,11 @@ from vxlpro_jax.data.prune.rules import Losses
 from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.transforms import RowShape, Sample, SampleReader, VideoReader, stack_rows
-from vxlpro_jax.jit import jit
 from vxlpro_jax.models import encode
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.tasks import Batch, answer_loss
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.jit import jit
 
 # Samples are padded to powers of two, text to at least this, so that few shapes are compiled.
 _LEAST_TEXT, _MOST_TEXT = 64, 4096

@@ -5,7 +5,7 @@ Shapes: `G` groups, `N` visual tokens of a group, `L` positions of the decoder, 
 
 from typing import NamedTuple
 
-from vxlpro_jax.config import STAMP_TOKENS, ModelConfig
+from vxlpro_jax.config.schema import STAMP_TOKENS, ModelConfig
 from vxlpro_jax.models.kv_cache import BLOCK, CHUNK, CacheType
 
 _GIB = 2**30

@@ -3,9 +3,9 @@
 import functools
 from collections.abc import Callable
 
-from vxlpro_jax.config import ModelConfig
-from vxlpro_jax.jit import jit
+from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
+from vxlpro_jax.utils.jit import jit
 
 
 @functools.cache

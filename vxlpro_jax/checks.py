@@ -18,9 +18,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import sharding
-from vxlpro_jax.config import InputError, TrainConfig
+from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed import Peers
 from vxlpro_jax.train import open_data
+from vxlpro_jax.utils.errors import InputError
 
 _REDUCED_BYTES = 64 * 2**20  # On each device: large enough for bandwidth to prevail.
 _GIB = 2**30

@@ -20,19 +20,13 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from vxlpro_jax import (
-    chips,
-    cli,
-    estimate,
-    gpu_topology,
-    hlo,
-    programs,
-    sharding,
-    tpu_topology,
-)
-from vxlpro_jax.config import InputError, TrainConfig
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax import estimate, gpu_topology, hlo, programs, sharding, tpu_topology
+from vxlpro_jax.config.flags import read_run
+from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.models.kv_cache import CacheType
+from vxlpro_jax.utils import accelerators, cli
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 _GIB = 2**30
 _WHAT = ("train", "stage1", "encode", "assemble", "prefill", "decode")
@@ -66,15 +60,15 @@ class Compiled(NamedTuple):
 def main(argv: list[str]) -> int:
     """Runs the command line `argv`."""
     jax.config.update("jax_platforms", "cpu")
-    run = cli.read_run(argv, define=_define)
+    run = read_run(argv, define=_define)
     what, config = run.flags.what, run.config
     if what == "stage1":
         config = dataclasses.replace(config, task="recot")
     config = dataclasses.replace(
         config, mesh=dataclasses.replace(config.mesh, num_slices=run.flags.num_slices)
     )
-    chip = chips.chip_of(run.flags.topology)
-    of_kind = gpu_topology if chip in chips.GPUS.values() else tpu_topology
+    chip = accelerators.chip_of(run.flags.topology)
+    of_kind = gpu_topology if chip in accelerators.GPUS.values() else tpu_topology
     devices = of_kind.topology_devices(run.flags.topology, num_slices=run.flags.num_slices)
     mesh = sharding.make_mesh(config.mesh, devices=devices)
     sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
@@ -140,7 +134,12 @@ def _bytes(number: str, unit: str) -> int:
 
 
 def tell(
-    compiled: Compiled, *, config: TrainConfig, what: str, chip: chips.Chip, mesh: jax.sharding.Mesh
+    compiled: Compiled,
+    *,
+    config: TrainConfig,
+    what: str,
+    chip: accelerators.Chip,
+    mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
     """The figures of `--json`: bytes, operations and seconds, of one step."""
     memory, sent = compiled.memory, hlo.collectives(compiled.text)

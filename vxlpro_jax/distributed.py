@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
-from vxlpro_jax import cli, launchers
-from vxlpro_jax.jax_private import KeyValueStore, before_abort, key_value_store
-from vxlpro_jax.rendezvous import LostProcess, call_roll
+from vxlpro_jax import launchers
+from vxlpro_jax.rendezvous import call_roll
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import LostProcess
+from vxlpro_jax.utils.jax_internals import KeyValueStore, before_abort, key_value_store
 
 # What gRPC reads, which JAX talks through; the first that is set counts.
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")

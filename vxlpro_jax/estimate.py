@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from vxlpro_jax import budget, flops, optim
-from vxlpro_jax.config import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
 from vxlpro_jax.tasks import param_shapes
 
 _GIB = 2**30

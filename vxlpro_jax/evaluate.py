@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vxlpro_jax import answering_flags, benchmarking, cli
+from vxlpro_jax import answering_flags, benchmarking
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data.haystacks import needle_set
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.evals import embedded, registry
 from vxlpro_jax.evals.embedded import Reply
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 
 class Asked(NamedTuple):

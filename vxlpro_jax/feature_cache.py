@@ -18,16 +18,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vxlpro_jax import cli, optim, sharding, tree
-from vxlpro_jax.config import FRAMES_PER_GROUP, InputError, TrainConfig
+from vxlpro_jax import optim, sharding
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data.batches import BatchSource
 from vxlpro_jax.data.contents import Contents, media_name, visual_key
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import sweep
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
-from vxlpro_jax.jit import jit
 from vxlpro_jax.models import encode
 from vxlpro_jax.tasks import param_shapes
+from vxlpro_jax.utils import cli, tree
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.jit import jit
 
 _FORMAT = 1  # Raised when the same files and weights give other features, or other shards.
 _READERS = 16  # Threads, which wait for storage more than they compute.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.config import (
+from vxlpro_jax.config.schema import (
     FRAMES_PER_GROUP,
     IGNORE_LABEL,
     STAMP_TOKENS,

@@ -10,10 +10,11 @@ import json
 import sys
 from collections.abc import Sequence
 
-from vxlpro_jax import answering_flags, budget, cli
+from vxlpro_jax import answering_flags, budget
 from vxlpro_jax.answering import Answerer, Encoded
-from vxlpro_jax.config import InputError
 from vxlpro_jax.planning import Plan
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:

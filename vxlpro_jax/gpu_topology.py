@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from vxlpro_jax import chips
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils import accelerators
+from vxlpro_jax.utils.errors import InputError
 
 
 class _Gpu(NamedTuple):
@@ -77,7 +77,7 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
 
 def describe(chip: str) -> str:
     """A GPU of `chips.GPUS` in the words of XLA: text of its `GpuTargetConfigProto`."""
-    gpu, memory = _GPUS[chip], chips.GPUS[chip]
+    gpu, memory = _GPUS[chip], accelerators.GPUS[chip]
     return f"""
         gpu_device_info {{
           cuda_compute_capability {{ major: {gpu.major} }}

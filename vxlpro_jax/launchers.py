@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 COORDINATOR = "VXLPRO_COORDINATOR"
 NUM_PROCESSES = "VXLPRO_NUM_PROCESSES"

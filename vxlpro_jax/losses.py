@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
-from vxlpro_jax.config import IGNORE_LABEL
+from vxlpro_jax.config.schema import IGNORE_LABEL
 from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.precision import at_least_float32
 

@@ -9,8 +9,8 @@ import jax
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
-from vxlpro_jax import chips
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.utils import accelerators
+from vxlpro_jax.utils.files import write_atomically
 from vxlpro_jax.wall_time import WallTime
 
 
@@ -131,7 +131,7 @@ def _rates(rows, *, seconds, peak_flops):
 
 def _peak_flops() -> float | None:
     """Of all devices together; None if their kind is not known."""
-    chip = chips.chip_of_kind(jax.devices()[0].device_kind)
+    chip = accelerators.chip_of_kind(jax.devices()[0].device_kind)
     return chip.flops * jax.device_count() if chip else None
 
 

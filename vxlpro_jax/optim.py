@@ -7,7 +7,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from vxlpro_jax.config import OptimConfig, ParamGroup
+from vxlpro_jax.config.schema import OptimConfig, ParamGroup
 from vxlpro_jax.ops.precision import at_least_float32
 
 # In every checkpoint but never run, so they get no gradient and must not decay either.

@@ -17,8 +17,8 @@ import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import type_handlers
 
-from vxlpro_jax import tree
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 # One block is one write and one chunk on disk. Small enough that a device of a pod reads little
 # beyond its shard, large enough for object stores.

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from vxlpro_jax import budget
-from vxlpro_jax.config import STAMP_TOKENS, InputError, ModelConfig
+from vxlpro_jax.config.schema import STAMP_TOKENS, ModelConfig
 from vxlpro_jax.models.kv_cache import CacheType
 from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.utils.errors import InputError
 
 KeepStamps = Literal["all", "touched"]
 

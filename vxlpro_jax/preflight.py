@@ -17,11 +17,14 @@ from typing import NamedTuple
 from absl import flags
 from etils import epath
 
-from vxlpro_jax import checks, cli, distributed, launchers
+from vxlpro_jax import checks, distributed, launchers
 from vxlpro_jax.checks import Check
-from vxlpro_jax.config import InputError, TrainConfig
+from vxlpro_jax.config.flags import read_run
+from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed import Peers
 from vxlpro_jax.run_config import resolve
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 
 class Finding(NamedTuple):
@@ -75,7 +78,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         for name, told in own.items():
             flags.DEFINE_string(name, "", told, flag_values=values)
 
-    run = cli.read_run(argv, define=define)
+    run = read_run(argv, define=define)
     workdir = epath.Path(run.flags.workdir or Path("runs") / run.name).expanduser()
     rest = tuple(_without(argv[1:], names=own))
     given = {variable: run.flags[name].value for name, variable in launchers.FLAGS.items()}

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 
 class Profiler:

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vxlpro_jax import optim, sharding, tree
-from vxlpro_jax.config import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
+from vxlpro_jax import optim, sharding
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
 from vxlpro_jax.models import encode as encoding
 from vxlpro_jax.models.kv_cache import CHUNK, CacheType, KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
 from vxlpro_jax.train_init import abstract_state
 from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.utils import tree
 
 _ANSWER_TOKENS = 256
 

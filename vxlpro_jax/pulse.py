@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import jax
 
 from vxlpro_jax.distributed import Peers, read_folder
-from vxlpro_jax.rendezvous import LostProcess
+from vxlpro_jax.utils.errors import LostProcess
 
 _FOLDER = "vxlpro/alive/"
 # Shares of the timeout: how often a process is heard, and the silence after which it is gone.

@@ -11,9 +11,8 @@ import socket
 import time
 from typing import Any, NamedTuple, Self
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import InputError
 from vxlpro_jax.launchers import Cluster
+from vxlpro_jax.utils.errors import InputError, LostProcess
 
 _RETRY_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
@@ -21,12 +20,6 @@ _NAME_SECONDS = 2.0
 # How much longer than process 0 the others wait, to be told by it who is missing.
 _GRACE_SECONDS = 5.0
 _LONGEST_NAME = 4096
-
-
-class LostProcess(cli.Failure):
-    """A sentence that names the processes that are gone, or did not come."""
-
-    code = 80
 
 
 class Caller(NamedTuple):

@@ -6,11 +6,12 @@ from pathlib import Path
 import jax
 
 from vxlpro_jax import optim, warm_start
-from vxlpro_jax.config import PRESETS, InputError, TrainConfig
+from vxlpro_jax.config.schema import PRESETS, TrainConfig
 from vxlpro_jax.data.pipeline import held_out
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.tasks import param_shapes
+from vxlpro_jax.utils.errors import InputError
 
 _OWN_DATA = (
     "--config.init_from=CHECKPOINT --config.data.path=FILE.json --config.data.video_root=DIR"

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 from vxlpro_jax import checkpoint
-from vxlpro_jax.config import InputError, TrainConfig, from_mapping
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.config.parsing import from_mapping
+from vxlpro_jax.config.schema import TrainConfig
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 _RUN_CONFIG = "train_config.json"
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import jax
 
-from vxlpro_jax import tree
-from vxlpro_jax.cli import Failure
-from vxlpro_jax.config import InputError, ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.data.contents import Contents, visual_key
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import sweep
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter
 from vxlpro_jax.data.storage import StoredFile
-from vxlpro_jax.jit import jit
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import Failure, InputError
+from vxlpro_jax.utils.jit import jit
 
 log = logging.getLogger(__name__)
 

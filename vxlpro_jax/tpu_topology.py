@@ -5,7 +5,7 @@ import os
 import jax
 from jax.experimental import topologies
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 # Without these the compiler looks for a TPU, and only one process at a time may load it.
 _ENVIRONMENT = {

@@ -16,22 +16,13 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from vxlpro_jax import (
-    checkpoint,
-    cli,
-    distributed,
-    feature_cache,
-    launchers,
-    metrics,
-    optim,
-    sharding,
-)
-from vxlpro_jax.config import TrainConfig
+from vxlpro_jax import checkpoint, distributed, feature_cache, launchers, metrics, optim, sharding
+from vxlpro_jax.config.flags import read_run
+from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.data.batches import BatchIterator
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.distributed import Peers
 from vxlpro_jax.evals import recot as recot_eval
-from vxlpro_jax.jit import jit
 from vxlpro_jax.preemption import PREEMPTED, Preemption
 from vxlpro_jax.profiling import Profiler
 from vxlpro_jax.run_config import announce, resolve
@@ -40,6 +31,8 @@ from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_init import abstract_state, initial_state
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.jit import jit
 from vxlpro_jax.wall_time import WallTime
 from vxlpro_jax.watchdog import Watchdog
 
@@ -247,7 +240,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         for name, variable in launchers.FLAGS.items():
             flags.DEFINE_string(name, None, f"Instead of {variable}.", flag_values=values)
 
-    run = cli.read_run(argv, define=define)
+    run = read_run(argv, define=define)
     workdir = Path(run.flags.workdir or Path("runs") / run.name)
     given = {variable: run.flags[name].value for name, variable in launchers.FLAGS.items()}
     environ = os.environ | {variable: x for variable, x in given.items() if x is not None}

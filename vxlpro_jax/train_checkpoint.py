@@ -19,13 +19,13 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vxlpro_jax import tree
 from vxlpro_jax.checkpoint import read_store
-from vxlpro_jax.config import InputError
 from vxlpro_jax.distributed import Peers
-from vxlpro_jax.jit import jit
 from vxlpro_jax.param_store import open_named
 from vxlpro_jax.train_state import TrainState
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.jit import jit
 
 Item = TypeVar("Item")
 

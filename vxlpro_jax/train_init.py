@@ -5,10 +5,10 @@ import functools
 import jax
 
 from vxlpro_jax import optim, sharding, warm_start
-from vxlpro_jax.config import TrainConfig
-from vxlpro_jax.jit import jit
+from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_state import TrainState
+from vxlpro_jax.utils.jit import jit
 
 
 def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:

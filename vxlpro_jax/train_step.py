@@ -7,7 +7,7 @@ import optax
 
 from vxlpro_jax import optim
 from vxlpro_jax.accumulate import gradients
-from vxlpro_jax.config import TrainConfig
+from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.flops import step_flops
 from vxlpro_jax.tasks import Batch, task_of
 from vxlpro_jax.train_state import TrainState

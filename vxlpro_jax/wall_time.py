@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.utils.files import write_atomically
 
 KINDS = ("start", "compile", "step", "data", "report", "checkpoint", "evaluation")
 TRAINING = ("compile", "step", "data")

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from vxlpro_jax import checkpoint
-from vxlpro_jax.config import InputError, ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
+from vxlpro_jax.utils.errors import InputError
 
 
 class Source(NamedTuple):

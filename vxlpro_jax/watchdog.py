@@ -15,18 +15,17 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import InputError
 from vxlpro_jax.distributed import Peers
 from vxlpro_jax.pulse import Progress, Pulse
-from vxlpro_jax.rendezvous import LostProcess
+from vxlpro_jax.utils import cli, errors
+from vxlpro_jax.utils.errors import InputError, LostProcess
 
 # A step is too slow at so many usual ones; what is no usual step may take so many timeouts.
 _SLOW, _PATIENCE = 10, 10
 _REMEMBERED = 100
 
 
-class Stalled(cli.Failure):
+class Stalled(errors.Failure):
     """A sentence that tells which step takes too long, and who has not reached it."""
 
     code = 81
@@ -64,7 +63,7 @@ class Watchdog:
             self._pulse.tell(self._progress, state="ended")
             return
         lost = None
-        if isinstance(error, Exception) and not isinstance(error, InputError | cli.Failure):
+        if isinstance(error, Exception) and not isinstance(error, InputError | errors.Failure):
             lost = self._explain(error)
         self._leave("left" if lost or isinstance(error, LostProcess) else "failed")
         if lost:
@@ -142,7 +141,7 @@ class Watchdog:
         seconds = time.monotonic() - self._began
         return Stalled(f"{self._progress} nothing moves since {seconds:.0f} s: {where}.")
 
-    def _end(self, failure: cli.Failure) -> None:
+    def _end(self, failure: errors.Failure) -> None:
         code = cli.told(failure)
         self._leave("left")
         cli.leave(code)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from checkpoints_convert import orbax_to_torch, torch_to_orbax
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 
 def convert_fails(tmp_path, source, match):

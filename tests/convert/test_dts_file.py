@@ -12,9 +12,10 @@ from torch_reference.dts import Dts, to_groups
 from checkpoints_convert import dts_file, mapping
 from checkpoints_convert.orbax_to_torch import convert_dts, main
 from vxlpro_jax import checkpoint
-from vxlpro_jax.config import InputError, RecotConfig
+from vxlpro_jax.config.schema import RecotConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.param_store import as_lazy
+from vxlpro_jax.utils.errors import InputError
 
 OPTIONS = RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2)
 

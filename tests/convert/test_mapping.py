@@ -6,9 +6,10 @@ import pytest
 
 from checkpoints_convert import mapping
 from checkpoints_convert.release import open_release
-from vxlpro_jax import tree
-from vxlpro_jax.config import PRESETS, InputError, ModelConfig
+from vxlpro_jax.config.schema import PRESETS, ModelConfig
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 
 def params_of(release):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from checkpoints_convert import orbax_to_torch, torch_to_orbax
-from vxlpro_jax import tree
 from vxlpro_jax.checkpoint import params_metadata, read_leaf, read_model_config
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 
 def one_file(helpers):

@@ -11,7 +11,7 @@ from checkpoints_convert import mapping
 from checkpoints_convert.folders import total_bytes
 from checkpoints_convert.release import open_release
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
-from vxlpro_jax.config import ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
 
 MIB = 2**20
 HALF = np.dtype(np.float16)

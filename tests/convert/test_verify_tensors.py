@@ -6,7 +6,7 @@ import pytest
 
 from checkpoints_convert import torch_to_orbax
 from checkpoints_convert.verify_tensors import compare, to_json, to_markdown
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 
 def test_equal_weights(tmp_path, release, tensors):

@@ -13,9 +13,10 @@ import pytest
 from helpers import write_clip
 from PIL import Image
 
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data.buckets import Turns
 from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.utils.errors import InputError
 
 SIZE = 28
 VISUAL = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}]

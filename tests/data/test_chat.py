@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vxlpro_jax.config import IGNORE_LABEL, IMAGE_TOKEN, InputError, ModelConfig
+from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN, ModelConfig
 from vxlpro_jax.data.chat import (
     Turn,
     encode_conversation,
@@ -15,6 +15,7 @@ from vxlpro_jax.data.chat import (
     stamp_text,
     visual_question,
 )
+from vxlpro_jax.utils.errors import InputError
 
 CASES = json.loads(Path(__file__).with_name("golden").joinpath("chat_cases.json").read_text())
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from servers import http_files
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import contents as contents_module
 from vxlpro_jax.data.contents import Contents, media_name, visual_key
 from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.utils.errors import InputError
 
 
 @pytest.fixture

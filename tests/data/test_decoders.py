@@ -13,11 +13,11 @@ import helpers
 import numpy as np
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.drawing import write_mp4
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video import read_video
+from vxlpro_jax.utils.errors import InputError
 
 ASK = {"max_frames": 6, "size": 48}
 

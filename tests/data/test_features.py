@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from helpers import python
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import sweep
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
+from vxlpro_jax.utils.errors import InputError
 
 SMALL = GroupType((3, 5), "float32")
 # A record of 4 MiB holds three groups of these.

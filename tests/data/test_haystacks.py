@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vxlpro_jax.config import DataConfig
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data import haystacks, synthetic
 from vxlpro_jax.data.drawing import COLOURS
 from vxlpro_jax.data.haystacks import needle_set, training_set

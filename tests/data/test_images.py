@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.images import (
     DEFAULT_PINPOINTS,
@@ -20,6 +19,7 @@ from vxlpro_jax.data.images import (
     parse_pinpoints,
     read_image,
 )
+from vxlpro_jax.utils.errors import InputError
 
 SIZE = 32
 GRIDS = parse_pinpoints(DEFAULT_PINPOINTS, size=SIZE)

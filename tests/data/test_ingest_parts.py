@@ -13,11 +13,11 @@ from array_record.python.array_record_module import ArrayRecordReader
 from helpers import ROOT, chat, free_port
 from servers import http_files
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import ingest, ingest_workers, tfrecord
 from vxlpro_jax.data.ingest_parts import Part, write_part
 from vxlpro_jax.data.record import BadRecord, decode
 from vxlpro_jax.data.tfrecord import Damage, Example, Shard
+from vxlpro_jax.utils.errors import InputError
 
 TALK = json.dumps(chat("<image>", "a")).encode()
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.record import BadRecord, Record, check, decode, encode
+from vxlpro_jax.utils.errors import InputError
 
 TURNS = ({"from": "human", "value": "<image>\nWo?"}, {"from": "gpt", "value": "Überall 🌍"})
 TALK = json.dumps(TURNS).encode()

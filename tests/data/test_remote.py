@@ -13,11 +13,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from helpers import chat, free_port, write_clip
 from servers import http_files, put, s3_server
 
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data import record as ingested
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.sources import load_records
 from vxlpro_jax.data.storage import StoredFile, fingerprint, open_binary, open_media
+from vxlpro_jax.utils.errors import InputError
 
 SAMPLES = [
     {"video": "clips/a b#1.mp4", "conversations": chat("<image>\nWho?", "Me.")},

@@ -8,12 +8,13 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from helpers import chat, write_clip
 
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data import record as ingested
 from vxlpro_jax.data.chat import Turn
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.sources import load_records, load_visual_records
 from vxlpro_jax.data.storage import open_media
+from vxlpro_jax.utils.errors import InputError
 
 TALK = tuple(chat("<image>\nWho?", "Me."))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import stage2, stage3, stage3_long
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data import synthetic
 from vxlpro_jax.data.chat import encode_conversation
 from vxlpro_jax.data.drawing import COLOURS, SHAPES, Canvas, Figure
@@ -27,6 +27,7 @@ from vxlpro_jax.data.synthetic import (
     synthetic_set,
 )
 from vxlpro_jax.data.video import read_video
+from vxlpro_jax.utils.errors import InputError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import unicodedata
 import pytest
 import tokenizers
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import tiny_tokenizer
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import SPECIAL_TOKENS, StreamDecoder, Tokenizer
+from vxlpro_jax.utils.errors import InputError
 
 TEXTS = [
     "",

@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.annotations import Row, read_rows
+from vxlpro_jax.utils.errors import InputError
 
 RECORDS = [{"question": "Why?", "options": ["a", "b"]}, {"question": "How?", "options": ["c"]}]
 

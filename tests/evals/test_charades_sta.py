@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import charades_sta as sta
+from vxlpro_jax.utils.errors import InputError
 
 
 def query(start=2.0, end=6.0, *, caption="person sits.", video="A.mp4"):

@@ -8,12 +8,13 @@ import threading
 import published_files
 import pytest
 
-from vxlpro_jax import cli, evaluate
-from vxlpro_jax.config import InputError
-from vxlpro_jax.data.journal import Journal, Shard
+from vxlpro_jax import evaluate
 from vxlpro_jax.evals import outcome, registry
 from vxlpro_jax.evals.judge import TRIES, Judge, Question
 from vxlpro_jax.evals.scoring import rate_all
+from vxlpro_jax.utils import errors
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.journal import Journal, Shard
 
 KEY = "not-a-key"
 
@@ -80,9 +81,9 @@ def test_refusals_are_told_at_once_and_silence_at_last():
         assert KEY not in str(told.value)
         assert len(server.asked) == 1
         server.codes = [503] * TRIES
-        with pytest.raises(cli.Failure, match="did not answer in 6 tries"):
+        with pytest.raises(errors.Failure, match="did not answer in 6 tries"):
             judge_at(server).ask(QUESTION)
-    with pytest.raises(cli.Failure, match="did not answer"):
+    with pytest.raises(errors.Failure, match="did not answer"):
         judge_at(server).ask(QUESTION)  # Nothing listens there now.
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import longvideobench
+from vxlpro_jax.utils.errors import InputError
 
 
 def record(number=0, *, right=1, options=4, group=15, category="T2E"):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import mlvu
+from vxlpro_jax.utils.errors import InputError
 
 FOUR = ["Goat", "Horse", "Otter", "Crane"]
 SIX = ["one", "two", "three", "four", "five", "six"]

@@ -10,11 +10,12 @@ import numpy as np
 import published_files
 import pytest
 
-from vxlpro_jax import cli, evaluate
-from vxlpro_jax.config import InputError
+from vxlpro_jax import evaluate
 from vxlpro_jax.data import video
 from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.evals import registry, score
+from vxlpro_jax.utils import errors
+from vxlpro_jax.utils.errors import InputError
 
 # The tiny tokenizer spells most words, so prompts are long.
 CONFIG = dataclasses.replace(
@@ -239,7 +240,7 @@ def test_a_cache_that_goes_away_is_no_fault_of_a_video(flags, tmp_path, monkeypa
         return stream_video(*args, **kwargs)
 
     monkeypatch.setattr(video, "stream_video", unmounted)
-    with pytest.raises(cli.Failure, match=r"tokens cannot be written .*make space"):
+    with pytest.raises(errors.Failure, match=r"tokens cannot be written .*make space"):
         evaluate.main(flags("charades_sta", "--feature_cache", tokens))
     assert not any(file.stat().st_size for file in (tmp_path / "out").glob("unreadable*"))
 
@@ -255,7 +256,7 @@ def test_bad_videos_are_named_and_counted_and_tried_again(flags, videos, tmp_pat
     broken.mkdir()
     (broken / "a.mp4").write_bytes(b"no video")
     argv = flags("charades_sta", "--videos", broken)
-    with pytest.raises(cli.Failure, match="2 videos cannot be used"):
+    with pytest.raises(errors.Failure, match="2 videos cannot be used"):
         evaluate.main([*argv, "--max_unreadable", "1"])
     evaluate.main([*argv, "--max_unreadable", "2"])
     found = results_of(tmp_path / "out")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from helpers import MICRO, write_clip
 
-from vxlpro_jax.config import DataConfig, InputError, RecotConfig, TrainConfig
+from vxlpro_jax.config.schema import DataConfig, RecotConfig, TrainConfig
 from vxlpro_jax.data import pipeline
 from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.models import recot
+from vxlpro_jax.utils.errors import InputError
 
 SIZES = recot_eval.Sizes(groups=6, probe_train=12, probe_test=8)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals import registry, score
+from vxlpro_jax.utils.errors import InputError
 
 QUERIES = [
     {"video": "A.mp4", "caption": "person sits down.", "timestamp": [2.0, 6.0]},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.subtitles import read_srt, subtitles_at
+from vxlpro_jax.utils.errors import InputError
 
 SRT = """1
 00:00:00,000 --> 00:00:01,000

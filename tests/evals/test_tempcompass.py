@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import tempcompass
+from vxlpro_jax.utils.errors import InputError
 
 MC = {"question": "Where to?\nA. upward\nB. downward\nC. leftward", "answer": "B. downward"}
 CAPTIONS = {

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import videomme
+from vxlpro_jax.utils.errors import InputError
 
 OPTIONS = ["A. One.", "B. Two.", "C. Four.", "D. Six."]
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import vnbench
+from vxlpro_jax.utils.errors import InputError
 
 
 def tries(video, *, kind="cnt_edit1", gold="CACB", count=4):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import vstar
+from vxlpro_jax.utils.errors import InputError
 
 BOXES = [
     {"timestamp": second, "frame_index": 30 * second, "xmin": 0, "ymin": 0, "xmax": 10, "ymax": 10}

@@ -6,8 +6,8 @@ import math
 import helpers
 import pytest
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals import score, vstar_chains
+from vxlpro_jax.utils.errors import InputError
 
 
 def shares(*values):

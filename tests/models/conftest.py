@@ -4,7 +4,7 @@ import jax
 import pytest
 from torch_reference.bridge import params_of, randomized
 
-from vxlpro_jax.config import DecoderConfig, ModelConfig, VisionConfig
+from vxlpro_jax.config.schema import DecoderConfig, ModelConfig, VisionConfig
 
 
 @pytest.fixture(autouse=True)

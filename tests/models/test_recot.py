@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vxlpro_jax import tree
-from vxlpro_jax.config import DataConfig, DtsConfig, RecotConfig, TrainConfig
+from vxlpro_jax.config.schema import DataConfig, DtsConfig, RecotConfig, TrainConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.tasks import recot_loss
+from vxlpro_jax.utils import tree
 
 OPTIONS = RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, mask_ratio=(0.7, 0.7))
 KEY = jax.random.key(3)

@@ -9,7 +9,7 @@ import torch
 from torch_reference.dts import to_groups
 from torch_reference.siglip import to_dts_grid
 
-from vxlpro_jax.config import DtsConfig
+from vxlpro_jax.config.schema import DtsConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
 from vxlpro_jax.ops import grids
 

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import hlo, sharding
-from vxlpro_jax.config import MeshConfig
+from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.ops.parts import map_parts
 from vxlpro_jax.tpu_topology import topology_devices
 

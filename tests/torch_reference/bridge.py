@@ -11,7 +11,7 @@ import torch
 
 from checkpoints_convert import mapping
 from torch_reference.model import IGNORE, IMAGE, Sample, VideoXLPro
-from vxlpro_jax.config import ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import Text
 from vxlpro_jax.ops.selection import keep_count
 from vxlpro_jax.param_store import LazyLeaf

@@ -10,7 +10,7 @@ from torch_reference import selector
 from torch_reference.dts import Dts, to_groups
 from torch_reference.qwen2 import DecoderLayer, RMSNorm, rotate_pairs
 from torch_reference.siglip import SiglipTower, to_dts_grid
-from vxlpro_jax.config import ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
 
 IMAGE, IGNORE = -200, -100
 

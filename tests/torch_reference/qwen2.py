@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_reference.attention import attend
-from vxlpro_jax.config import DecoderConfig
+from vxlpro_jax.config.schema import DecoderConfig
 
 
 class RMSNorm(nn.Module):

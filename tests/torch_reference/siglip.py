@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_reference.attention import attend
-from vxlpro_jax.config import VisionConfig
+from vxlpro_jax.config.schema import VisionConfig
 
 
 class SiglipTower(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.errors import BadFile
+from vxlpro_jax.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video import Video, read_video
+from vxlpro_jax.utils.errors import InputError
 
 _LENGTH = struct.Struct(">Q")
 _POLL = 0.5  # Seconds.

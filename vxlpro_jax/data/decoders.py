@@ -18,10 +18,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import decode_worker
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video import DECODER_THREADS, Video
+from vxlpro_jax.utils.errors import InputError
 
 _START_LIMIT = 120.0  # Seconds; imports from a slow shared disk take their time.
 _END_LIMIT = 10.0

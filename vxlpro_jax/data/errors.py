@@ -3,7 +3,7 @@
 import functools
 from typing import Literal
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 Kind = Literal[
     "missing",  # no such file

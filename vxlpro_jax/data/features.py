@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.contents import content_hash, media_name, visual_key
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import (
@@ -22,6 +21,7 @@ from vxlpro_jax.data.feature_shards import (
     read_index,
 )
 from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.utils.errors import InputError
 
 _SHARD_BYTES = 1 << 30
 _SHARD_SECONDS = 300.0  # The most work that is lost when a process dies.

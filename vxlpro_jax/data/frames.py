@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 # Times that differ by less are the same: float64 seconds are exact to this for any video.
 _SAME = 1e-6

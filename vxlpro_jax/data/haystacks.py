@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.drawing import COLOURS, write_mp4
 from vxlpro_jax.data.synthetic import (
     FPS,

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.ingest_parts import Part, copy_records, size_and_sum
 from vxlpro_jax.data.tfrecord import Shard, shown
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 
 class Folder:

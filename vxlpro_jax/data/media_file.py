@@ -8,8 +8,8 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from PIL import Image
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.errors import BadFile, Kind
+from vxlpro_jax.utils.errors import InputError
 
 _TOO_MANY = "too many pixels to decode safely: make it smaller or remove it"
 

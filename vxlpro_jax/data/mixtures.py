@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import yaml
 
-from vxlpro_jax.config import InputError, nearest
+from vxlpro_jax.config.parsing import nearest
 from vxlpro_jax.data import places, storage
 from vxlpro_jax.data.schema import shortly
 from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.utils.errors import InputError
 
 Kind = Literal["all", "first", "end", "random"]
 

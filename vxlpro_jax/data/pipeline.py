@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, DataConfig, InputError
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, DataConfig
 from vxlpro_jax.data import buckets, haystacks
 from vxlpro_jax.data.bad_samples import BadSamples
 from vxlpro_jax.data.batches import BatchIterator, BatchSource
@@ -28,6 +28,7 @@ from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.transforms import RowShape, SampleReader, VideoReader
+from vxlpro_jax.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 

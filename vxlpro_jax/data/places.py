@@ -3,8 +3,8 @@
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.utils.errors import InputError
 
 SCHEMES = ("http", "https", "s3", "gs")
 

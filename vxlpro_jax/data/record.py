@@ -16,7 +16,7 @@ import struct
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 IMAGE_MARK = "<image>"
 

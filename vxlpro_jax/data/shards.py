@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import places, storage
 from vxlpro_jax.data import record as ingested
 from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.utils.errors import InputError
 
 SHARD = ".arrayrecord"
 MANIFEST = "manifest.json"

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data import places, schema, storage
 from vxlpro_jax.data.json_records import JsonRecords
 from vxlpro_jax.data.mixtures import Dataset, is_mixture, read_mixture
 from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.shards import SHARD, ShardRecords, measure, shards_of_folder
 from vxlpro_jax.data.tfrecord import expand, shown
+from vxlpro_jax.utils.errors import InputError
 
 
 class _Joined(Sequence[Record]):

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.record import BadRecord
+from vxlpro_jax.utils.errors import InputError
 
 SCHEMES = ("http", "https", "s3", "gs", "az")
 FIELDS = ("id", "conversations", "video")

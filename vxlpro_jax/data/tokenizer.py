@@ -9,7 +9,7 @@ from typing import Self
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 # Qwen2.5's special tokens, in the order of their ids, which follow the base vocabulary.
 SPECIAL_TOKENS = (

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS, InputError
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS
 from vxlpro_jax.data.chat import encode_conversation, encode_stamps
 from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.feature_blocks import Visual
@@ -23,6 +23,7 @@ from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.storage import fingerprint, open_media
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.video import group_frames, read_video
+from vxlpro_jax.utils.errors import InputError
 
 
 class Sample(NamedTuple):

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data import decoding, stills
 from vxlpro_jax.data.frames import FrameStream, Sampling, Video
 from vxlpro_jax.data.media_file import MediaFile

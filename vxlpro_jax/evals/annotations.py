@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

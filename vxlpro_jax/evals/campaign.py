@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.cli import Failure
-from vxlpro_jax.config import InputError
-from vxlpro_jax.data.journal import Journal, Shard
 from vxlpro_jax.evals.outcome import Answers
 from vxlpro_jax.evals.running import Asker, by_video
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.utils.errors import Failure, InputError
+from vxlpro_jax.utils.files import write_atomically
+from vxlpro_jax.utils.journal import Journal, Shard
 
 
 class Campaign:

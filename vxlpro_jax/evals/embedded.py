@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vxlpro_jax.answering import Answerer, Options
-from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data import haystacks, video
 from vxlpro_jax.data.chat import IMAGE_MARK
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import places
+from vxlpro_jax.utils.errors import InputError
 
 
 class Folder:

@@ -7,8 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vxlpro_jax.cli import Failure
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import Failure, InputError
 
 TRIES = 6
 _TIMEOUT = 120.0  # Seconds.

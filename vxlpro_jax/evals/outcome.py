@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vxlpro_jax.data.journal import Journal, Shard
 from vxlpro_jax.evals import judging, score
 from vxlpro_jax.evals.judge import Judge, Question
 from vxlpro_jax.evals.published import ORIGINAL
 from vxlpro_jax.evals.scoring import Benchmark, Profile, Rated, rate_all
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.utils.files import write_atomically
+from vxlpro_jax.utils.journal import Journal, Shard
 
 _ASKED_AT_ONCE = 8
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.annotations import read_text
+from vxlpro_jax.utils.errors import InputError
 
 Id = str | int
 

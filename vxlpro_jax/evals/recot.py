@@ -18,16 +18,16 @@ from einops import rearrange
 from jax.sharding import PartitionSpec
 from matplotlib.figure import Figure
 
-from vxlpro_jax import tree
-from vxlpro_jax.config import FRAMES_PER_GROUP, TrainConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data import pipeline, synthetic
 from vxlpro_jax.evals import probe
-from vxlpro_jax.files import write_atomically
-from vxlpro_jax.jit import jit
 from vxlpro_jax.models import recot
 from vxlpro_jax.ops import grids, masking, mesh
 from vxlpro_jax.ops.filling import fill
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.files import write_atomically
+from vxlpro_jax.utils.jit import jit
 
 REPORT, PICTURE = "recot.json", "recot.png"
 # So that runs of all policies and ratios can be compared.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.benchmarks import (
     charades_sta,
     longvideobench,
@@ -13,6 +12,7 @@ from vxlpro_jax.evals.benchmarks import (
     vstar,
 )
 from vxlpro_jax.evals.scoring import Benchmark
+from vxlpro_jax.utils.errors import InputError
 
 PLAIN: Mapping[str, Benchmark] = {
     "mlvu_dev": mlvu.DEV,

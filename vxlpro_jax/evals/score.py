@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals import judging, registry
 from vxlpro_jax.evals.predictions import read_predictions
 from vxlpro_jax.evals.scoring import Profile, Rated, rate_all, read_checked
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 
 class Scores(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 # `official` is the benchmark authors' script (lmms-eval of 2026 for Charades-STA and
 # LongVideoBench), `legacy2025` what evaluations of March to May 2025 used.

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.annotations import read_text
 from vxlpro_jax.evals.scoring import Profile
+from vxlpro_jax.utils.errors import InputError
 
 _TAGGED = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
 NO_SUBTITLES = "No subtitles available"

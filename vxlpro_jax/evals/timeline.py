@@ -8,8 +8,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.spans import iou
+from vxlpro_jax.utils.errors import InputError
 
 MOST_ROWS = 60
 _TRUE, _FOUND = "#9aa0a6", "#d1495b"

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.annotations import read_text
 from vxlpro_jax.evals.benchmarks.vstar import arithmetic_mean, log_geometric_mean
 from vxlpro_jax.evals.scoring import mean, percent
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 # From which IoU the authors count a question as right beside others.
 _RIGHT_WHEN, _RIGHT_WHERE = 0.3, 0.1

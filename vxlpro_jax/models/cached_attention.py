@@ -11,7 +11,7 @@ head width.
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.config import AttentionBackend
+from vxlpro_jax.config.schema import AttentionBackend
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import attention_part

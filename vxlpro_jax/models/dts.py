@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, AttentionBackend
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, AttentionBackend
 from vxlpro_jax.models.layers import Dense, GroupNorm, torch_uniform, zeros
 from vxlpro_jax.ops.attention import attention
 from vxlpro_jax.ops.conv3d import halve_time

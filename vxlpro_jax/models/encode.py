@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from einops import rearrange
 
-from vxlpro_jax.config import ModelConfig
+from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
 from vxlpro_jax.ops.parts import map_parts
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from einops import rearrange
 
-from vxlpro_jax.config import AttentionBackend
+from vxlpro_jax.config.schema import AttentionBackend
 from vxlpro_jax.models.layers import Dense, LayerNorm, zeros
 from vxlpro_jax.ops.attention import attention
 

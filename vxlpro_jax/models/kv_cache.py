@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from vxlpro_jax.config import DecoderConfig
+from vxlpro_jax.config.schema import DecoderConfig
 from vxlpro_jax.ops.precision import at_least_float32
 
 # Attention reads a long cache so many slots at a time.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import AttentionBackend, DecoderConfig
+from vxlpro_jax.config.schema import AttentionBackend, DecoderConfig
 from vxlpro_jax.models import cached_attention
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros

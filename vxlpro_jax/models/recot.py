@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, AttentionBackend, ModelConfig, RecotConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, AttentionBackend, ModelConfig, RecotConfig
 from vxlpro_jax.models.dts import Dts
 from vxlpro_jax.models.encoder_block import EncoderBlock
 from vxlpro_jax.models.layers import Dense, LayerNorm

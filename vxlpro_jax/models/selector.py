@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import STAMP_TOKENS, SelectorGradient
+from vxlpro_jax.config.schema import STAMP_TOKENS, SelectorGradient
 from vxlpro_jax.models.layers import Dense, torch_uniform
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops import selection

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import AttentionBackend, VisionConfig
+from vxlpro_jax.config.schema import AttentionBackend, VisionConfig
 from vxlpro_jax.models.encoder_block import EncoderBlock, Linear
 from vxlpro_jax.models.layers import LayerNorm
 

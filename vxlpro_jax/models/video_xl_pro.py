@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, IMAGE_TOKEN, STAMP_TOKENS, ModelConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IMAGE_TOKEN, STAMP_TOKENS, ModelConfig
 from vxlpro_jax.models.dts import Dts
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.projector import Projector

@@ -8,7 +8,7 @@ import math
 import jax
 from einops import rearrange, reduce
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, Layout
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, Layout
 from vxlpro_jax.ops.precision import at_least_float32
 
 

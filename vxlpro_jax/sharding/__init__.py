@@ -15,8 +15,9 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import tree
-from vxlpro_jax.config import InputError, MeshConfig
+from vxlpro_jax.config.schema import MeshConfig
+from vxlpro_jax.utils import tree
+from vxlpro_jax.utils.errors import InputError
 
 AXES = ("data", "fsdp", "tensor", "context")
 

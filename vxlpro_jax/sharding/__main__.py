@@ -13,9 +13,11 @@ import jax
 from absl import flags
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from vxlpro_jax import cli, optim, sharding, tree
-from vxlpro_jax.config import MeshConfig
+from vxlpro_jax import optim, sharding
+from vxlpro_jax.config.flags import read_run
+from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.train_init import abstract_state
+from vxlpro_jax.utils import cli, tree
 
 
 class Placed(NamedTuple):
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> None:
     def define(values):
         flags.DEFINE_integer("devices", 0, "Devices of the mesh.", flag_values=values)
 
-    run = cli.read_run(argv, define=define)
+    run = read_run(argv, define=define)
     count = run.flags.devices or _named_devices(run.config.mesh) or jax.device_count()
     sizes = sharding.axis_sizes(run.config.mesh, devices=count)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))

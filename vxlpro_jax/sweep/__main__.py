@@ -19,12 +19,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import InputError, from_mapping
+from vxlpro_jax.config.flags import read_flags
+from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.sweep import gke, local, slurm
 from vxlpro_jax.sweep.launcher import Launcher, Outcome
 from vxlpro_jax.sweep.plan import Run, Sweep, Variant, plan
 from vxlpro_jax.sweep.results import measured, write_results
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,7 +84,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         "config", "configs/ablations.py", lock_config=True, flag_values=values, sys_argv=argv
     )
     _define(values)
-    given, rest = cli.read_flags(values, list(argv), config=config)
+    given, rest = read_flags(values, list(argv), config=config)
     try:
         only = re.compile(values.only)
     except re.error as error:

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from vxlpro_jax.config import InputError
-from vxlpro_jax.files import write_atomically
 from vxlpro_jax.sweep.launcher import Outcome, ask, refused
 from vxlpro_jax.sweep.plan import Run
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 TEMPLATE = "launch/gke_jobset.yaml"
 _POD_NAME = 63  # Characters at most; five of them, and a dash, are the cluster's own.

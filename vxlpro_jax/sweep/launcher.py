@@ -4,8 +4,8 @@ import enum
 import subprocess
 from typing import Protocol
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.sweep.plan import Run
+from vxlpro_jax.utils.errors import InputError
 
 
 class Outcome(enum.Enum):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from vxlpro_jax.files import write_atomically
 from vxlpro_jax.sweep.plan import Run
+from vxlpro_jax.utils.files import write_atomically
 
 Summary = dict[str, dict[str, list[float]]]
 

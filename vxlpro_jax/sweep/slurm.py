@@ -4,10 +4,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from vxlpro_jax.config import InputError
-from vxlpro_jax.files import write_atomically
 from vxlpro_jax.sweep.launcher import Outcome, ask, refused
 from vxlpro_jax.sweep.plan import Run, Step
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 TEMPLATE = "launch/slurm.sbatch"
 _OWN_OPTIONS = ("--job-name", "--output")

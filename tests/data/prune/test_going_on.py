@@ -10,8 +10,8 @@ import planted
 import pytest
 from helpers import python
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.prune import __main__ as command
+from vxlpro_jax.utils.errors import InputError
 
 
 def measures(folder) -> list[dict]:

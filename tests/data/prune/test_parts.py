@@ -7,8 +7,6 @@ import planted
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from vxlpro_jax.config import InputError
-from vxlpro_jax.data import journal
 from vxlpro_jax.data import record as ingested
 from vxlpro_jax.data.chat import Turn
 from vxlpro_jax.data.frames import Video
@@ -17,6 +15,8 @@ from vxlpro_jax.data.prune.embedding import WIDTH, embed
 from vxlpro_jax.data.prune.measure import Measured
 from vxlpro_jax.data.prune.motion import measure_motion
 from vxlpro_jax.data.prune.text import text_fault
+from vxlpro_jax.utils import journal
+from vxlpro_jax.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,8 @@ import pytest
 from helpers import MICRO, python
 
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.needle import __main__ as command
+from vxlpro_jax.utils.errors import InputError
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import video
 from vxlpro_jax.data.drawing import write_mp4
 from vxlpro_jax.data.frames import Video
 from vxlpro_jax.evals.needle import drawn, haystack
+from vxlpro_jax.utils.errors import InputError
 
 DEPTHS = (0, 0.1, 0.25, 0.5, 0.75, 0.99, 1)
 

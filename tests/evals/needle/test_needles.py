@@ -7,11 +7,11 @@ import pytest
 from helpers import write_clip
 from PIL import Image
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import video
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.evals.needle import asking, drawn, needles
+from vxlpro_jax.utils.errors import InputError
 
 GOOD = {
     "media": "red.png",

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import InputError, TrainConfig
+from vxlpro_jax.config.flags import read_run
+from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.data.batches import Batch, BatchIterator, BatchSource
 from vxlpro_jax.data.buckets import BucketIterator
 from vxlpro_jax.data.inspect import picture, view, words
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.run_config import resolve
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 _MOST_DRAWN = 12  # Samples of a batch.
 _MOST_TOLD = 4
@@ -32,7 +34,7 @@ _BAD = "bad_samples.jsonl"
 def main(argv: list[str]) -> None:
     """Runs the command line `argv`."""
     jax.config.update("jax_platforms", "cpu")  # A run may hold the devices.
-    run = cli.read_run(argv, define=_define)
+    run = read_run(argv, define=_define)
     config = resolve(run.config)
     folder = _make_folder(Path(run.flags.out or Path("runs") / run.name / "inspect"))
     data = open_data(config, folder=folder)

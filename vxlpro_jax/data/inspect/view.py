@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vxlpro_jax.config import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
 from vxlpro_jax.data.batches import Batch, BatchSource
 from vxlpro_jax.data.inspect.text import Span, split_turns
 from vxlpro_jax.data.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.batches import Batch
 from vxlpro_jax.data.inspect.text import Span
 from vxlpro_jax.data.inspect.view import Account, SampleView, Use

@@ -16,17 +16,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vxlpro_jax import cli
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data.decoders import DecoderPool
-from vxlpro_jax.data.journal import Shard
 from vxlpro_jax.data.prune import decisions, pictures, report, rules, samples, stages
 from vxlpro_jax.data.prune.decisions import Findings
 from vxlpro_jax.data.prune.measure import read_clip
 from vxlpro_jax.data.prune.rules import CLIP_RULES, RULES, Limits, Rule
 from vxlpro_jax.data.prune.samples import Clip
-from vxlpro_jax.files import write_atomically
 from vxlpro_jax.launchers import find_cluster
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
+from vxlpro_jax.utils.journal import Shard
 
 LoadScorer = Callable[[argparse.Namespace, DecoderPool], stages.Scorer]
 

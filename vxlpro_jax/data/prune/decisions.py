@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.prune.measure import Measured
 from vxlpro_jax.data.prune.rules import Losses, Verdict
 from vxlpro_jax.data.prune.samples import Samples, Shown
+from vxlpro_jax.utils.errors import InputError
 
 
 class Findings(NamedTuple):

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.frames import Video
@@ -24,6 +23,7 @@ from vxlpro_jax.data.prune.motion import FPS, SIDE, Motion, measure_motion
 from vxlpro_jax.data.prune.samples import Clip
 from vxlpro_jax.data.storage import open_media
 from vxlpro_jax.data.transforms import VideoReader
+from vxlpro_jax.utils.errors import InputError
 
 T, U = TypeVar("T"), TypeVar("U")
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data import sources
 from vxlpro_jax.data.chat import Turn
 from vxlpro_jax.data.schema import Record, check_record, check_visual
 from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.utils.errors import InputError
 
 Kind = Literal["video", "image"]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from vxlpro_jax.data.decoders import DecoderPool
-from vxlpro_jax.data.journal import Journal, Shard
 from vxlpro_jax.data.prune.measure import VERSION, Measured, in_parallel, measure
 from vxlpro_jax.data.prune.rules import Losses, Verdict
 from vxlpro_jax.data.prune.samples import Samples, Shown
 from vxlpro_jax.data.schema import Record
+from vxlpro_jax.utils.journal import Journal, Shard
 
 
 class Scorer(Protocol):

@@ -5,11 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals import temporal
 from vxlpro_jax.evals.annotations import Row, read_rows, read_text
 from vxlpro_jax.evals.scoring import Benchmark, Profile, Prompt, Rated, Verdict
 from vxlpro_jax.evals.spans import Span, clock_seconds, ordered
+from vxlpro_jax.utils.errors import InputError
 
 _PROMPT = (
     "Please find the visual event described by a sentence in the video, determining its starting"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.evals.annotations import Row, read_records, rows_of
+from vxlpro_jax.utils.errors import InputError
 
 ASPECTS = ("action", "direction", "speed", "order", "attribute_change")
 

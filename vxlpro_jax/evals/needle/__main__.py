@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax import answering_flags, checkpoint, cli
+from vxlpro_jax import answering_flags, checkpoint
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.config import DataConfig, InputError
+from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.evals.needle import drawn, grid, haystack, needles, report
 from vxlpro_jax.evals.needle.asking import MODES
 from vxlpro_jax.evals.needle.replies import Replies, Reply
-from vxlpro_jax.files import write_atomically
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 _NATURAL = 10_000  # A vocabulary of at least so many ids is one of natural language.
 

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vxlpro_jax import cli
 from vxlpro_jax.answering import Answerer, Options, Plan
-from vxlpro_jax.config import FRAMES_PER_GROUP
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.evals.needle import haystack
 from vxlpro_jax.evals.needle.asking import Mode
 from vxlpro_jax.evals.needle.needles import Needle
 from vxlpro_jax.evals.needle.replies import Cell, Reply
 from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.utils import cli
 
 log = logging.getLogger(__name__)
 

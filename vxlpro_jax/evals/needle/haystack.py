@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vxlpro_jax import cli
 from vxlpro_jax.answering import Answerer, Encoded
-from vxlpro_jax.config import FRAMES_PER_GROUP, InputError
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data import video
 from vxlpro_jax.data.frames import FrameStream, TimedFrame
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
 
 FPS = 1.0  # Frames a second, as in LongVA's test.
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv")

@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.config import InputError
 from vxlpro_jax.data import images, video
 from vxlpro_jax.data.storage import resolve_inside
 from vxlpro_jax.evals.annotations import Row, read_rows
+from vxlpro_jax.utils.errors import InputError
 
 NUM_OPTIONS = 4
 _LONGEST = 10_000  # Frames of a clip.

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vxlpro_jax.data.journal import Journal, Shard
 from vxlpro_jax.evals.campaign import alone, hold_settings
+from vxlpro_jax.utils.journal import Journal, Shard
 
 _SETTINGS = "replies-settings.json"
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.config import AttentionBackend
+from vxlpro_jax.config.schema import AttentionBackend
 from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import chunked, cudnn, splash, xla
 from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part

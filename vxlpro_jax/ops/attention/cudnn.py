@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax import jax_private
 from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.utils import jax_internals
 
 
 def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
@@ -42,7 +42,7 @@ def part_kernel(_: Inputs, *, axes: mesh.Axes) -> Kernel:
 
 
 def _attend_part(x: Inputs, _) -> Part:
-    out, log_sum = jax_private.cudnn_attention(
+    out, log_sum = jax_internals.cudnn_attention(
         x.q, x.k, x.v, is_causal=x.is_self_causal, kv_lengths=x.kv_lengths
     )
     if x.kv_lengths is None:

@@ -6,10 +6,10 @@ sizes live in the release's own `config.json` (`ModelConfig.from_release`, `.to_
 """
 
 import dataclasses
-import difflib
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
+
+from vxlpro_jax.utils.errors import InputError
 
 T = TypeVar("T")
 
@@ -23,10 +23,6 @@ AttentionBackend = Literal["auto", "xla", "chunked", "splash", "cudnn"]
 SelectorGradient = Literal["scores", "gates"]
 MaskPolicy = Literal["sgm", "random", "tube", "motion"]
 Task = Literal["answer", "recot"]
-
-
-class InputError(ValueError):
-    """A user's mistake, told in a sentence: commands print it and exit with code 2."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -384,74 +380,3 @@ class TrainConfig:
         if high <= 1 or low >= 1:
             return min((low + high) / 2, 1.0)
         return 1 - (1 - low) ** 2 / (2 * (high - low))
-
-
-def from_mapping(cls: type[T], values: Mapping[str, Any], *, path: str = "config") -> T:
-    """Builds the dataclass `cls` from a nested mapping; absent keys keep their defaults.
-
-    A mapping for a `ModelConfig` may name a `preset`, whose values its other keys replace.
-
-    Raises:
-        InputError: a key that `cls` does not have (the message names the nearest one), or a value
-            whose type does not fit the field.
-    """
-    return _replace(_base(cls, values), {k: v for k, v in values.items() if k != "preset"}, path)
-
-
-def _base(cls: type[T], values: Mapping[str, Any]) -> T:
-    if cls is not ModelConfig:
-        return cls()
-    name = values.get("preset", "tiny")
-    if name not in PRESETS:
-        raise InputError(f"Unknown preset {name!r}: known are {', '.join(PRESETS)}.")
-    return PRESETS[name]
-
-
-def _replace(base: T, values: Mapping[str, Any], path: str) -> T:
-    types = typing.get_type_hints(type(base))
-    changes = {}
-    for key, value in values.items():
-        if key not in types:
-            raise InputError(f"Unknown key {path}.{key}{nearest(key, types)}")
-        changes[key] = _convert(types[key], value, getattr(base, key), f"{path}.{key}")
-    return dataclasses.replace(base, **changes)
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """The end of an unknown-key message: `: did you mean 'x'?` or the list of known keys."""
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(sorted(known))}."
-
-
-def _convert(kind: Any, value: Any, default: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{path} is {value!r}: expected a mapping of its fields.")
-        if kind is ModelConfig:
-            return from_mapping(ModelConfig, value, path=path)
-        return _replace(default, value, path)
-    if typing.get_origin(kind) is Literal:
-        if value not in typing.get_args(kind):
-            choices = ", ".join(map(repr, typing.get_args(kind)))
-            raise InputError(f"{path} is {value!r}: choose one of {choices}.")
-        return value
-    if typing.get_origin(kind) is tuple:
-        return _convert_tuple(typing.get_args(kind), value, path)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise InputError(f"{path} is {value!r}: expected {kind.__name__}.")
-    return value
-
-
-def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    """`kinds` as in a type hint: one for each item, or one and `...` for any number of them."""
-    if not isinstance(value, tuple | list):
-        raise InputError(f"{path} is {value!r}: expected a tuple.")
-    if kinds[-1] is ...:
-        kinds = (kinds[0],) * len(value)
-    if len(value) != len(kinds):
-        raise InputError(f"{path} is {value!r}: expected {len(kinds)} values.")
-    return tuple(
-        _convert(kind, item, kind(), path) for kind, item in zip(kinds, value, strict=True)
-    )

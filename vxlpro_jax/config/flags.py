@@ -1,50 +1,15 @@
-"""What commands share: flags with a config file, progress, and how they end."""
+"""TODO: vxlpro_jax.config.schema.flags."""
 
-import os
-import sys
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
-from tqdm import tqdm
 
-from vxlpro_jax.config import InputError, TrainConfig, from_mapping
-
-
-class Failure(Exception):
-    """Ends a command with a sentence, as a user's mistake does, and with a `code` of its own."""
-
-    code = 1
-
-
-def run(main: Callable[[], int | None]) -> None:
-    """Runs a command and exits with its code; a user's mistake is one sentence and code 2."""
-    try:
-        code = main()
-    except (InputError, Failure, KeyboardInterrupt) as error:
-        code = told(error)
-    sys.exit(code or 0)
-
-
-def told(error: BaseException) -> int:
-    """Says why a command ends, and returns the code that it ends with."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, InputError | Failure):
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else error.code
-    traceback.print_exception(error)
-    return 1
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process at once, without waiting for its threads or for other processes."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+from vxlpro_jax.config.parsing import from_mapping
+from vxlpro_jax.config.schema import TrainConfig
+from vxlpro_jax.utils.errors import InputError
 
 
 class Given(NamedTuple):
@@ -110,12 +75,3 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, KeyError):
         return "unknown key " + ": ".join(str(cause.args[0]).splitlines())
     return str(error).strip().splitlines()[-1].strip()
-
-
-def progress(items: Iterable, *, name: str, unit: str, total: int | None = None) -> Iterable:
-    """The items, with a bar on a terminal and a line every half minute otherwise.
-
-    `total` is how many there are, where they do not tell.
-    """
-    interval = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(items, desc=name, unit=f" {unit}", total=total, mininterval=interval)

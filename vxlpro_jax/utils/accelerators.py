@@ -5,7 +5,7 @@ Units: FLOP/s of dense bfloat16 products, bytes, bytes/s.
 
 from typing import NamedTuple
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 
 class Chip(NamedTuple):

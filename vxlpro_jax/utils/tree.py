@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 Leaf = TypeVar("Leaf")
 

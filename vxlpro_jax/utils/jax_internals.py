@@ -12,7 +12,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.config import InputError
+from vxlpro_jax.utils.errors import InputError
 
 try:
     from jax._src.distributed import global_state
