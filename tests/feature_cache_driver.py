@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 from distributed_driver import run_config
 
-from vxlpro_jax import distributed, feature_cache, sharding
+from vxlpro_jax import feature_cache, sharding
 from vxlpro_jax.config.schema import MeshConfig
+from vxlpro_jax.distributed import process_group
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train import open_data
 from vxlpro_jax.utils import cli
@@ -25,7 +26,7 @@ def main(cache: str, data: Path, tensor: int) -> None:
     """With so many devices along the axis `tensor`, all others along `fsdp`."""
     config = run_config(data)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, feature_cache=cache))
-    with distributed.join(os.environ):
+    with process_group.join(os.environ):
         mesh = sharding.make_mesh(MeshConfig(tensor=tensor))
         jax.set_mesh(mesh)
         batches = open_data(config, mesh=mesh)

@@ -16,8 +16,8 @@ from helpers import ROOT, free_port, python, write_dataset
 
 from vxlpro_jax import optim, sharding
 from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.distributed import Peers
-from vxlpro_jax.launchers import find_cluster
+from vxlpro_jax.distributed.cluster import find_cluster
+from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.train import parse_arguments, train
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_init import abstract_state

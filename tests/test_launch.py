@@ -18,7 +18,7 @@ import pytest
 import yaml
 from helpers import ROOT, python
 
-from vxlpro_jax import launchers, preemption
+from vxlpro_jax.distributed import cluster, preemption
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
@@ -250,7 +250,7 @@ def clusters(calls):
     runs = [call for call in calls if call.startswith("sudo docker run")]
     told = [dict(re.findall(r" --env=(\w+)=(\S*)", call)) for call in runs]
     assert all(set(environment) == set(CONTRACT) for environment in told)
-    return [launchers.find_cluster(environment) for environment in told]
+    return [cluster.find_cluster(environment) for environment in told]
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_entrypoint_hands_everything_to_python(tmp_path):
 
 def test_the_contract_is_what_the_command_keeps():
     readme = (LAUNCH / "README.md").read_text()
-    kept = launchers.COORDINATOR, launchers.NUM_PROCESSES, launchers.PROCESS_ID, launchers.TIMEOUT
+    kept = cluster.COORDINATOR, cluster.NUM_PROCESSES, cluster.PROCESS_ID, cluster.TIMEOUT
     assert kept == CONTRACT
     assert all(f"`{name}`" in readme for name in CONTRACT)
     assert f"| {preemption.PREEMPTED} | preempted" in readme

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vxlpro_jax.launchers import Cluster, find_cluster, find_local_devices, find_timeout
+from vxlpro_jax.distributed.cluster import Cluster, find_cluster, find_local_devices, find_timeout
 from vxlpro_jax.utils.errors import InputError
 
 CONTRACT = {

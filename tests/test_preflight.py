@@ -11,7 +11,7 @@ from helpers import ROOT, python, write_dataset
 
 from vxlpro_jax import checks, preflight
 from vxlpro_jax.checks import Check
-from vxlpro_jax.distributed import Peers
+from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import free_port
 
-from vxlpro_jax.launchers import Cluster
-from vxlpro_jax.rendezvous import call_roll
+from vxlpro_jax.distributed.cluster import Cluster
+from vxlpro_jax.distributed.rendezvous import call_roll
 from vxlpro_jax.utils.errors import InputError, LostProcess
 
 
@@ -49,7 +49,7 @@ def test_all_learn_who_is_missing(port):
 
 
 def test_missing_process_0_is_told(port, monkeypatch):
-    monkeypatch.setattr("vxlpro_jax.rendezvous._GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("vxlpro_jax.distributed.rendezvous._GRACE_SECONDS", 0.0)
     (error,) = called(members(port, 1), timeout=1.0)
     assert f"Process 0 was not met at localhost, port {port}, within 1 s" in str(error)
 

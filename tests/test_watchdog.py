@@ -2,8 +2,8 @@
 
 import pytest
 
-from vxlpro_jax.distributed import Peers
-from vxlpro_jax.watchdog import Watchdog
+from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.watchdog import Watchdog
 
 
 class Clock:
@@ -16,7 +16,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("vxlpro_jax.watchdog.time.monotonic", clock)
+    monkeypatch.setattr("vxlpro_jax.distributed.watchdog.time.monotonic", clock)
     return clock
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args
 
 from vxlpro_jax import answering_flags, checkpoint
 from vxlpro_jax.answering import Answerer, Options
+from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.evals import outcome, registry
 from vxlpro_jax.evals.annotations import files_of
 from vxlpro_jax.evals.campaign import Campaign, alone, hold_settings
@@ -18,7 +19,6 @@ from vxlpro_jax.evals.outcome import Answers
 from vxlpro_jax.evals.published import BUDGETS, Budget
 from vxlpro_jax.evals.running import Asker
 from vxlpro_jax.evals.scoring import Benchmark, Profile, rate_all, read_checked
-from vxlpro_jax.launchers import find_cluster
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Shard

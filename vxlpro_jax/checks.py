@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import sharding
 from vxlpro_jax.config.schema import TrainConfig
-from vxlpro_jax.distributed import Peers
+from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.train import open_data
 from vxlpro_jax.utils.errors import InputError
 

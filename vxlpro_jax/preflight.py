@@ -17,11 +17,12 @@ from typing import NamedTuple
 from absl import flags
 from etils import epath
 
-from vxlpro_jax import checks, distributed, launchers
+from vxlpro_jax import checks
 from vxlpro_jax.checks import Check
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
-from vxlpro_jax.distributed import Peers
+from vxlpro_jax.distributed import cluster, process_group
+from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.run_config import resolve
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
@@ -41,7 +42,7 @@ class Finding(NamedTuple):
 def main(argv: list[str]) -> int:
     """Runs the command line `argv`; 1 when a check failed."""
     arguments = parse_arguments(argv)
-    with distributed.join(arguments.environ) as peers, peers.console():
+    with process_group.join(arguments.environ) as peers, peers.console():
         config, failed = resolve(arguments.config), 0
         for check in all_checks(config, arguments=arguments, peers=peers):
             finding = examine(check, peers=peers)
@@ -72,7 +73,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         InputError: a flag or a key is unknown, or a value does not fit.
     """
     own = {"workdir": "Folder of the run.", "topology": "To be compiled for, v5p:4x4x4."}
-    own |= {name: f"Instead of {variable}." for name, variable in launchers.FLAGS.items()}
+    own |= {name: f"Instead of {variable}." for name, variable in cluster.FLAGS.items()}
 
     def define(values):
         for name, told in own.items():
@@ -81,7 +82,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     run = read_run(argv, define=define)
     workdir = epath.Path(run.flags.workdir or Path("runs") / run.name).expanduser()
     rest = tuple(_without(argv[1:], names=own))
-    given = {variable: run.flags[name].value for name, variable in launchers.FLAGS.items()}
+    given = {variable: run.flags[name].value for name, variable in cluster.FLAGS.items()}
     environ = os.environ | {variable: x for variable, x in given.items() if x}
     return Arguments(run.config, workdir, run.flags.topology, rest, environ)
 

@@ -16,14 +16,16 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from vxlpro_jax import checkpoint, distributed, feature_cache, launchers, metrics, optim, sharding
+from vxlpro_jax import checkpoint, feature_cache, metrics, optim, sharding
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.data.batches import BatchIterator
 from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.distributed import Peers
+from vxlpro_jax.distributed import cluster, process_group
+from vxlpro_jax.distributed.preemption import PREEMPTED, Preemption
+from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.watchdog import Watchdog
 from vxlpro_jax.evals import recot as recot_eval
-from vxlpro_jax.preemption import PREEMPTED, Preemption
 from vxlpro_jax.profiling import Profiler
 from vxlpro_jax.run_config import announce, resolve
 from vxlpro_jax.run_folder import check_workdir, write_workdir
@@ -34,13 +36,12 @@ from vxlpro_jax.train_step import make_train_step
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.jit import jit
 from vxlpro_jax.wall_time import WallTime
-from vxlpro_jax.watchdog import Watchdog
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line `argv`."""
     arguments = parse_arguments(argv)
-    with distributed.join(arguments.environ) as peers:
+    with process_group.join(arguments.environ) as peers:
         return train(
             arguments.config, workdir=arguments.workdir, profile=arguments.profile, peers=peers
         )
@@ -237,12 +238,12 @@ def parse_arguments(argv: list[str]) -> Arguments:
     def define(values):
         flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
         flags.DEFINE_string("profile", "", "Steps to trace, FIRST:COUNT.", flag_values=values)
-        for name, variable in launchers.FLAGS.items():
+        for name, variable in cluster.FLAGS.items():
             flags.DEFINE_string(name, None, f"Instead of {variable}.", flag_values=values)
 
     run = read_run(argv, define=define)
     workdir = Path(run.flags.workdir or Path("runs") / run.name)
-    given = {variable: run.flags[name].value for name, variable in launchers.FLAGS.items()}
+    given = {variable: run.flags[name].value for name, variable in cluster.FLAGS.items()}
     environ = os.environ | {variable: x for variable, x in given.items() if x is not None}
     return Arguments(run.config, workdir.expanduser().absolute(), run.flags.profile, environ)
 

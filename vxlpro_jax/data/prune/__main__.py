@@ -23,7 +23,7 @@ from vxlpro_jax.data.prune.decisions import Findings
 from vxlpro_jax.data.prune.measure import read_clip
 from vxlpro_jax.data.prune.rules import CLIP_RULES, RULES, Limits, Rule
 from vxlpro_jax.data.prune.samples import Clip
-from vxlpro_jax.launchers import find_cluster
+from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically

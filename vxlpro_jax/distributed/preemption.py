@@ -8,7 +8,7 @@ from typing import Self
 
 from jax.experimental import multihost_utils
 
-from vxlpro_jax.distributed import Peers
+from vxlpro_jax.distributed.process_group import Peers
 
 # The exit code of a run that is saved and says: start me again.
 PREEMPTED = os.EX_TEMPFAIL

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import jax
 
-from vxlpro_jax.distributed import Peers, read_folder
+from vxlpro_jax.distributed.process_group import Peers, read_folder
 from vxlpro_jax.utils.errors import LostProcess
 
 _FOLDER = "vxlpro/alive/"

@@ -15,8 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
-from vxlpro_jax import launchers
-from vxlpro_jax.rendezvous import call_roll
+from vxlpro_jax.distributed.cluster import (
+    DEFAULT_TIMEOUT,
+    Cluster,
+    find_cluster,
+    find_local_devices,
+    find_timeout,
+)
+from vxlpro_jax.distributed.rendezvous import call_roll
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import LostProcess
 from vxlpro_jax.utils.jax_internals import KeyValueStore, before_abort, key_value_store
@@ -39,7 +45,7 @@ class Peers:
     def __init__(
         self,
         *,
-        timeout: float = launchers.DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT,
         index: int = 0,
         hosts: Sequence[str] = ("",),
         store: KeyValueStore | None = None,
@@ -135,7 +141,7 @@ def join(environ: Mapping[str, str]) -> Iterator[Peers]:
         InputError: what the environment says cannot be.
         LostProcess: others did not come in time.
     """
-    cluster, timeout = launchers.find_cluster(environ), launchers.find_timeout(environ)
+    cluster, timeout = find_cluster(environ), find_timeout(environ)
     if cluster is None:
         yield Peers(timeout=timeout)
         return
@@ -148,7 +154,7 @@ def join(environ: Mapping[str, str]) -> Iterator[Peers]:
                 cluster,
                 hosts=hosts,
                 timeout=timeout,
-                local_devices=launchers.find_local_devices(environ),
+                local_devices=find_local_devices(environ),
             )
         except BaseException as error:
             # To end in order is to wait for the others, who may wait for this process.
@@ -159,7 +165,7 @@ def join(environ: Mapping[str, str]) -> Iterator[Peers]:
 
 
 def _connect(
-    cluster: launchers.Cluster,
+    cluster: Cluster,
     *,
     hosts: Sequence[str],
     timeout: float,
@@ -187,7 +193,7 @@ def _bypass_proxies(host: str) -> None:
         os.environ[_BYPASSED[0]] = f"{before},{host}" if before else host
 
 
-def _tell_of_coordinator(cluster: launchers.Cluster, host: str) -> None:
+def _tell_of_coordinator(cluster: Cluster, host: str) -> None:
     """Ends this process if process 0 is gone; else what JAX has to say comes of something else."""
     try:
         socket.create_connection((cluster.host, cluster.port), timeout=2).close()

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from vxlpro_jax.distributed import Peers
-from vxlpro_jax.pulse import Progress, Pulse
+from vxlpro_jax.distributed.heartbeat import Progress, Pulse
+from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.utils import cli, errors
 from vxlpro_jax.utils.errors import InputError, LostProcess
 

@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Any, NamedTuple, Self
 
-from vxlpro_jax.launchers import Cluster
+from vxlpro_jax.distributed.cluster import Cluster
 from vxlpro_jax.utils.errors import InputError, LostProcess
 
 _RETRY_SECONDS = 0.2
