@@ -31,11 +31,11 @@ import torch_reference
 from tqdm import trange
 
 from checkpoints_convert import mapping
+from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.config.schema import PRESETS, ModelConfig
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.qwen2 import Qwen2
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
-from vxlpro_jax.param_store import LazyLeaf
 from vxlpro_jax.utils.jit import jit
 
 FRAMES, POSITIONS = 8, 512

@@ -20,9 +20,9 @@ from checkpoints_convert import cli, dts_file, mapping
 from checkpoints_convert.casting import cast
 from checkpoints_convert.model_folder import dtype_names, write_model
 from checkpoints_convert.release import open_release, reconcile
+from vxlpro_jax.checkpoints.array_store import LazyLeaf, as_lazy
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import init_params
-from vxlpro_jax.param_store import LazyLeaf, as_lazy
 from vxlpro_jax.utils.errors import InputError
 
 # Parts of a stock SigLIP that Video-XL-Pro does not have.

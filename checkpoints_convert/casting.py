@@ -5,7 +5,7 @@ import dataclasses
 import ml_dtypes
 import numpy as np
 
-from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.utils.errors import InputError
 
 DTYPES = {

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert import mapping, safetensors_io, torch_bin
-from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.utils.errors import InputError
 
 SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin")

@@ -20,15 +20,15 @@ import numpy as np
 from einops import rearrange, repeat
 
 from checkpoints_convert import mapping
-from vxlpro_jax import checkpoint
 from vxlpro_jax.answering import compiled
+from vxlpro_jax.checkpoints.array_store import as_lazy
+from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
 from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
 from vxlpro_jax.ops import grids
 from vxlpro_jax.ops.selection import keep_count
-from vxlpro_jax.param_store import as_lazy
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
@@ -130,8 +130,8 @@ class _Model:
     """Methods of the model, jitted, each run with only the parameters that it needs."""
 
     def __init__(self, directory: str | Path, dtype: str):
-        located = checkpoint.locate(directory)
-        self.config = checkpoint.read_model_config(located.root)
+        located = locate(directory)
+        self.config = read_model_config(located.root)
         self.dtype = dtype
         self._folder = located.params
         self._like = abstract_params(self.config)
@@ -141,7 +141,7 @@ class _Model:
         """The parameters whose path starts with one of `parts`; the last ones read are kept."""
         if self._kept is None or self._kept[0] != parts:
             self._kept = None
-            read = checkpoint.read_params(
+            read = read_params(
                 self._folder,
                 like=self._like,
                 dtype=self.dtype,

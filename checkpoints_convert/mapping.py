@@ -24,9 +24,9 @@ from checkpoints_convert.transforms import (
     copy_bits,
     torch_shape,
 )
+from vxlpro_jax.checkpoints.array_store import LazyLeaf, rows_per_block
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import abstract_params
-from vxlpro_jax.param_store import LazyLeaf, rows_per_block
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 

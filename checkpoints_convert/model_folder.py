@@ -10,9 +10,9 @@ from typing import Any
 
 import vxlpro_jax
 from checkpoints_convert import folders, mapping, progress
-from vxlpro_jax.checkpoint import copy_tokenizer
+from vxlpro_jax.checkpoints.array_store import LazyLeaf, write_params
+from vxlpro_jax.checkpoints.params import copy_tokenizer
 from vxlpro_jax.config.schema import ModelConfig
-from vxlpro_jax.param_store import LazyLeaf, write_params
 from vxlpro_jax.utils import tree
 
 

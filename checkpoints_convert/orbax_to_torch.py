@@ -15,9 +15,9 @@ import numpy as np
 
 from checkpoints_convert import cli, dts_file, folders, mapping, progress
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
-from vxlpro_jax.checkpoint import copy_tokenizer, locate, read_json, read_model_config
+from vxlpro_jax.checkpoints.array_store import open_leaves
+from vxlpro_jax.checkpoints.params import copy_tokenizer, locate, read_json, read_model_config
 from vxlpro_jax.config.schema import ModelConfig
-from vxlpro_jax.param_store import open_leaves
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 

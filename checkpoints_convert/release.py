@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from checkpoints_convert import mapping, safetensors_io, torch_bin
-from vxlpro_jax.checkpoint import read_json
-from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.checkpoints.array_store import LazyLeaf
+from vxlpro_jax.checkpoints.params import read_json
 from vxlpro_jax.utils.errors import InputError
 
 Reader = Callable[[Path], dict[str, LazyLeaf]]

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert.transforms import contiguous
-from vxlpro_jax.param_store import LazyLeaf, rows_per_block
+from vxlpro_jax.checkpoints.array_store import LazyLeaf, rows_per_block
 from vxlpro_jax.utils.errors import InputError
 
 _DTYPES = {

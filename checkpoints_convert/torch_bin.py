@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert.safetensors_io import stored_array
-from vxlpro_jax.param_store import LazyLeaf
+from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.utils.errors import InputError
 
 

@@ -12,8 +12,8 @@ from checkpoints_convert import mapping
 from checkpoints_convert.casting import cast_array
 from checkpoints_convert.release import open_release, reconcile
 from checkpoints_convert.transforms import contiguous
-from vxlpro_jax.checkpoint import locate
-from vxlpro_jax.param_store import LazyLeaf, open_leaves
+from vxlpro_jax.checkpoints.array_store import LazyLeaf, open_leaves
+from vxlpro_jax.checkpoints.params import locate
 from vxlpro_jax.utils import tree
 
 Status = Literal["identical", "equal after cast", "different"]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax import checkpoint
+from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import DecoderConfig, DtsConfig, ModelConfig, VisionConfig
 from vxlpro_jax.data.drawing import write_mp4
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
@@ -42,9 +42,9 @@ def write_model(folder: Path, *, model: ModelConfig = MICRO, scale: float = 0.3)
     params = jax.tree.map(
         lambda x: rng.normal(0, scale, x.shape).astype(np.float32), abstract_params(model)
     )
-    checkpoint.write_params(folder / "params", leaves=params)
+    write_params(folder / "params", leaves=params)
     (folder / "config.json").write_text(json.dumps(model.to_release()))
-    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
+    copy_tokenizer(TINY_TOKENIZER, folder)
     return folder
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers import MICRO, chat, write_dataset, write_model
 
-from vxlpro_jax import checkpoint
 from vxlpro_jax.blind import BLANKS, BlindScorer, reply_labels
+from vxlpro_jax.checkpoints.params import read_params
 from vxlpro_jax.config.schema import IGNORE_LABEL, TrainConfig
 from vxlpro_jax.data.prune import __main__ as command
 from vxlpro_jax.data.sources import load_records
@@ -67,7 +67,7 @@ def reader(text):
 
 @pytest.fixture(scope="module")
 def params(folder):
-    return checkpoint.read_params(folder / "params")
+    return read_params(folder / "params")
 
 
 @jax.jit

@@ -9,8 +9,8 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vxlpro_jax import param_store
-from vxlpro_jax.checkpoint import (
+from vxlpro_jax.checkpoints import array_store
+from vxlpro_jax.checkpoints.params import (
     locate,
     open_leaves,
     params_metadata,
@@ -72,8 +72,8 @@ def test_lazy_leaves_are_read_once_a_block(tmp_path):
         reads.append((start, stop))
         return array[start:stop]
 
-    rows = param_store.rows_per_block(array.shape, array.dtype)
-    leaf = param_store.LazyLeaf(shape=array.shape, dtype=array.dtype, rows=rows, read=read)
+    rows = array_store.rows_per_block(array.shape, array.dtype)
+    leaf = array_store.LazyLeaf(shape=array.shape, dtype=array.dtype, rows=rows, read=read)
     write_params(tmp_path / "params", leaves={"a": leaf})
     assert reads == [(start, start + 4) for start in range(0, 40, 4)]
     stored = open_leaves(tmp_path / "params")["a"]
@@ -169,7 +169,7 @@ def test_failed_write_leaves_nothing(tmp_path):
     def read(start, stop):
         raise InputError("the source is damaged")
 
-    leaf = param_store.LazyLeaf(shape=(2,), dtype=np.dtype(np.float32), rows=2, read=read)
+    leaf = array_store.LazyLeaf(shape=(2,), dtype=np.dtype(np.float32), rows=2, read=read)
     with pytest.raises(InputError, match="the source is damaged"):
         write_params(tmp_path / "params", leaves={"a": leaf})
     assert not (tmp_path / "params").exists()

@@ -10,8 +10,9 @@ import pytest
 from helpers import MICRO, python, write_clip, write_sound
 from PIL import Image
 
-from vxlpro_jax import answering, checkpoint, generate
+from vxlpro_jax import answering, generate
 from vxlpro_jax.answering import Answerer, Options
+from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig
 from vxlpro_jax.data import video
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
@@ -40,9 +41,9 @@ def folder(tmp_path_factory):
     # What the last id attends to must outweigh the id itself.
     for name in ("q", "k", "v", "out"):
         params["decoder"]["layers"]["attn"][name]["kernel"] *= 3
-    checkpoint.write_params(folder / "params", leaves=params)
+    write_params(folder / "params", leaves=params)
     (folder / "config.json").write_text(json.dumps(MODEL.to_release()))
-    checkpoint.copy_tokenizer(TINY_TOKENIZER, folder)
+    copy_tokenizer(TINY_TOKENIZER, folder)
     return folder
 
 

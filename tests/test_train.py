@@ -11,7 +11,8 @@ import pytest
 from helpers import MICRO, ROOT, python, write_clip, write_dataset
 from training_driver import STEPS, run_config
 
-from vxlpro_jax import checkpoint, optim, sharding
+from vxlpro_jax import optim, sharding
+from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.schema import (
     PRESETS,
     DataConfig,
@@ -77,7 +78,7 @@ def rows(workdir):
 
 
 def params_at(workdir, step):
-    return tree.flatten(checkpoint.read_params(workdir / "checkpoints" / str(step) / "params"))
+    return tree.flatten(params.read_params(workdir / "checkpoints" / str(step) / "params"))
 
 
 # ---- A whole run --------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers import MICRO
 
-from vxlpro_jax import checkpoint, warm_start
+from vxlpro_jax.checkpoints import init_from
+from vxlpro_jax.checkpoints.params import write_params
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
@@ -17,7 +18,7 @@ def write(folder, *, parts, value):
     folder.mkdir()
     shapes = abstract_params(MICRO)
     leaves = {p: jax.tree.map(lambda x: np.full(x.shape, value, x.dtype), shapes[p]) for p in parts}
-    checkpoint.write_params(folder / "params", leaves=leaves)
+    write_params(folder / "params", leaves=leaves)
     (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
     return str(folder)
 
@@ -30,28 +31,28 @@ def two(tmp_path):
 
 
 def test_each_part_comes_from_the_first_that_holds_it(two):
-    sources = warm_start.open_sources(two)
-    params = warm_start.read_parts(sources, like=abstract_params(MICRO), dtype="float32")
+    sources = init_from.open_sources(two)
+    params = init_from.read_parts(sources, like=abstract_params(MICRO), dtype="float32")
     values = {path.split("/")[0]: np.unique(x).tolist() for path, x in tree.flatten(params).items()}
     assert values == {"vision": [1.0], "dts": [1.0], "decoder": [2.0]}
-    assert warm_start.holder(sources, "decoder").root.name == "second"
-    assert warm_start.holder(sources, "projector") is None
+    assert init_from.holder(sources, "decoder").root.name == "second"
+    assert init_from.holder(sources, "projector") is None
 
 
 def test_no_source_gives_nothing():
-    assert warm_start.read_parts((), like=abstract_params(MICRO), dtype="float32") == {}
-    assert warm_start.open_sources("") == ()
+    assert init_from.read_parts((), like=abstract_params(MICRO), dtype="float32") == {}
+    assert init_from.open_sources("") == ()
 
 
 def test_source_of_no_use_is_told(two):
-    sources = warm_start.open_sources(two)
+    sources = init_from.open_sources(two)
     like = {"projector": abstract_params(MICRO)["projector"]}
     with pytest.raises(InputError, match=r"first holds only dts, vision, of which"):
-        warm_start.read_parts(sources, like=like, dtype="float32")
+        init_from.read_parts(sources, like=like, dtype="float32")
 
 
 def test_source_behind_one_that_holds_all_of_it_is_told(two):
     first, second = two.split(", ")
-    sources = warm_start.open_sources(f"{first},{second},{first}")
+    sources = init_from.open_sources(f"{first},{second},{first}")
     with pytest.raises(InputError, match=r"all that .*first holds comes from the folders before"):
-        warm_start.read_parts(sources, like=abstract_params(MICRO), dtype="float32")
+        init_from.read_parts(sources, like=abstract_params(MICRO), dtype="float32")

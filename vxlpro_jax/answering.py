@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vxlpro_jax import checkpoint, planning, sampling
+from vxlpro_jax import planning, sampling
 from vxlpro_jax.calls import compiled
+from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, ModelConfig
 from vxlpro_jax.data import chat, images
 from vxlpro_jax.data.frames import FrameStream
@@ -107,8 +108,8 @@ class Answerer:
             InputError: the folder is missing, damaged, or does not fit its config.json; or the
                 cache cannot be written.
         """
-        located = checkpoint.locate(directory)
-        config = checkpoint.read_model_config(located.root)
+        located = locate(directory)
+        config = read_model_config(located.root)
         tokenizer = Tokenizer.from_folder(str(located.root))
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(
@@ -120,7 +121,7 @@ class Answerer:
             dtype, unstack = "float32", "decoder/layers"
             config = _without_scan(config)
         release = json.loads((located.root / "config.json").read_text())
-        params = checkpoint.read_params(located.params, like=like, dtype=dtype, unstack=unstack)
+        params = read_params(located.params, like=like, dtype=dtype, unstack=unstack)
         store = TokenStore(feature_cache, params=params, config=config) if feature_cache else None
         return cls(
             params,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from vxlpro_jax import answering_flags, checkpoint
+from vxlpro_jax import answering_flags
 from vxlpro_jax.answering import Answerer, Options
+from vxlpro_jax.checkpoints.params import locate
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.evals import outcome, registry
 from vxlpro_jax.evals.annotations import files_of
@@ -164,7 +165,7 @@ def _shard(args: argparse.Namespace) -> Shard:
 
 def _settings(args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
     """All that an answer depends on but its question."""
-    params = checkpoint.locate(args.checkpoint).params
+    params = locate(args.checkpoint).params
     return {
         "benchmark": args.benchmark,
         "chain": args.chain,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vxlpro_jax import checkpoint
+from vxlpro_jax.checkpoints.params import Located, locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
 from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.images import DEFAULT_PINPOINTS
@@ -101,8 +101,8 @@ class BlindScorer:
             raise InputError(f"--max_frames is {max_frames}: give a multiple of 4, at least 4.")
         if not 0 < keep_ratio <= 1:
             raise InputError(f"--keep_ratio is {keep_ratio}: give a share above 0, at most 1.")
-        located = checkpoint.locate(directory)
-        model = checkpoint.read_model_config(located.root)
+        located = locate(directory)
+        model = read_model_config(located.root)
         release = json.loads((located.root / "config.json").read_text())
         params = _read_params(located, model)
         size = model.vision.image_size
@@ -180,14 +180,14 @@ def _not_scored(error: str) -> Losses:
     return Losses(None, None, error)
 
 
-def _read_params(located: checkpoint.Located, model) -> dict[str, Any]:
+def _read_params(located: Located, model) -> dict[str, Any]:
     """On the first device; in float32 on CPUs, which compute in it whatever the type."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract_params(model)
     )
     dtype = "float32" if jax.default_backend() == "cpu" else None
-    return checkpoint.read_params(located.params, like=like, dtype=dtype)
+    return read_params(located.params, like=like, dtype=dtype)
 
 
 def _padded(sample: Sample) -> tuple[int, int]:

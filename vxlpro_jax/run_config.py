@@ -5,7 +5,8 @@ from pathlib import Path
 
 import jax
 
-from vxlpro_jax import optim, warm_start
+from vxlpro_jax import optim
+from vxlpro_jax.checkpoints import init_from
 from vxlpro_jax.config.schema import PRESETS, TrainConfig
 from vxlpro_jax.data.pipeline import held_out
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
@@ -28,8 +29,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     Raises:
         InputError: a full-size run without data or tokenizer, or a layout unlike `init_from`'s.
     """
-    sources = warm_start.open_sources(config.init_from)
-    compressor = warm_start.holder(sources, "dts")
+    sources = init_from.open_sources(config.init_from)
+    compressor = init_from.holder(sources, "dts")
     if compressor and compressor.config.dts != config.model.dts:
         layout = compressor.config.dts.layout
         raise InputError(
@@ -37,7 +38,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
             f" --config.model.dts.layout={layout}."
         )
     if config.task == "answer":
-        config = _with_language(config, source=warm_start.holder(sources, "decoder"))
+        config = _with_language(config, source=init_from.holder(sources, "decoder"))
     if not config.data.path and not is_tiny(config):
         raise InputError(
             "A full-size run needs data: set --config.data.path to a LLaVA-format JSON file and"
@@ -68,7 +69,7 @@ def is_tiny(config: TrainConfig) -> bool:
     return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
 
 
-def _with_language(config: TrainConfig, *, source: warm_start.Source | None) -> TrainConfig:
+def _with_language(config: TrainConfig, *, source: init_from.Source | None) -> TrainConfig:
     """Vocabulary and tokenizer of `source`, unless the config names another tokenizer."""
     model, tokenizer = config.model, config.data.tokenizer
     if source:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from vxlpro_jax import checkpoint
+from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.utils.errors import InputError
@@ -24,7 +24,7 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
         return
     old, new = (
         dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path="", feature_cache=""))
-        for run in (from_mapping(TrainConfig, checkpoint.read_json(written)), config)
+        for run in (from_mapping(TrainConfig, params.read_json(written)), config)
     )
     own = {"answer": ("keep_ratio", "skip_to_frames"), "recot": ("recot",)}[config.task]
     fixed = ("task", "model", "data", "optim", "seed", *own)
@@ -40,6 +40,6 @@ def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
     """Writes the run's config, and what makes the folder a checkpoint: sizes and tokenizer."""
     workdir.mkdir(parents=True, exist_ok=True)
     if config.data.tokenizer:
-        checkpoint.copy_tokenizer(config.data.tokenizer, workdir)
+        params.copy_tokenizer(config.data.tokenizer, workdir)
     write_atomically(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
     write_atomically(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))

@@ -16,7 +16,8 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from vxlpro_jax import checkpoint, feature_cache, metrics, optim, sharding
+from vxlpro_jax import feature_cache, metrics, optim, sharding
+from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.data.batches import BatchIterator
@@ -251,7 +252,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
 def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, peers: Peers) -> None:
     """Measures the state on held-out samples, unless WORKDIR tells that this was done already."""
     step, report = int(state.step), workdir / recot_eval.REPORT
-    is_done = report.exists() and checkpoint.read_json(report).get("step") == step
+    is_done = report.exists() and params.read_json(report).get("step") == step
     if json.loads(peers.gather(f"evaluation of step {step}", json.dumps(is_done))[0]):
         return
     figures = recot_eval.evaluate(state.params, config=config, workdir=workdir, step=step)

@@ -19,9 +19,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vxlpro_jax.checkpoint import read_store
+from vxlpro_jax.checkpoints.array_store import open_named
+from vxlpro_jax.checkpoints.params import read_store
 from vxlpro_jax.distributed.process_group import Peers
-from vxlpro_jax.param_store import open_named
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError

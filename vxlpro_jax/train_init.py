@@ -4,7 +4,8 @@ import functools
 
 import jax
 
-from vxlpro_jax import optim, sharding, warm_start
+from vxlpro_jax import optim, sharding
+from vxlpro_jax.checkpoints import init_from
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_state import TrainState
@@ -28,8 +29,8 @@ def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
 def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> TrainState:
     """The state before the first step, made in place on its devices."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    sources = warm_start.open_sources(config.init_from)
-    params = warm_start.read_parts(sources, like=abstract.params, dtype=config.param_dtype)
+    sources = init_from.open_sources(config.init_from)
+    params = init_from.read_parts(sources, like=abstract.params, dtype=config.param_dtype)
     missing = [part for part in abstract.params if part not in params]
     if missing:
         print(f"Newly initialised: {', '.join(missing)}.")

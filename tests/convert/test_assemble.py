@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from checkpoints_convert import assemble, orbax_to_torch
-from vxlpro_jax.checkpoint import read_model_config
+from vxlpro_jax.checkpoints.params import read_model_config
 from vxlpro_jax.utils.errors import InputError
 
 TOWER = "model.vision_tower.vision_tower."

@@ -11,10 +11,10 @@ from torch_reference.dts import Dts, to_groups
 
 from checkpoints_convert import dts_file, mapping
 from checkpoints_convert.orbax_to_torch import convert_dts, main
-from vxlpro_jax import checkpoint
+from vxlpro_jax.checkpoints.array_store import as_lazy
+from vxlpro_jax.checkpoints.params import write_params
 from vxlpro_jax.config.schema import RecotConfig
 from vxlpro_jax.models import recot
-from vxlpro_jax.param_store import as_lazy
 from vxlpro_jax.utils.errors import InputError
 
 OPTIONS = RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2)
@@ -35,7 +35,7 @@ def params():
 @pytest.fixture(scope="module")
 def stage1(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stage1")
-    checkpoint.write_params(folder / "params", leaves=params)
+    write_params(folder / "params", leaves=params)
     (folder / "config.json").write_text(json.dumps(MICRO.to_release()))
     return folder
 
@@ -92,14 +92,14 @@ def test_bad_destination(stage1, tmp_path, name, match):
 
 
 def test_folder_without_a_synthesizer(params, tmp_path):
-    checkpoint.write_params(tmp_path / "params", leaves={"vision": params["vision"]})
+    write_params(tmp_path / "params", leaves={"vision": params["vision"]})
     (tmp_path / "config.json").write_text(json.dumps(MICRO.to_release()))
     with pytest.raises(InputError, match=r"The DTS of .* does not fit its config.json"):
         convert_dts(tmp_path, tmp_path / "dts.pth")
 
 
 def test_layout_that_the_released_code_does_not_feed(params, tmp_path):
-    checkpoint.write_params(tmp_path / "params", leaves=params)
+    write_params(tmp_path / "params", leaves=params)
     config = MICRO.to_release() | {"dts_layout": "temporal"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="trained with layout 'temporal'"):

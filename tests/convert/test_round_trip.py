@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from checkpoints_convert import orbax_to_torch, torch_to_orbax
-from vxlpro_jax.checkpoint import params_metadata, read_leaf, read_model_config
+from vxlpro_jax.checkpoints.params import params_metadata, read_leaf, read_model_config
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax import answering_flags, checkpoint
+from vxlpro_jax import answering_flags
 from vxlpro_jax.answering import Answerer
+from vxlpro_jax.checkpoints.params import locate
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.evals.needle import drawn, grid, haystack, needles, report
 from vxlpro_jax.evals.needle.asking import MODES
@@ -114,7 +115,7 @@ def _hidden(args: argparse.Namespace, answerer: Answerer) -> dict[str, grid.Hidd
 
 def _settings(args: argparse.Namespace, *, files: Iterable[Path], hidden: dict) -> dict[str, Any]:
     """All that a reply depends on but its cell."""
-    params = checkpoint.locate(args.checkpoint).params
+    params = locate(args.checkpoint).params
     return {
         "mode": args.mode,
         "checkpoint": str(params),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from vxlpro_jax import checkpoint
+from vxlpro_jax.checkpoints.params import locate, open_leaves, read_model_config, read_params
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils.errors import InputError
 
@@ -33,9 +33,9 @@ def open_sources(init_from: str) -> tuple[Source, ...]:
 
 
 def _open(folder: str) -> Source:
-    located = checkpoint.locate(folder)
-    parts = frozenset(checkpoint.open_leaves(located.params))
-    return Source(located.params, located.root, parts, checkpoint.read_model_config(located.root))
+    located = locate(folder)
+    parts = frozenset(open_leaves(located.params))
+    return Source(located.params, located.root, parts, read_model_config(located.root))
 
 
 def holder(sources: Sequence[Source], part: str) -> Source | None:
@@ -63,7 +63,7 @@ def read_parts(sources: Sequence[Source], *, like: Mapping[str, Any], dtype: str
                 " before them, or leave it out."
             )
         print(f"From {source.root}: {', '.join(sorted(mine))}.")
-        params |= checkpoint.read_params(
+        params |= read_params(
             source.params,
             like=like,
             dtype=dtype,

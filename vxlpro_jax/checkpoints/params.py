@@ -15,8 +15,8 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
+from vxlpro_jax.checkpoints.array_store import open_leaves, open_stores, reading, write_params
 from vxlpro_jax.config.schema import ModelConfig
-from vxlpro_jax.param_store import open_leaves, open_stores, reading, write_params
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
