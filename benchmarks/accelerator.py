@@ -29,11 +29,13 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from vxlpro_jax import optim, programs, sharding, train_init
+from vxlpro_jax import optim, programs, train_init
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, TrainConfig
 from vxlpro_jax.models.kv_cache import CacheType
 from vxlpro_jax.models.video_xl_pro import Text, init_params
+from vxlpro_jax.sharding.batch import check_batch
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
 
@@ -89,8 +91,8 @@ def _define(values):
 
 def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> list[str]:
     """The cells of one program."""
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
+    mesh = make_mesh(config.mesh)
+    check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
     program = programs.build(what, config, mesh=mesh, cache=options.kv_cache)
     case = _CASES[what](config, *program.arguments)

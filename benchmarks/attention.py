@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vxlpro_jax import sharding
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.tpu_topology import topology_devices
 
 _MOST_LOGITS = 4 * 2**30
@@ -77,7 +77,7 @@ def main() -> None:
 
 def use_topology(name: str) -> None:
     """Makes one of its devices the mesh to compile for."""
-    jax.set_mesh(sharding.make_mesh(MeshConfig(), devices=topology_devices(name)[:1]))
+    jax.set_mesh(make_mesh(MeshConfig(), devices=topology_devices(name)[:1]))
 
 
 def measured(length: int, *, backend: str, what: str, rounds: int, heads: int, width: int) -> Row:

@@ -13,9 +13,11 @@ from pathlib import Path
 import jax
 from distributed_driver import run_config
 
-from vxlpro_jax import feature_cache, sharding
+from vxlpro_jax import feature_cache
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.distributed import process_group
+from vxlpro_jax.sharding import batch
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train import open_data
 from vxlpro_jax.utils import cli
@@ -27,11 +29,11 @@ def main(cache: str, data: Path, tensor: int) -> None:
     config = run_config(data)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, feature_cache=cache))
     with process_group.join(os.environ):
-        mesh = sharding.make_mesh(MeshConfig(tensor=tensor))
+        mesh = make_mesh(MeshConfig(tensor=tensor))
         jax.set_mesh(mesh)
         batches = open_data(config, mesh=mesh)
         params = jit(task_of(config).init_params)(jax.random.key(config.seed))
-        rows = sharding.batch_sharding(mesh)
+        rows = batch.batch_sharding(mesh)
         place = functools.partial(jax.make_array_from_process_local_data, rows)
         features = feature_cache.fill(
             params["vision"], config=config, source=batches.source, to_devices=place

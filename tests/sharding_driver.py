@@ -13,8 +13,11 @@ from helpers import MICRO
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import optim, sharding
+from vxlpro_jax import optim
 from vxlpro_jax.config.schema import IMAGE_TOKEN, MeshConfig, OptimConfig, RecotConfig, TrainConfig
+from vxlpro_jax.sharding.batch import batch_sharding
+from vxlpro_jax.sharding.mesh import AXES, make_mesh
+from vxlpro_jax.sharding.params import state_shardings
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.train_step import make_train_step
@@ -50,7 +53,7 @@ def main():
 
 def explicit_losses(config):
     """Of a mesh whose axes are of the explicit kind, to which the step is one operation."""
-    auto = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=1, context=2))
+    auto = make_mesh(MeshConfig(data=2, fsdp=2, tensor=1, context=2))
     mesh = Mesh(auto.devices, auto.axis_names, axis_types=(AxisType.Explicit,) * 4)
     params, batches = begin(config)
     with jax.set_mesh(mesh):
@@ -71,8 +74,8 @@ def compare(config, *, meshes):
     results = {"alone": alone["losses"], "meshes": {}}
     config = dataclasses.replace(config, groups_at_once=1)
     for name in meshes:
-        sizes = dict(zip(sharding.AXES, map(int, name.split(",")), strict=True))
-        mesh = sharding.make_mesh(MeshConfig(**sizes))
+        sizes = dict(zip(AXES, map(int, name.split(",")), strict=True))
+        mesh = make_mesh(MeshConfig(**sizes))
         with jax.set_mesh(mesh):
             spread = train(config, params, batches, mesh=mesh)
         far = jax.tree.map(
@@ -92,9 +95,9 @@ def train(config, params, batches, *, mesh=None):
     state = TrainState.create(params, optimizer=optimizer, seed=0)
     shardings = None
     if mesh is not None:
-        shardings = sharding.state_shardings(state, params=state.params, mesh=mesh)
+        shardings = state_shardings(state, params=state.params, mesh=mesh)
         state = jax.device_put(state, shardings)
-        batches = [jax.device_put(batch, sharding.batch_sharding(mesh)) for batch in batches]
+        batches = [jax.device_put(batch, batch_sharding(mesh)) for batch in batches]
     step = make_train_step(config, optimizer=optimizer)
     if mesh is not None and AxisType.Explicit in mesh.axis_types:
         step = jax.sharding.auto_axes(step, out_sharding=(shardings, NamedSharding(mesh, P())))

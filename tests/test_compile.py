@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from vxlpro_jax import gpu_topology, programs, sharding
+from vxlpro_jax import gpu_topology, programs
 from vxlpro_jax.config.schema import DataConfig, MeshConfig, TrainConfig
 from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.sharding import mesh
 from vxlpro_jax.utils import accelerators
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +126,7 @@ def test_abstract_batches_are_those_of_the_pipeline(task, tmp_path):
     )
     batch = next(pipeline)
     pipeline.close()
-    abstract = programs.abstract_batch(config, mesh=sharding.make_mesh(MeshConfig()))
+    abstract = programs.abstract_batch(config, mesh=mesh.make_mesh(MeshConfig()))
     told = {name: (x.shape, x.dtype) for name, x in abstract.items()}
     used = {name: (x.shape, x.dtype) for name, x in batch.items() if x.size}
     assert told == used

@@ -14,10 +14,12 @@ import pytest
 from distributed_driver import STEPS, run_config
 from helpers import ROOT, free_port, python, write_dataset
 
-from vxlpro_jax import optim, sharding
+from vxlpro_jax import optim
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.sharding import batch
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.train import parse_arguments, train
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_init import abstract_state
@@ -335,14 +337,14 @@ def test_no_thread_is_left(alone, data, no_mesh):
     ],
 )
 def test_processes_that_hold_the_same_rows_read_the_same(processes, expected):
-    found = sharding.assign_rows(processes)
+    found = batch.assign_rows(processes)
     assert [found[process] for process in sorted(found)] == expected
 
 
 @pytest.mark.parametrize("processes", [[[0, 1], [1, 2]], [[0, 0], [0, 1]], [[0], [0], [1]]])
 def test_uneven_rows_are_refused(processes):
     with pytest.raises(InputError, match="unevenly"):
-        sharding.assign_rows(processes)
+        batch.assign_rows(processes)
 
 
 # ---- Damaged checkpoints ------------------------------------------------------------------------
@@ -385,7 +387,7 @@ def restore(data):
     """What a run restores of a folder: its state, and the data's position."""
     config = run_config(data)
     optimizer = optim.optimizer(config.optim, total_steps=STEPS)
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh)
     abstract = abstract_state(config, optimizer=optimizer, mesh=mesh)
 
     def read(run):

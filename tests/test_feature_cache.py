@@ -13,7 +13,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from helpers import MICRO, ROOT, chat, free_port, python, write_clip, write_dataset
 
-from vxlpro_jax import feature_cache, sharding
+from vxlpro_jax import feature_cache
 from vxlpro_jax.config.schema import (
     DataConfig,
     DtsConfig,
@@ -30,6 +30,8 @@ from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.optim import stop_frozen
 from vxlpro_jax.run_config import resolve
+from vxlpro_jax.sharding.batch import batch_sharding
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train import train
 from vxlpro_jax.utils.errors import InputError
@@ -76,13 +78,13 @@ class Run(NamedTuple):
 
 
 def fill(config: TrainConfig) -> Run:
-    mesh = sharding.make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig())
     jax.set_mesh(mesh)
     side = config.model.vision.image_size
     with_text = config.task == "answer"
     data = build_pipeline(config.data, image_size=side, seed=0, with_text=with_text)
     params = jit(task_of(config).init_params)(jax.random.key(config.seed))
-    place = functools.partial(jax.make_array_from_process_local_data, sharding.batch_sharding(mesh))
+    place = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
     features = feature_cache.fill(
         params["vision"], dts=params["dts"], config=config, source=data.source, to_devices=place
     )

@@ -17,6 +17,9 @@ from vxlpro_jax.config.schema import PRESETS, MeshConfig, RecotConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.sharding import __main__ as sharding_command
+from vxlpro_jax.sharding import batch
+from vxlpro_jax.sharding.mesh import AXES, axis_sizes, make_mesh
+from vxlpro_jax.sharding.params import RULES, spec_of, state_shardings
 from vxlpro_jax.tpu_topology import topology_devices
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
@@ -39,13 +42,13 @@ def leaves(config):
 def test_every_parameter_has_exactly_one_rule_that_fits_its_rank():
     for config in PRESETS.values():
         for path, leaf in leaves(config).items():
-            assert len(sharding.spec_of(path)) <= leaf.ndim, path
+            assert len(spec_of(path)) <= leaf.ndim, path
 
 
 def test_no_rule_is_idle():
     paths = set().union(*map(leaves, PRESETS.values())) | {"decoder/lm_head/kernel"}
-    used = {id(sharding.spec_of(path)) for path in paths}
-    idle = [pattern for pattern, spec in sharding.RULES if id(spec) not in used]
+    used = {id(spec_of(path)) for path in paths}
+    idle = [pattern for pattern, spec in RULES if id(spec) not in used]
     assert not idle
 
 
@@ -53,7 +56,7 @@ def test_big_parameters_are_spread_over_both_axes():
     """Of the released size, what is not sharded must be small enough to copy everywhere."""
     for path, leaf in leaves(PRESETS["3b"]).items():
         if leaf.size > 4 * 2**20:
-            assert {"fsdp", "tensor"} <= set(sharding.spec_of(path)), path
+            assert {"fsdp", "tensor"} <= set(spec_of(path)), path
 
 
 def test_what_a_mesh_would_leave_whole_is_refused():
@@ -61,8 +64,8 @@ def test_what_a_mesh_would_leave_whole_is_refused():
     params = abstract_params(PRESETS["3b"])
 
     def place(fsdp):
-        mesh = AbstractMesh((1, fsdp, 1, 4), sharding.AXES)
-        return sharding.state_shardings(params, params=params, mesh=mesh)
+        mesh = AbstractMesh((1, fsdp, 1, 4), AXES)
+        return state_shardings(params, params=params, mesh=mesh)
 
     assert place(64)["dts"]["block0"]["conv"]["kernel"].spec[3] == "fsdp"
     with pytest.raises(InputError, match=r"dts/block0/conv/kernel .* would be whole .* set mesh\."):
@@ -85,22 +88,22 @@ def test_command_tells_every_parameter(capsys):
 
 def test_unmatched_path_is_named():
     with pytest.raises(ValueError, match=r"'decoder/gate' must match one .* matches: none"):
-        sharding.spec_of("decoder/gate")
+        spec_of("decoder/gate")
 
 
 def test_doubly_matched_path_is_named(monkeypatch):
-    again = (*sharding.RULES, (r"decoder/emb.*", P()))
+    again = (*RULES, (r"decoder/emb.*", P()))
     monkeypatch.setattr(sharding, "RULES", again)
     with pytest.raises(ValueError, match=r"matches: decoder/embed, decoder/emb\.\*"):
-        sharding.spec_of("decoder/embed")
+        spec_of("decoder/embed")
 
 
 # ---- Meshes -------------------------------------------------------------------------------------
 
 
 def test_one_axis_takes_what_is_left():
-    mesh = sharding.make_mesh(MeshConfig())
-    assert mesh.axis_names == sharding.AXES
+    mesh = make_mesh(MeshConfig())
+    assert mesh.axis_names == AXES
     assert dict(mesh.shape) == {"data": 1, "fsdp": jax.device_count(), "tensor": 1, "context": 1}
 
 
@@ -117,28 +120,28 @@ def test_one_axis_takes_what_is_left():
 )
 def test_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(InputError, match=r"does not fit \d+ devices: make the axes multiply"):
-        sharding.make_mesh(MeshConfig(**sizes))
+        make_mesh(MeshConfig(**sizes))
 
 
 def test_axes_may_share_a_side_of_the_torus():
     devices = topology_devices("v6e:16x16")
-    mesh = sharding.make_mesh(MeshConfig(fsdp=32, context=8), devices=devices)
+    mesh = make_mesh(MeshConfig(fsdp=32, context=8), devices=devices)
     assert mesh.devices.shape == (1, 32, 1, 8)
 
 
 def test_slices_share_the_data_axis():
-    assert sharding.axis_sizes(MeshConfig(data=4, num_slices=2), devices=8)["fsdp"] == 2
+    assert axis_sizes(MeshConfig(data=4, num_slices=2), devices=8)["fsdp"] == 2
     with pytest.raises(InputError, match=r"num_slices is 2, mesh.data 1: only gradients cross"):
-        sharding.axis_sizes(MeshConfig(num_slices=2), devices=8)
+        axis_sizes(MeshConfig(num_slices=2), devices=8)
 
 
 def test_batch_must_share_evenly():
     class Mesh:
         shape = {"data": 2, "fsdp": 3, "tensor": 5, "context": 7}  # noqa: RUF012
 
-    sharding.check_batch(12, mesh=Mesh())
+    batch.check_batch(12, mesh=Mesh())
     with pytest.raises(InputError, match=r"data.batch_size 8 is not divisible by data x fsdp = 6"):
-        sharding.check_batch(8, mesh=Mesh())
+        batch.check_batch(8, mesh=Mesh())
 
 
 # ---- Eight devices ------------------------------------------------------------------------------
@@ -180,10 +183,10 @@ def test_skipping_is_no_idle_option(runs):
 
 @EVERYWHERE
 def test_shards_are_what_the_table_says(runs, task, mesh):
-    sizes = dict(zip(sharding.AXES, map(int, mesh.split(",")), strict=True))
+    sizes = dict(zip(AXES, map(int, mesh.split(",")), strict=True))
     told = runs[task]["meshes"][mesh]
     for path, leaf in told["specs"]["params"].items():
-        spec = (*sharding.spec_of(path), *[None] * len(leaf["shape"]))
+        spec = (*spec_of(path), *[None] * len(leaf["shape"]))
         expected = [
             size // sizes[axis] if axis and size % sizes[axis] == 0 else size
             for size, axis in zip(leaf["shape"], spec, strict=False)

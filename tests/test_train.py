@@ -11,7 +11,7 @@ import pytest
 from helpers import MICRO, ROOT, python, write_clip, write_dataset
 from training_driver import STEPS, run_config
 
-from vxlpro_jax import optim, sharding
+from vxlpro_jax import optim
 from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.schema import (
     PRESETS,
@@ -27,6 +27,7 @@ from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.run_config import announce, resolve
 from vxlpro_jax.run_folder import check_workdir, write_workdir
+from vxlpro_jax.sharding import mesh
 from vxlpro_jax.train import train
 from vxlpro_jax.train_init import abstract_state, initial_state
 from vxlpro_jax.utils import tree
@@ -179,7 +180,7 @@ def test_init_from_starts_at_the_parameters_of_another_run(finished, data):
     )
     assert config.data.tokenizer == str(finished)
     optimizer = optim.optimizer(config.optim, total_steps=STEPS)
-    abstract = abstract_state(config, optimizer=optimizer, mesh=sharding.make_mesh(MeshConfig()))
+    abstract = abstract_state(config, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
     state = initial_state(config, abstract=abstract, optimizer=optimizer)
     assert int(state.step) == 0
     for path, array in tree.flatten(state.params).items():
@@ -329,7 +330,7 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
     config = dataclasses.replace(run_config(data), model=stage1.model, init_from=str(run))
     config = resolve(config)
     optimizer = optim.optimizer(config.optim, total_steps=STEPS)
-    abstract = abstract_state(config, optimizer=optimizer, mesh=sharding.make_mesh(MeshConfig()))
+    abstract = abstract_state(config, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
     state = initial_state(config, abstract=abstract, optimizer=optimizer)
     taught = params_at(run, 4)
     started = tree.flatten(state.params)
@@ -344,7 +345,7 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
 
 def test_random_part_that_stays_frozen_is_told(stage1, capsys):
     optimizer = optim.optimizer(stage1.optim, total_steps=1)
-    abstract = abstract_state(stage1, optimizer=optimizer, mesh=sharding.make_mesh(MeshConfig()))
+    abstract = abstract_state(stage1, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
     initial_state(stage1, abstract=abstract, optimizer=optimizer)
     assert (
         "Frozen as they are drawn, because init_from has none: vision." in capsys.readouterr().out

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.sharding import activations
 from vxlpro_jax.tasks import Batch, Loss
 
 
@@ -56,7 +56,7 @@ def gradients(
 
     if parts == 1:
         return one(batch, key)[0]
-    pieces = jax.tree.map(functools.partial(mesh.cut_rows, parts=parts), batch)
+    pieces = jax.tree.map(functools.partial(activations.cut_rows, parts=parts), batch)
     shapes = jax.eval_shape(weighted, jax.tree.map(lambda x: x[0], pieces), key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (total, weight), _ = jax.lax.scan(add, zeros, (jnp.arange(parts), pieces))

@@ -17,9 +17,10 @@ from etils import epath
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import sharding
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.sharding.batch import check_batch
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.train import open_data
 from vxlpro_jax.utils.errors import InputError
 
@@ -44,7 +45,7 @@ class Check(NamedTuple):
 def devices(config: TrainConfig) -> str:
     """Whether the config's mesh fits the devices."""
     found = jax.devices()
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh)
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     processes = f"{jax.process_count()} process(es)"
     return f"{len(found)} {found[0].device_kind} in {processes}; mesh {sizes}"
@@ -120,9 +121,9 @@ def _content(process: int) -> str:
 
 def batch(config: TrainConfig) -> str:
     """Whether the mesh divides a batch."""
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh)
     rows, parts = config.data.batch_size, config.accumulate
-    sharding.check_batch(rows, parts=parts, mesh=mesh)
+    check_batch(rows, parts=parts, mesh=mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     each = f"{rows // shards // parts} a device"
     return f"{rows} rows, {each}" + (f" in each of {parts} parts" if parts > 1 else "")
@@ -131,7 +132,7 @@ def batch(config: TrainConfig) -> str:
 def sample(config: TrainConfig) -> str:
     """The first batch, as training takes it; its shapes and seconds."""
     started = time.monotonic()
-    data = open_data(config, mesh=sharding.make_mesh(config.mesh))
+    data = open_data(config, mesh=make_mesh(config.mesh))
     try:
         arrays = next(data)
         skipped = data.num_bad

@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from vxlpro_jax import estimate, gpu_topology, hlo, programs, sharding, tpu_topology
+from vxlpro_jax import estimate, gpu_topology, hlo, programs, tpu_topology
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.models.kv_cache import CacheType
+from vxlpro_jax.sharding import batch
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.utils import accelerators, cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
@@ -70,8 +72,8 @@ def main(argv: list[str]) -> int:
     chip = accelerators.chip_of(run.flags.topology)
     of_kind = gpu_topology if chip in accelerators.GPUS.values() else tpu_topology
     devices = of_kind.topology_devices(run.flags.topology, num_slices=run.flags.num_slices)
-    mesh = sharding.make_mesh(config.mesh, devices=devices)
-    sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
+    mesh = make_mesh(config.mesh, devices=devices)
+    batch.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
     program = programs.build(what, config, mesh=mesh, cache=run.flags.kv_cache)
     compiled = compile_program(program, hbm_bytes=chip.usable_bytes)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vxlpro_jax import optim, sharding
+from vxlpro_jax import optim
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data.batches import BatchSource
 from vxlpro_jax.data.contents import Contents, media_name, visual_key
@@ -26,6 +26,7 @@ from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import sweep
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
 from vxlpro_jax.models import encode
+from vxlpro_jax.sharding import batch
 from vxlpro_jax.tasks import param_shapes
 from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
@@ -215,11 +216,11 @@ def _encoder(config: TrainConfig) -> Callable:
         features = encode.group_features(parts, frames, **options)
         return encode.compress(parts, features, **options) if "dts" in parts else features
 
-    return jit(run, out_shardings=sharding.batch_sharding(jax.sharding.get_mesh()))
+    return jit(run, out_shardings=batch.batch_sharding(jax.sharding.get_mesh()))
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:
     """The rows of a batch that this process put in."""
     mesh = jax.sharding.get_mesh()
-    spec = sharding.batch_sharding(mesh).spec
+    spec = batch.batch_sharding(mesh).spec
     return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, spec))

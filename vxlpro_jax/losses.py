@@ -14,8 +14,8 @@ import optax
 from einops import rearrange
 
 from vxlpro_jax.config.schema import IGNORE_LABEL
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.sharding import activations
 
 # Of each row, so that the logits of 151,936 words take 156 MB.
 _SLOTS_AT_ONCE = 256
@@ -58,7 +58,7 @@ def head_cross_entropy(
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def total(part):
         hidden, labels = part
-        return _total_loss(to_logits(mesh.shard_positions(hidden)), labels=labels)
+        return _total_loss(to_logits(activations.shard_positions(hidden)), labels=labels)
 
     targets = jnp.maximum((labels != IGNORE_LABEL).sum(), 1)
     return CrossEntropy(mean=jax.lax.map(total, parts).sum() / targets, targets=targets)

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vxlpro_jax import optim, sharding
+from vxlpro_jax import optim
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
 from vxlpro_jax.models import encode as encoding
 from vxlpro_jax.models.kv_cache import CHUNK, CacheType, KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
+from vxlpro_jax.sharding.batch import batch_sharding
+from vxlpro_jax.sharding.params import state_shardings
 from vxlpro_jax.train_init import abstract_state
 from vxlpro_jax.train_step import make_train_step
 from vxlpro_jax.utils import tree
@@ -210,7 +212,7 @@ def _cache(config, *, mesh, kind):
         dtype=config.compute_dtype,
         kind=kind,
     )
-    rows = sharding.batch_sharding(mesh)
+    rows = batch_sharding(mesh)
     layers = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
     shapes = jax.eval_shape(empty)
     places = jax.tree.map(lambda _: layers, shapes).replace(lengths=rows)
@@ -221,7 +223,7 @@ def _params(config, *, mesh):
     params = jax.eval_shape(
         lambda: tree.cast(init_params(config.model, key=jax.random.key(0)), config.compute_dtype)
     )
-    return _placed(params, sharding.state_shardings(params, params=params, mesh=mesh))
+    return _placed(params, state_shardings(params, params=params, mesh=mesh))
 
 
 def _placed(shapes, shardings):
@@ -231,4 +233,4 @@ def _placed(shapes, shardings):
 
 
 def _rows(shape, *, mesh, dtype=jnp.int32):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from vxlpro_jax import feature_cache, metrics, optim, sharding
+from vxlpro_jax import feature_cache, metrics, optim
 from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
@@ -30,6 +30,8 @@ from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.profiling import Profiler
 from vxlpro_jax.run_config import announce, resolve
 from vxlpro_jax.run_folder import check_workdir, write_workdir
+from vxlpro_jax.sharding.batch import batch_sharding, check_batch, readers
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.train_checkpoint import RunCheckpoints
 from vxlpro_jax.train_init import abstract_state, initial_state
 from vxlpro_jax.train_state import TrainState
@@ -95,15 +97,13 @@ def _train(
     check_workdir(config, workdir=workdir)
 
     # ---- Mesh and data ---------------------------------------------------------------------------
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
+    mesh = make_mesh(config.mesh)
+    check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
     jax.set_mesh(mesh)
     data = open_data(
         config, mesh=mesh, bad_samples_path=workdir / peers.own_file("bad_samples.jsonl")
     )
-    to_devices = functools.partial(
-        jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
-    )
+    to_devices = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
     data.place_with(functools.partial(jax.tree.map, to_devices))
 
     # ---- State: own checkpoint > init_from > scratch ---------------------------------------------
@@ -203,7 +203,7 @@ def open_data(
     Raises:
         InputError: as `build_pipeline`.
     """
-    reader = sharding.readers(mesh)[jax.process_index()]
+    reader = readers(mesh)[jax.process_index()]
     return build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,

@@ -4,9 +4,10 @@ import functools
 
 import jax
 
-from vxlpro_jax import optim, sharding
+from vxlpro_jax import optim
 from vxlpro_jax.checkpoints import init_from
 from vxlpro_jax.config.schema import TrainConfig
+from vxlpro_jax.sharding.params import state_shardings
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train_state import TrainState
 from vxlpro_jax.utils.jit import jit
@@ -20,7 +21,7 @@ def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
         return TrainState.create(params, optimizer=optimizer, seed=config.seed)
 
     shapes = jax.eval_shape(create)
-    shardings = sharding.state_shardings(shapes, params=shapes.params, mesh=mesh)
+    shardings = state_shardings(shapes, params=shapes.params, mesh=mesh)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )

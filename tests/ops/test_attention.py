@@ -8,9 +8,9 @@ from jax.extend.core import jaxprs_in_params
 
 from vxlpro_jax.models.cached_attention import merge
 from vxlpro_jax.ops import attention as attention_module
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import attention, attention_part, cudnn, splash, xla
 from vxlpro_jax.ops.attention.interface import Inputs
+from vxlpro_jax.sharding import activations
 
 BACKENDS = ("xla", "chunked", "auto")
 
@@ -186,8 +186,8 @@ def test_splash_parts_interpreted_equal_the_definition(is_causal):
     at = self_causal(2, length)
     lengths = None if is_causal else jnp.array([100, 0])
     given = Inputs(q, k, v, at if is_causal else None, kv_lengths=lengths, is_self_causal=is_causal)
-    assert not splash.misfit(given, axes=mesh.Axes())
-    kernel = splash.part_kernel(given, axes=mesh.Axes(), interpret=True)
+    assert not splash.misfit(given, axes=activations.Axes())
+    kernel = splash.part_kernel(given, axes=activations.Axes(), interpret=True)
     part, wanted = kernel.attend(given, kernel.tables), xla.attend_part(given)
     rows = slice(0, 2 if is_causal else 1)
     np.testing.assert_allclose(part.out[rows], wanted.out[rows], atol=1e-5)
@@ -208,11 +208,11 @@ def test_splash_kernel_interpreted_equals_the_definition(has_segments):
     at, segments = self_causal(2, length), segments_of(2, length, np.random.default_rng(4))
     segments = segments if has_segments else None
     given = Inputs(q, k, v, at, segments, segments, is_self_causal=True)
-    assert not splash.misfit(given, axes=mesh.Axes())
+    assert not splash.misfit(given, axes=activations.Axes())
 
     def attend(q, k, v):
         x = given.replace(q=q, k=k, v=v)
-        kernel = splash.kernel(x, axes=mesh.Axes(), interpret=True)
+        kernel = splash.kernel(x, axes=activations.Axes(), interpret=True)
         return kernel.attend(x, kernel.tables)
 
     out, pullback = jax.vjp(attend, q, k, v)
@@ -227,10 +227,14 @@ def test_splash_kernel_interpreted_equals_the_definition(has_segments):
 @pytest.mark.parametrize(
     ("change", "axes", "message"),
     [
-        ({"is_causal": True}, mesh.Axes(), "the same sequence as the keys"),
-        ({"keys": 300}, mesh.Axes(), "keys must be a multiple of 128, not 300"),
-        ({"width": 64}, mesh.Axes(), "multiple of 128, not 64"),
-        ({"length": 200}, mesh.Axes(), "a device's queries must be a multiple of 128, not 200"),
+        ({"is_causal": True}, activations.Axes(), "the same sequence as the keys"),
+        ({"keys": 300}, activations.Axes(), "keys must be a multiple of 128, not 300"),
+        ({"width": 64}, activations.Axes(), "multiple of 128, not 64"),
+        (
+            {"length": 200},
+            activations.Axes(),
+            "a device's queries must be a multiple of 128, not 200",
+        ),
     ],
 )
 def test_splash_names_what_it_cannot_do(change, axes, message):
@@ -244,12 +248,12 @@ def test_splash_names_what_it_cannot_do(change, axes, message):
 @pytest.mark.parametrize(
     ("change", "axes", "message"),
     [
-        ({"dtype": jnp.float32}, mesh.Axes(), "bfloat16 or float16, not float32"),
-        ({"width": 136}, mesh.Axes(), "up to 128, not 136"),
-        ({"segments": jnp.zeros((1, 4), jnp.int32)}, mesh.Axes(), "a mask of all logits"),
-        ({"positions": jnp.zeros((1, 4), jnp.int32)}, mesh.Axes(), "the same sequence"),
-        ({}, mesh.Axes(positions="context"), "the axis context must be 1"),
-        ({}, mesh.Axes(), ""),
+        ({"dtype": jnp.float32}, activations.Axes(), "bfloat16 or float16, not float32"),
+        ({"width": 136}, activations.Axes(), "up to 128, not 136"),
+        ({"segments": jnp.zeros((1, 4), jnp.int32)}, activations.Axes(), "a mask of all logits"),
+        ({"positions": jnp.zeros((1, 4), jnp.int32)}, activations.Axes(), "the same sequence"),
+        ({}, activations.Axes(positions="context"), "the axis context must be 1"),
+        ({}, activations.Axes(), ""),
     ],
 )
 def test_cudnn_names_what_it_cannot_do(change, axes, message):

@@ -8,9 +8,10 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import hlo, sharding
+from vxlpro_jax import hlo
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.ops.parts import map_parts
+from vxlpro_jax.sharding import mesh
 from vxlpro_jax.tpu_topology import topology_devices
 
 WIDTH = 64
@@ -74,7 +75,7 @@ def test_gradients_of_many_parts_are_added_up_in_float32():
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_devices_exchange_parameters_and_gradients_once(at_once):
     devices = topology_devices("v5e:2x4")
-    with jax.set_mesh(sharding.make_mesh(MeshConfig(), devices=devices)):
+    with jax.set_mesh(mesh.make_mesh(MeshConfig(), devices=devices)):
         weights = _placed((512, 512), P("fsdp"))
         x = _placed((64, 512), P(("data", "fsdp")))
 

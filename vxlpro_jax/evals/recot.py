@@ -22,9 +22,10 @@ from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data import pipeline, synthetic
 from vxlpro_jax.evals import probe
 from vxlpro_jax.models import recot
-from vxlpro_jax.ops import grids, masking, mesh
+from vxlpro_jax.ops import grids, masking
 from vxlpro_jax.ops.filling import fill
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.files import write_atomically
 from vxlpro_jax.utils.jit import jit
@@ -129,7 +130,7 @@ class Model:
     def _map(self, model, method, frames, *, draw=0):
         """Chunks of one size, the last filled up with copies of the first group."""
         run = _compiled(model, method, is_spread=not jax.sharding.get_abstract_mesh().empty)
-        size = math.lcm(_AT_ONCE, mesh.axis_size(mesh.FRAME_AXES))
+        size = math.lcm(_AT_ONCE, activations.axis_size(activations.FRAME_AXES))
         filled = np.concatenate([frames, np.repeat(frames[:1], -len(frames) % size, axis=0)])
         parts = [
             run(self._params, filled[at : at + size], jax.random.fold_in(jax.random.key(at), draw))

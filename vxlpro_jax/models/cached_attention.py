@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from vxlpro_jax.config.schema import AttentionBackend
 from vxlpro_jax.models.kv_cache import KVCache
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import attention_part
 from vxlpro_jax.ops.attention.interface import Part
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.sharding import activations
 
 
 def attend(
@@ -43,7 +43,7 @@ def attend(
     Returns:
         [B, A, N, H] in q's type.
     """
-    where = {"spread": mesh.SEQUENCES, "backend": backend}
+    where = {"spread": activations.SEQUENCES, "backend": backend}
     own = attention_part(q, k, v, causal=True, q_positions=at, **where)
     own = own.replace(out=at_least_float32(own.out))
 

@@ -16,10 +16,10 @@ from vxlpro_jax.config.schema import AttentionBackend, DecoderConfig
 from vxlpro_jax.models import cached_attention
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import attention
 from vxlpro_jax.ops.rope import rotate_heads
 from vxlpro_jax.ops.swiglu import swiglu
+from vxlpro_jax.sharding import activations
 
 _normal = nn.initializers.normal(0.02)
 _Linear = functools.partial(Dense, kernel_init=_normal, bias_init=zeros)
@@ -166,7 +166,7 @@ class _SelfAttention(nn.Module):
                 causal=True,
                 q_segments=where.segments,
                 kv_segments=where.segments,
-                spread=mesh.SEQUENCES,
+                spread=activations.SEQUENCES,
                 backend=self.backend,
             )
         else:

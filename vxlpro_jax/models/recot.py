@@ -19,9 +19,10 @@ from vxlpro_jax.models.dts import Dts
 from vxlpro_jax.models.encoder_block import EncoderBlock
 from vxlpro_jax.models.layers import Dense, LayerNorm
 from vxlpro_jax.models.siglip import Siglip
-from vxlpro_jax.ops import grids, masking, mesh
+from vxlpro_jax.ops import grids, masking
 from vxlpro_jax.ops.norms import layer_norm
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.sharding import activations
 
 _NORM_EPS = 1e-6
 
@@ -70,7 +71,7 @@ class Recot(nn.Module):
 
     def features(self, frames: jax.Array) -> jax.Array:
         """Tower and resize: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
-        flat = mesh.shard_frames(rearrange(frames, "g f ... -> (g f) ..."))
+        flat = activations.shard_frames(rearrange(frames, "g f ... -> (g f) ..."))
         grid = grids.resize(self.vision(flat), side=self.config.dts.grid)
         return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
 
@@ -78,7 +79,7 @@ class Recot(nn.Module):
         """The compressor in the model's layout: [G, f, P, C] -> [G, P, C]."""
         grid = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
         groups = grids.group_frames(grid, layout=self.config.dts.layout)
-        return rearrange(self.dts(mesh.shard_frames(groups)), "g h w c -> g (h w) c")
+        return rearrange(self.dts(activations.shard_frames(groups)), "g h w c -> g (h w) c")
 
     def mask(self, features: jax.Array, *, key: jax.Array) -> Masked:
         """Hides some of [G, f, P, C]; `key` draws what."""
@@ -132,8 +133,10 @@ class _Extras(nn.Module):
             case "sgm":
                 # Held to their places: left alone, XLA's partitioner gets the gradient of the mean
                 # wrong on meshes that spread frames over two axes and the query over a third.
-                temporal = mesh.shard_frames(self.temporal_query(masking.neighbours(features)))
-                spatial = mesh.shard_frames(self.spatial_query(features.mean(axis=2)))
+                temporal = activations.shard_frames(
+                    self.temporal_query(masking.neighbours(features))
+                )
+                spatial = activations.shard_frames(self.spatial_query(features.mean(axis=2)))
                 return masking.semantic_scores(features, temporal=temporal, spatial=spatial)
             case "motion":
                 return masking.motion_scores(features)

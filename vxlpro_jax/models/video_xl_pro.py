@@ -20,8 +20,9 @@ from vxlpro_jax.models.projector import Projector
 from vxlpro_jax.models.qwen2 import Qwen2
 from vxlpro_jax.models.selector import Selected, Selector
 from vxlpro_jax.models.siglip import Siglip
-from vxlpro_jax.ops import grids, mesh, splice
+from vxlpro_jax.ops import grids, splice
 from vxlpro_jax.ops import segments as seg
+from vxlpro_jax.sharding import activations
 
 
 @flax.struct.dataclass
@@ -89,7 +90,7 @@ class VideoXLPro(nn.Module):
 
     def group_features(self, frames: jax.Array) -> jax.Array:
         """`features` by group: uint8 [G, 4, H, W, 3] -> [G, 4, h*w, C]."""
-        grid = self.features(mesh.shard_frames(rearrange(frames, "g f ... -> (g f) ...")))
+        grid = self.features(activations.shard_frames(rearrange(frames, "g f ... -> (g f) ...")))
         return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
 
     def condense(self, features: jax.Array) -> jax.Array:
@@ -99,7 +100,7 @@ class VideoXLPro(nn.Module):
     def compress_groups(self, features: jax.Array) -> jax.Array:
         """`compress` by group: [G, 4, h*w, C] -> [G, h*w, C]."""
         flat = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
-        return rearrange(mesh.shard_frames(self.compress(flat)), "g h w c -> g (h w) c")
+        return rearrange(activations.shard_frames(self.compress(flat)), "g h w c -> g (h w) c")
 
     def shorten(self, compressed: jax.Array) -> jax.Array:
         """Projector and pooling: [G, h*w, C] -> [G, N, D]."""
@@ -144,7 +145,7 @@ class VideoXLPro(nn.Module):
         visual = rearrange(selected.windows, "b g n d -> b (g n) d")
         take = jax.vmap(functools.partial(jnp.take, axis=0, mode="fill", fill_value=0))
         embeddings = take(jnp.concatenate([words, visual], axis=1), layout.sources)
-        return Sequence(mesh.shard_rows(embeddings), layout, num_samples)
+        return Sequence(activations.shard_rows(embeddings), layout, num_samples)
 
     def assemble(self, visual: jax.Array, text: Text, *, slots: int | None = None) -> Sequence:
         """Visual tokens [B, G, N, D] and text to the decoder's input; `slots` as in `splice`."""
@@ -156,11 +157,11 @@ class VideoXLPro(nn.Module):
         # A row's only sample stands before its padding, which causal attention does not see.
         segments = layout.segments if sequence.num_samples > 1 else None
         hidden = self.decoder(
-            mesh.scatter_sequence(x),
-            positions=mesh.scatter_sequence(layout.positions),
-            segments=None if segments is None else mesh.scatter_sequence(segments),
+            activations.scatter_sequence(x),
+            positions=activations.scatter_sequence(layout.positions),
+            segments=None if segments is None else activations.scatter_sequence(segments),
         )
-        return mesh.gather_sequence(hidden)[:, : x.shape[1]]
+        return activations.gather_sequence(hidden)[:, : x.shape[1]]
 
     def __call__(self, frames: jax.Array, text: Text) -> jax.Array:
         """`read` of encoded frames, uint8 [B, G, 4, H, W, 3]."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.ops import mesh
+from vxlpro_jax.sharding import activations
 
 
 def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -26,7 +26,7 @@ def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array
         [G, t/2, h, w, D].
     """
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    kernel = mesh.gather_rows(kernel)
+    kernel = activations.gather_rows(kernel)
     merged = jnp.stack([kernel[0] + kernel[1], kernel[2]])
     outputs = [_convolve(x[:, :2], merged)]
     if x.shape[1] > 2:
@@ -36,7 +36,7 @@ def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array
 
 def _convolve(x, kernel):
     """Stride 2 in time, no padding: [G, t, h+2, w+2, C] -> [G, t', h, w, D]."""
-    if mesh.platform() == "cpu":
+    if activations.platform() == "cpu":
         return by_products(x, kernel)
     return by_convolution(x, kernel)
 

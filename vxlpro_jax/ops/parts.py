@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.sharding import activations
 
 Function = Callable[[Any, jax.Array], jax.Array]
 
@@ -34,9 +34,9 @@ def map_parts(function: Function, params: Any, x: jax.Array, *, at_once: int) ->
     Returns:
         [F, ...].
     """
-    x = mesh.shard_frames(x)
-    axes = mesh.frame_axes(len(x))
-    devices = mesh.axis_size(axes)
+    x = activations.shard_frames(x)
+    axes = activations.frame_axes(len(x))
+    devices = activations.axis_size(axes)
     parts = _parts(len(x) // devices, at_once=at_once)
     if parts == 1:
         return function(params, x)

@@ -6,7 +6,7 @@ Shapes: `...` any leading axes, `M` their product, `D` width, `F` hidden width.
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.ops import mesh
+from vxlpro_jax.sharding import activations
 
 
 def swiglu(x: jax.Array, *, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
@@ -23,7 +23,7 @@ def swiglu(x: jax.Array, *, gate: jax.Array, up: jax.Array, down: jax.Array) -> 
     """
     x = jnp.asarray(x, gate.dtype)
     # Merging the leading axes would move data between the devices of a mesh.
-    if mesh.platform() == "cpu" and mesh.axis_size(mesh.ALL_AXES) == 1:
+    if activations.platform() == "cpu" and activations.axis_size(activations.ALL_AXES) == 1:
         return _features_first(x, gate, up, down)
     return (jax.nn.silu(x @ gate.T) * (x @ up.T)) @ down.T
 

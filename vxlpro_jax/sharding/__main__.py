@@ -13,9 +13,10 @@ import jax
 from absl import flags
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from vxlpro_jax import optim, sharding
+from vxlpro_jax import optim
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import MeshConfig
+from vxlpro_jax.sharding.mesh import AXES, axis_sizes
 from vxlpro_jax.train_init import abstract_state
 from vxlpro_jax.utils import cli, tree
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
 
     run = read_run(argv, define=define)
     count = run.flags.devices or _named_devices(run.config.mesh) or jax.device_count()
-    sizes = sharding.axis_sizes(run.config.mesh, devices=count)
+    sizes = axis_sizes(run.config.mesh, devices=count)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     optimizer = optim.optimizer(run.config.optim, total_steps=run.config.total_steps)
     state = abstract_state(run.config, optimizer=optimizer, mesh=mesh)
@@ -74,7 +75,7 @@ def table(rows: list[Placed]) -> str:
 
 def _named_devices(mesh: MeshConfig) -> int:
     """The product of the axes; 0 if one of them is left open."""
-    return max(0, math.prod(getattr(mesh, axis) for axis in sharding.AXES))
+    return max(0, math.prod(getattr(mesh, axis) for axis in AXES))
 
 
 if __name__ == "__main__":

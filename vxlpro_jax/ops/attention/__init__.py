@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax.config.schema import AttentionBackend
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention import chunked, cudnn, splash, xla
 from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.sharding import activations
 
 # Logits in memory at once. On a CPU they should stay in its cache.
 _CPU_LOGITS_BYTES = 2**26
@@ -31,7 +31,7 @@ def attention(
     q_positions: jax.Array | None = None,
     q_segments: jax.Array | None = None,
     kv_segments: jax.Array | None = None,
-    spread: P = mesh.FRAMES,
+    spread: P = activations.FRAMES,
     backend: AttentionBackend = "auto",
 ) -> jax.Array:
     """Softmax attention with grouped key/value heads, scaled by H^-0.5, softmax in float32 or more.
@@ -73,7 +73,7 @@ def attention_part(
     causal: bool = False,
     q_positions: jax.Array | None = None,
     kv_lengths: jax.Array | None = None,
-    spread: P = mesh.FRAMES,
+    spread: P = activations.FRAMES,
     backend: AttentionBackend = "auto",
 ) -> Part:
     """`attention` to some of the keys, to be merged with that to others; it has no gradient.
@@ -95,20 +95,20 @@ def attention_part(
     inputs = Inputs(q, k, v, q_positions, kv_lengths=kv_lengths)
     if causal and q_positions is None:
         places = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
-        is_self = not mesh.splits_sequence(q.shape[1])
+        is_self = not activations.splits_sequence(q.shape[1])
         inputs = inputs.replace(q_positions=places, is_self_causal=is_self)
     return _run(inputs, spread=P(spread[0]), backend=backend, backends=_PARTS)
 
 
 def _in_order(x: Inputs) -> Inputs:
     """Keys in their own order, and the places of the queries among them."""
-    places = jnp.asarray(mesh.sequence_order(x.q.shape[1]))
+    places = jnp.asarray(activations.sequence_order(x.q.shape[1]))
     segments = x.kv_segments
     return x.replace(
-        k=mesh.gather_sequence(x.k),
-        v=mesh.gather_sequence(x.v),
+        k=activations.gather_sequence(x.k),
+        v=activations.gather_sequence(x.v),
         q_positions=jnp.broadcast_to(places, x.q.shape[:2]),
-        kv_segments=None if segments is None else mesh.gather_sequence(segments),
+        kv_segments=None if segments is None else activations.gather_sequence(segments),
         is_self_causal=True,
     )
 
@@ -140,8 +140,8 @@ _PARTS = _Backends(
 
 
 def _run(x: Inputs, *, spread: P, backend: AttentionBackend, backends: _Backends) -> Any:
-    if mesh.axis_size() == 1:
-        kernel = _kernel(x, backend=backend, axes=mesh.Axes(), backends=backends)
+    if activations.axis_size() == 1:
+        kernel = _kernel(x, backend=backend, axes=activations.Axes(), backends=backends)
         return kernel.attend(x, kernel.tables)
     return _over_mesh(x, spread=spread, backend=backend, backends=backends)
 
@@ -149,8 +149,10 @@ def _run(x: Inputs, *, spread: P, backend: AttentionBackend, backends: _Backends
 def _over_mesh(x: Inputs, *, spread, backend, backends) -> Any:
     """Each device attends with its own rows, queries and heads to all keys of the rows."""
     (rows, length, heads, _), kv_heads = x.q.shape, x.k.shape[2]
-    axes = mesh.attention_axes(spread, rows=rows, length=length, heads=heads, kv_heads=kv_heads)
-    repeats = mesh.axis_size((axes.heads,)) // kv_heads if axes.heads else 1
+    axes = activations.attention_axes(
+        spread, rows=rows, length=length, heads=heads, kv_heads=kv_heads
+    )
+    repeats = activations.axis_size((axes.heads,)) // kv_heads if axes.heads else 1
     if repeats > 1:
         x = x.replace(k=jnp.repeat(x.k, repeats, axis=2), v=jnp.repeat(x.v, repeats, axis=2))
     kernel = _kernel(x, backend=backend, axes=axes, backends=backends)
@@ -169,7 +171,7 @@ def _over_mesh(x: Inputs, *, spread, backend, backends) -> Any:
         kernel.attend,
         in_specs=(specs, kernel.specs),
         out_specs=backends.specs(q_spec),
-        axis_names=mesh.free_axes(),
+        axis_names=activations.free_axes(),
         check_vma=False,
     )
     return spread_out(x, kernel.tables)
@@ -179,9 +181,9 @@ def _where_given(x: jax.Array | None, spec: P) -> P | None:
     return None if x is None else spec
 
 
-def _kernel(x: Inputs, *, backend: AttentionBackend, axes: mesh.Axes, backends: _Backends):
+def _kernel(x: Inputs, *, backend: AttentionBackend, axes: activations.Axes, backends: _Backends):
     """The backend's kernel for inputs of the whole mesh."""
-    module = {"tpu": splash, "gpu": cudnn}.get(mesh.platform())
+    module = {"tpu": splash, "gpu": cudnn}.get(activations.platform())
     if backend == "auto" and module and not module.misfit(x, axes=axes):
         return getattr(module, backends.kernel)(x, axes=axes)
     if backend in ("splash", "cudnn"):
@@ -196,7 +198,7 @@ def _kernel(x: Inputs, *, backend: AttentionBackend, axes: mesh.Axes, backends: 
 
 def _attend_by_size(x: Inputs, *, backends: _Backends) -> Any:
     row_bytes = 4 * x.q.shape[1] * x.q.shape[2] * x.k.shape[1]
-    limit = _CPU_LOGITS_BYTES if mesh.platform() == "cpu" else _LOGITS_BYTES
+    limit = _CPU_LOGITS_BYTES if activations.platform() == "cpu" else _LOGITS_BYTES
     rows = limit // row_bytes
     if rows >= len(x.q):
         return backends.xla(x)

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils import jax_internals
 
 
-def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
+def misfit(x: Inputs, *, axes: activations.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
     if x.q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"the type must be bfloat16 or float16, not {x.q.dtype}"
@@ -23,7 +23,7 @@ def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
     return ""
 
 
-def kernel(_: Inputs, *, axes: mesh.Axes) -> Kernel:
+def kernel(_: Inputs, *, axes: activations.Axes) -> Kernel:
     """The kernel for inputs of the whole mesh, whatever the axes."""
     del axes
     return Kernel(_attend)
@@ -35,7 +35,7 @@ def _attend(x: Inputs, _) -> jax.Array:
     )
 
 
-def part_kernel(_: Inputs, *, axes: mesh.Axes) -> Kernel:
+def part_kernel(_: Inputs, *, axes: activations.Axes) -> Kernel:
     """The same for `Part`, without a gradient."""
     del axes
     return Kernel(_attend_part)

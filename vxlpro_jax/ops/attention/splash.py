@@ -6,33 +6,33 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.ops import mesh
 from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.sharding import activations
 
-_BLOCKS = (1024, 512, 256, mesh.LANES)
+_BLOCKS = (1024, 512, 256, activations.LANES)
 
 
-def misfit(x: Inputs, *, axes: mesh.Axes) -> str:
+def misfit(x: Inputs, *, axes: activations.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
     if x.q_positions is not None and not x.is_self_causal:
         return "causal queries must be the same sequence as the keys"
-    if x.q.shape[-1] % mesh.LANES:
-        return f"the width of a head must be a multiple of {mesh.LANES}, not {x.q.shape[-1]}"
+    if x.q.shape[-1] % activations.LANES:
+        return f"the width of a head must be a multiple of {activations.LANES}, not {x.q.shape[-1]}"
     length = x.q.shape[1] // _shards(axes.positions)
-    if length % mesh.LANES:
-        return f"a device's queries must be a multiple of {mesh.LANES}, not {length}"
-    if x.k.shape[1] % mesh.LANES:
-        return f"keys must be a multiple of {mesh.LANES}, not {x.k.shape[1]}"
+    if length % activations.LANES:
+        return f"a device's queries must be a multiple of {activations.LANES}, not {length}"
+    if x.k.shape[1] % activations.LANES:
+        return f"keys must be a multiple of {activations.LANES}, not {x.k.shape[1]}"
     return ""
 
 
-def kernel(x: Inputs, *, axes: mesh.Axes, interpret: bool = False) -> Kernel:
+def kernel(x: Inputs, *, axes: activations.Axes, interpret: bool = False) -> Kernel:
     """The kernel for inputs of the whole mesh; `interpret` runs it where there is no TPU."""
     made, specs = _make(x, axes=axes, interpret=interpret)
     return Kernel(_attend, made, specs)
 
 
-def part_kernel(x: Inputs, *, axes: mesh.Axes, interpret: bool = False) -> Kernel:
+def part_kernel(x: Inputs, *, axes: activations.Axes, interpret: bool = False) -> Kernel:
     """The same for `Part`, without a gradient."""
     made, specs = _make(x, axes=axes, interpret=interpret, save_residuals=True)
     return Kernel(_attend_part, made, specs)
@@ -42,7 +42,7 @@ def _make(x: Inputs, *, axes, **options):
     (length, heads), keys = x.q.shape[1:3], x.k.shape[1]
     if x.is_self_causal:
         mask = splash_attention.CausalMask((length, keys))
-        mask.q_sequence = mesh.sequence_order(length)
+        mask.q_sequence = activations.sequence_order(length)
     else:
         mask = splash_attention.FullMask((length, keys))
     made = splash_attention.make_splash_mha(
@@ -96,4 +96,4 @@ def _block_sizes(*, queries: int, keys: int) -> splash_attention.BlockSizes:
 
 
 def _shards(axis: str | None) -> int:
-    return mesh.axis_size((axis,)) if axis else 1
+    return activations.axis_size((axis,)) if axis else 1

@@ -1,0 +1,66 @@
+"""TODO: vxlpro_jax.sharding.mesh."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from vxlpro_jax.config.schema import MeshConfig
+from vxlpro_jax.utils.errors import InputError
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+
+def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
+    """Devices along each axis, the axis that is -1 filled in.
+
+    Raises:
+        InputError: the axes do not multiply to `devices`, more than one is -1, or `data` cannot be
+            shared by the slices.
+    """
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    free = [axis for axis, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    impossible = len(free) > 1 or fixed < 1 or min(sizes.values()) < -1
+    if impossible or devices % fixed or (not free and fixed != devices):
+        raise InputError(
+            f"Mesh {sizes} does not fit {devices} devices: make the axes multiply to {devices}, or"
+            " set one of them to -1."
+        )
+    sizes |= dict.fromkeys(free, devices // fixed)
+    if config.num_slices < 1 or sizes["data"] % config.num_slices:
+        raise InputError(
+            f"mesh.num_slices is {config.num_slices}, mesh.data {sizes['data']}: only gradients"
+            " cross slices, so data must be a multiple of them."
+        )
+    return sizes
+
+
+def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over the devices, by default all there are, to be entered with `jax.set_mesh`.
+
+    Neighbours along an axis are neighbours in the network as far as the axes let them. With several
+    slices, neighbours along `data` are of different slices and all else is within one.
+
+    Raises:
+        InputError: as `axis_sizes`.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, devices=len(devices))
+    auto = (AxisType.Auto,) * len(AXES)
+    if config.num_slices == 1:
+        arranged = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+        return Mesh(arranged, AXES, axis_types=auto)
+    within = {**sizes, "data": sizes["data"] // config.num_slices}
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        tuple(within.values()),
+        (config.num_slices, *[1] * (len(AXES) - 1)),
+        devices,
+        process_is_granule=not hasattr(devices[0], "slice_index"),
+        allow_split_physical_axes=True,
+    )
+    return Mesh(arranged, AXES, axis_types=auto)
