@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vxlpro_jax.config.schema import MeshConfig
-from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.ops.attention.dispatch import attention
 from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.tpu_topology import topology_devices
 

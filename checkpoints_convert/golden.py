@@ -27,8 +27,8 @@ from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN
 from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
-from vxlpro_jax.ops import grids
-from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.ops import patches
+from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
@@ -276,7 +276,7 @@ class _Stages:
         else:
             projected = jnp.asarray(self.case["projected"], self.model.dtype)
         first = int(self.is_image and len(projected) > 1)
-        return grids.pool(projected, size=self.model.config.pool)[None, first:]
+        return patches.pool(projected, size=self.model.config.pool)[None, first:]
 
     # ---- selection -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import numpy as np
 from vxlpro_jax import budget
 from vxlpro_jax.config.schema import STAMP_TOKENS, ModelConfig
 from vxlpro_jax.models.kv_cache import CacheType
-from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.utils.errors import InputError
 
 KeepStamps = Literal["all", "touched"]

@@ -9,7 +9,7 @@ import torch
 from torch_reference import selector as reference
 
 from vxlpro_jax.models.selector import Selector
-from vxlpro_jax.ops import selection
+from vxlpro_jax.ops import token_selection
 
 RATIOS = (0.5, 0.83)
 
@@ -19,7 +19,7 @@ def scene(config):
     """One row of two samples, one and three groups, then a group of padding."""
     rng = np.random.default_rng(0)
     width = config.decoder.width
-    counts = selection.keep_count(np.array([[144, 3 * 144]]), ratio=np.array([RATIOS]))
+    counts = token_selection.keep_count(np.array([[144, 3 * 144]]), ratio=np.array([RATIOS]))
     return {
         "windows": rng.standard_normal((1, 5, 154, width)),
         "group_segments": np.array([[1, 2, 2, 2, 0]], np.int32),
@@ -113,7 +113,7 @@ def test_ties_go_to_the_lower_index(levels):
     segments = np.repeat([1, 2, 3, 0], [*sizes, padding]).astype(np.int32)[None]
     scores = rng.integers(0, levels, segments.shape) / levels
     counts = np.array([[17, 5, 96]], np.int32)
-    kept = selection.keep_highest(scores, segments=segments, counts=counts)
+    kept = token_selection.keep_highest(scores, segments=segments, counts=counts)
     expected = np.zeros_like(segments, bool)
     for segment, count in enumerate(counts[0], 1):
         at = np.flatnonzero(segments[0] == segment)
@@ -127,13 +127,13 @@ def test_ties_go_to_the_lower_index(levels):
 )
 def test_count(tokens, ratio, count):
     """1440 x 0.7 is 1007 in double precision and 1008 in single."""
-    assert selection.keep_count(tokens, ratio=ratio) == count
+    assert token_selection.keep_count(tokens, ratio=ratio) == count
 
 
 def test_count_follows_exact_arithmetic():
     tokens = 144 * np.arange(1, 400)
     for percent in (70, 77, 85, 90, 99):
-        ours = selection.keep_count(tokens, ratio=percent / 100)
+        ours = token_selection.keep_count(tokens, ratio=percent / 100)
         theirs = [max(16, int(n * (percent / 100)) // 16 * 16) for n in tokens.tolist()]
         np.testing.assert_array_equal(ours, theirs)
 

@@ -11,7 +11,7 @@ from torch_reference.siglip import to_dts_grid
 
 from vxlpro_jax.config.schema import DtsConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
-from vxlpro_jax.ops import grids
+from vxlpro_jax.ops import patches
 
 
 def apply(config, params, method, *args):
@@ -36,15 +36,15 @@ def test_tower_and_resize(config, oracle, params):
 def test_resize_from_any_grid(side):
     features = np.random.default_rng(0).standard_normal((2, side * side, 5))
     theirs = to_dts_grid(torch.from_numpy(features)).permute(0, 2, 3, 1)
-    assert difference(np.asarray(grids.resize(features, side=24)), theirs) < 1e-12
+    assert difference(np.asarray(patches.resize(features, side=24)), theirs) < 1e-12
 
 
 def test_resize_of_bfloat16_is_computed_in_float32():
     features = jax.numpy.asarray(
         np.random.default_rng(0).standard_normal((1, 729, 3)), jax.numpy.bfloat16
     )
-    exact = grids.resize(features.astype(jax.numpy.float32), side=24)
-    resized = grids.resize(features, side=24)
+    exact = patches.resize(features.astype(jax.numpy.float32), side=24)
+    resized = patches.resize(features, side=24)
     assert resized.dtype == features.dtype
     np.testing.assert_array_equal(resized, exact.astype(jax.numpy.bfloat16))
 
@@ -63,7 +63,7 @@ def test_released_layout_puts_channel_c_of_frame_f_where_the_release_does():
     width = 8
     frame, channel = np.meshgrid(np.arange(4), np.arange(width), indexing="ij")
     grid = np.broadcast_to((100 * frame + channel)[:, None, None], (4, 1, 1, width))
-    groups = grids.group_frames(jax.numpy.asarray(grid), layout="released")
+    groups = patches.group_frames(jax.numpy.asarray(grid), layout="released")
     for f, c in np.ndindex(4, width):
         assert groups[0, c % 4, 0, 0, (width // 4) * f + c // 4] == 100 * f + c
 

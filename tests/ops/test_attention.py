@@ -8,7 +8,8 @@ from jax.extend.core import jaxprs_in_params
 
 from vxlpro_jax.models.cached_attention import merge
 from vxlpro_jax.ops import attention as attention_module
-from vxlpro_jax.ops.attention import attention, attention_part, cudnn, splash, xla
+from vxlpro_jax.ops.attention import cudnn, splash, xla
+from vxlpro_jax.ops.attention.dispatch import attention, attention_part
 from vxlpro_jax.ops.attention.interface import Inputs
 from vxlpro_jax.sharding import activations
 

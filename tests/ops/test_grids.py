@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.grids import group_frames, pool, resize
+from vxlpro_jax.ops.patches import group_frames, pool, resize
 
 
 @pytest.fixture(autouse=True)

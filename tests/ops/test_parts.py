@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import hlo
 from vxlpro_jax.config.schema import MeshConfig
-from vxlpro_jax.ops.parts import map_parts
+from vxlpro_jax.ops.microbatch import map_parts
 from vxlpro_jax.sharding import mesh
 from vxlpro_jax.tpu_topology import topology_devices
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.selection import keep_count, keep_highest, normalize
+from vxlpro_jax.ops.token_selection import keep_count, keep_highest, normalize
 
 
 @pytest.mark.parametrize(

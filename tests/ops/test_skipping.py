@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.skipping import draw_skips
+from vxlpro_jax.ops.position_skipping import draw_skips
 
 LONGEST = 1000
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0]], np.int32)

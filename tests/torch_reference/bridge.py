@@ -14,7 +14,7 @@ from torch_reference.model import IGNORE, IMAGE, Sample, VideoXLPro
 from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import Text
-from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.ops.token_selection import keep_count
 
 
 def randomized(config: ModelConfig, *, seed: int = 0, kind: str = "eager") -> VideoXLPro:

@@ -22,7 +22,7 @@ from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data import pipeline, synthetic
 from vxlpro_jax.evals import probe
 from vxlpro_jax.models import recot
-from vxlpro_jax.ops import grids, masking
+from vxlpro_jax.ops import patches, token_masking
 from vxlpro_jax.ops.filling import fill
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
@@ -201,7 +201,7 @@ def mask_pattern(share: np.ndarray, *, targets: np.ndarray) -> dict[str, float]:
         `unevenness`, the standard deviation of a group's shares: chance alone leaves little of it;
         `motion`, their correlation with how much each token changes between frames.
     """
-    motion = np.asarray(masking.motion_scores(jnp.asarray(targets)))
+    motion = np.asarray(token_masking.motion_scores(jnp.asarray(targets)))
     shares, changes = (x.reshape(len(x), -1) for x in (share, motion))
     shares, changes = (x - x.mean(1, keepdims=True) for x in (shares, changes))
     spread = shares.std(1) * changes.std(1)
@@ -267,7 +267,7 @@ def direction_probe(
 
 def _pooled(compressed: np.ndarray) -> np.ndarray:
     """As the release pools, whatever the run does, flat: [G, P, C] -> [G, P/4 C]."""
-    pooled = grids.pool(jnp.asarray(compressed), size=2)
+    pooled = patches.pool(jnp.asarray(compressed), size=2)
     return np.asarray(rearrange(pooled, "g n c -> g (n c)"))
 
 

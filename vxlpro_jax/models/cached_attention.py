@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vxlpro_jax.config.schema import AttentionBackend
 from vxlpro_jax.models.kv_cache import KVCache
-from vxlpro_jax.ops.attention import attention_part
+from vxlpro_jax.ops.attention.dispatch import attention_part
 from vxlpro_jax.ops.attention.interface import Part
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations

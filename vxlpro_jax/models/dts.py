@@ -10,7 +10,7 @@ from einops import rearrange
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, AttentionBackend
 from vxlpro_jax.models.layers import Dense, GroupNorm, torch_uniform, zeros
-from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.ops.attention.dispatch import attention
 from vxlpro_jax.ops.conv3d import halve_time
 from vxlpro_jax.ops.precision import at_least_float32
 

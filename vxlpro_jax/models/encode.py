@@ -13,7 +13,7 @@ from einops import rearrange
 
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
-from vxlpro_jax.ops.parts import map_parts
+from vxlpro_jax.ops.microbatch import map_parts
 
 
 def group_features(

@@ -11,7 +11,7 @@ from einops import rearrange
 
 from vxlpro_jax.config.schema import AttentionBackend
 from vxlpro_jax.models.layers import Dense, LayerNorm, zeros
-from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.ops.attention.dispatch import attention
 
 Linear = functools.partial(Dense, kernel_init=nn.initializers.xavier_uniform(), bias_init=zeros)
 

@@ -16,7 +16,7 @@ from vxlpro_jax.config.schema import AttentionBackend, DecoderConfig
 from vxlpro_jax.models import cached_attention
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
-from vxlpro_jax.ops.attention import attention
+from vxlpro_jax.ops.attention.dispatch import attention
 from vxlpro_jax.ops.rope import rotate_heads
 from vxlpro_jax.ops.swiglu import swiglu
 from vxlpro_jax.sharding import activations

@@ -19,7 +19,7 @@ from vxlpro_jax.models.dts import Dts
 from vxlpro_jax.models.encoder_block import EncoderBlock
 from vxlpro_jax.models.layers import Dense, LayerNorm
 from vxlpro_jax.models.siglip import Siglip
-from vxlpro_jax.ops import grids, masking
+from vxlpro_jax.ops import patches, token_masking
 from vxlpro_jax.ops.norms import layer_norm
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
@@ -72,13 +72,13 @@ class Recot(nn.Module):
     def features(self, frames: jax.Array) -> jax.Array:
         """Tower and resize: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
         flat = activations.shard_frames(rearrange(frames, "g f ... -> (g f) ..."))
-        grid = grids.resize(self.vision(flat), side=self.config.dts.grid)
+        grid = patches.resize(self.vision(flat), side=self.config.dts.grid)
         return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
 
     def compress(self, features: jax.Array) -> jax.Array:
         """The compressor in the model's layout: [G, f, P, C] -> [G, P, C]."""
         grid = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
-        groups = grids.group_frames(grid, layout=self.config.dts.layout)
+        groups = patches.group_frames(grid, layout=self.config.dts.layout)
         return rearrange(self.dts(activations.shard_frames(groups)), "g h w c -> g (h w) c")
 
     def mask(self, features: jax.Array, *, key: jax.Array) -> Masked:
@@ -134,22 +134,22 @@ class _Extras(nn.Module):
                 # Held to their places: left alone, XLA's partitioner gets the gradient of the mean
                 # wrong on meshes that spread frames over two axes and the query over a third.
                 temporal = activations.shard_frames(
-                    self.temporal_query(masking.neighbours(features))
+                    self.temporal_query(token_masking.neighbours(features))
                 )
                 spatial = activations.shard_frames(self.spatial_query(features.mean(axis=2)))
-                return masking.semantic_scores(features, temporal=temporal, spatial=spatial)
+                return token_masking.semantic_scores(features, temporal=temporal, spatial=spatial)
             case "motion":
-                return masking.motion_scores(features)
+                return token_masking.motion_scores(features)
             case "random" | "tube":
                 return jnp.zeros(features.shape[:3], at_least_float32(features).dtype)
 
     def choose(self, features, *, key):
         """What stays visible: [G, f, P, C] -> [G, f, P], exactly 0 or 1."""
         low, high = self.options.mask_ratio
-        ratio = masking.adaptive_ratio(features, low=low, high=high)
+        ratio = token_masking.adaptive_ratio(features, low=low, high=high)
         tube = self.options.policy == "tube"
-        ranked = masking.noisy_scores(self.scores(features), key=key, tube=tube)
-        return masking.choose_visible(ranked, ratio=ratio)
+        ranked = token_masking.noisy_scores(self.scores(features), key=key, tube=tube)
+        return token_masking.choose_visible(ranked, ratio=ratio)
 
     def hide(self, features, *, visible):
         """The mask token in the place of what is hidden."""

@@ -13,7 +13,7 @@ from einops import rearrange
 from vxlpro_jax.config.schema import STAMP_TOKENS, SelectorGradient
 from vxlpro_jax.models.layers import Dense, torch_uniform
 from vxlpro_jax.ops import segments as seg
-from vxlpro_jax.ops import selection
+from vxlpro_jax.ops import token_selection
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.ops.rope import rotate_full_width
 
@@ -81,10 +81,10 @@ class Selector(nn.Module):
         query = seg.lookup(query, segments=group_segments)
         scores = self.window.scores(windows, query=query)
         flat_segments = jnp.repeat(group_segments, tokens, axis=1)
-        scores = selection.normalize(
+        scores = token_selection.normalize(
             rearrange(scores, "b g n -> b (g n)"), segments=flat_segments, num_segments=num_segments
         )
-        kept = selection.keep_highest(scores, segments=flat_segments, counts=keep_counts)
+        kept = token_selection.keep_highest(scores, segments=flat_segments, counts=keep_counts)
         kept, scores = (rearrange(x, "b (g n) -> b g n", n=tokens) for x in (kept, scores))
         stamps = jnp.broadcast_to(group_segments[..., None] > 0, (*kept.shape[:2], STAMP_TOKENS))
         rotated = _rotate(windows, group_segments, skipped)

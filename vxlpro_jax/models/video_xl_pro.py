@@ -20,7 +20,7 @@ from vxlpro_jax.models.projector import Projector
 from vxlpro_jax.models.qwen2 import Qwen2
 from vxlpro_jax.models.selector import Selected, Selector
 from vxlpro_jax.models.siglip import Siglip
-from vxlpro_jax.ops import grids, splice
+from vxlpro_jax.ops import patches, splice
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.sharding import activations
 
@@ -78,11 +78,11 @@ class VideoXLPro(nn.Module):
 
     def features(self, frames: jax.Array) -> jax.Array:
         """Tower and resize: uint8 [F, H, W, 3] -> [F, h, w, C]."""
-        return grids.resize(self.vision(frames), side=self.config.dts.grid)
+        return patches.resize(self.vision(frames), side=self.config.dts.grid)
 
     def compress(self, features: jax.Array) -> jax.Array:
         """DTS: [4G, h, w, C], four frames a group -> [G, h, w, C]."""
-        return self.dts(grids.group_frames(features, layout=self.config.dts.layout))
+        return self.dts(patches.group_frames(features, layout=self.config.dts.layout))
 
     def project(self, compressed: jax.Array) -> jax.Array:
         """Projector: [G, h, w, C] -> [G, h*w, D]."""
@@ -104,7 +104,7 @@ class VideoXLPro(nn.Module):
 
     def shorten(self, compressed: jax.Array) -> jax.Array:
         """Projector and pooling: [G, h*w, C] -> [G, N, D]."""
-        return grids.pool(self.projector(compressed), size=self.config.pool)
+        return patches.pool(self.projector(compressed), size=self.config.pool)
 
     def encode(self, frames: jax.Array) -> jax.Array:
         """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""

@@ -18,7 +18,7 @@ from vxlpro_jax.evals.needle import haystack
 from vxlpro_jax.evals.needle.asking import Mode
 from vxlpro_jax.evals.needle.needles import Needle
 from vxlpro_jax.evals.needle.replies import Cell, Reply
-from vxlpro_jax.ops.selection import keep_count
+from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.utils import cli
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,221 @@
+"""TODO: vxlpro_jax.ops.attention.dispatch."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from vxlpro_jax.config.schema import AttentionBackend
+from vxlpro_jax.ops.attention import chunked, cudnn, splash, xla
+from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.sharding import activations
+
+# Logits in memory at once. On a CPU they should stay in its cache.
+_CPU_LOGITS_BYTES = 2**26
+
+
+_LOGITS_BYTES = 2**30
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool = False,
+    q_positions: jax.Array | None = None,
+    q_segments: jax.Array | None = None,
+    kv_segments: jax.Array | None = None,
+    spread: P = activations.FRAMES,
+    backend: AttentionBackend = "auto",
+) -> jax.Array:
+    """Softmax attention with grouped key/value heads, scaled by H^-0.5, softmax in float32 or more.
+
+    Args:
+        q: [B, T, N, H].
+        k: [B, S, K, H].
+        v: [B, S, K, H].
+        causal: a query sees the keys up to its own place. Without `q_positions` queries and keys
+            are the same sequence, T = S, in the order of `mesh.sequence_order`.
+        q_positions: int32 [B, T], for causal attention: the place of each query among the keys.
+        q_segments: int32 [B, T]; with `kv_segments`, a query sees the keys of its own segment.
+        kv_segments: int32 [B, S].
+        spread: the mesh axes of rows and queries; each device attends to all keys of its rows.
+        backend: `xla` holds all B N T S logits at once; `chunked` keeps a running softmax over
+            blocks, so memory is linear in length; `splash` is the Pallas kernel for TPUs, `cudnn`
+            the library's for GPUs. `auto` takes the platform's kernel where it can do what is
+            asked, else `xla` for as many rows at once as keep the logits under a limit, and
+            `chunked` where a single row would exceed it.
+
+    Returns:
+        [B, T, N, H] in q's type. A query that sees no key gets finite values without a meaning.
+
+    Raises:
+        ValueError: the shapes do not fit, or a kernel that was named cannot do what is asked.
+    """
+    _check(q, k, v, causal=causal, q_positions=q_positions)
+    inputs = Inputs(q, k, v, q_positions, q_segments, kv_segments)
+    if causal and q_positions is None:
+        inputs = _in_order(inputs)
+    return _run(inputs, spread=spread, backend=backend, backends=_WHOLE)
+
+
+def attention_part(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool = False,
+    q_positions: jax.Array | None = None,
+    kv_lengths: jax.Array | None = None,
+    spread: P = activations.FRAMES,
+    backend: AttentionBackend = "auto",
+) -> Part:
+    """`attention` to some of the keys, to be merged with that to others; it has no gradient.
+
+    Args:
+        q: [B, T, N, H].
+        k: [B, S, K, H].
+        v: [B, S, K, H].
+        causal: as for `attention`, but sequences are in their own order.
+        q_positions: as for `attention`.
+        kv_lengths: int32 [B], how many keys of each row count; None for all of them.
+        spread: as for `attention`; queries are not cut along `context`.
+        backend: as for `attention`.
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    _check(q, k, v, causal=causal, q_positions=q_positions)
+    inputs = Inputs(q, k, v, q_positions, kv_lengths=kv_lengths)
+    if causal and q_positions is None:
+        places = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
+        is_self = not activations.splits_sequence(q.shape[1])
+        inputs = inputs.replace(q_positions=places, is_self_causal=is_self)
+    return _run(inputs, spread=P(spread[0]), backend=backend, backends=_PARTS)
+
+
+def _in_order(x: Inputs) -> Inputs:
+    """Keys in their own order, and the places of the queries among them."""
+    places = jnp.asarray(activations.sequence_order(x.q.shape[1]))
+    segments = x.kv_segments
+    return x.replace(
+        k=activations.gather_sequence(x.k),
+        v=activations.gather_sequence(x.v),
+        q_positions=jnp.broadcast_to(places, x.q.shape[:2]),
+        kv_segments=None if segments is None else activations.gather_sequence(segments),
+        is_self_causal=True,
+    )
+
+
+class _Backends(NamedTuple):
+    """What makes the result of one kind.
+
+    Attributes:
+        xla, rows, chunked: functions of inputs; `rows` also of how many at a time.
+        kernel: name of the function that makes a platform's kernel.
+        specs: places of the result on the mesh, from those of the queries.
+    """
+
+    xla: Callable
+    rows: Callable
+    chunked: Callable
+    kernel: str
+    specs: Callable[[P], Any]
+
+
+_WHOLE = _Backends(xla.attend, xla.attend_rows, chunked.attend, "kernel", lambda spec: spec)
+
+
+_PARTS = _Backends(
+    xla.attend_part,
+    lambda x, rows: chunked.attend_part(x),
+    chunked.attend_part,
+    "part_kernel",
+    lambda spec: Part(out=spec, log_sum=spec),
+)
+
+
+def _run(x: Inputs, *, spread: P, backend: AttentionBackend, backends: _Backends) -> Any:
+    if activations.axis_size() == 1:
+        kernel = _kernel(x, backend=backend, axes=activations.Axes(), backends=backends)
+        return kernel.attend(x, kernel.tables)
+    return _over_mesh(x, spread=spread, backend=backend, backends=backends)
+
+
+def _over_mesh(x: Inputs, *, spread, backend, backends) -> Any:
+    """Each device attends with its own rows, queries and heads to all keys of the rows."""
+    (rows, length, heads, _), kv_heads = x.q.shape, x.k.shape[2]
+    axes = activations.attention_axes(
+        spread, rows=rows, length=length, heads=heads, kv_heads=kv_heads
+    )
+    repeats = activations.axis_size((axes.heads,)) // kv_heads if axes.heads else 1
+    if repeats > 1:
+        x = x.replace(k=jnp.repeat(x.k, repeats, axis=2), v=jnp.repeat(x.v, repeats, axis=2))
+    kernel = _kernel(x, backend=backend, axes=axes, backends=backends)
+    queries, keys = P(axes.rows, axes.positions), P(axes.rows)
+    q_spec, kv_spec = P(*queries, axes.heads), P(*keys, None, axes.heads)
+    specs = x.replace(
+        q=q_spec,
+        k=kv_spec,
+        v=kv_spec,
+        q_positions=_where_given(x.q_positions, queries),
+        q_segments=_where_given(x.q_segments, queries),
+        kv_segments=_where_given(x.kv_segments, keys),
+        kv_lengths=_where_given(x.kv_lengths, keys),
+    )
+    spread_out = jax.shard_map(
+        kernel.attend,
+        in_specs=(specs, kernel.specs),
+        out_specs=backends.specs(q_spec),
+        axis_names=activations.free_axes(),
+        check_vma=False,
+    )
+    return spread_out(x, kernel.tables)
+
+
+def _where_given(x: jax.Array | None, spec: P) -> P | None:
+    return None if x is None else spec
+
+
+def _kernel(x: Inputs, *, backend: AttentionBackend, axes: activations.Axes, backends: _Backends):
+    """The backend's kernel for inputs of the whole mesh."""
+    module = {"tpu": splash, "gpu": cudnn}.get(activations.platform())
+    if backend == "auto" and module and not module.misfit(x, axes=axes):
+        return getattr(module, backends.kernel)(x, axes=axes)
+    if backend in ("splash", "cudnn"):
+        module = {"splash": splash, "cudnn": cudnn}[backend]
+        if reason := module.misfit(x, axes=axes):
+            raise ValueError(f"Attention backend {backend!r}: {reason}.")
+        return getattr(module, backends.kernel)(x, axes=axes)
+    by_size = functools.partial(_attend_by_size, backends=backends)
+    attend = {"xla": backends.xla, "chunked": backends.chunked, "auto": by_size}[backend]
+    return Kernel(lambda part, _: attend(part))
+
+
+def _attend_by_size(x: Inputs, *, backends: _Backends) -> Any:
+    row_bytes = 4 * x.q.shape[1] * x.q.shape[2] * x.k.shape[1]
+    limit = _CPU_LOGITS_BYTES if activations.platform() == "cpu" else _LOGITS_BYTES
+    rows = limit // row_bytes
+    if rows >= len(x.q):
+        return backends.xla(x)
+    return backends.rows(x, rows=rows) if rows else backends.chunked(x)
+
+
+def _check(q, k, v, *, causal, q_positions):
+    fits = k.shape == v.shape and q.shape[-1] == k.shape[-1] and q.shape[0] == k.shape[0]
+    if not fits or q.ndim != 4 or q.shape[2] % k.shape[2]:
+        raise ValueError(
+            "attention takes q [B, T, N, H] and k, v [B, S, K, H] with N a multiple of K; got"
+            f" q {q.shape}, k {k.shape}, v {v.shape}."
+        )
+    if q_positions is not None and not causal:
+        raise ValueError("attention takes q_positions for causal=True only.")
+    if causal and q_positions is None and q.shape[1] != k.shape[1]:
+        raise ValueError(
+            f"attention takes q_positions where {q.shape[1]} causal queries are not the same"
+            f" sequence as the {k.shape[1]} keys."
+        )
