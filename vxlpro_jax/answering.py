@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax import planning, sampling
-from vxlpro_jax.calls import compiled
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, ModelConfig
 from vxlpro_jax.data import chat, images
@@ -29,7 +28,7 @@ from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
 from vxlpro_jax.encoding import GROUPS_AT_ONCE, Encoded, Encoder, OpenVideo, pad, round_up
 from vxlpro_jax.models.kv_cache import CHUNK, KVCache
 from vxlpro_jax.models.selector import drop_untouched
-from vxlpro_jax.models.video_xl_pro import Text, abstract_params
+from vxlpro_jax.models.video_xl_pro import Text, abstract_params, compiled
 from vxlpro_jax.planning import KeepStamps, Options, Plan
 from vxlpro_jax.token_store import TokenStore
 from vxlpro_jax.utils.errors import InputError

@@ -26,7 +26,7 @@ from vxlpro_jax.data.prune.rules import Losses
 from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.transforms import RowShape, Sample, SampleReader, VideoReader, stack_rows
-from vxlpro_jax.models import encode
+from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.tasks import Batch, answer_loss
 from vxlpro_jax.utils.errors import InputError
@@ -206,8 +206,8 @@ def _blank_groups(params, *, config):
     levels = jnp.array(BLANKS, jnp.uint8)[None, :, None, None, None, None]
     frames = jnp.broadcast_to(levels, (1, len(BLANKS), FRAMES_PER_GROUP, size, size, 3))
     part = {"config": config.model, "at_once": config.groups_at_once}
-    features = encode.group_features(params, frames, **part)
-    return encode.compress(params, features, **part)[0]
+    features = microbatched_encoder.group_features(params, frames, **part)
+    return microbatched_encoder.compress(params, features, **part)[0]
 
 
 def _losses(params, batch: Batch, blanks: jax.Array, *, config) -> tuple[jax.Array, jax.Array]:

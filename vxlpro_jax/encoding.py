@@ -16,13 +16,13 @@ from typing import Self
 import jax
 import numpy as np
 
-from vxlpro_jax.calls import compiled
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, ModelConfig
 from vxlpro_jax.data import chat, video
 from vxlpro_jax.data.feature_blocks import Visual
 from vxlpro_jax.data.frames import FrameStream
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.video import FrameGroups
+from vxlpro_jax.models.video_xl_pro import compiled
 from vxlpro_jax.token_store import TokenStore
 from vxlpro_jax.utils.prefetch import ahead
 

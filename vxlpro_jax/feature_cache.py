@@ -25,7 +25,7 @@ from vxlpro_jax.data.contents import Contents, media_name, visual_key
 from vxlpro_jax.data.feature_blocks import GroupType, Visual
 from vxlpro_jax.data.feature_shards import sweep
 from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
-from vxlpro_jax.models import encode
+from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.tasks import param_shapes
 from vxlpro_jax.utils import cli, tree
@@ -213,8 +213,12 @@ def _encoder(config: TrainConfig) -> Callable:
 
     def run(parts, frames):
         parts = tree.cast(parts, config.compute_dtype)
-        features = encode.group_features(parts, frames, **options)
-        return encode.compress(parts, features, **options) if "dts" in parts else features
+        features = microbatched_encoder.group_features(parts, frames, **options)
+        return (
+            microbatched_encoder.compress(parts, features, **options)
+            if "dts" in parts
+            else features
+        )
 
     return jit(run, out_shardings=batch.batch_sharding(jax.sharding.get_mesh()))
 

@@ -13,7 +13,7 @@ from einops import rearrange
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
 from vxlpro_jax.losses import head_cross_entropy, reconstruction
-from vxlpro_jax.models import encode, recot, video_xl_pro
+from vxlpro_jax.models import microbatched_encoder, recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops.microbatch import map_parts
 from vxlpro_jax.ops.position_skipping import draw_skips
@@ -156,15 +156,15 @@ def _visual_tokens(params, batch, *, config):
     """[B, G, N, D]."""
     part = {"config": config.model, "at_once": config.groups_at_once}
     if "compressed" in batch:
-        return encode.shorten(params, batch["compressed"], **part)
-    return encode.condense(params, _features(params, batch, config=config), **part)
+        return microbatched_encoder.shorten(params, batch["compressed"], **part)
+    return microbatched_encoder.condense(params, _features(params, batch, config=config), **part)
 
 
 def _features(params, batch, *, config):
     """Of the tower: [B, G, 4, P, C]."""
     if "features" in batch:
         return batch["features"]
-    return encode.group_features(
+    return microbatched_encoder.group_features(
         params, batch["frames"], config=config.model, at_once=config.groups_at_once
     )
 

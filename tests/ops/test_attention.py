@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from vxlpro_jax.models.cached_attention import merge
+from vxlpro_jax.models.kv_cache import merge
 from vxlpro_jax.ops import attention as attention_module
 from vxlpro_jax.ops.attention import cudnn, splash, xla
 from vxlpro_jax.ops.attention.dispatch import attention, attention_part

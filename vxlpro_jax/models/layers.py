@@ -77,3 +77,15 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
         bias = self.param("bias", zeros, x.shape[-1:], jnp.float32)
         return norms.group_norm(x, scale=scale, bias=bias, axes=self.axes)
+
+
+class Projector(nn.Module):
+    """The release's `mlp2x_gelu`: Linear, GELU (erf), Linear."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., D]."""
+        hidden = nn.gelu(Dense(self.width, name="fc1")(x), approximate=False)
+        return Dense(self.width, name="fc2")(hidden)

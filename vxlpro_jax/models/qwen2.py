@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax.config.schema import AttentionBackend, DecoderConfig
-from vxlpro_jax.models import cached_attention
+from vxlpro_jax.models import kv_cache
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
 from vxlpro_jax.ops.attention.dispatch import attention
@@ -172,9 +172,7 @@ class _SelfAttention(nn.Module):
         else:
             # Written first: XLA copies an array that is written after a loop has read it.
             cache = cache.write(k, v, layer=index)
-            out = cached_attention.attend(
-                q, k, v, cache=cache, layer=index, at=at, backend=self.backend
-            )
+            out = kv_cache.attend(q, k, v, cache=cache, layer=index, at=at, backend=self.backend)
         out = rearrange(out, "b t n h -> b t (n h)")
         out = _Linear(c.width, use_bias=False, name="out")(out)
         return out, cache

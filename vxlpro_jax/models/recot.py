@@ -16,9 +16,8 @@ from einops import rearrange
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, AttentionBackend, ModelConfig, RecotConfig
 from vxlpro_jax.models.dts import Dts
-from vxlpro_jax.models.encoder_block import EncoderBlock
 from vxlpro_jax.models.layers import Dense, LayerNorm
-from vxlpro_jax.models.siglip import Siglip
+from vxlpro_jax.models.siglip import EncoderBlock, Siglip
 from vxlpro_jax.ops import patches, token_masking
 from vxlpro_jax.ops.norms import layer_norm
 from vxlpro_jax.ops.precision import at_least_float32

@@ -6,6 +6,7 @@ G` slots of the decoder.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import flax.struct
@@ -16,13 +17,14 @@ from einops import rearrange
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IMAGE_TOKEN, STAMP_TOKENS, ModelConfig
 from vxlpro_jax.models.dts import Dts
 from vxlpro_jax.models.kv_cache import KVCache
-from vxlpro_jax.models.projector import Projector
+from vxlpro_jax.models.layers import Projector
 from vxlpro_jax.models.qwen2 import Qwen2
 from vxlpro_jax.models.selector import Selected, Selector
 from vxlpro_jax.models.siglip import Siglip
 from vxlpro_jax.ops import patches, splice
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.sharding import activations
+from vxlpro_jax.utils.jit import jit
 
 
 @flax.struct.dataclass
@@ -248,3 +250,19 @@ def init_params(config: ModelConfig, *, key: jax.Array) -> dict:
 def abstract_params(config: ModelConfig) -> dict:
     """The tree of `init_params` as `jax.ShapeDtypeStruct`, without computing anything."""
     return jax.eval_shape(functools.partial(init_params, config), key=jax.random.key(0))
+
+
+@functools.cache
+def compiled(config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()) -> Callable:
+    """A method of the model as a jitted function of parameters and inputs, made once.
+
+    Args:
+        config: of the model.
+        method: its name, or a function of the bound model and the inputs.
+        donate: which inputs, counted from 0, may be overwritten.
+    """
+
+    def apply(params, *inputs):
+        return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
+
+    return jit(apply, donate_argnums=tuple(1 + index for index in donate))
