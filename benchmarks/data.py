@@ -41,9 +41,9 @@ import numpy as np
 from PIL import Image
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.video import read_video
+from vxlpro_jax.data.video.pool import DecoderPool
+from vxlpro_jax.data.video.reader import read_video
 
 SIZE = 384
 PIPELINE_SECONDS = 20

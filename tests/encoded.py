@@ -6,7 +6,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.data.video import Video, stream_video
+from vxlpro_jax.data.video.reader import Video, stream_video
 
 H264, HEVC = ("libx264", "x264-params"), ("libx265", "x265-params")
 GROUPS = {

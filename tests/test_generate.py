@@ -14,8 +14,8 @@ from vxlpro_jax import answering, generate
 from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig
-from vxlpro_jax.data import video
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.video import reader
 from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
@@ -163,7 +163,7 @@ def test_a_picture_is_answered_too(run, files):
 
 def test_fewer_frames_are_encoded_alike(answerer, files, encoded):
     """Groups do not see each other: the first four of six frames give the first group."""
-    frames = video.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
+    frames = reader.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
     alone = answerer.encode_groups(frames[None], times=np.zeros(1))
     np.testing.assert_allclose(alone.visual[0], encoded.visual[0], atol=1e-4)
 
@@ -262,8 +262,8 @@ def test_predictions_are_what_it_would_say_next(answerer, encoded):
 def test_streams_of_any_length_encode_as_arrays(answerer, tmp_path, groups):
     write_clip(tmp_path / "clip.mp4", frames=4 * groups - 1)
     streamed = answerer.encode_video(tmp_path / "clip.mp4", max_frames=1000)
-    read = video.read_video(tmp_path / "clip.mp4", max_frames=1000, size=56)
-    frames, times = video.group_frames(read)
+    read = reader.read_video(tmp_path / "clip.mp4", max_frames=1000, size=56)
+    frames, times = reader.group_frames(read)
     whole = answerer.encode_groups(frames, times=times)
     np.testing.assert_array_equal(streamed.stamp_ids, whole.stamp_ids)
     np.testing.assert_array_equal(streamed.visual, whole.visual)
@@ -308,7 +308,7 @@ def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypat
     fewer = run(*options, "--max_frames=3")
     copy = tmp_path / "copy.mp4"
     copy.write_bytes((files / "clip.mp4").read_bytes())
-    monkeypatch.setattr(video, "stream_video", None)
+    monkeypatch.setattr(reader, "stream_video", None)
     assert run(*options, "--max_frames=8")[:2] == first[:2]
     assert run(*options, "--max_frames=8", source=f"--video={copy}")[:2] == first[:2]
     assert run(*options, "--max_frames=3")[:2] == fewer[:2]

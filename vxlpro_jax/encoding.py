@@ -17,11 +17,12 @@ import jax
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, ModelConfig
-from vxlpro_jax.data import chat, video
+from vxlpro_jax.data import chat
 from vxlpro_jax.data.feature_blocks import Visual
-from vxlpro_jax.data.frames import FrameStream
 from vxlpro_jax.data.tokenizer import Tokenizer
-from vxlpro_jax.data.video import FrameGroups
+from vxlpro_jax.data.video import reader
+from vxlpro_jax.data.video.reader import FrameGroups
+from vxlpro_jax.data.video.sampling import FrameStream
 from vxlpro_jax.models.video_xl_pro import compiled
 from vxlpro_jax.token_store import TokenStore
 from vxlpro_jax.utils.prefetch import ahead
@@ -119,7 +120,7 @@ class Encoder:
         size = self._config.vision.image_size
 
         def opened() -> FrameStream:
-            return video.stream_video(path, max_frames=max_frames, size=size, fps=fps)
+            return reader.stream_video(path, max_frames=max_frames, size=size, fps=fps)
 
         key = self._store and self._store.key(path, max_frames=max_frames, fps=fps)
         if key and (found := self._store.read(key)):
@@ -159,7 +160,7 @@ class Encoder:
     def _blocks(self, stream: FrameStream) -> Iterator[Visual]:
         groups = _count_groups(stream)
         batches = self._progress(
-            video.stream_groups(stream, groups=GROUPS_AT_ONCE),
+            reader.stream_groups(stream, groups=GROUPS_AT_ONCE),
             name="encoding",
             unit=f"{GROUPS_AT_ONCE * FRAMES_PER_GROUP} frames",
             total=-(-groups // GROUPS_AT_ONCE),

@@ -13,10 +13,10 @@ import helpers
 import numpy as np
 import pytest
 
-from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.drawing import write_mp4
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.video import read_video
+from vxlpro_jax.data.video.pool import DecoderPool
+from vxlpro_jax.data.video.reader import read_video
 from vxlpro_jax.utils.errors import InputError
 
 ASK = {"max_frames": 6, "size": 48}
@@ -247,7 +247,7 @@ time.sleep(600)
 
 
 def test_decoders_import_nothing_of_jax():
-    program = "import sys, vxlpro_jax.data.decode_worker as _; print(*sys.modules)"
+    program = "import sys, vxlpro_jax.data.video.worker as _; print(*sys.modules)"
     output, _ = helpers.python("-c", program).communicate(timeout=60)
     modules = {name.split(".")[0] for name in output.split()}
     assert "av" in modules

@@ -12,7 +12,7 @@ from vxlpro_jax.data.drawing import COLOURS
 from vxlpro_jax.data.haystacks import needle_set, training_set
 from vxlpro_jax.data.pipeline import build_pipeline
 from vxlpro_jax.data.sources import load_records
-from vxlpro_jax.data.video import read_video
+from vxlpro_jax.data.video.reader import read_video
 
 
 def test_haystacks_of_every_length_and_depth(monkeypatch, tmp_path):

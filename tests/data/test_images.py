@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.images import (
+from vxlpro_jax.data.video.images import (
     DEFAULT_PINPOINTS,
     Grid,
     best_grid,

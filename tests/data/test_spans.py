@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from encoded import GROUPS, all_decoded, encoded, streamed
 
-from vxlpro_jax.data import decoding
-from vxlpro_jax.data.frames import Sampling
-from vxlpro_jax.data.media_file import MediaFile
-from vxlpro_jax.data.packets import read_packets
-from vxlpro_jax.data.video import read_video
+from vxlpro_jax.data.video import decode
+from vxlpro_jax.data.video.media_file import MediaFile
+from vxlpro_jax.data.video.packets import read_packets
+from vxlpro_jax.data.video.reader import read_video
+from vxlpro_jax.data.video.sampling import Sampling
 
 SKIPPED = ("libx264", "libx265", "libvpx-vp9")
 
@@ -54,8 +54,8 @@ def test_what_is_skipped_is_not_needed(groups, tmp_path):
     alone = ([0, index] for index in range(30, 75))
     for picks in (*alone, [0, 44, 45, 46, 90, 149], list(range(0, 150, 7)), list(range(150))):
         for threads in (1, 4):
-            source = decoding._Source(media, packets=packets, sampling=sampling, threads=threads)
-            taken = [frame.pixels for frame in decoding._from_spans(source, np.array(picks))]
+            source = decode._Source(media, packets=packets, sampling=sampling, threads=threads)
+            taken = [frame.pixels for frame in decode._from_spans(source, np.array(picks))]
             # Some key frames of "refresh" are none; nothing else is to be refused.
             assert len(taken) == len(picks) or "refresh" in groups
             np.testing.assert_array_equal(np.stack(taken), frames[picks[: len(taken)]])

@@ -11,8 +11,14 @@ from encoded import GROUPS, encoded, streamed
 from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.frames import FrameStream, TimedFrame
-from vxlpro_jax.data.video import Video, group_frames, read_video, stream_groups, stream_video
+from vxlpro_jax.data.video.reader import (
+    Video,
+    group_frames,
+    read_video,
+    stream_groups,
+    stream_video,
+)
+from vxlpro_jax.data.video.sampling import FrameStream, TimedFrame
 from vxlpro_jax.utils.errors import InputError
 
 STEADY = range(0, 60 * 40, 40)

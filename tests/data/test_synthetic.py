@@ -26,7 +26,7 @@ from vxlpro_jax.data.synthetic import (
     motion_clips,
     synthetic_set,
 )
-from vxlpro_jax.data.video import read_video
+from vxlpro_jax.data.video.reader import read_video
 from vxlpro_jax.utils.errors import InputError
 
 

@@ -14,9 +14,9 @@ import pytest
 from encoded import streamed
 from PIL import Image
 
-from vxlpro_jax.data.containers import MOST_PIXELS
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.video import Video, group_frames, read_video
+from vxlpro_jax.data.video.containers import MOST_PIXELS
+from vxlpro_jax.data.video.reader import Video, group_frames, read_video
 from vxlpro_jax.utils.errors import InputError
 
 STEADY = range(0, 60 * 40, 40)  # 60 frames, 25 a second.

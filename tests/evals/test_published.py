@@ -11,7 +11,7 @@ import published_files
 import pytest
 
 from vxlpro_jax import evaluate
-from vxlpro_jax.data import video
+from vxlpro_jax.data.video import reader
 from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.evals import registry, score
 from vxlpro_jax.utils import errors
@@ -233,13 +233,13 @@ def test_tokens_of_videos_are_kept_between_runs(flags, tmp_path, monkeypatch):
 
 
 def test_a_cache_that_goes_away_is_no_fault_of_a_video(flags, tmp_path, monkeypatch):
-    tokens, stream_video = tmp_path / "tokens", video.stream_video
+    tokens, stream_video = tmp_path / "tokens", reader.stream_video
 
     def unmounted(*args, **kwargs):
         shutil.rmtree(tokens)
         return stream_video(*args, **kwargs)
 
-    monkeypatch.setattr(video, "stream_video", unmounted)
+    monkeypatch.setattr(reader, "stream_video", unmounted)
     with pytest.raises(errors.Failure, match=r"tokens cannot be written .*make space"):
         evaluate.main(flags("charades_sta", "--feature_cache", tokens))
     assert not any(file.stat().st_size for file in (tmp_path / "out").glob("unreadable*"))

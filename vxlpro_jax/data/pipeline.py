@@ -20,14 +20,14 @@ from vxlpro_jax.data import buckets, haystacks
 from vxlpro_jax.data.bad_samples import BadSamples
 from vxlpro_jax.data.batches import BatchIterator, BatchSource
 from vxlpro_jax.data.buckets import BucketIterator, Turns
-from vxlpro_jax.data.decoders import DecoderPool
-from vxlpro_jax.data.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.order import epoch_length, record_order
 from vxlpro_jax.data.sources import Records, join, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import synthetic_set
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
 from vxlpro_jax.data.transforms import RowShape, SampleReader, VideoReader
+from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS
+from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.utils.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -13,16 +13,16 @@ import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS
 from vxlpro_jax.data.chat import encode_conversation, encode_stamps
-from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.feature_blocks import Visual
 from vxlpro_jax.data.features import RunFeatures
-from vxlpro_jax.data.frames import Sampling, Video
-from vxlpro_jax.data.images import Grid, group_crops, parse_pinpoints, read_image
 from vxlpro_jax.data.packing import Size
 from vxlpro_jax.data.schema import Record
 from vxlpro_jax.data.storage import fingerprint, open_media
 from vxlpro_jax.data.tokenizer import Tokenizer
-from vxlpro_jax.data.video import group_frames, read_video
+from vxlpro_jax.data.video.images import Grid, group_crops, parse_pinpoints, read_image
+from vxlpro_jax.data.video.pool import DecoderPool
+from vxlpro_jax.data.video.reader import group_frames, read_video
+from vxlpro_jax.data.video.sampling import Sampling, Video
 from vxlpro_jax.utils.errors import InputError
 
 

@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 
 from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data import haystacks, video
+from vxlpro_jax.data import haystacks
 from vxlpro_jax.data.chat import IMAGE_MARK
+from vxlpro_jax.data.video import reader
 
 _SPAN = re.compile(r"(\d+\.\d)s to (\d+\.\d)s")
 _MAX_NEW_TOKENS = 16  # The longest answer, a time span, has 13.
@@ -33,7 +34,7 @@ class Reply(NamedTuple):
     """
 
     kind: str
-    video: str
+    reader: str
     question: str
     answer: str
     reply: str
@@ -77,10 +78,10 @@ def ask(
         asked = _turns(sample)
         answers[asked.question].add(asked.answer)
     for name, samples_of_clip in itertools.groupby(samples, key=operator.itemgetter("video")):
-        read = video.read_video(
+        read = reader.read_video(
             data_file.parent / name, max_frames=max(haystacks.NEEDLE_FRAMES), size=size
         )
-        frames, times = video.group_frames(read)
+        frames, times = reader.group_frames(read)
         if is_blind:
             reply_to = functools.partial(blind_reply, tuple(times))
         else:

@@ -11,10 +11,11 @@ from helpers import write_model
 from PIL import Image
 
 from vxlpro_jax.answering import Encoded, Plan
-from vxlpro_jax.data import chat, video
+from vxlpro_jax.data import chat
 from vxlpro_jax.data.drawing import COLOURS, write_mp4
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.video import reader
 from vxlpro_jax.evals.needle import drawn
 from vxlpro_jax.utils.errors import InputError
 
@@ -88,7 +89,7 @@ class Seer:
     def encode_stream(self, stream):
         parts = [
             self.encode_groups(groups.frames, times=groups.times)
-            for groups in video.stream_groups(stream, groups=3)
+            for groups in reader.stream_groups(stream, groups=3)
         ]
         return Encoded(
             *map(np.concatenate, zip(*((p.visual, p.stamp_ids) for p in parts), strict=True))

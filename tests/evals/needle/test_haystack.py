@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.data import video
 from vxlpro_jax.data.drawing import write_mp4
-from vxlpro_jax.data.frames import Video
+from vxlpro_jax.data.video import reader
+from vxlpro_jax.data.video.sampling import Video
 from vxlpro_jax.evals.needle import drawn, haystack
 from vxlpro_jax.utils.errors import InputError
 
@@ -53,7 +53,7 @@ def test_hiding_equals_encoding_the_edited_video(micro_folder, film, frames, len
         hidden = hay.hide(answerer, needle, at=at)
         edited = pixels[:frames].copy()
         edited[at.start : at.start + length] = needle
-        groups = video.group_frames(Video(edited, times[:frames]))
+        groups = reader.group_frames(Video(edited, times[:frames]))
         whole = answerer.encode_groups(groups.frames, times=groups.times)
         np.testing.assert_allclose(hidden.visual, whole.visual, atol=1e-5)
         np.testing.assert_array_equal(hidden.stamp_ids, whole.stamp_ids)

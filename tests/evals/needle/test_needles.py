@@ -7,9 +7,9 @@ import pytest
 from helpers import write_clip
 from PIL import Image
 
-from vxlpro_jax.data import video
 from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.video import reader
 from vxlpro_jax.evals.needle import asking, drawn, needles
 from vxlpro_jax.utils.errors import InputError
 
@@ -72,9 +72,9 @@ def test_a_clip_takes_its_frames_at_the_rate_of_the_haystack(write_needles, tmp_
     clip = write_clip(tmp_path / "clip.mp4", frames=12)  # Two a second.
     path = write_needles([GOOD | {"media": "clip.mp4"}, GOOD | {"media": "clip.mp4", "frames": 4}])
     at_rate, four = read(path)
-    every = video.read_video(clip, max_frames=12, size=14).frames
+    every = reader.read_video(clip, max_frames=12, size=14).frames
     np.testing.assert_array_equal(at_rate, every[::2])
-    np.testing.assert_array_equal(four, video.read_video(clip, max_frames=4, size=14).frames)
+    np.testing.assert_array_equal(four, reader.read_video(clip, max_frames=4, size=14).frames)
     with pytest.raises(InputError, match="has 12 frames, fewer than the 13"):
         read(write_needles([GOOD | {"media": "clip.mp4", "frames": 13}]))
 
@@ -125,7 +125,7 @@ def test_tiny_needles_are_asked_in_words_that_the_tokenizer_learned(tmp_path):
 def test_the_haystack_is_long_grey_and_changes(tmp_path, monkeypatch):
     assert drawn.FRAMES >= 8192
     monkeypatch.setattr(drawn, "FRAMES", 64)
-    frames = video.read_video(drawn.haystack(tmp_path), max_frames=64, size=28).frames
+    frames = reader.read_video(drawn.haystack(tmp_path), max_frames=64, size=28).frames
     assert len({frame.tobytes() for frame in frames}) == len(frames) == 64
     colourful = frames.max(-1).astype(int) - frames.min(-1)
     assert colourful.max() <= 8

@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.prune import decisions, pictures, report, rules, samples, stages
 from vxlpro_jax.data.prune.decisions import Findings
 from vxlpro_jax.data.prune.measure import read_clip
 from vxlpro_jax.data.prune.rules import CLIP_RULES, RULES, Limits, Rule
 from vxlpro_jax.data.prune.samples import Clip
+from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.data.decoders import DecoderPool
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.frames import Video
-from vxlpro_jax.data.images import open_picture
 from vxlpro_jax.data.prune.embedding import embed
 from vxlpro_jax.data.prune.motion import FPS, SIDE, Motion, measure_motion
 from vxlpro_jax.data.prune.samples import Clip
 from vxlpro_jax.data.storage import open_media
 from vxlpro_jax.data.transforms import VideoReader
+from vxlpro_jax.data.video.images import open_picture
+from vxlpro_jax.data.video.pool import DecoderPool
+from vxlpro_jax.data.video.sampling import Video
 from vxlpro_jax.utils.errors import InputError
 
 T, U = TypeVar("T"), TypeVar("U")

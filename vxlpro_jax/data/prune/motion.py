@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vxlpro_jax.data.frames import Video
+from vxlpro_jax.data.video.sampling import Video
 
 # So that what a person calls motion shows between two frames, and one slide is several frames.
 FPS = 2.0

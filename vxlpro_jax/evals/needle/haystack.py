@@ -14,8 +14,8 @@ import numpy as np
 
 from vxlpro_jax.answering import Answerer, Encoded
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data import video
-from vxlpro_jax.data.frames import FrameStream, TimedFrame
+from vxlpro_jax.data.video import reader
+from vxlpro_jax.data.video.sampling import FrameStream, TimedFrame
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
@@ -142,7 +142,7 @@ def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
     """
     streams, times, start, taken = [], [], 0.0, 0
     for file in files:
-        stream = video.stream_video(file, max_frames=sys.maxsize, fps=FPS, size=size)
+        stream = reader.stream_video(file, max_frames=sys.maxsize, fps=FPS, size=size)
         streams.append(stream)
         times.append(start + stream.times[: count - taken])
         taken += len(times[-1])

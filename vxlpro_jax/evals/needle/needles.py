@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.data import images, video
 from vxlpro_jax.data.storage import resolve_inside
+from vxlpro_jax.data.video import images, reader
 from vxlpro_jax.evals.annotations import Row, read_rows
 from vxlpro_jax.utils.errors import InputError
 
@@ -97,8 +97,8 @@ def read_frames(needle: Needle, *, size: int, fps: float) -> np.ndarray:
         shown = images.open_picture(needle.media).resize((size, size), Image.Resampling.BICUBIC)
         return np.repeat(np.asarray(shown)[None], needle.frames or 1, axis=0)
     if needle.frames is None:
-        return video.read_video(needle.media, max_frames=_LONGEST, size=size, fps=fps).frames
-    frames = video.read_video(needle.media, max_frames=needle.frames, size=size).frames
+        return reader.read_video(needle.media, max_frames=_LONGEST, size=size, fps=fps).frames
+    frames = reader.read_video(needle.media, max_frames=needle.frames, size=size).frames
     if len(frames) < needle.frames:
         raise InputError(
             f"Needle {needle.media} has {len(frames)} frames, fewer than the {needle.frames} that"

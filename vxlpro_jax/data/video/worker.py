@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.video import Video, read_video
+from vxlpro_jax.data.video.reader import Video, read_video
 from vxlpro_jax.utils.errors import InputError
 
 _LENGTH = struct.Struct(">Q")

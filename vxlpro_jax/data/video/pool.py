@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from vxlpro_jax.data import decode_worker
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.video import DECODER_THREADS, Video
+from vxlpro_jax.data.video import worker
+from vxlpro_jax.data.video.reader import DECODER_THREADS, Video
 from vxlpro_jax.utils.errors import InputError
 
 _START_LIMIT = 120.0  # Seconds; imports from a slow shared disk take their time.
@@ -190,7 +190,7 @@ class _Process:
         arguments = f"{theirs.fileno()}, parent={os.getpid()}, memory_limit={memory_limit}"
         code = (
             f"import sys; sys.path[:] = {sys.path!r};"
-            f"from vxlpro_jax.data.decode_worker import serve; serve({arguments})"
+            f"from vxlpro_jax.data.video.worker import serve; serve({arguments})"
         )
         with theirs:
             self._process = subprocess.Popen(
@@ -218,7 +218,7 @@ class _Process:
         self.is_at_rest = False
         try:
             if not self._is_ready:
-                decode_worker.receive(self._receiver(time.monotonic() + _START_LIMIT))
+                worker.receive(self._receiver(time.monotonic() + _START_LIMIT))
                 self._is_ready = True
         except TimeoutError as error:
             raise RuntimeError(
@@ -256,15 +256,15 @@ class _Process:
         self, request: dict[str, Any], content: bytes, deadline: float
     ) -> tuple[dict[str, Any], np.ndarray | None]:
         self._socket.settimeout(_left(deadline))
-        self._socket.sendall(decode_worker.pack(request | {"bytes": len(content)}))
+        self._socket.sendall(worker.pack(request | {"bytes": len(content)}))
         self._socket.sendall(content)
-        answer = decode_worker.receive(self._receiver(deadline))
+        answer = worker.receive(self._receiver(deadline))
         if "error" in answer:
             return answer, None
         self._socket.settimeout(_left(deadline))
-        return answer, decode_worker.receive_frames(self._socket, answer["shape"])
+        return answer, worker.receive_frames(self._socket, answer["shape"])
 
-    def _receiver(self, deadline: float) -> decode_worker.ReceiveInto:
+    def _receiver(self, deadline: float) -> worker.ReceiveInto:
         def receive_into(view: memoryview) -> int:
             self._socket.settimeout(_left(deadline))
             return self._socket.recv_into(view)

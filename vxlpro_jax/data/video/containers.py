@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import av
 
-from vxlpro_jax.data.media_file import MediaFile
+from vxlpro_jax.data.video.media_file import MediaFile
 
 # The largest picture of H.264 and HEVC up to level 6.2, 8192 x 4352; 8K has 33 million.
 MOST_PIXELS = 35_651_584

@@ -12,9 +12,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data import decoding, stills
-from vxlpro_jax.data.frames import FrameStream, Sampling, Video
-from vxlpro_jax.data.media_file import MediaFile
+from vxlpro_jax.data.video import decode, image_sequences
+from vxlpro_jax.data.video.media_file import MediaFile
+from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Video
 
 # Several readers run at once, so one decoder does not take every core of a large host.
 DECODER_THREADS = min(4, os.cpu_count() or 1)
@@ -79,7 +79,7 @@ def read_video(
     with media.reading():
         stream = _stills_stream(media)
         if stream is None:
-            return decoding.read_container(media, sampling=sampling, threads=threads)
+            return decode.read_container(media, sampling=sampling, threads=threads)
         return stream(media, sampling=sampling).collect()
 
 
@@ -122,20 +122,20 @@ def stream_video(
     with media.reading():
         stream = _stills_stream(media)
         if stream is None:
-            return decoding.stream_container(media, sampling=sampling, threads=threads)
+            return decode.stream_container(media, sampling=sampling, threads=threads)
         return stream(media, sampling=sampling)
 
 
 def _stills_stream(media: MediaFile) -> Callable[..., FrameStream] | None:
     """What reads its frames; None if only a container can hold them."""
     if media.path is not None and os.path.isdir(media.path):
-        return stills.stream_folder
+        return image_sequences.stream_folder
     media.check()
     with media.opened() as opened:
         start = opened.read(_START)
-    if stills.is_array(start):
-        return stills.stream_array
-    return stills.stream_webp if stills.is_webp(start) else None
+    if image_sequences.is_array(start):
+        return image_sequences.stream_array
+    return image_sequences.stream_webp if image_sequences.is_webp(start) else None
 
 
 def group_frames(video: Video) -> FrameGroups:

@@ -11,11 +11,11 @@ from contextlib import closing, contextmanager
 import numpy as np
 from PIL import Image, ImageSequence
 
-from vxlpro_jax.data.containers import MOST_PIXELS
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.frames import FrameStream, Sampling, Shown, TimedFrame
-from vxlpro_jax.data.images import open_picture
-from vxlpro_jax.data.media_file import MediaFile
+from vxlpro_jax.data.video.containers import MOST_PIXELS
+from vxlpro_jax.data.video.images import open_picture
+from vxlpro_jax.data.video.media_file import MediaFile
+from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Shown, TimedFrame
 
 # A folder of frames and an array carry no times: each frame lasts a second.
 SECONDS_A_FRAME = 1.0

@@ -18,12 +18,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from vxlpro_jax.data.containers import MOST_PIXELS, opened
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.frames import FrameStream, Sampling, Shown, TimedFrame, Video
-from vxlpro_jax.data.media_file import MediaFile
-from vxlpro_jax.data.packets import Packets, read_packets
-from vxlpro_jax.data.spans import span_frames, spans_of
+from vxlpro_jax.data.video.containers import MOST_PIXELS, opened
+from vxlpro_jax.data.video.gop import span_frames, spans_of
+from vxlpro_jax.data.video.media_file import MediaFile
+from vxlpro_jax.data.video.packets import Packets, read_packets
+from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Shown, TimedFrame, Video
 
 # Frames kept back until it is sure that they are right: codecs let one come later than, or need,
 # at most so many that are shown after it, and those may turn out damaged.

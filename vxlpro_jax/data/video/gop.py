@@ -10,9 +10,9 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from vxlpro_jax.data.containers import Opened
-from vxlpro_jax.data.media_file import MediaFile
-from vxlpro_jax.data.packets import Packets
+from vxlpro_jax.data.video.containers import Opened
+from vxlpro_jax.data.video.media_file import MediaFile
+from vxlpro_jax.data.video.packets import Packets
 
 # Codecs whose decoder leaves out frames that no other refers to, where they are not wanted.
 _SKIPPING = ("h264",)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vxlpro_jax.data.containers import opened
-from vxlpro_jax.data.frames import Shown
-from vxlpro_jax.data.media_file import MediaFile
+from vxlpro_jax.data.video.containers import opened
+from vxlpro_jax.data.video.media_file import MediaFile
+from vxlpro_jax.data.video.sampling import Shown
 
 # A file that ends before this part of the length that it declares has been cut off.
 _COMPLETE = 0.9

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data.media_file import MediaFile
+from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.utils.errors import InputError
 
 # Every grid from 1x1 to 6x6 crops, as in the release's training scripts.
