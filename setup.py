@@ -35,7 +35,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vxlpro_jax*", "checkpoints_convert*", "configs*"]),
-    package_data={"vxlpro_jax.data.tiny_tokenizer": ["tokenizer.json"]},
+    package_data={"vxlpro_jax.data.text.tiny_tokenizer": ["tokenizer.json"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.6",

@@ -24,8 +24,8 @@ import av
 import numpy as np
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.drawing import write_mp4
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.synthetic.drawing import write_mp4
 
 _SECONDS_PER_FILE = 3.0
 _ENDLESS_FRAMES = 200_000

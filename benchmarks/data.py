@@ -41,7 +41,7 @@ import numpy as np
 from PIL import Image
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.data.video.reader import read_video
 

@@ -24,8 +24,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.batches import BatchIterator
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.batches import BatchIterator
+from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.utils.files import write_atomically
 
 _DATA = DataConfig(

@@ -14,8 +14,8 @@ from PIL import Image
 
 from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import DecoderConfig, DtsConfig, ModelConfig, VisionConfig
-from vxlpro_jax.data.drawing import write_mp4
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.synthetic.drawing import write_mp4
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.models.video_xl_pro import abstract_params
 
 ROOT = Path(__file__).parent.parent

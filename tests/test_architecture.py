@@ -71,7 +71,7 @@ def test_rooms_import_only_what_is_below_them(name):
 @pytest.mark.parametrize("module", MODULES)
 def test_no_foreign_framework_and_no_config_file(module):
     forbidden = {"torch", "tensorflow", "transformers", "checkpoints_convert", "configs", "tests"}
-    if module == "vxlpro_jax.data.tfrecord":  # For the environment of launch/ingest.sh.
+    if module == "vxlpro_jax.data.ingest.tfrecord":  # For the environment of launch/ingest.sh.
         forbidden -= {"tensorflow"}
     assert not {name.split(".")[0] for name in imports(MODULES[module])} & forbidden
 

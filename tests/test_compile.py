@@ -14,7 +14,7 @@ import pytest
 
 from vxlpro_jax import gpu_topology, programs
 from vxlpro_jax.config.schema import DataConfig, MeshConfig, TrainConfig
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.sharding import mesh
 from vxlpro_jax.utils import accelerators
 

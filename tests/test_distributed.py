@@ -15,7 +15,7 @@ from distributed_driver import STEPS, run_config
 from helpers import ROOT, free_port, python, write_dataset
 
 from vxlpro_jax import optim
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.sharding import batch

@@ -23,11 +23,11 @@ from vxlpro_jax.config.schema import (
     RecotConfig,
     TrainConfig,
 )
-from vxlpro_jax.data import record as ingested
-from vxlpro_jax.data.batches import BatchIterator
-from vxlpro_jax.data.features import FeatureStore, RunFeatures
-from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.features.store import FeatureStore, RunFeatures
+from vxlpro_jax.data.loader.batches import BatchIterator
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.sources import arrayrecord_format as ingested
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.optim import stop_frozen
 from vxlpro_jax.run_config import resolve
 from vxlpro_jax.sharding.batch import batch_sharding

@@ -14,7 +14,7 @@ from vxlpro_jax import answering, generate
 from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.models.kv_cache import KVCache

@@ -9,8 +9,9 @@ import pytest
 from helpers import MICRO, write_clip
 
 from vxlpro_jax.config.schema import IGNORE_LABEL, DataConfig, TrainConfig
-from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.transforms import Sample, stack_rows
+from vxlpro_jax.data.loader.batches import stack_rows
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.loader.samples import Sample
 from vxlpro_jax.tasks import task_of
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit

@@ -23,8 +23,8 @@ from vxlpro_jax.config.schema import (
     RecotConfig,
     TrainConfig,
 )
-from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.run_config import announce, resolve
 from vxlpro_jax.run_folder import check_workdir, write_workdir
 from vxlpro_jax.sharding import mesh

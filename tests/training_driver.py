@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers import MICRO
 
 from vxlpro_jax.config.schema import DataConfig, OptimConfig, ParamGroup, TrainConfig
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.train import train
 
 STEPS = 8

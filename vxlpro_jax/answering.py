@@ -22,8 +22,8 @@ import numpy as np
 from vxlpro_jax import planning, sampling
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, ModelConfig
-from vxlpro_jax.data import chat
-from vxlpro_jax.data.tokenizer import StreamDecoder, Tokenizer
+from vxlpro_jax.data.text import chat
+from vxlpro_jax.data.text.tokenizer import StreamDecoder, Tokenizer
 from vxlpro_jax.data.video import images
 from vxlpro_jax.data.video.sampling import FrameStream
 from vxlpro_jax.encoding import GROUPS_AT_ONCE, Encoded, Encoder, OpenVideo, pad, round_up

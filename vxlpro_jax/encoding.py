@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, ModelConfig
-from vxlpro_jax.data import chat
-from vxlpro_jax.data.feature_blocks import Visual
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.features.blocks import Visual
+from vxlpro_jax.data.text import chat
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.reader import FrameGroups
 from vxlpro_jax.data.video.sampling import FrameStream

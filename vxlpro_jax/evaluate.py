@@ -14,8 +14,8 @@ from typing import NamedTuple
 from vxlpro_jax import answering_flags, benchmarking
 from vxlpro_jax.answering import Answerer
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.haystacks import needle_set
-from vxlpro_jax.data.synthetic import synthetic_set
+from vxlpro_jax.data.synthetic.clips import synthetic_set
+from vxlpro_jax.data.synthetic.haystacks import needle_set
 from vxlpro_jax.evals import embedded, registry
 from vxlpro_jax.evals.embedded import Reply
 from vxlpro_jax.utils import cli

@@ -20,11 +20,11 @@ from jax.experimental import multihost_utils
 
 from vxlpro_jax import optim
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
-from vxlpro_jax.data.batches import BatchSource
-from vxlpro_jax.data.contents import Contents, media_name, visual_key
-from vxlpro_jax.data.feature_blocks import GroupType, Visual
-from vxlpro_jax.data.feature_shards import sweep
-from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
+from vxlpro_jax.data.features.blocks import GroupType, Visual
+from vxlpro_jax.data.features.shards import sweep
+from vxlpro_jax.data.features.store import FeatureStore, FeatureWriter, RunFeatures
+from vxlpro_jax.data.loader.batches import BatchSource
+from vxlpro_jax.data.sources.content_hash import Contents, media_name, visual_key
 from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.tasks import param_shapes

@@ -8,9 +8,9 @@ import jax
 from vxlpro_jax import optim
 from vxlpro_jax.checkpoints import init_from
 from vxlpro_jax.config.schema import PRESETS, TrainConfig
-from vxlpro_jax.data.pipeline import held_out
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.loader.build import held_out
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.tasks import param_shapes
 from vxlpro_jax.utils.errors import InputError
 

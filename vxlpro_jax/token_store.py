@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 
 from vxlpro_jax.config.schema import ModelConfig
-from vxlpro_jax.data.contents import Contents, visual_key
-from vxlpro_jax.data.feature_blocks import GroupType, Visual
-from vxlpro_jax.data.feature_shards import sweep
-from vxlpro_jax.data.features import FeatureStore, FeatureWriter
-from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.data.features.blocks import GroupType, Visual
+from vxlpro_jax.data.features.shards import sweep
+from vxlpro_jax.data.features.store import FeatureStore, FeatureWriter
+from vxlpro_jax.data.sources.content_hash import Contents, visual_key
+from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import Failure, InputError
 from vxlpro_jax.utils.jit import jit

@@ -20,8 +20,8 @@ from vxlpro_jax import feature_cache, metrics, optim
 from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
-from vxlpro_jax.data.batches import BatchIterator
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.batches import BatchIterator
+from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.distributed import cluster, process_group
 from vxlpro_jax.distributed.preemption import PREEMPTED, Preemption
 from vxlpro_jax.distributed.process_group import Peers

@@ -12,8 +12,8 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from vxlpro_jax.data.synthetic import synthetic_set
-from vxlpro_jax.data.tokenizer import _BYTE_OF, Tokenizer, byte_level
+from vxlpro_jax.data.synthetic.clips import synthetic_set
+from vxlpro_jax.data.text.tokenizer import _BYTE_OF, Tokenizer, byte_level
 
 CODE_BITS = 8
 _CHAR_OF = {byte: char for char, byte in _BYTE_OF.items()}

@@ -20,7 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from helpers import ROOT
 from servers import http_files, put, s3_server
 
-from vxlpro_jax.data.record import decode
+from vxlpro_jax.data.sources.arrayrecord_format import decode
 
 SCRIPT = ROOT / "launch" / "ingest.sh"
 SHARDS, PER_SHARD = 20, 500

@@ -14,8 +14,8 @@ from helpers import write_clip
 from PIL import Image
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.buckets import Turns
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.bucketing import Turns
+from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.utils.errors import InputError
 
 SIZE = 28

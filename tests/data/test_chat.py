@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN, ModelConfig
-from vxlpro_jax.data.chat import (
+from vxlpro_jax.data.text.chat import (
     Turn,
     encode_conversation,
     encode_prompt,

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from servers import http_files
 
-from vxlpro_jax.data import contents as contents_module
-from vxlpro_jax.data.contents import Contents, media_name, visual_key
-from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.data.sources import content_hash as contents_module
+from vxlpro_jax.data.sources.content_hash import Contents, media_name, visual_key
+from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.utils.errors import InputError
 
 

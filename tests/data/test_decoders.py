@@ -13,8 +13,8 @@ import helpers
 import numpy as np
 import pytest
 
-from vxlpro_jax.data.drawing import write_mp4
 from vxlpro_jax.data.errors import BadFile
+from vxlpro_jax.data.synthetic.drawing import write_mp4
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.data.video.reader import read_video
 from vxlpro_jax.utils.errors import InputError

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from helpers import python
 
-from vxlpro_jax.data.feature_blocks import GroupType, Visual
-from vxlpro_jax.data.feature_shards import sweep
-from vxlpro_jax.data.features import FeatureStore, FeatureWriter, RunFeatures
+from vxlpro_jax.data.features.blocks import GroupType, Visual
+from vxlpro_jax.data.features.shards import sweep
+from vxlpro_jax.data.features.store import FeatureStore, FeatureWriter, RunFeatures
 from vxlpro_jax.utils.errors import InputError
 
 SMALL = GroupType((3, 5), "float32")

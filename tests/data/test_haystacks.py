@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data import haystacks, synthetic
-from vxlpro_jax.data.drawing import COLOURS
-from vxlpro_jax.data.haystacks import needle_set, training_set
-from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.sources import load_records
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.sources.load import load_records
+from vxlpro_jax.data.synthetic import clips, haystacks
+from vxlpro_jax.data.synthetic.drawing import COLOURS
+from vxlpro_jax.data.synthetic.haystacks import needle_set, training_set
 from vxlpro_jax.data.video.reader import read_video
 
 
@@ -29,7 +29,7 @@ def test_haystacks_of_every_length_and_depth(monkeypatch, tmp_path):
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(haystacks, "TRAIN_CLIPS", 4)
-    monkeypatch.setattr(synthetic, "SIZES", {"train": 4, "eval": 2})
+    monkeypatch.setattr(clips, "SIZES", {"train": 4, "eval": 2})
 
 
 def colour_of(frame) -> str | None:
@@ -49,7 +49,7 @@ def test_haystacks_to_learn_from_show_one_card_of_the_colour_that_is_told(few, t
         answers = set()
         for name, sample in samples.items():
             shown = read_video(file.parent / name, max_frames=99, size=64).frames
-            assert len(shown) == frames == sample["duration"] * synthetic.FPS
+            assert len(shown) == frames == sample["duration"] * clips.FPS
             colours = Counter(map(colour_of, shown))
             answer = sample["conversations"][1]["value"]
             assert colours == {None: frames - 4, answer: 4}

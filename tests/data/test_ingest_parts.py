@@ -13,10 +13,11 @@ from array_record.python.array_record_module import ArrayRecordReader
 from helpers import ROOT, chat, free_port
 from servers import http_files
 
-from vxlpro_jax.data import ingest, ingest_workers, tfrecord
-from vxlpro_jax.data.ingest_parts import Part, write_part
-from vxlpro_jax.data.record import BadRecord, decode
-from vxlpro_jax.data.tfrecord import Damage, Example, Shard
+from vxlpro_jax.data.ingest import __main__, tfrecord, workers
+from vxlpro_jax.data.ingest.convert import Part, write_part
+from vxlpro_jax.data.ingest.tfrecord import Damage, Example, Shard
+from vxlpro_jax.data.sources import paths
+from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, decode
 from vxlpro_jax.utils.errors import InputError
 
 TALK = json.dumps(chat("<image>", "a")).encode()
@@ -32,12 +33,12 @@ TALK = json.dumps(chat("<image>", "a")).encode()
     ],
 )
 def test_braces_are_expanded(pattern, names):
-    assert tfrecord.expand(pattern) == names
+    assert paths.expand(pattern) == names
 
 
 def test_braces_that_say_nothing_are_told():
     with pytest.raises(InputError, match="braces hold a list"):
-        tfrecord.expand("a{x}b")
+        paths.expand("a{x}b")
 
 
 @pytest.mark.parametrize("url", ["http://h/*.tfrecord", "ftp://h/a", "hdfs://h/a"])
@@ -48,8 +49,8 @@ def test_what_cannot_be_listed_is_told(url):
 
 def test_keys_in_urls_are_not_shown():
     url = "https://me:pass@host:80/a/b.tfrecord?X-Amz-Signature=123"
-    assert tfrecord.shown(url) == "https://host:80/a/b.tfrecord"
-    assert tfrecord.shown("/a/b?c") == "/a/b?c"
+    assert paths.shown(url) == "https://host:80/a/b.tfrecord"
+    assert paths.shown("/a/b?c") == "/a/b?c"
 
 
 def test_http_files_are_measured_by_their_servers(tmp_path):
@@ -111,16 +112,18 @@ def part(*, kept, bad=0, read_bytes, damage=""):
 
 
 def test_records_behind_damage_are_as_many_as_their_bytes_hold():
-    whole = ingest.Tally().add(Shard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
+    whole = __main__.Tally().add(Shard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
     assert (whole.lost, whole.bad_share(all_bytes=1000)) == (0, 0.02)
     # Nine more shards like it are to come, so that the bad are so far a tenth of the share.
     assert whole.bad_share(all_bytes=10_000) == pytest.approx(0.002)
     half = whole.add(Shard("b", 1000), part(kept=50, read_bytes=500, damage="x"))
     assert half.lost == 50
     assert half.bad_share(all_bytes=2000) == pytest.approx(52 / 200)
-    none = ingest.Tally().add(Shard("a", 1000), part(kept=0, read_bytes=0, damage="x"))
+    none = __main__.Tally().add(Shard("a", 1000), part(kept=0, read_bytes=0, damage="x"))
     assert (none.lost, none.bad_share(all_bytes=1000)) == (1, 1.0)
-    assert ingest.Tally().add(Shard("a", 0), part(kept=0, read_bytes=0)).bad_share(all_bytes=0) == 0
+    assert (
+        __main__.Tally().add(Shard("a", 0), part(kept=0, read_bytes=0)).bad_share(all_bytes=0) == 0
+    )
 
 
 # ---- Workers ------------------------------------------------------------------------------------
@@ -156,32 +159,32 @@ def complain(item, tell):
 
 
 def test_workers_give_results_in_order():
-    with ingest_workers.Workers(2) as pool:
+    with workers.Workers(2) as pool:
         results = pool.results(double, range(20))
-        heard = [x.bytes for x in pool.run(double, [1, 2]) if isinstance(x, ingest_workers.Told)]
+        heard = [x.bytes for x in pool.run(double, [1, 2]) if isinstance(x, workers.Told)]
     assert [result for result, _ in results] == list(range(0, 40, 2))
     assert len({process for _, process in results}) == 2
     assert sorted(heard) == [1, 2]
 
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path):
-    with ingest_workers.Workers(1) as pool:
+    with workers.Workers(1) as pool:
         assert pool.results(die_once, [str(tmp_path / "marker")]) == ["done"]
-        with pytest.raises(ingest_workers.IngestError, match=r"7 ended 2 processes.*code 3"):
+        with pytest.raises(workers.IngestError, match=r"7 ended 2 processes.*code 3"):
             pool.results(die, [7])
 
 
 def test_a_worker_with_many_open_files_is_replaced():
-    with ingest_workers.Workers(1) as pool:
+    with workers.Workers(1) as pool:
         first, second, third = pool.results(leave_open, range(3))
     assert first == second != third
 
 
 def test_errors_of_workers_arrive():
-    with ingest_workers.Workers(1) as pool:
+    with workers.Workers(1) as pool:
         with pytest.raises(InputError, match="mend it"):
             pool.results(complain, ["user"])
-        with pytest.raises(ingest_workers.IngestError, match="KeyError: 'oops'"):
+        with pytest.raises(workers.IngestError, match="KeyError: 'oops'"):
             pool.results(complain, ["code"])
 
 

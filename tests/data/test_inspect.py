@@ -10,11 +10,12 @@ from helpers import chat, python, write_clip, write_dataset
 from PIL import Image
 
 from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS, DataConfig
-from vxlpro_jax.data.chat import Turn, encode_conversation, encode_stamps
 from vxlpro_jax.data.inspect import __main__ as command
 from vxlpro_jax.data.inspect import picture, text, view, words
-from vxlpro_jax.data.pipeline import build_pipeline, tokenizer_for
-from vxlpro_jax.data.transforms import RowShape, Sample, stack_rows
+from vxlpro_jax.data.loader.batches import stack_rows
+from vxlpro_jax.data.loader.build import build_pipeline, tokenizer_for
+from vxlpro_jax.data.loader.samples import RowShape, Sample
+from vxlpro_jax.data.text.chat import Turn, encode_conversation, encode_stamps
 from vxlpro_jax.utils.errors import InputError
 
 SIZE = 28

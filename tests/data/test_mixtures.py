@@ -9,10 +9,10 @@ import pytest
 from helpers import chat
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.mixtures import Strategy
-from vxlpro_jax.data.order import epoch_length, record_order
-from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.sources import load_records, load_visual_records
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.loader.shuffle import epoch_length, record_order
+from vxlpro_jax.data.sources.load import load_records, load_visual_records
+from vxlpro_jax.data.sources.mixture import Strategy
 from vxlpro_jax.utils.errors import InputError
 
 

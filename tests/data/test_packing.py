@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vxlpro_jax.data.packing import Size, fill_row
+from vxlpro_jax.data.loader.packing import Size, fill_row
 
 
 class Item:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN, DataConfig
-from vxlpro_jax.data.chat import Turn, encode_conversation, encode_stamps
-from vxlpro_jax.data.pipeline import build_pipeline, tokenizer_for
-from vxlpro_jax.data.synthetic import synthetic_set
+from vxlpro_jax.data.loader.build import build_pipeline, tokenizer_for
+from vxlpro_jax.data.synthetic.clips import synthetic_set
+from vxlpro_jax.data.text.chat import Turn, encode_conversation, encode_stamps
 from vxlpro_jax.data.video.reader import group_frames, read_video
 from vxlpro_jax.utils.errors import InputError
 

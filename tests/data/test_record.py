@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vxlpro_jax.data.record import BadRecord, Record, check, decode, encode
+from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, Record, check, decode, encode
 from vxlpro_jax.utils.errors import InputError
 
 TURNS = ({"from": "human", "value": "<image>\nWo?"}, {"from": "gpt", "value": "Überall 🌍"})

@@ -14,10 +14,10 @@ from helpers import chat, free_port, write_clip
 from servers import http_files, put, s3_server
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data import record as ingested
-from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.sources import load_records
-from vxlpro_jax.data.storage import StoredFile, fingerprint, open_binary, open_media
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.sources import arrayrecord_format as ingested
+from vxlpro_jax.data.sources.load import load_records
+from vxlpro_jax.data.sources.storage import StoredFile, fingerprint, open_binary, open_media
 from vxlpro_jax.utils.errors import InputError
 
 SAMPLES = [

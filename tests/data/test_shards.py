@@ -9,11 +9,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from helpers import chat, write_clip
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data import record as ingested
-from vxlpro_jax.data.chat import Turn
-from vxlpro_jax.data.pipeline import build_pipeline
-from vxlpro_jax.data.sources import load_records, load_visual_records
-from vxlpro_jax.data.storage import open_media
+from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.data.sources import arrayrecord_format as ingested
+from vxlpro_jax.data.sources.load import load_records, load_visual_records
+from vxlpro_jax.data.sources.storage import open_media
+from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
 
 TALK = tuple(chat("<image>\nWho?", "Me."))

@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 
-from vxlpro_jax.data.chat import Turn
-from vxlpro_jax.data.sources import load_records, load_visual_records
-from vxlpro_jax.data.storage import resolve_inside
+from vxlpro_jax.data.sources.load import load_records, load_visual_records
+from vxlpro_jax.data.sources.storage import resolve_inside
+from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
 
 VISUAL = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}]

@@ -10,12 +10,10 @@ import pytest
 
 from configs import stage2, stage3, stage3_long
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data import synthetic
-from vxlpro_jax.data.chat import encode_conversation
-from vxlpro_jax.data.drawing import COLOURS, SHAPES, Canvas, Figure
-from vxlpro_jax.data.pipeline import tokenizer_for
-from vxlpro_jax.data.sources import load_records
-from vxlpro_jax.data.synthetic import (
+from vxlpro_jax.data.loader.build import tokenizer_for
+from vxlpro_jax.data.sources.load import load_records
+from vxlpro_jax.data.synthetic import clips as synthetic
+from vxlpro_jax.data.synthetic.clips import (
     DIRECTIONS,
     FPS,
     FRAMES,
@@ -26,6 +24,8 @@ from vxlpro_jax.data.synthetic import (
     motion_clips,
     synthetic_set,
 )
+from vxlpro_jax.data.synthetic.drawing import COLOURS, SHAPES, Canvas, Figure
+from vxlpro_jax.data.text.chat import encode_conversation
 from vxlpro_jax.data.video.reader import read_video
 from vxlpro_jax.utils.errors import InputError
 
@@ -208,7 +208,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vxlpro_jax.data.synthetic.write_mp4", interrupted)
+    monkeypatch.setattr("vxlpro_jax.data.synthetic.clips.write_mp4", interrupted)
     with pytest.raises(KeyboardInterrupt):
         synthetic_set(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,9 @@ import unicodedata
 import pytest
 import tokenizers
 
-from vxlpro_jax.data import tiny_tokenizer
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.data.tokenizer import SPECIAL_TOKENS, StreamDecoder, Tokenizer
+from vxlpro_jax.data.synthetic import train_tokenizer
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.text.tokenizer import SPECIAL_TOKENS, StreamDecoder, Tokenizer
 from vxlpro_jax.utils.errors import InputError
 
 TEXTS = [
@@ -80,14 +80,14 @@ def test_specials_and_unused_ids_have_no_text(tiny):
 
 def test_tiny_tokenizer_is_what_train_returns():
     shipped = json.loads((TINY_TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
-    trained = json.loads(tiny_tokenizer.train().to_str())
+    trained = json.loads(train_tokenizer.train().to_str())
     assert trained["model"]["vocab"] == shipped["model"]["vocab"]
     assert trained["model"]["merges"] == shipped["model"]["merges"]
     assert trained["added_tokens"] == shipped["added_tokens"]
 
 
 def test_tiny_tokenizer_writes_every_byte_with_few_ids(tiny):
-    assert tiny.vocab_size <= tiny_tokenizer.VOCAB_SIZE
+    assert tiny.vocab_size <= train_tokenizer.VOCAB_SIZE
     vocab = tiny.backend.get_vocab()
     assert {tiny.token_bytes(i) for i in vocab.values()} >= {bytes([byte]) for byte in range(256)}
     assert [vocab[token] for token in SPECIAL_TOKENS] == list(

@@ -7,8 +7,8 @@ import pytest
 from helpers import chat
 from PIL import Image
 
-from vxlpro_jax.data.sources import load_visual_records
-from vxlpro_jax.data.transforms import RowShape, SampleReader
+from vxlpro_jax.data.loader.samples import RowShape, SampleReader
+from vxlpro_jax.data.sources.load import load_visual_records
 from vxlpro_jax.data.video.images import Grid, read_image
 from vxlpro_jax.utils.errors import InputError
 

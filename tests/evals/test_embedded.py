@@ -8,7 +8,7 @@ from helpers import write_model
 
 from vxlpro_jax import evaluate
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.data import haystacks, synthetic
+from vxlpro_jax.data.synthetic import clips, haystacks
 from vxlpro_jax.evals import embedded
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(synthetic, "SIZES", {"train": 4, "eval": 4})
+    monkeypatch.setattr(clips, "SIZES", {"train": 4, "eval": 4})
     monkeypatch.setattr(haystacks, "NEEDLE_FRAMES", (8, 24))
     monkeypatch.setattr(haystacks, "NEEDLE_DEPTHS", (0.0, 1.0))
     monkeypatch.setattr(haystacks, "NEEDLES", 2)
@@ -28,7 +28,7 @@ def few(monkeypatch):
 
 def test_every_question_is_asked_with_and_without_the_clip(few, folder, tmp_path):
     answerer = Answerer.load(folder)
-    file = synthetic.synthetic_set(tmp_path).eval
+    file = clips.synthetic_set(tmp_path).eval
     seen, blind = (
         list(embedded.ask(answerer, file, keep_ratio=0.9, is_blind=is_blind))
         for is_blind in (False, True)

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data import haystacks
-from vxlpro_jax.data.chat import IMAGE_MARK
+from vxlpro_jax.data.synthetic import haystacks
+from vxlpro_jax.data.text.chat import IMAGE_MARK
 from vxlpro_jax.data.video import reader
 
 _SPAN = re.compile(r"(\d+\.\d)s to (\d+\.\d)s")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from vxlpro_jax.data import places
+from vxlpro_jax.data.sources import paths
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -38,7 +38,7 @@ class Folder:
         Raises:
             InputError: there is none, it cannot be told which, or the name leads elsewhere.
         """
-        if places.leaves(name):
+        if paths.leaves(name):
             raise InputError(f"{name!r} leads out of {self._root}: mend the annotations.")
         if (self._root / name).exists():
             return self._root / name

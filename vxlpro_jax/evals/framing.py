@@ -6,7 +6,7 @@ import av
 import numpy as np
 
 from vxlpro_jax.answering import Answerer, Options, Plan
-from vxlpro_jax.data import chat
+from vxlpro_jax.data.text import chat
 from vxlpro_jax.evals.scoring import Profile, Prompt
 from vxlpro_jax.evals.subtitles import read_srt, subtitles_at
 

@@ -19,7 +19,8 @@ from jax.sharding import PartitionSpec
 from matplotlib.figure import Figure
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
-from vxlpro_jax.data import pipeline, synthetic
+from vxlpro_jax.data.loader import build
+from vxlpro_jax.data.synthetic.clips import DIRECTIONS, motion_clips
 from vxlpro_jax.evals import probe
 from vxlpro_jax.models import recot
 from vxlpro_jax.ops import patches, token_masking
@@ -72,9 +73,9 @@ def evaluate(
     """
     sizes = sizes or Sizes()
     read = functools.partial(
-        pipeline.first_groups, image_size=config.model.vision.image_size, count=sizes.groups
+        build.first_groups, image_size=config.model.vision.image_size, count=sizes.groups
     )
-    known, held_out = read(config.data), read(pipeline.held_out(config.data))
+    known, held_out = read(config.data), read(build.held_out(config.data))
     model = Model(params, config)
     fresh = Model(params | {"dts": _fresh_dts(config)}, config)
     restored, own = model.restore(held_out), model.restore_own(held_out)
@@ -251,7 +252,7 @@ def direction_probe(
     compress: Callable[[np.ndarray], np.ndarray], sizes: Sizes, *, side: int
 ) -> dict[str, float]:
     """Accuracies of a linear read-out from compressed clips, and from one frame of each."""
-    clips = synthetic.motion_clips(sizes.probe_train + sizes.probe_test, side=side)
+    clips = motion_clips(sizes.probe_train + sizes.probe_test, side=side)
     one = np.take_along_axis(clips.frames, clips.picked[:, None, None, None, None], axis=1)
     still = np.repeat(one, FRAMES_PER_GROUP, axis=1)
     return {
@@ -259,7 +260,7 @@ def direction_probe(
             _pooled(compress(frames)),
             labels=clips.labels,
             num_train=sizes.probe_train,
-            num_classes=len(synthetic.DIRECTIONS),
+            num_classes=len(DIRECTIONS),
         )
         for name, frames in (("compressed", clips.frames), ("single_frame", still))
     }

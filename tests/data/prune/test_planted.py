@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vxlpro_jax.data.prune.rules import RULES
-from vxlpro_jax.data.sources import load_records
+from vxlpro_jax.data.sources.load import load_records
 
 
 def lines(data: bytes) -> list[dict]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.answering import Answerer
-from vxlpro_jax.data.drawing import write_mp4
+from vxlpro_jax.data.synthetic.drawing import write_mp4
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.sampling import Video
 from vxlpro_jax.evals.needle import drawn, haystack

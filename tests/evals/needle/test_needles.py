@@ -7,8 +7,8 @@ import pytest
 from helpers import write_clip
 from PIL import Image
 
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.evals.needle import asking, drawn, needles
 from vxlpro_jax.utils.errors import InputError

@@ -18,10 +18,10 @@ from absl import flags
 
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
-from vxlpro_jax.data.batches import Batch, BatchIterator, BatchSource
-from vxlpro_jax.data.buckets import BucketIterator
 from vxlpro_jax.data.inspect import picture, view, words
-from vxlpro_jax.data.pipeline import build_pipeline
+from vxlpro_jax.data.loader.batches import Batch, BatchIterator, BatchSource
+from vxlpro_jax.data.loader.bucketing import BucketIterator
+from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.run_config import resolve
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError

@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from vxlpro_jax.data.batches import Batch
 from vxlpro_jax.data.inspect import words
 from vxlpro_jax.data.inspect.text import Kind, Span, width, wrap
 from vxlpro_jax.data.inspect.view import MOST_THUMBNAILS, SampleView, Thumbnail
+from vxlpro_jax.data.loader.batches import Batch
 from vxlpro_jax.utils.errors import InputError
 
 _COLOURS: dict[Kind, str] = {"context": "#3c4043", "learned": "#c2185b", "image": "#1a73e8"}

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN
-from vxlpro_jax.data.chat import IMAGE_MARK
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.text.chat import IMAGE_MARK
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 
 LINE_END = "↵"
 

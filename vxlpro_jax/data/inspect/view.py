@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
-from vxlpro_jax.data.batches import Batch, BatchSource
 from vxlpro_jax.data.inspect.text import Span, split_turns
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.loader.batches import Batch, BatchSource
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 
 MOST_THUMBNAILS = 12  # Of a sample.
 

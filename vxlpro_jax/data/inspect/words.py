@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data.batches import Batch
 from vxlpro_jax.data.inspect.text import Span
 from vxlpro_jax.data.inspect.view import Account, SampleView, Use
+from vxlpro_jax.data.loader.batches import Batch
 
 _MOST_STAMPS = 6
 _SECONDS = re.compile(r"[\d.]+")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data import sources
-from vxlpro_jax.data.chat import Turn
-from vxlpro_jax.data.schema import Record, check_record, check_visual
-from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.data.sources import load
+from vxlpro_jax.data.sources.schema import Record, check_record, check_visual
+from vxlpro_jax.data.sources.storage import StoredFile
+from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
 
 Kind = Literal["video", "image"]
@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 class Samples(Sequence[Sample]):
     """Those of a manifest, in its order; each is made when it is asked for."""
 
-    def __init__(self, records: sources.Records):
+    def __init__(self, records: load.Records):
         self._records = records
 
     def __len__(self) -> int:
@@ -78,8 +78,8 @@ def load_samples(
         InputError: a file cannot be used as a whole, it is a mixture with weights, or a shard's
             records hold the videos themselves; none of the last two can be written as JSONL.
     """
-    loader = sources.Loader(_as_written, lambda record: True, video_root, image_root, 0, cache)
-    records = loader.load(sources.local(manifest))
+    loader = load.Loader(_as_written, lambda record: True, video_root, image_root, 0, cache)
+    records = loader.load(load.local(manifest))
     if set(records.weights) != {1.0}:
         raise InputError(
             f"{manifest} gives its datasets weights, which a list of samples cannot hold: prune"

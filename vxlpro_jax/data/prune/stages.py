@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from vxlpro_jax.data.prune.measure import VERSION, Measured, in_parallel, measure
 from vxlpro_jax.data.prune.rules import Losses, Verdict
 from vxlpro_jax.data.prune.samples import Samples, Shown
-from vxlpro_jax.data.schema import Record
+from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.utils.journal import Journal, Shard
 

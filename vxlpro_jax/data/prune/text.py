@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from vxlpro_jax.data.chat import IMAGE_MARK, Turn
+from vxlpro_jax.data.text.chat import IMAGE_MARK, Turn
 
 # A model that has got stuck says one thing over and over; people rarely so often.
 _MOST_WORDS, _MOST_LETTERS = 10, 20

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vxlpro_jax.answering import Answerer, Encoded, Options, Plan
-from vxlpro_jax.data import chat
+from vxlpro_jax.data.text import chat
 from vxlpro_jax.evals.letters import letter, lettered
 from vxlpro_jax.evals.needle.needles import NUM_OPTIONS, Needle
 from vxlpro_jax.utils.errors import InputError

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vxlpro_jax.data.drawing import COLOURS, Canvas, Figure, write_mp4
-from vxlpro_jax.data.synthetic import written_once
+from vxlpro_jax.data.synthetic.clips import written_once
+from vxlpro_jax.data.synthetic.drawing import COLOURS, Canvas, Figure, write_mp4
 
 VERSION = 1  # Part of the folders' names: raise it whenever what is drawn changes.
 FRAMES = 10_240  # A second each.

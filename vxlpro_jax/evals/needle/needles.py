@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.data.storage import resolve_inside
+from vxlpro_jax.data.sources.storage import resolve_inside
 from vxlpro_jax.data.video import images, reader
 from vxlpro_jax.evals.annotations import Row, read_rows
 from vxlpro_jax.utils.errors import InputError

@@ -21,10 +21,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vxlpro_jax.data.ingest_folder import Folder
-from vxlpro_jax.data.ingest_parts import Part, Task, convert, find, measure
-from vxlpro_jax.data.ingest_workers import Done, IngestError, Workers
-from vxlpro_jax.data.tfrecord import Shard, expand, shown
+from vxlpro_jax.data.ingest.convert import Part, Task, convert, find, measure
+from vxlpro_jax.data.ingest.folder import Folder
+from vxlpro_jax.data.ingest.tfrecord import Shard
+from vxlpro_jax.data.ingest.workers import Done, IngestError, Workers
+from vxlpro_jax.data.sources.paths import expand, shown
 from vxlpro_jax.utils.errors import InputError
 
 

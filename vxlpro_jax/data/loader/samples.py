@@ -5,20 +5,19 @@ of a frame.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, STAMP_TOKENS
-from vxlpro_jax.data.chat import encode_conversation, encode_stamps
-from vxlpro_jax.data.feature_blocks import Visual
-from vxlpro_jax.data.features import RunFeatures
-from vxlpro_jax.data.packing import Size
-from vxlpro_jax.data.schema import Record
-from vxlpro_jax.data.storage import fingerprint, open_media
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.features.blocks import Visual
+from vxlpro_jax.data.features.store import RunFeatures
+from vxlpro_jax.data.loader.packing import Size
+from vxlpro_jax.data.sources.schema import Record
+from vxlpro_jax.data.sources.storage import fingerprint, open_media
+from vxlpro_jax.data.text.chat import encode_conversation, encode_stamps
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video.images import Grid, group_crops, parse_pinpoints, read_image
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.data.video.reader import group_frames, read_video
@@ -232,34 +231,3 @@ def _thinned(visual: Visual, *, most: int) -> Visual:
         return visual
     picks = np.linspace(0, count - 1, most, dtype=int)
     return Visual(visual.groups[picks], visual.times[picks])
-
-
-def stack_rows(rows: Sequence[Sequence[Sample]], *, shape: RowShape) -> dict[str, np.ndarray]:
-    """The samples of each row one after another, padded: the batch of `pipeline.build_pipeline`.
-
-    Segments count from 1; 0 is padding. Samples with features make a batch with `features`, or
-    `compressed` if they come from the DTS, in the place of `frames`.
-    """
-    count, groups, text, first = len(rows), shape.groups, shape.text, rows[0][0].groups
-    visuals = {5: "frames", 4: "features", 3: "compressed"}[first.ndim]
-    batch = {
-        visuals: np.zeros((count, groups, *first.shape[1:]), first.dtype),
-        "stamp_ids": np.zeros((count, groups, STAMP_TOKENS), np.int32),
-        "group_segments": np.zeros((count, groups), np.int32),
-        "tokens": np.zeros((count, text), np.int32),
-        "token_segments": np.zeros((count, text), np.int32),
-        "labels": np.full((count, text), IGNORE_LABEL, np.int32),
-    }
-    for row, samples in enumerate(rows):
-        start = Size(groups=0, text=0)
-        for segment, sample in enumerate(samples, 1):
-            seen = slice(start.groups, start.groups + sample.size.groups)
-            spoken = slice(start.text, start.text + sample.size.text)
-            batch[visuals][row, seen] = sample.groups
-            batch["stamp_ids"][row, seen] = sample.stamp_ids
-            batch["group_segments"][row, seen] = segment
-            batch["tokens"][row, spoken] = sample.tokens
-            batch["token_segments"][row, spoken] = segment
-            batch["labels"][row, spoken] = sample.labels
-            start = Size(groups=seen.stop, text=spoken.stop)
-    return batch

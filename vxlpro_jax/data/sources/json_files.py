@@ -12,10 +12,10 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from vxlpro_jax.data import storage
-from vxlpro_jax.data.chat import Turn
-from vxlpro_jax.data.schema import Record
-from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.data.sources import storage
+from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.schema import Record
+from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
 
 _decoder = json.JSONDecoder()

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from vxlpro_jax.data.bad_samples import BadSample, BadSamples
-from vxlpro_jax.data.features import RunFeatures
-from vxlpro_jax.data.packing import Size
-from vxlpro_jax.data.row_stream import RowSource, RowState, RowStream
-from vxlpro_jax.data.sources import Records
-from vxlpro_jax.data.transforms import SampleReader, stack_rows
+from vxlpro_jax.config.schema import IGNORE_LABEL, STAMP_TOKENS
+from vxlpro_jax.data.features.store import RunFeatures
+from vxlpro_jax.data.loader.bad_samples import BadSample, BadSamples
+from vxlpro_jax.data.loader.packing import Size
+from vxlpro_jax.data.loader.row_stream import RowSource, RowState, RowStream
+from vxlpro_jax.data.loader.samples import RowShape, Sample, SampleReader
+from vxlpro_jax.data.sources.load import Records
 
 Batch = dict[str, np.ndarray]
 
@@ -186,3 +187,34 @@ class BatchIterator(grain.DatasetIterator):
             for stream in self._streams.values():
                 stream.close()
             self._streams, self._ahead = {}, None
+
+
+def stack_rows(rows: Sequence[Sequence[Sample]], *, shape: RowShape) -> dict[str, np.ndarray]:
+    """The samples of each row one after another, padded: the batch of `pipeline.build_pipeline`.
+
+    Segments count from 1; 0 is padding. Samples with features make a batch with `features`, or
+    `compressed` if they come from the DTS, in the place of `frames`.
+    """
+    count, groups, text, first = len(rows), shape.groups, shape.text, rows[0][0].groups
+    visuals = {5: "frames", 4: "features", 3: "compressed"}[first.ndim]
+    batch = {
+        visuals: np.zeros((count, groups, *first.shape[1:]), first.dtype),
+        "stamp_ids": np.zeros((count, groups, STAMP_TOKENS), np.int32),
+        "group_segments": np.zeros((count, groups), np.int32),
+        "tokens": np.zeros((count, text), np.int32),
+        "token_segments": np.zeros((count, text), np.int32),
+        "labels": np.full((count, text), IGNORE_LABEL, np.int32),
+    }
+    for row, samples in enumerate(rows):
+        start = Size(groups=0, text=0)
+        for segment, sample in enumerate(samples, 1):
+            seen = slice(start.groups, start.groups + sample.size.groups)
+            spoken = slice(start.text, start.text + sample.size.text)
+            batch[visuals][row, seen] = sample.groups
+            batch["stamp_ids"][row, seen] = sample.stamp_ids
+            batch["group_segments"][row, seen] = segment
+            batch["tokens"][row, spoken] = sample.tokens
+            batch["token_segments"][row, spoken] = segment
+            batch["labels"][row, spoken] = sample.labels
+            start = Size(groups=seen.stop, text=spoken.stop)
+    return batch

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.data.sources.paths import shown
 from vxlpro_jax.utils.errors import InputError
 
 _MOST_OPEN_FILES = 400

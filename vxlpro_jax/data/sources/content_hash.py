@@ -15,8 +15,14 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.places import is_remote
-from vxlpro_jax.data.storage import StoredFile, fingerprint, open_binary, open_media, resolve_inside
+from vxlpro_jax.data.sources.paths import is_remote
+from vxlpro_jax.data.sources.storage import (
+    StoredFile,
+    fingerprint,
+    open_binary,
+    open_media,
+    resolve_inside,
+)
 
 
 def media_name(media: Sequence[StoredFile]) -> bytes:

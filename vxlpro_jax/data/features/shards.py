@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from vxlpro_jax.data.feature_blocks import GroupType, Visual, checked, of_size
+from vxlpro_jax.data.features.blocks import GroupType, Visual, checked, of_size
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 

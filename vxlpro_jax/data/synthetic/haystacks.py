@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data.drawing import COLOURS, write_mp4
-from vxlpro_jax.data.synthetic import (
+from vxlpro_jax.data.synthetic.clips import (
     FPS,
     SEED,
     VERSION,
@@ -20,6 +19,7 @@ from vxlpro_jax.data.synthetic import (
     write_json,
     written_once,
 )
+from vxlpro_jax.data.synthetic.drawing import COLOURS, write_mp4
 
 NEEDLE_FRAMES = (8, 16, 32, 64, 128)
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

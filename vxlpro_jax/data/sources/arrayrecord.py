@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from vxlpro_jax.data import places, storage
-from vxlpro_jax.data import record as ingested
-from vxlpro_jax.data.schema import Record
-from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.data.sources import arrayrecord_format as ingested
+from vxlpro_jax.data.sources import paths, storage
+from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.utils.errors import InputError
 
 SHARD = ".arrayrecord"
@@ -53,10 +53,10 @@ def shards_of_folder(folder: str) -> list[Shard]:
 
 
 def _shard(entry: dict[str, Any], manifest: str) -> Shard:
-    if places.leaves(entry["file"]):
+    if paths.leaves(entry["file"]):
         raise ValueError("a shard elsewhere")
-    file, size = places.beside(manifest, entry["file"]), entry["bytes"]
-    if not places.is_remote(file):
+    file, size = paths.beside(manifest, entry["file"]), entry["bytes"]
+    if not paths.is_remote(file):
         there = os.path.getsize(file) if os.path.isfile(file) else None
         if there != size:
             found = "does not exist" if there is None else f"has {there} bytes"
@@ -118,7 +118,7 @@ def measure(file: str, *, copies: Path) -> Shard:
     Raises:
         InputError: it cannot be read.
     """
-    version = storage.version(file) if places.is_remote(file) else ""
+    version = storage.version(file) if paths.is_remote(file) else ""
     shard = Shard(file, 0, version)
     reader = _open(local_copy(shard, folder=copies))
     return shard._replace(records=reader.num_records())
@@ -130,7 +130,7 @@ def local_copy(shard: Shard, *, folder: Path) -> str:
     Raises:
         InputError: it cannot be copied.
     """
-    if not places.is_remote(shard.file):
+    if not paths.is_remote(shard.file):
         return shard.file
     return str(storage.fetch(shard.file, folder=folder, version=shard.version))
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from vxlpro_jax.data import record as records
-from vxlpro_jax.data import tfrecord
-from vxlpro_jax.data.ingest_workers import IngestError, Tell
-from vxlpro_jax.data.tfrecord import Damage, Example, Shard, Unreachable, shown
+from vxlpro_jax.data.ingest import tfrecord
+from vxlpro_jax.data.ingest.tfrecord import Damage, Example, Shard, Unreachable
+from vxlpro_jax.data.ingest.workers import IngestError, Tell
+from vxlpro_jax.data.sources import arrayrecord_format as records
+from vxlpro_jax.data.sources.paths import shown
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data.chat import IMAGE_MARK
-from vxlpro_jax.data.drawing import COLOURS, SHAPES, Canvas, Figure, write_mp4
+from vxlpro_jax.data.synthetic.drawing import COLOURS, SHAPES, Canvas, Figure, write_mp4
+from vxlpro_jax.data.text.chat import IMAGE_MARK
 from vxlpro_jax.utils.errors import InputError
 
 VERSION = 6  # Part of the folder's name: raise it whenever what is written changes.

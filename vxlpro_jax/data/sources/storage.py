@@ -18,8 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.places import is_remote, is_web, leaves
-from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.data.sources.paths import is_remote, is_web, leaves, shown
 from vxlpro_jax.utils.errors import InputError
 
 _BLOCK = 4 << 20  # Bytes that are asked for at a time.

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data import places, schema, storage
-from vxlpro_jax.data.json_records import JsonRecords
-from vxlpro_jax.data.mixtures import Dataset, is_mixture, read_mixture
-from vxlpro_jax.data.schema import Record
-from vxlpro_jax.data.shards import SHARD, ShardRecords, measure, shards_of_folder
-from vxlpro_jax.data.tfrecord import expand, shown
+from vxlpro_jax.data.sources import paths, schema, storage
+from vxlpro_jax.data.sources.arrayrecord import SHARD, ShardRecords, measure, shards_of_folder
+from vxlpro_jax.data.sources.json_files import JsonRecords
+from vxlpro_jax.data.sources.mixture import Dataset, is_mixture, read_mixture
+from vxlpro_jax.data.sources.paths import expand, shown
+from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -171,7 +171,7 @@ class Loader:
             shards = shards_of_folder(name)
         elif name.endswith(SHARD):
             shards = [measure(_present(name), copies=copies)]
-        folder = name if is_folder else places.folder_of(name)
+        folder = name if is_folder else paths.folder_of(name)
         video_root = local(dataset.video_root or self.video_root) or folder
         image_root = local(dataset.image_root or self.image_root) or folder
         if shards:
@@ -209,17 +209,17 @@ class Chosen(Sequence[Record]):
 
 def _names(path: str) -> list[str]:
     """The files and folders that a path without braces and stars stands for."""
-    if not places.is_remote(path) and os.path.exists(path):
+    if not paths.is_remote(path) and os.path.exists(path):
         return [path]
     return [
         found
         for name in expand(path)
-        for found in (storage.matching(name) if places.has_stars(name) else [name])
+        for found in (storage.matching(name) if paths.has_stars(name) else [name])
     ]
 
 
 def _is_folder(name: str) -> bool:
-    if not places.is_remote(name):
+    if not paths.is_remote(name):
         return os.path.isdir(name)
     last = name.partition("?")[0].rstrip("/").rpartition("/")[2]
     return "." not in last
@@ -227,7 +227,7 @@ def _is_folder(name: str) -> bool:
 
 def _present(file: str) -> str:
     """The same; of a remote file its storage tells when it is read."""
-    if not places.is_remote(file) and not os.path.isfile(file):
+    if not paths.is_remote(file) and not os.path.isfile(file):
         raise InputError(
             f"Data file {shown(file)} does not exist: check data.path or, in a mixture, json_path."
         )
@@ -237,4 +237,4 @@ def _present(file: str) -> str:
 def local(place: str | Path) -> str:
     """`~` stands for the user's folder."""
     text = str(place)
-    return text if places.is_remote(text) else os.path.expanduser(text)
+    return text if paths.is_remote(text) else os.path.expanduser(text)

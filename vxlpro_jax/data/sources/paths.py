@@ -2,8 +2,8 @@
 
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import urlsplit
 
-from vxlpro_jax.data.tfrecord import shown
 from vxlpro_jax.utils.errors import InputError
 
 SCHEMES = ("http", "https", "s3", "gs")
@@ -58,3 +58,36 @@ def has_stars(pattern: str) -> bool:
 def is_web(place: str) -> bool:
     """Whether a place is on a web server."""
     return place.startswith(("http://", "https://"))
+
+
+INGEST_SCHEMES = ("http", "https", "s3", "gs", "az")
+
+
+def shown(url: str) -> str:
+    """`url` without user and query, where keys are kept."""
+    parts = urlsplit(url)
+    if parts.scheme not in INGEST_SCHEMES:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def expand(pattern: str) -> list[str]:
+    """What the braces in a pattern stand for: `{a,b}` and `{008..120}`.
+
+    Raises:
+        InputError: braces that hold neither.
+    """
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [name for x in _options(match[1], pattern) for name in expand(f"{before}{x}{after}")]
+
+
+def _options(inside: str, pattern: str) -> list[str]:
+    if ends := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
+        width = len(ends[1]) if ends[1].startswith("0") else 0
+        return [f"{i:0{width}d}" for i in range(int(ends[1]), int(ends[2]) + 1)]
+    if "," not in inside:
+        raise InputError(f"Shards {pattern}: braces hold a list {{a,b}} or a range {{000..099}}.")
+    return inside.split(",")

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import grain
 
-from vxlpro_jax.data.bad_samples import BadSample, told
-from vxlpro_jax.data.packing import Size, fill_row
-from vxlpro_jax.data.schema import Record
-from vxlpro_jax.data.transforms import Sample, SampleReader
+from vxlpro_jax.data.loader.bad_samples import BadSample, told
+from vxlpro_jax.data.loader.packing import Size, fill_row
+from vxlpro_jax.data.loader.samples import Sample, SampleReader
+from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.utils.errors import InputError
 
 _SAMPLES_AHEAD = 2

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
-from vxlpro_jax.data.tokenizer import Tokenizer
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.utils.errors import InputError
 
 IMAGE_MARK = "<image>"

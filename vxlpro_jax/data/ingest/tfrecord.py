@@ -14,12 +14,11 @@ import urllib.request
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from vxlpro_jax.data.record import BadRecord
+from vxlpro_jax.data.sources.arrayrecord_format import BadRecord
+from vxlpro_jax.data.sources.paths import INGEST_SCHEMES, shown
 from vxlpro_jax.utils.errors import InputError
 
-SCHEMES = ("http", "https", "s3", "gs", "az")
 FIELDS = ("id", "conversations", "video")
 
 _FRAME_BYTES = 16  # Length and two checksums around each record of a TFRecord.
@@ -50,36 +49,6 @@ class Example(NamedTuple):
 
     fields: dict[str, Any] | BadRecord
     bytes: int
-
-
-def shown(url: str) -> str:
-    """`url` without user and query, where keys are kept."""
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES:
-        return url
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def expand(pattern: str) -> list[str]:
-    """What the braces in a pattern stand for: `{a,b}` and `{008..120}`.
-
-    Raises:
-        InputError: braces that hold neither.
-    """
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [name for x in _options(match[1], pattern) for name in expand(f"{before}{x}{after}")]
-
-
-def _options(inside: str, pattern: str) -> list[str]:
-    if ends := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
-        width = len(ends[1]) if ends[1].startswith("0") else 0
-        return [f"{i:0{width}d}" for i in range(int(ends[1]), int(ends[2]) + 1)]
-    if "," not in inside:
-        raise InputError(f"Shards {pattern}: braces hold a list {{a,b}} or a range {{000..099}}.")
-    return inside.split(",")
 
 
 def find(pattern: str) -> list[str]:
@@ -194,8 +163,8 @@ def _ask(url: str) -> _Answer:
 
 def _scheme(url: str) -> str:
     scheme = url.partition("://")[0] if "://" in url else ""
-    if scheme and scheme not in SCHEMES:
-        raise InputError(f"Shards {url}: {scheme} is not served, only {', '.join(SCHEMES)}.")
+    if scheme and scheme not in INGEST_SCHEMES:
+        raise InputError(f"Shards {url}: {scheme} is not served, only {', '.join(INGEST_SCHEMES)}.")
     return scheme
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from vxlpro_jax.data.batches import Batch, BatchIterator, BatchSource
-from vxlpro_jax.data.features import RunFeatures
-from vxlpro_jax.data.sources import Chosen, Records
-from vxlpro_jax.data.transforms import SampleReader
+from vxlpro_jax.data.features.store import RunFeatures
+from vxlpro_jax.data.loader.batches import Batch, BatchIterator, BatchSource
+from vxlpro_jax.data.loader.samples import SampleReader
+from vxlpro_jax.data.sources.load import Chosen, Records
 from vxlpro_jax.utils.errors import InputError
 
 

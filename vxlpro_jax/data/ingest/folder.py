@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.data.ingest_parts import Part, copy_records, size_and_sum
-from vxlpro_jax.data.tfrecord import Shard, shown
+from vxlpro_jax.data.ingest.convert import Part, copy_records, size_and_sum
+from vxlpro_jax.data.ingest.tfrecord import Shard
+from vxlpro_jax.data.sources.paths import shown
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from vxlpro_jax.data.contents import content_hash, media_name, visual_key
-from vxlpro_jax.data.feature_blocks import GroupType, Visual
-from vxlpro_jax.data.feature_shards import (
+from vxlpro_jax.data.features.blocks import GroupType, Visual
+from vxlpro_jax.data.features.shards import (
     ShardWriter,
     Span,
     find_indices,
@@ -20,7 +19,8 @@ from vxlpro_jax.data.feature_shards import (
     read_blocks,
     read_index,
 )
-from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.data.sources.content_hash import content_hash, media_name, visual_key
+from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.utils.errors import InputError
 
 _SHARD_BYTES = 1 << 30

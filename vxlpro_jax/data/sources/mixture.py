@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 
 from vxlpro_jax.config.parsing import nearest
-from vxlpro_jax.data import places, storage
-from vxlpro_jax.data.schema import shortly
-from vxlpro_jax.data.tfrecord import shown
+from vxlpro_jax.data.sources import paths, storage
+from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.schema import shortly
 from vxlpro_jax.utils.errors import InputError
 
 Kind = Literal["all", "first", "end", "random"]
@@ -123,7 +123,7 @@ def _place(entry: dict, key: str, where: str, path: str) -> str:
     value = entry.get(key, "")
     if not isinstance(value, str) or "\0" in value:
         raise InputError(f"{where}: field {key!r} is {shortly(value)}: expected a path or URL.")
-    return places.beside(path, value) if value else ""
+    return paths.beside(path, value) if value else ""
 
 
 def _strategy(value: Any, where: str) -> Strategy:

@@ -4,9 +4,9 @@ import re
 import sys
 from typing import Any, NamedTuple
 
-from vxlpro_jax.data.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
-from vxlpro_jax.data.places import leaves
-from vxlpro_jax.data.storage import StoredFile
+from vxlpro_jax.data.sources.paths import leaves
+from vxlpro_jax.data.sources.storage import StoredFile
+from vxlpro_jax.data.text.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
 from vxlpro_jax.utils.errors import InputError
 
 

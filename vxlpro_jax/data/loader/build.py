@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, DataConfig
-from vxlpro_jax.data import buckets, haystacks
-from vxlpro_jax.data.bad_samples import BadSamples
-from vxlpro_jax.data.batches import BatchIterator, BatchSource
-from vxlpro_jax.data.buckets import BucketIterator, Turns
-from vxlpro_jax.data.order import epoch_length, record_order
-from vxlpro_jax.data.sources import Records, join, load_records, load_visual_records
-from vxlpro_jax.data.synthetic import synthetic_set
-from vxlpro_jax.data.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.data.tokenizer import Tokenizer
-from vxlpro_jax.data.transforms import RowShape, SampleReader, VideoReader
+from vxlpro_jax.data.loader import bucketing
+from vxlpro_jax.data.loader.bad_samples import BadSamples
+from vxlpro_jax.data.loader.batches import BatchIterator, BatchSource
+from vxlpro_jax.data.loader.bucketing import BucketIterator, Turns
+from vxlpro_jax.data.loader.samples import RowShape, SampleReader, VideoReader
+from vxlpro_jax.data.loader.shuffle import epoch_length, record_order
+from vxlpro_jax.data.sources.load import Records, join, load_records, load_visual_records
+from vxlpro_jax.data.synthetic import haystacks
+from vxlpro_jax.data.synthetic.clips import synthetic_set
+from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
+from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.utils.errors import InputError
@@ -131,7 +132,7 @@ def _buckets(data: DataConfig, records: Records, *, reader: SampleReader) -> dic
             f" ({data.max_frames}), which is always one: leave it out."
         )
     sizes = sorted({*sizes, reader.shape.groups})
-    return buckets.split(records, reader=reader, groups=sizes, least=data.batch_size)
+    return bucketing.split(records, reader=reader, groups=sizes, least=data.batch_size)
 
 
 def _video_reader(data: DataConfig, *, image_size: int) -> VideoReader:

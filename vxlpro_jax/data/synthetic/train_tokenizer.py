@@ -1,18 +1,12 @@
-"""The tiny preset's tokenizer: Qwen2.5's method, trained on the embedded clips' own text.
-
-`tokenizer.json` beside this file is what `train()` returns, saved.
-"""
-
-from pathlib import Path
+"""Trains the tiny preset's tokenizer on the text of the embedded clips."""
 
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from vxlpro_jax.data.chat import SYSTEM_MESSAGE, stamp_text
-from vxlpro_jax.data.synthetic import SIZES, make_clip
-from vxlpro_jax.data.tokenizer import SPECIAL_TOKENS, byte_level
+from vxlpro_jax.data.synthetic.clips import SIZES, make_clip
+from vxlpro_jax.data.text.chat import SYSTEM_MESSAGE, stamp_text
+from vxlpro_jax.data.text.tokenizer import SPECIAL_TOKENS, byte_level
 
-TINY_TOKENIZER = Path(__file__).parent
 VOCAB_SIZE = 1024
 
 
