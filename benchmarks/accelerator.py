@@ -29,13 +29,15 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from vxlpro_jax import optim, programs, train_init
+from vxlpro_jax import programs
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, TrainConfig
 from vxlpro_jax.models.kv_cache import CacheType
 from vxlpro_jax.models.video_xl_pro import Text, init_params
 from vxlpro_jax.sharding.batch import check_batch
 from vxlpro_jax.sharding.mesh import make_mesh
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.state import initial_state
 from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
 
@@ -159,9 +161,9 @@ def _decode(config, cache, params, ids) -> Case:
 
 
 def _train(config, state, batch) -> Case:
-    optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
     with contextlib.redirect_stdout(sys.stderr):
-        state = train_init.initial_state(config, abstract=state, optimizer=optimizer)
+        state = initial_state(config, abstract=state, optimizer=optimizer)
     rows, groups = batch["group_segments"].shape
     arguments = state, _batch(batch)
     return Case(arguments, lambda result: result[0], rows * groups * FRAMES_PER_GROUP, "frames")

@@ -24,11 +24,11 @@ from vxlpro_jax.answering import compiled
 from vxlpro_jax.checkpoints.array_store import as_lazy
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
-from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
 from vxlpro_jax.ops import patches
 from vxlpro_jax.ops.token_selection import keep_count
+from vxlpro_jax.training.losses import cross_entropy
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import jax
 from distributed_driver import run_config
 
-from vxlpro_jax import feature_cache
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.distributed import process_group
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.tasks import task_of
-from vxlpro_jax.train import open_data
+from vxlpro_jax.training import feature_cache
+from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.setup import open_data
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.jit import jit
 

@@ -13,14 +13,14 @@ from helpers import MICRO
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import optim
 from vxlpro_jax.config.schema import IMAGE_TOKEN, MeshConfig, OptimConfig, RecotConfig, TrainConfig
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.mesh import AXES, make_mesh
 from vxlpro_jax.sharding.params import state_shardings
-from vxlpro_jax.tasks import task_of
-from vxlpro_jax.train_state import TrainState
-from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.state import TrainState
+from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit
 
@@ -91,7 +91,7 @@ def compare(config, *, meshes):
 
 
 def train(config, params, batches, *, mesh=None):
-    optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
     state = TrainState.create(params, optimizer=optimizer, seed=0)
     shardings = None
     if mesh is not None:

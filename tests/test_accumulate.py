@@ -9,12 +9,11 @@ import pytest
 from helpers import MICRO
 from sharding_driver import random_batch
 
-from vxlpro_jax import optim
-from vxlpro_jax.accumulate import gradients
 from vxlpro_jax.config.schema import OptimConfig, RecotConfig, TrainConfig
-from vxlpro_jax.tasks import task_of
-from vxlpro_jax.train_state import TrainState
-from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.state import TrainState
+from vxlpro_jax.training.step import gradients, make_train_step
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit
 
@@ -107,7 +106,7 @@ def test_narrow_types_where_asked():
         optim=OptimConfig(lr=1e-2, momentum_dtype="bfloat16"),
         total_steps=4,
     )
-    optimizer = optim.optimizer(config.optim, total_steps=4)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=4)
     params = tree.cast(jit(task_of(config).init_params)(jax.random.key(0)), "bfloat16")
     state = TrainState.create(params, optimizer=optimizer, seed=0)
     step, losses = jit(make_train_step(config, optimizer=optimizer)), []

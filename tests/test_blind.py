@@ -16,9 +16,9 @@ from vxlpro_jax.data.prune import __main__ as command
 from vxlpro_jax.data.sources.load import load_records
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
-from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro
-from vxlpro_jax.tasks import answer_loss
+from vxlpro_jax.training.losses import cross_entropy
+from vxlpro_jax.training.objectives import answer_loss
 from vxlpro_jax.utils.errors import InputError
 
 RATIO = 0.5

@@ -14,15 +14,15 @@ import pytest
 from distributed_driver import STEPS, run_config
 from helpers import ROOT, free_port, python, write_dataset
 
-from vxlpro_jax import optim
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.train import parse_arguments, train
-from vxlpro_jax.train_checkpoint import RunCheckpoints
-from vxlpro_jax.train_init import abstract_state
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.checkpointer import RunCheckpoints
+from vxlpro_jax.training.state import abstract_state
 from vxlpro_jax.utils.errors import InputError
 
 DRIVER = Path(__file__).parent / "distributed_driver.py"
@@ -386,7 +386,7 @@ def run(alone, tmp_path, no_mesh):
 def restore(data):
     """What a run restores of a folder: its state, and the data's position."""
     config = run_config(data)
-    optimizer = optim.optimizer(config.optim, total_steps=STEPS)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=STEPS)
     mesh = make_mesh(config.mesh)
     abstract = abstract_state(config, optimizer=optimizer, mesh=mesh)
 

@@ -13,7 +13,6 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from helpers import MICRO, ROOT, chat, free_port, python, write_clip, write_dataset
 
-from vxlpro_jax import feature_cache
 from vxlpro_jax.config.schema import (
     DataConfig,
     DtsConfig,
@@ -28,12 +27,13 @@ from vxlpro_jax.data.loader.batches import BatchIterator
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.data.sources import arrayrecord_format as ingested
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.optim import stop_frozen
-from vxlpro_jax.run_config import resolve
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.tasks import task_of
 from vxlpro_jax.train import train
+from vxlpro_jax.training import feature_cache
+from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.optimizer import stop_frozen
+from vxlpro_jax.training.setup import resolve
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 

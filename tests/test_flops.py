@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 from helpers import MICRO
 
-from vxlpro_jax import flops
 from vxlpro_jax.config.schema import (
     DecoderConfig,
     DtsConfig,
@@ -17,6 +16,7 @@ from vxlpro_jax.config.schema import (
     VisionConfig,
 )
 from vxlpro_jax.models import recot, video_xl_pro
+from vxlpro_jax.training import flops
 
 # One layer each, because XLA counts the body of a loop once; wide enough for products to prevail.
 WIDE = ModelConfig(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.config.schema import IGNORE_LABEL
-from vxlpro_jax.losses import cross_entropy, head_cross_entropy, reconstruction
+from vxlpro_jax.training.losses import cross_entropy, head_cross_entropy, reconstruction
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (3, 7, 11)).astype(np.float32)

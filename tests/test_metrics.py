@@ -5,10 +5,10 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from vxlpro_jax import metrics
-from vxlpro_jax.metrics import MetricsWriter, draw_curves
+from vxlpro_jax.training import metrics
+from vxlpro_jax.training.goodput import WallTime
+from vxlpro_jax.training.metrics import MetricsWriter, draw_curves
 from vxlpro_jax.utils.accelerators import GPUS
-from vxlpro_jax.wall_time import WallTime
 
 
 class Clock:

@@ -10,9 +10,9 @@ import optax
 import pytest
 from helpers import MICRO
 
-from vxlpro_jax import optim
 from vxlpro_jax.config.schema import OptimConfig, ParamGroup
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.training import optimizer as optimizer_lib
 from vxlpro_jax.utils import tree
 
 UNUSED = ("vision/post_ln/scale", "selector/window/v/kernel")
@@ -26,7 +26,7 @@ def params_of(paths):
 
 def run(config, params, *, grads, steps=1, total_steps=10):
     """The parameters after some steps along the same gradients."""
-    optimizer = optim.optimizer(config, total_steps=total_steps)
+    optimizer = optimizer_lib.optimizer(config, total_steps=total_steps)
 
     @jax.jit
     def step(params, state):
@@ -47,7 +47,7 @@ def zeros_like(params):
 
 
 def test_schedule_warms_up_then_falls_as_a_cosine():
-    rate = optim.schedule(OptimConfig(lr=2.0, warmup=0.1), total_steps=100)
+    rate = optimizer_lib.schedule(OptimConfig(lr=2.0, warmup=0.1), total_steps=100)
     rates = np.array([rate(step) for step in range(101)])
     np.testing.assert_allclose(rates[:11], 0.2 + 1.8 * np.arange(11) / 10, rtol=1e-6)
     cosine = 1 + np.cos(np.pi * np.arange(91) / 90)
@@ -56,7 +56,7 @@ def test_schedule_warms_up_then_falls_as_a_cosine():
 
 @pytest.mark.parametrize(("warmup", "total_steps"), [(0.0, 10), (0.03, 5), (1.0, 4), (0.5, 1)])
 def test_no_step_of_a_short_run_has_rate_zero(warmup, total_steps):
-    rate = optim.schedule(OptimConfig(lr=1.0, warmup=warmup), total_steps=total_steps)
+    rate = optimizer_lib.schedule(OptimConfig(lr=1.0, warmup=warmup), total_steps=total_steps)
     rates = [float(rate(step)) for step in range(total_steps)]
     assert all(0 < value <= 1 for value in rates)
 
@@ -144,7 +144,7 @@ def test_vectors_and_tables_of_a_muon_group_stay_with_adamw():
 def test_frozen_leaves_hold_no_state():
     params = params_of(DECAY)
     config = OptimConfig(groups=(ParamGroup(pattern="^decoder/", lr_scale=0.0),))
-    state = optim.optimizer(config, total_steps=10).init(params)
+    state = optimizer_lib.optimizer(config, total_steps=10).init(params)
     arrays = [x for x in jax.tree.leaves(state) if x.ndim]
     assert len(arrays) == 2  # Both moments of the one trained leaf.
 
@@ -170,7 +170,7 @@ def test_clip_bounds_the_norm_of_trained_gradients():
 def test_trained_only_leaves_out_frozen_and_unused():
     config = OptimConfig(groups=(ParamGroup(pattern="^projector/", lr_scale=0.0),))
     grads = params_of(DECAY + UNUSED)
-    assert len(optim.trained_only(grads, config=config)) == 2
+    assert len(optimizer_lib.trained_only(grads, config=config)) == 2
 
 
 def test_no_gradient_is_computed_for_frozen_and_unused():
@@ -178,7 +178,7 @@ def test_no_gradient_is_computed_for_frozen_and_unused():
     params = params_of((*DECAY, *UNUSED))
 
     def total(params):
-        stopped = optim.stop_frozen(params, config=config)
+        stopped = optimizer_lib.stop_frozen(params, config=config)
         return sum(x.sum() for x in jax.tree.leaves(stopped))
 
     grads = tree.flatten(jax.grad(total)(params))
@@ -190,8 +190,8 @@ def test_adam_with_decay_equals_the_definition():
     rng = np.random.default_rng(0)
     weight, grads = rng.standard_normal((4, 3)), rng.standard_normal((5, 4, 3))
     config = OptimConfig(lr=0.01, warmup=0.2, b1=0.8, b2=0.95, weight_decay=0.1, clip_norm=1e9)
-    optimizer = optim.optimizer(config, total_steps=5)
-    rate = optim.schedule(config, total_steps=5)
+    optimizer = optimizer_lib.optimizer(config, total_steps=5)
+    rate = optimizer_lib.schedule(config, total_steps=5)
     params = tree.unflatten({DECAY[0]: jnp.asarray(weight, jnp.float32)})
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     first, second = np.zeros((2, 4, 3))

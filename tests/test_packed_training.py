@@ -12,7 +12,7 @@ from vxlpro_jax.config.schema import IGNORE_LABEL, DataConfig, TrainConfig
 from vxlpro_jax.data.loader.batches import stack_rows
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.data.loader.samples import Sample
-from vxlpro_jax.tasks import task_of
+from vxlpro_jax.training.objectives import task_of
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit
 

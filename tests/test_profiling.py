@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from vxlpro_jax.profiling import Profiler
+from vxlpro_jax.training.profiler import Profiler
 from vxlpro_jax.utils.errors import InputError
 
 

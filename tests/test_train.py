@@ -11,7 +11,6 @@ import pytest
 from helpers import MICRO, ROOT, python, write_clip, write_dataset
 from training_driver import STEPS, run_config
 
-from vxlpro_jax import optim
 from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.schema import (
     PRESETS,
@@ -25,11 +24,11 @@ from vxlpro_jax.config.schema import (
 )
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
-from vxlpro_jax.run_config import announce, resolve
-from vxlpro_jax.run_folder import check_workdir, write_workdir
 from vxlpro_jax.sharding import mesh
 from vxlpro_jax.train import train
-from vxlpro_jax.train_init import abstract_state, initial_state
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.setup import announce, check_workdir, resolve, write_workdir
+from vxlpro_jax.training.state import abstract_state, initial_state
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
@@ -95,7 +94,7 @@ def test_one_row_a_step_with_what_it_saw(finished, data):
     config = run_config(data)
     table = rows(finished)
     assert [row["step"] for row in table] == list(range(1, STEPS + 1))
-    schedule = optim.schedule(config.optim, total_steps=STEPS)
+    schedule = optimizer_lib.schedule(config.optim, total_steps=STEPS)
     for row in table:
         np.testing.assert_allclose(row["lr"], schedule(row["step"] - 1), rtol=1e-4)
         # Clips of 3 and 8 frames and a picture of one crop fill 1, 2 and 1 groups of four.
@@ -179,7 +178,7 @@ def test_init_from_starts_at_the_parameters_of_another_run(finished, data):
         dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=""))
     )
     assert config.data.tokenizer == str(finished)
-    optimizer = optim.optimizer(config.optim, total_steps=STEPS)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=STEPS)
     abstract = abstract_state(config, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
     state = initial_state(config, abstract=abstract, optimizer=optimizer)
     assert int(state.step) == 0
@@ -329,7 +328,7 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
     train(stage1, workdir=run)
     config = dataclasses.replace(run_config(data), model=stage1.model, init_from=str(run))
     config = resolve(config)
-    optimizer = optim.optimizer(config.optim, total_steps=STEPS)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=STEPS)
     abstract = abstract_state(config, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
     state = initial_state(config, abstract=abstract, optimizer=optimizer)
     taught = params_at(run, 4)
@@ -344,7 +343,7 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
 
 
 def test_random_part_that_stays_frozen_is_told(stage1, capsys):
-    optimizer = optim.optimizer(stage1.optim, total_steps=1)
+    optimizer = optimizer_lib.optimizer(stage1.optim, total_steps=1)
     abstract = abstract_state(stage1, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
     initial_state(stage1, abstract=abstract, optimizer=optimizer)
     assert (

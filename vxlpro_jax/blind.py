@@ -29,7 +29,7 @@ from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.models.video_xl_pro import abstract_params
-from vxlpro_jax.tasks import Batch, answer_loss
+from vxlpro_jax.training.objectives import Batch, answer_loss
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 

@@ -21,7 +21,7 @@ from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.sharding.batch import check_batch
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.train import open_data
+from vxlpro_jax.training.setup import open_data
 from vxlpro_jax.utils.errors import InputError
 
 _REDUCED_BYTES = 64 * 2**20  # On each device: large enough for bandwidth to prevail.

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from vxlpro_jax import budget, flops, optim
+from vxlpro_jax import budget
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
-from vxlpro_jax.tasks import param_shapes
+from vxlpro_jax.training import flops, optimizer
+from vxlpro_jax.training.objectives import param_shapes
 
 _GIB = 2**30
 # What a layer keeps for the way back, in arrays as large as what it reads.
@@ -41,7 +42,7 @@ def work(config: TrainConfig, *, what: str) -> Work:
         token += 4 * seen * decoder.width * decoder.depth + head
         return Work(config.data.batch_size * token, config.data.batch_size * token)
     shapes = param_shapes(config)
-    frozen = optim.frozen_branches(shapes, config=config.optim)
+    frozen = optimizer.frozen_branches(shapes, config=config.optim)
     useful = flops.trained(forward, frozen=frozen)
     again = forward.decoder * config.model.decoder.remat + forward.head
     if "vision" not in frozen:
@@ -65,7 +66,7 @@ def advice(config: TrainConfig, *, what: str, mesh: Mesh) -> Iterator[str]:
 
 def _training_advice(config, *, rows, mesh):
     shapes = param_shapes(config)
-    frozen = optim.frozen_branches(shapes, config=config.optim)
+    frozen = optimizer.frozen_branches(shapes, config=config.optim)
     groups = max(rows * _groups(config) // mesh.shape["context"], 1)
     if config.task == "recot":
         held = groups * _KEPT * FRAMES_PER_GROUP * _feature_bytes(config)

@@ -23,7 +23,7 @@ from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed import cluster, process_group
 from vxlpro_jax.distributed.process_group import Peers
-from vxlpro_jax.run_config import resolve
+from vxlpro_jax.training.setup import resolve
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vxlpro_jax import optim
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
 from vxlpro_jax.models import microbatched_encoder as encoding
 from vxlpro_jax.models.kv_cache import CHUNK, CacheType, KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.params import state_shardings
-from vxlpro_jax.train_init import abstract_state
-from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.state import abstract_state
+from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils import tree
 
 _ANSWER_TOKENS = 256
@@ -89,7 +89,7 @@ def build(what: str, config: TrainConfig, *, mesh: Mesh, cache: CacheType = "mod
 
 def train(config: TrainConfig, *, mesh: Mesh) -> Program:
     """A step of the config's task."""
-    optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
     state = abstract_state(config, optimizer=optimizer, mesh=mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = make_train_step(config, optimizer=optimizer)

@@ -16,29 +16,26 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from vxlpro_jax import feature_cache, metrics, optim
 from vxlpro_jax.checkpoints import params
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
-from vxlpro_jax.data.loader.batches import BatchIterator
-from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.distributed import cluster, process_group
 from vxlpro_jax.distributed.preemption import PREEMPTED, Preemption
 from vxlpro_jax.distributed.process_group import Peers
 from vxlpro_jax.distributed.watchdog import Watchdog
 from vxlpro_jax.evals import recot as recot_eval
-from vxlpro_jax.profiling import Profiler
-from vxlpro_jax.run_config import announce, resolve
-from vxlpro_jax.run_folder import check_workdir, write_workdir
-from vxlpro_jax.sharding.batch import batch_sharding, check_batch, readers
+from vxlpro_jax.sharding.batch import batch_sharding, check_batch
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.train_checkpoint import RunCheckpoints
-from vxlpro_jax.train_init import abstract_state, initial_state
-from vxlpro_jax.train_state import TrainState
-from vxlpro_jax.train_step import make_train_step
+from vxlpro_jax.training import feature_cache, metrics
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.checkpointer import RunCheckpoints
+from vxlpro_jax.training.goodput import WallTime
+from vxlpro_jax.training.profiler import Profiler
+from vxlpro_jax.training.setup import announce, check_workdir, open_data, resolve, write_workdir
+from vxlpro_jax.training.state import TrainState, abstract_state, initial_state
+from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.jit import jit
-from vxlpro_jax.wall_time import WallTime
 
 
 def main(argv: list[str]) -> int:
@@ -107,7 +104,7 @@ def _train(
     data.place_with(functools.partial(jax.tree.map, to_devices))
 
     # ---- State: own checkpoint > init_from > scratch ---------------------------------------------
-    optimizer = optim.optimizer(config.optim, total_steps=config.total_steps)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
     checkpoints = RunCheckpoints(workdir, peers=peers)
     abstract = abstract_state(config, optimizer=optimizer, mesh=mesh)
     if checkpoints.latest_step is not None:
@@ -193,26 +190,6 @@ def _train(
             wall_time.write(workdir / "goodput.json")
         print(wall_time)
     return PREEMPTED if preempted else 0
-
-
-def open_data(
-    config: TrainConfig, *, mesh: jax.sharding.Mesh, bad_samples_path: Path | None = None
-) -> BatchIterator:
-    """The rows of every batch that this process reads.
-
-    Raises:
-        InputError: as `build_pipeline`.
-    """
-    reader = readers(mesh)[jax.process_index()]
-    return build_pipeline(
-        config.data,
-        image_size=config.model.vision.image_size,
-        with_text=config.task == "answer",
-        seed=config.seed,
-        process_index=reader.index,
-        process_count=reader.count,
-        bad_samples_path=bad_samples_path,
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from vxlpro_jax.config.schema import DataConfig, DtsConfig, RecotConfig, TrainConfig
 from vxlpro_jax.models import recot
-from vxlpro_jax.tasks import recot_loss
+from vxlpro_jax.training.objectives import recot_loss
 from vxlpro_jax.utils import tree
 
 OPTIONS = RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, mask_ratio=(0.7, 0.7))

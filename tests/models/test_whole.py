@@ -9,9 +9,9 @@ import torch
 from torch_reference.bridge import Batch, by_torch_name, pack, random_sample
 from torch_reference.model import IMAGE
 
-from vxlpro_jax.losses import cross_entropy
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
+from vxlpro_jax.training.losses import cross_entropy
 
 GROUPS, SLOTS = 4, 40
 KINDS = {

@@ -13,11 +13,11 @@ import jax
 from absl import flags
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from vxlpro_jax import optim
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.sharding.mesh import AXES, axis_sizes
-from vxlpro_jax.train_init import abstract_state
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.state import abstract_state
 from vxlpro_jax.utils import cli, tree
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     count = run.flags.devices or _named_devices(run.config.mesh) or jax.device_count()
     sizes = axis_sizes(run.config.mesh, devices=count)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    optimizer = optim.optimizer(run.config.optim, total_steps=run.config.total_steps)
+    optimizer = optimizer_lib.optimizer(run.config.optim, total_steps=run.config.total_steps)
     state = abstract_state(run.config, optimizer=optimizer, mesh=mesh)
     params = [placed(path, x) for path, x in tree.flatten(state.params).items()]
     moments = [placed("", x) for x in jax.tree.leaves(state.opt_state)]

@@ -22,7 +22,7 @@ from vxlpro_jax.data.inspect import picture, view, words
 from vxlpro_jax.data.loader.batches import Batch, BatchIterator, BatchSource
 from vxlpro_jax.data.loader.bucketing import BucketIterator
 from vxlpro_jax.data.loader.build import build_pipeline
-from vxlpro_jax.run_config import resolve
+from vxlpro_jax.training.setup import resolve
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 

@@ -9,9 +9,9 @@ import jax
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
+from vxlpro_jax.training.goodput import WallTime
 from vxlpro_jax.utils import accelerators
 from vxlpro_jax.utils.files import write_atomically
-from vxlpro_jax.wall_time import WallTime
 
 
 class MetricsWriter:

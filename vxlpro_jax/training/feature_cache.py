@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vxlpro_jax import optim
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data.features.blocks import GroupType, Visual
 from vxlpro_jax.data.features.shards import sweep
@@ -27,7 +26,8 @@ from vxlpro_jax.data.loader.batches import BatchSource
 from vxlpro_jax.data.sources.content_hash import Contents, media_name, visual_key
 from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.sharding import batch
-from vxlpro_jax.tasks import param_shapes
+from vxlpro_jax.training import optimizer
+from vxlpro_jax.training.objectives import param_shapes
 from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
@@ -86,7 +86,7 @@ def fill(
 
 def keeps_compressed(config: TrainConfig) -> bool:
     """Whether neither tower nor DTS learns; ReCoT gives the DTS something else at each step."""
-    frozen = optim.frozen_branches(param_shapes(config), config=config.optim)
+    frozen = optimizer.frozen_branches(param_shapes(config), config=config.optim)
     return config.task == "answer" and {"vision", "dts"} <= set(frozen)
 
 

@@ -1,18 +1,23 @@
 """What a run is: its config with everything filled in that follows from other fields."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
 
-from vxlpro_jax import optim
-from vxlpro_jax.checkpoints import init_from
+from vxlpro_jax.checkpoints import init_from, params
+from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.config.schema import PRESETS, TrainConfig
-from vxlpro_jax.data.loader.build import held_out
+from vxlpro_jax.data.loader.batches import BatchIterator
+from vxlpro_jax.data.loader.build import build_pipeline, held_out
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
-from vxlpro_jax.tasks import param_shapes
+from vxlpro_jax.sharding.batch import readers
+from vxlpro_jax.training import optimizer
+from vxlpro_jax.training.objectives import param_shapes
 from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import write_atomically
 
 _OWN_DATA = (
     "--config.init_from=CHECKPOINT --config.data.path=FILE.json --config.data.video_root=DIR"
@@ -105,9 +110,64 @@ def _check_evaluation(config: TrainConfig) -> None:
 
 def _check_frozen_tower(config: TrainConfig) -> None:
     shapes = param_shapes(config)
-    is_frozen = "vision" in optim.frozen_branches(shapes, config=config.optim)
+    is_frozen = "vision" in optimizer.frozen_branches(shapes, config=config.optim)
     if not is_frozen:
         raise InputError(
             "data.feature_cache is set: features can only be kept of a frozen tower; leave it"
             " empty, or freeze the tower in optim.groups."
         )
+
+
+def open_data(
+    config: TrainConfig, *, mesh: jax.sharding.Mesh, bad_samples_path: Path | None = None
+) -> BatchIterator:
+    """The rows of every batch that this process reads.
+
+    Raises:
+        InputError: as `build_pipeline`.
+    """
+    reader = readers(mesh)[jax.process_index()]
+    return build_pipeline(
+        config.data,
+        image_size=config.model.vision.image_size,
+        with_text=config.task == "answer",
+        seed=config.seed,
+        process_index=reader.index,
+        process_count=reader.count,
+        bad_samples_path=bad_samples_path,
+    )
+
+
+_RUN_CONFIG = "train_config.json"
+
+
+def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
+    """Refuses to continue a run of another kind.
+
+    Raises:
+        InputError: the folder holds a run with another config.
+    """
+    written = workdir / _RUN_CONFIG
+    if not written.exists():
+        return
+    old, new = (
+        dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path="", feature_cache=""))
+        for run in (from_mapping(TrainConfig, params.read_json(written)), config)
+    )
+    own = {"answer": ("keep_ratio", "skip_to_frames"), "recot": ("recot",)}[config.task]
+    fixed = ("task", "model", "data", "optim", "seed", *own)
+    changed = [key for key in fixed if getattr(old, key) != getattr(new, key)]
+    if changed:
+        raise InputError(
+            f"{workdir} holds a run with another {', '.join(changed)}: choose another --workdir,"
+            " delete that folder, or start the command that made it."
+        )
+
+
+def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
+    """Writes the run's config, and what makes the folder a checkpoint: sizes and tokenizer."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if config.data.tokenizer:
+        params.copy_tokenizer(config.data.tokenizer, workdir)
+    write_atomically(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
+    write_atomically(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))

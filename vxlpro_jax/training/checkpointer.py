@@ -22,7 +22,7 @@ from etils import epath
 from vxlpro_jax.checkpoints.array_store import open_named
 from vxlpro_jax.checkpoints.params import read_store
 from vxlpro_jax.distributed.process_group import Peers
-from vxlpro_jax.train_state import TrainState
+from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
-from vxlpro_jax.losses import head_cross_entropy, reconstruction
 from vxlpro_jax.models import microbatched_encoder, recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops.microbatch import map_parts
 from vxlpro_jax.ops.position_skipping import draw_skips
 from vxlpro_jax.ops.token_selection import keep_count
+from vxlpro_jax.training.losses import head_cross_entropy, reconstruction
 from vxlpro_jax.utils import tree
 
 Batch = dict[str, Any]

@@ -1,16 +1,45 @@
-"""The state of a run before its first step, from scratch or from checkpoints of other runs."""
+"""What a run carries from step to step."""
 
 import functools
+from typing import Self
 
+import flax.struct
 import jax
+import jax.numpy as jnp
+import optax
 
-from vxlpro_jax import optim
 from vxlpro_jax.checkpoints import init_from
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.sharding.params import state_shardings
-from vxlpro_jax.tasks import task_of
-from vxlpro_jax.train_state import TrainState
+from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.optimizer import frozen_branches
 from vxlpro_jax.utils.jit import jit
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Attributes.
+
+    step: int32 scalar, steps done.
+    params: nested dict.
+    opt_state: the optimizer's.
+    key: PRNG key data of the run; each step folds its number in.
+    """
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    key: jax.Array
+
+    @classmethod
+    def create(cls, params: dict, *, optimizer: optax.GradientTransformation, seed: int) -> Self:
+        """The state before the first step."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            key=jax.random.key_data(jax.random.key(seed)),
+        )
 
 
 def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
@@ -35,7 +64,7 @@ def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> Tr
     missing = [part for part in abstract.params if part not in params]
     if missing:
         print(f"Newly initialised: {', '.join(missing)}.")
-        frozen = optim.frozen_branches(
+        frozen = frozen_branches(
             {part: abstract.params[part] for part in missing}, config=config.optim
         )
         if frozen:
