@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from vxlpro_jax import programs
+from vxlpro_jax.aot import programs
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, TrainConfig
 from vxlpro_jax.models.kv_cache import CacheType

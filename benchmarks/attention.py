@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.ops.attention.dispatch import attention
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.tpu_topology import topology_devices
 
 _MOST_LOGITS = 4 * 2**30
 _BACKENDS = {"cpu": ("xla", "chunked"), "gpu": ("xla", "chunked", "cudnn"), "tpu": ("splash",)}

@@ -20,10 +20,10 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-from vxlpro_jax.answering import Answerer
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.evals.needle import drawn
-from vxlpro_jax.planning import Options
+from vxlpro_jax.inference.engine import Answerer
+from vxlpro_jax.inference.memory_plan import Options
 
 _COLUMNS = ("frames", "positions", "encode", "frames/s", "read", "first", "second", "of start")
 _QUESTIONS = ("What is shown?", "Which colour is the card?")

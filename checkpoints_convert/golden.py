@@ -20,10 +20,10 @@ import numpy as np
 from einops import rearrange, repeat
 
 from checkpoints_convert import mapping
-from vxlpro_jax.answering import compiled
 from vxlpro_jax.checkpoints.array_store import as_lazy
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
+from vxlpro_jax.inference.engine import compiled
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
 from vxlpro_jax.ops import patches

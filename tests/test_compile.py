@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vxlpro_jax import gpu_topology, programs
+from vxlpro_jax.aot import programs
+from vxlpro_jax.aot.topology import describe
 from vxlpro_jax.config.schema import DataConfig, MeshConfig, TrainConfig
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.sharding import mesh
@@ -94,10 +95,10 @@ def test_gpus_have_no_slices(tmp_path):
 
 def test_every_gpu_is_described():
     block = re.compile(r"(\w+)(?:: | \{)")
-    fields = {name: re.findall(block, gpu_topology.describe(name)) for name in accelerators.GPUS}
+    fields = {name: re.findall(block, describe(name)) for name in accelerators.GPUS}
     assert len(set(map(tuple, fields.values()))) == 1
     for name, chip in accelerators.GPUS.items():
-        text = gpu_topology.describe(name)
+        text = describe(name)
         assert f"device_memory_size: {chip.hbm_bytes}\n" in text
         kind = re.search(r'device_description_str: "(.*)"', text)[1]
         assert accelerators.chip_of_kind(kind) == chip

@@ -6,7 +6,7 @@ import re
 import pytest
 from helpers import MICRO
 
-from vxlpro_jax import estimate
+from vxlpro_jax.aot import memory_advice
 from vxlpro_jax.config.schema import (
     PRESETS,
     DataConfig,
@@ -25,7 +25,7 @@ def advice(what, **fields):
     data = DataConfig(batch_size=2**20, max_frames=64, max_text_tokens=96)
     config = dataclasses.replace(TrainConfig(model=MICRO, data=data), **fields)
     mesh = make_mesh(MeshConfig())
-    lines = list(estimate.advice(config, what=what, mesh=mesh))
+    lines = list(memory_advice.advice(config, what=what, mesh=mesh))
     form = re.compile(r"([\w.-]+)=\w+ (?:.* )?saves ([\d.]+) GiB(?: of (.*))?")
     parts = [re.fullmatch(form, line) for line in lines]
     assert all(parts), lines
@@ -87,7 +87,7 @@ def test_the_cache_of_8192_frames():
         data=DataConfig(batch_size=1, max_frames=8192, max_text_tokens=1024),
         compute_dtype="bfloat16",
     )
-    lines = list(estimate.advice(config, what="decode", mesh=make_mesh(MeshConfig())))
+    lines = list(memory_advice.advice(config, what="decode", mesh=make_mesh(MeshConfig())))
     half = 2 * 36 * 2 * 128 * (8192 // 4 * 154 + 1024) * 2 / 2 / 2**30
     assert lines[0] == f"--kv_cache=int8 saves {half:.1f} GiB of keys and values"
     assert lines[1] == f"data.max_frames=4096 saves {half / 2:.1f} GiB of keys and values"

@@ -10,16 +10,17 @@ import pytest
 from helpers import MICRO, python, write_clip, write_sound
 from PIL import Image
 
-from vxlpro_jax import answering, generate
-from vxlpro_jax.answering import Answerer, Options
+from vxlpro_jax import generate
 from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.video import reader
-from vxlpro_jax.encoding import Encoder
+from vxlpro_jax.inference import engine
+from vxlpro_jax.inference.encoder import Encoder
+from vxlpro_jax.inference.engine import Answerer, Options
+from vxlpro_jax.inference.sampling import sample
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
-from vxlpro_jax.sampling import sample
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
@@ -175,7 +176,7 @@ def test_padding_does_not_change_the_logits(answerer, encoded):
     """The bucketed prefill against one without a single padded slot."""
     plan = answerer.plan(encoded, PROMPTS[1], options=SHORT)
     watched = answerer.watch(encoded, [plan], options=SHORT)
-    asked = plan.ids[answering._image_at(plan) + 1 :]
+    asked = plan.ids[engine._image_at(plan) + 1 :]
     padded = answerer._follow(watched, asked)[len(asked) - 1][None]
     length = plan.positions
     assert watched.length + len(asked) == length
@@ -208,14 +209,14 @@ def test_chunks_do_not_change_the_answer(answerer, encoded, monkeypatch, kv_cach
     """Five chunks against one; rounded keys and values are near."""
     options = dataclasses.replace(SHORT, kv_cache=kv_cache)
     plan = answerer.plan(encoded, PROMPTS[1], options=options)
-    asked = plan.ids[answering._image_at(plan) + 1 :]
+    asked = plan.ids[engine._image_at(plan) + 1 :]
 
     def logits(options):
         watched = answerer.watch(encoded, [plan], options=options)
         return watched, np.asarray(answerer._follow(watched, asked))[: len(asked)]
 
     _, whole = logits(SHORT)
-    monkeypatch.setattr(answering, "CHUNK", 64)
+    monkeypatch.setattr(engine, "CHUNK", 64)
     watched, pieces = logits(options)
     assert watched.length > 4 * 64
     error = np.abs(pieces - whole).max() / np.std(whole)
@@ -244,7 +245,7 @@ def test_questions_share_what_was_watched(answerer, encoded):
 def test_predictions_are_what_it_would_say_next(answerer, encoded):
     """At each place of a given reply, fed to it id by id."""
     plan, reply = answerer.plan(encoded, PROMPTS[0], options=SHORT), "red"
-    asked = plan.ids[answering._image_at(plan) + 1 :]
+    asked = plan.ids[engine._image_at(plan) + 1 :]
     expected = [*answerer.tokenizer.encode(reply), answerer.tokenizer.im_end]
     watched = answerer.watch(encoded, [plan], options=SHORT)
     said = []
@@ -283,7 +284,7 @@ def test_stamps_of_untouched_groups_are_dropped(answerer):
     dropped, rest = divmod(whole.length - watched.length, 10)
     assert (rest, whole.length) == (
         0,
-        plan.positions - len(plan.ids[answering._image_at(plan) :]) + 1,
+        plan.positions - len(plan.ids[engine._image_at(plan) :]) + 1,
     )
     assert 24 - 16 <= dropped < 24
     assert "".join(answerer.answer_watched(watched, plan, options=fewer))
@@ -475,7 +476,7 @@ def test_wrong_options(run, arguments, said):
 
 def test_frames_that_cannot_fit(answerer):
     """130 groups need 1300 positions for their time stamps; the context is 1024."""
-    long = answering.Encoded(np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32))
+    long = engine.Encoded(np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32))
     with pytest.raises(InputError, match=r"130 groups .* 1300 positions.*: lower --max_frames"):
         answerer.plan(long, "Why?", options=SHORT)
 

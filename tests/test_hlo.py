@@ -1,7 +1,7 @@
 """Collectives read from a program's text: loops multiply, one channel counts once."""
 
-from vxlpro_jax import hlo
-from vxlpro_jax.hlo import Collective
+from vxlpro_jax.aot import hlo
+from vxlpro_jax.aot.hlo import Collective
 
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true

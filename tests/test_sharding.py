@@ -13,14 +13,14 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax import sharding
+from vxlpro_jax.aot import param_report as sharding_command
+from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import PRESETS, MeshConfig, RecotConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.models.video_xl_pro import abstract_params
-from vxlpro_jax.sharding import __main__ as sharding_command
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.sharding.mesh import AXES, axis_sizes, make_mesh
 from vxlpro_jax.sharding.params import RULES, spec_of, state_shardings
-from vxlpro_jax.tpu_topology import topology_devices
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from vxlpro_jax import answering_flags
-from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.checkpoints.params import locate
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.evals import outcome, registry
@@ -20,6 +18,8 @@ from vxlpro_jax.evals.outcome import Answers
 from vxlpro_jax.evals.published import BUDGETS, Budget
 from vxlpro_jax.evals.running import Asker
 from vxlpro_jax.evals.scoring import Benchmark, Profile, rate_all, read_checked
+from vxlpro_jax.inference import flags
+from vxlpro_jax.inference.engine import Answerer, Options
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Shard
@@ -27,7 +27,7 @@ from vxlpro_jax.utils.journal import Shard
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only published benchmarks have."""
-    answering_flags.add_flags(parser)
+    flags.add_flags(parser)
     add = parser.add_argument_group("published benchmarks").add_argument
     add("--annotations", type=Path, help="the published file of questions")
     add("--videos", type=Path, help="folder of the videos, which may lie in folders below")
@@ -138,7 +138,7 @@ def _check(args: argparse.Namespace, benchmark: Benchmark) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    return answering_flags.options_of(args, keep_ratio=args.keep_ratio)
+    return flags.options_of(args, keep_ratio=args.keep_ratio)
 
 
 def _judge(args: argparse.Namespace) -> Judge | None:
@@ -178,7 +178,7 @@ def _settings(args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
         "max_frames": budget.max_frames,
         "max_new_tokens": budget.max_new_tokens,
         "keep_ratio": args.keep_ratio,
-        **answering_flags.settings_of(args),
+        **flags.settings_of(args),
     }
 
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vxlpro_jax import answering_flags, benchmarking
-from vxlpro_jax.answering import Answerer
+from vxlpro_jax import benchmarking
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data.synthetic.clips import synthetic_set
 from vxlpro_jax.data.synthetic.haystacks import needle_set
 from vxlpro_jax.evals import embedded, registry
 from vxlpro_jax.evals.embedded import Reply
+from vxlpro_jax.inference import flags
+from vxlpro_jax.inference.engine import Answerer
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     if args.benchmark in registry.NAMES:
         benchmarking.run(args)
         return
-    if changed := answering_flags.changed(args):
+    if changed := flags.changed(args):
         raise InputError(
             f"--benchmark {args.benchmark} takes no flags of the decoder: leave out"
             f" {', '.join(changed)}, or use vxlpro_jax.evals.needle."

@@ -10,9 +10,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from vxlpro_jax import answering_flags, budget
-from vxlpro_jax.answering import Answerer, Encoded
-from vxlpro_jax.planning import Plan
+from vxlpro_jax.inference import flags, memory_plan
+from vxlpro_jax.inference.engine import Answerer, Encoded
+from vxlpro_jax.inference.memory_plan import Plan
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
@@ -20,7 +20,7 @@ from vxlpro_jax.utils.errors import InputError
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name."""
     args = parse_arguments(argv)
-    options = answering_flags.options_of(
+    options = flags.options_of(
         args,
         keep_ratio=args.keep_ratio,
         temperature=args.temperature,
@@ -80,20 +80,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     cache = "folder where visual tokens are kept, so that the next start finds them"
     add("--feature_cache", default="", help=cache)
     add("--json", action="store_true", help="one JSON object a prompt instead of text")
-    answering_flags.add_flags(parser)
+    flags.add_flags(parser)
     return parser.parse_args(argv)
 
 
 def _told(plans: Sequence[Plan], *, groups: int) -> str:
     """What is going to happen, before it takes long; of several prompts the longest."""
     plan = max(plans, key=lambda plan: plan.positions)
-    memory = plan.memory
+    memory, gib = plan.memory, memory_plan.gib
     return (
         f"{groups} groups of four frames; {plan.keep} visual tokens kept, {plan.positions}"
-        f" positions to read. On the device up to {budget.gib(memory.peak)}: weights"
-        f" {budget.gib(memory.params)}, visual tokens {budget.gib(memory.visual)}, input"
-        f" {budget.gib(memory.embeddings)}, keys and values {budget.gib(memory.cache)}, workspace"
-        f" {budget.gib(memory.workspace)}, not all of it at once."
+        f" positions to read. On the device up to {gib(memory.peak)}: weights"
+        f" {gib(memory.params)}, visual tokens {gib(memory.visual)}, input"
+        f" {gib(memory.embeddings)}, keys and values {gib(memory.cache)}, workspace"
+        f" {gib(memory.workspace)}, not all of it at once."
     )
 
 

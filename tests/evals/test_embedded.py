@@ -7,9 +7,9 @@ import pytest
 from helpers import write_model
 
 from vxlpro_jax import evaluate
-from vxlpro_jax.answering import Answerer
 from vxlpro_jax.data.synthetic import clips, haystacks
 from vxlpro_jax.evals import embedded
+from vxlpro_jax.inference.engine import Answerer
 
 
 @pytest.fixture(scope="module")

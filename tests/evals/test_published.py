@@ -12,8 +12,8 @@ import pytest
 
 from vxlpro_jax import evaluate
 from vxlpro_jax.data.video import reader
-from vxlpro_jax.encoding import Encoder
 from vxlpro_jax.evals import registry, score
+from vxlpro_jax.inference.encoder import Encoder
 from vxlpro_jax.utils import errors
 from vxlpro_jax.utils.errors import InputError
 

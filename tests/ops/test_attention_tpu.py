@@ -17,7 +17,7 @@ from vxlpro_jax import sharding
 from vxlpro_jax.config import MeshConfig
 from vxlpro_jax.ops import mesh as places
 from vxlpro_jax.ops.attention import attention
-from vxlpro_jax.tpu_topology import topology_devices
+from vxlpro_jax.aot.topology import topology_devices
 
 length, fsdp, context, segmented = map(int, sys.argv[1:])
 devices = topology_devices("v5e:2x2")

@@ -8,11 +8,11 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import hlo
+from vxlpro_jax.aot import hlo
+from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.ops.microbatch import map_parts
 from vxlpro_jax.sharding import mesh
-from vxlpro_jax.tpu_topology import topology_devices
 
 WIDTH = 64
 

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.synthetic import haystacks
 from vxlpro_jax.data.text.chat import IMAGE_MARK
 from vxlpro_jax.data.video import reader
+from vxlpro_jax.inference.engine import Answerer, Options
 
 _SPAN = re.compile(r"(\d+\.\d)s to (\d+\.\d)s")
 _MAX_NEW_TOKENS = 16  # The longest answer, a time span, has 13.

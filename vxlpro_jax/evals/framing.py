@@ -5,10 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vxlpro_jax.answering import Answerer, Options, Plan
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.evals.scoring import Profile, Prompt
 from vxlpro_jax.evals.subtitles import read_srt, subtitles_at
+from vxlpro_jax.inference.engine import Answerer, Options, Plan
 
 _FOLDER_RATE = 1.0  # Frames of a folder last a second each.
 

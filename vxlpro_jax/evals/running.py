@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from vxlpro_jax.answering import Answerer, Encoded, Options
 from vxlpro_jax.evals.folders import Folder
 from vxlpro_jax.evals.framing import plan_prompt, subtitles_of
 from vxlpro_jax.evals.published import Budget
 from vxlpro_jax.evals.scoring import Benchmark, Profile, Prompt
 from vxlpro_jax.evals.subtitles import NO_SUBTITLES
+from vxlpro_jax.inference.engine import Answerer, Encoded, Options
 from vxlpro_jax.utils.errors import InputError
 
 

@@ -10,13 +10,13 @@ import pytest
 from helpers import write_model
 from PIL import Image
 
-from vxlpro_jax.answering import Encoded, Plan
 from vxlpro_jax.data.synthetic.drawing import COLOURS, write_mp4
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.evals.needle import drawn
+from vxlpro_jax.inference.engine import Encoded, Plan
 from vxlpro_jax.utils.errors import InputError
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vxlpro_jax.answering import Answerer, Options
 from vxlpro_jax.config.schema import IMAGE_TOKEN
 from vxlpro_jax.evals.needle import asking, needles
+from vxlpro_jax.inference.engine import Answerer, Options
 from vxlpro_jax.utils.errors import InputError
 
 OPTIONS = Options(keep_ratio=1.0, max_new_tokens=16)

@@ -7,8 +7,8 @@ import time
 import pytest
 from helpers import MICRO, python
 
-from vxlpro_jax.answering import Answerer
 from vxlpro_jax.evals.needle import __main__ as command
+from vxlpro_jax.inference.engine import Answerer
 from vxlpro_jax.utils.errors import InputError
 
 

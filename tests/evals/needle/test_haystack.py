@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from vxlpro_jax.answering import Answerer
 from vxlpro_jax.data.synthetic.drawing import write_mp4
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.sampling import Video
 from vxlpro_jax.evals.needle import drawn, haystack
+from vxlpro_jax.inference.engine import Answerer
 from vxlpro_jax.utils.errors import InputError
 
 DEPTHS = (0, 0.1, 0.25, 0.5, 0.75, 0.99, 1)

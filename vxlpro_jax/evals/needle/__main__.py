@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax import answering_flags
-from vxlpro_jax.answering import Answerer
 from vxlpro_jax.checkpoints.params import locate
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.evals.needle import drawn, grid, haystack, needles, report
 from vxlpro_jax.evals.needle.asking import MODES
 from vxlpro_jax.evals.needle.replies import Replies, Reply
+from vxlpro_jax.inference import flags
+from vxlpro_jax.inference.engine import Answerer
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse_arguments(argv)
     asked = grid.Grid(args.frames, args.depths, args.keep_ratio)
     _check(asked)
-    options = answering_flags.options_of(args)
+    options = flags.options_of(args)
     answerer = Answerer.load(args.checkpoint, dtype=args.dtype)
     hidden = _hidden(args, answerer)
     files = haystack.find_files(args.haystack or [drawn.haystack(args.cache.expanduser())])
@@ -76,7 +76,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--keep_ratio", type=_several(float), default="0.9", help="shares of visual tokens kept")
     cache = Path(DataConfig().workdir_cache)
     add("--cache", type=Path, default=cache, help="folder of what is drawn")
-    answering_flags.add_flags(parser)
+    flags.add_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -122,7 +122,7 @@ def _settings(args: argparse.Namespace, *, files: Iterable[Path], hidden: dict) 
         "checkpoint_time": params.stat().mtime,
         "haystack": [[str(file.resolve()), file.stat().st_size] for file in files],
         "needles": [needles.digest(*each) for each in hidden.values()],
-        **answering_flags.settings_of(args),
+        **flags.settings_of(args),
     }
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vxlpro_jax.answering import Answerer, Encoded, Options, Plan
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.evals.letters import letter, lettered
 from vxlpro_jax.evals.needle.needles import NUM_OPTIONS, Needle
+from vxlpro_jax.inference.engine import Answerer, Encoded, Options, Plan
 from vxlpro_jax.utils.errors import InputError
 
 # Video-XL's, in which nothing stands between the video and the text.

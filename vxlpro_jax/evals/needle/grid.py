@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vxlpro_jax.answering import Answerer, Options, Plan
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.evals.needle import haystack
 from vxlpro_jax.evals.needle.asking import Mode
 from vxlpro_jax.evals.needle.needles import Needle
 from vxlpro_jax.evals.needle.replies import Cell, Reply
+from vxlpro_jax.inference.engine import Answerer, Options, Plan
 from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.utils import cli
 

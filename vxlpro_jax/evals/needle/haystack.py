@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vxlpro_jax.answering import Answerer, Encoded
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.sampling import FrameStream, TimedFrame
+from vxlpro_jax.inference.engine import Answerer, Encoded
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 

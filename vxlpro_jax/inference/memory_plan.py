@@ -4,17 +4,22 @@ Shapes: `T` ids of the prompt, `G` groups.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vxlpro_jax import budget
 from vxlpro_jax.config.schema import STAMP_TOKENS, ModelConfig
-from vxlpro_jax.models.kv_cache import CacheType
+from vxlpro_jax.models.kv_cache import BLOCK, CHUNK, CacheType
 from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.utils.errors import InputError
 
 KeepStamps = Literal["all", "touched"]
+
+_GIB = 2**30
+# The selector at its peak, in arrays [G, 10 + N, D]: between 5 and 6 as compiled for H100 and v6e.
+WINDOW_COPIES = 6
+# A layer of one chunk, in arrays [CHUNK, mlp_width]: below 2 as compiled for H100 and v6e.
+_CHUNK_COPIES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,30 @@ class Loaded:
     device_bytes: int | None
 
 
+class Memory(NamedTuple):
+    """Bytes on the device.
+
+    Attributes:
+        params: weights.
+        visual: the selector's windows and what it makes of them, before the decoder reads.
+        embeddings: the decoder's input.
+        cache: keys and values.
+        workspace: of a chunk in a layer.
+    """
+
+    params: int
+    visual: int
+    embeddings: int
+    cache: int
+    workspace: int
+
+    @property
+    def peak(self) -> int:
+        """At most at once: the selector ends before the cache is made."""
+        reading = self.cache + self.workspace
+        return self.params + self.embeddings + max(self.visual, reading)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How one prompt is read.
@@ -87,7 +116,7 @@ class Plan:
     ids: np.ndarray
     keep: int
     positions: int
-    memory: budget.Memory
+    memory: Memory
 
 
 def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Plan:
@@ -115,8 +144,8 @@ def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Pl
             return made
         if keep == least:
             raise InputError(
-                f"{groups} groups of four frames take {budget.gib(made.memory.peak)} of the device"
-                f" even if only {keep} visual tokens are kept, and {budget.gib(limit)} may be used:"
+                f"{groups} groups of four frames take {gib(made.memory.peak)} of the device"
+                f" even if only {keep} visual tokens are kept, and {gib(limit)} may be used:"
                 " lower --max_frames, or take --kv_cache=int8 or --dtype=bfloat16."
             )
         keep = max(keep * 7 // 8 // 16 * 16, least)
@@ -143,7 +172,7 @@ def _fitting_context(ids, *, groups, least, model, options) -> int:
 
 def _plan(ids, *, groups, keep, model, options) -> Plan:
     positions = len(ids) - 1 + STAMP_TOKENS * groups + keep
-    memory = budget.memory(
+    memory = memory_needed(
         model.config,
         params=model.param_bytes,
         groups=groups,
@@ -158,3 +187,53 @@ def _plan(ids, *, groups, keep, model, options) -> Plan:
 def _require(condition: bool, name: str, value: Any, wanted: str) -> None:
     if not condition:
         raise InputError(f"--{name} is {value}: it must be {wanted}.")
+
+
+def memory_needed(
+    config: ModelConfig,
+    *,
+    params: int,
+    groups: int,
+    positions: int,
+    new_tokens: int,
+    itemsize: int,
+    kv_cache: CacheType,
+) -> Memory:
+    """Of one question.
+
+    Args:
+        config: of the model.
+        params: bytes of the weights.
+        groups: G.
+        positions: L that the decoder reads before it answers.
+        new_tokens: at most, of the answer.
+        itemsize: bytes of a number of the model.
+        kv_cache: how keys and values are kept.
+    """
+    decoder = config.decoder
+    windows = groups * (STAMP_TOKENS + config.tokens_per_group) * decoder.width * itemsize
+    chunk = min(positions, CHUNK)
+    return Memory(
+        params=params,
+        visual=WINDOW_COPIES * windows,
+        embeddings=_slots(positions, unit=CHUNK) * decoder.width * itemsize,
+        cache=_slots(positions + new_tokens, unit=BLOCK)
+        * slot_bytes(config, itemsize=itemsize, kv_cache=kv_cache),
+        workspace=_CHUNK_COPIES * chunk * decoder.mlp_width * itemsize,
+    )
+
+
+def slot_bytes(config: ModelConfig, *, itemsize: int, kv_cache: CacheType) -> int:
+    """Of one position in the cache."""
+    decoder = config.decoder
+    head = decoder.head_dim + 4 if kv_cache == "int8" else decoder.head_dim * itemsize
+    return 2 * decoder.depth * decoder.num_kv_heads * head
+
+
+def gib(size: float) -> str:
+    """In words."""
+    return f"{size / _GIB:.2f} GiB"
+
+
+def _slots(positions, *, unit):
+    return -(-positions // unit) * unit if positions > unit else positions

@@ -1,5 +1,9 @@
-"""GPUs that need not be there, to compile for: `pip install -e '.[gpu]'` brings their compiler."""
+"""Describes TPUs and GPUs that need not be attached, so that programs can be compiled for them.
 
+The compilers come with `pip install -e '.[tpu]'` and `pip install -e '.[gpu]'`.
+"""
+
+import os
 import re
 from typing import NamedTuple
 
@@ -41,8 +45,29 @@ _GPUS = {
     "a100-40": _Gpu("NVIDIA A100-SXM4-40GB", 8, 108, 64, 164 * _KIB, 40 * _KIB**2, 1.41),
 }
 
+# Without these the compiler looks for a TPU, and only one process at a time may load it.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 
 def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
+    """The devices of a topology such as `v5e:16x16` or `h100:8`.
+
+    Args:
+        name: accelerator and shape.
+        num_slices: slices of that shape; 1 for GPUs.
+
+    Raises:
+        InputError: there is no such topology, or no compiler for it is installed.
+    """
+    of_kind = gpu_devices if name.partition(":")[0] in _GPUS else tpu_devices
+    return of_kind(name, num_slices=num_slices)
+
+
+def gpu_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
     """The devices of a topology such as `h100:8`, of so many GPUs.
 
     Raises:
@@ -106,3 +131,24 @@ def describe(chip: str) -> str:
         dnn_version_info {{ major: 9 minor: 10 }}
         device_description_str: "{gpu.kind}"
     """
+
+
+def tpu_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
+    """The devices of a topology such as `v5e:16x16`, in as many slices.
+
+    Raises:
+        InputError: there is no such topology, or no compiler for it.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    options = {"num_slices": num_slices} if num_slices > 1 else {}
+    if name.endswith(":1x1"):  # A host of its own; by default hosts have four chips.
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+    except Exception as error:  # The plugin's errors have no common type.
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"Topology {name!r} cannot be described: {reason}. The TPU compiler comes with"
+            " pip install -e '.[tpu]'; shapes are those of real slices, v5e:16x16 or v5p:4x4x4."
+        ) from error

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from vxlpro_jax import budget
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
+from vxlpro_jax.inference import memory_plan
 from vxlpro_jax.training import flops, optimizer
 from vxlpro_jax.training.objectives import param_shapes
 
@@ -124,10 +124,10 @@ def _reading_advice(config, *, what, rows, mesh):
     # its cache.
     held, of = rows * _positions(config) * decoder.width * itemsize, "visual tokens"
     if what in ("prefill", "decode"):
-        slot = budget.slot_bytes(config.model, itemsize=itemsize, kv_cache="model")
+        slot = memory_plan.slot_bytes(config.model, itemsize=itemsize, kv_cache="model")
         held, of = rows * _positions(config) * slot, "keys and values"
     elif what == "assemble":
-        held *= budget.WINDOW_COPIES
+        held *= memory_plan.WINDOW_COPIES
     if itemsize == 4:
         held, params = held / 2, params / 2
         yield f"compute_dtype=bfloat16 saves {_gib(held + params)} of {of} and parameters"

@@ -4,8 +4,8 @@ import argparse
 import typing
 from typing import Any
 
+from vxlpro_jax.inference.memory_plan import KeepStamps, Options
 from vxlpro_jax.models.kv_cache import CacheType
-from vxlpro_jax.planning import KeepStamps, Options
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _FLAGS = ("keep_stamps", "max_context", "kv_cache", "hbm_gib")

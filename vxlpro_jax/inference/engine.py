@@ -19,19 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vxlpro_jax import planning, sampling
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, ModelConfig
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.data.text.tokenizer import StreamDecoder, Tokenizer
 from vxlpro_jax.data.video import images
 from vxlpro_jax.data.video.sampling import FrameStream
-from vxlpro_jax.encoding import GROUPS_AT_ONCE, Encoded, Encoder, OpenVideo, pad, round_up
+from vxlpro_jax.inference import memory_plan, sampling
+from vxlpro_jax.inference.encoder import GROUPS_AT_ONCE, Encoded, Encoder, OpenVideo, pad, round_up
+from vxlpro_jax.inference.memory_plan import KeepStamps, Options, Plan
+from vxlpro_jax.inference.token_cache import TokenStore
 from vxlpro_jax.models.kv_cache import CHUNK, KVCache
 from vxlpro_jax.models.selector import drop_untouched
 from vxlpro_jax.models.video_xl_pro import Text, abstract_params, compiled
-from vxlpro_jax.planning import KeepStamps, Options, Plan
-from vxlpro_jax.token_store import TokenStore
 from vxlpro_jax.utils.errors import InputError
 
 # Lengths are rounded up to these, so that few shapes are compiled.
@@ -195,13 +195,13 @@ class Answerer:
         Raises:
             InputError: as `plan_groups`.
         """
-        model = planning.Loaded(
+        model = memory_plan.Loaded(
             self.config,
             param_bytes=sum(x.nbytes for x in jax.tree.leaves(self._params)),
             itemsize=self._dtype.itemsize,
             device_bytes=_device_bytes(),
         )
-        return planning.plan(ids, groups=groups, model=model, options=options)
+        return memory_plan.plan(ids, groups=groups, model=model, options=options)
 
     def answer(self, encoded: Encoded, plan: Plan, *, options: Options) -> Iterator[str]:
         """The answer in pieces, as soon as each is certain."""

@@ -23,8 +23,8 @@ from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.reader import FrameGroups
 from vxlpro_jax.data.video.sampling import FrameStream
+from vxlpro_jax.inference.token_cache import TokenStore
 from vxlpro_jax.models.video_xl_pro import compiled
-from vxlpro_jax.token_store import TokenStore
 from vxlpro_jax.utils.prefetch import ahead
 
 # Groups are filled up to so many, so that few shapes are compiled.
