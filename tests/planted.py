@@ -17,7 +17,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vxlpro_jax.data.prune.rules import RULES, Losses
+from vxlpro_jax.curation.rules import RULES, Losses
 
 FPS = 10
 WIDTH, HEIGHT = 128, 96
@@ -384,7 +384,7 @@ def table(found: dict[str, Found]) -> str:
 
 def prune(planted: Planted, out: Path, *arguments: str, scorer=None) -> Path:
     """Prunes a planted set; returns the folder of the report."""
-    from vxlpro_jax.data.prune import __main__ as command
+    from vxlpro_jax import prune as command
 
     command.main(
         [

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from helpers import MICRO, chat, write_dataset, write_model
 
-from vxlpro_jax.blind import BLANKS, BlindScorer, reply_labels
+from vxlpro_jax import prune as command
 from vxlpro_jax.checkpoints.params import read_params
 from vxlpro_jax.config.schema import IGNORE_LABEL, TrainConfig
+from vxlpro_jax.curation.blind_loss import BLANKS, BlindScorer, reply_labels
 from vxlpro_jax.data.loader.batches import stack_rows
 from vxlpro_jax.data.loader.samples import RowShape, SampleReader
-from vxlpro_jax.data.prune import __main__ as command
 from vxlpro_jax.data.sources.load import load_records
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ import planted
 import pytest
 from helpers import python
 
-from vxlpro_jax.data.prune import __main__ as command
+from vxlpro_jax import prune as command
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -25,7 +25,7 @@ def results(out):
 
 def test_a_killed_run_goes_on(planted_set, pruned, tmp_path):
     process = python(
-        *("-m", "vxlpro_jax.data.prune", "--manifest", planted_set.manifest),
+        *("-m", "vxlpro_jax.prune", "--manifest", planted_set.manifest),
         *("--out", tmp_path / "kept.jsonl", "--report", tmp_path / "report", "--num_workers", 1),
     )
     deadline = time.monotonic() + 120
@@ -85,7 +85,7 @@ def test_shares_make_what_one_process_makes(planted_set, pruned, tmp_path, capsy
     """Processes at once, then the model's shares, then the end."""
     running = [
         python(
-            *("-m", "vxlpro_jax.data.prune", "--manifest", planted_set.manifest),
+            *("-m", "vxlpro_jax.prune", "--manifest", planted_set.manifest),
             *("--out", tmp_path / "kept.jsonl", "--report", tmp_path / "report"),
             *("--num_workers", 1),
             **{

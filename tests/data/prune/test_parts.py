@@ -7,11 +7,11 @@ import planted
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from vxlpro_jax.data.prune import duplicates, rules, samples
-from vxlpro_jax.data.prune.embedding import WIDTH, embed
-from vxlpro_jax.data.prune.measure import Measured
-from vxlpro_jax.data.prune.motion import measure_motion
-from vxlpro_jax.data.prune.text import text_fault
+from vxlpro_jax.curation import duplicates, rules, samples
+from vxlpro_jax.curation.embedding import WIDTH, embed
+from vxlpro_jax.curation.measure import Measured
+from vxlpro_jax.curation.motion import measure_motion
+from vxlpro_jax.curation.text import text_fault
 from vxlpro_jax.data.sources import arrayrecord_format as ingested
 from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.data.video.sampling import Video

@@ -8,7 +8,7 @@ import planted
 import pytest
 from PIL import Image
 
-from vxlpro_jax.data.prune.rules import RULES
+from vxlpro_jax.curation.rules import RULES
 from vxlpro_jax.data.sources.load import load_records
 
 

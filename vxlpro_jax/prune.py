@@ -1,6 +1,6 @@
 """Leaves out of a data set what teaches little.
 
-`python -m vxlpro_jax.data.prune --manifest IN --out OUT.jsonl --report DIR`
+`python -m vxlpro_jax.prune --manifest IN --out OUT.jsonl --report DIR`
 
 Started again it goes on where it was. On several hosts, with DIR on a disk that all see, each does
 a share (`--shard 0/8` and so on, or as many processes as a launcher started); once all are done the
@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.prune import decisions, pictures, report, rules, samples, stages
-from vxlpro_jax.data.prune.decisions import Findings
-from vxlpro_jax.data.prune.measure import read_clip
-from vxlpro_jax.data.prune.rules import CLIP_RULES, RULES, Limits, Rule
-from vxlpro_jax.data.prune.samples import Clip
+from vxlpro_jax.curation import decisions, pictures, report, rules, samples, stages
+from vxlpro_jax.curation.decisions import Findings
+from vxlpro_jax.curation.measure import read_clip
+from vxlpro_jax.curation.rules import CLIP_RULES, RULES, Limits, Rule
+from vxlpro_jax.curation.samples import Clip
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.utils import cli
@@ -58,7 +58,7 @@ def main(argv: Sequence[str], *, load_scorer: LoadScorer | None = None) -> None:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse itself exits with 2 on a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m vxlpro_jax.data.prune",
+        prog="python -m vxlpro_jax.prune",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -130,7 +130,9 @@ def _make_folder(folder: Path) -> None:
 
 
 def _load_scorer(args: argparse.Namespace, decoders: DecoderPool) -> stages.Scorer:
-    from vxlpro_jax.blind import BlindScorer  # Only here, since it needs JAX and the device.
+    from vxlpro_jax.curation.blind_loss import (
+        BlindScorer,  # Only here, since it needs JAX and the device.
+    )
 
     return BlindScorer.load(
         args.model,

@@ -19,10 +19,10 @@ import numpy as np
 
 from vxlpro_jax.checkpoints.params import Located, locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
+from vxlpro_jax.curation.measure import in_parallel
+from vxlpro_jax.curation.rules import Losses
 from vxlpro_jax.data.loader.batches import stack_rows
 from vxlpro_jax.data.loader.samples import RowShape, Sample, SampleReader, VideoReader
-from vxlpro_jax.data.prune.measure import in_parallel
-from vxlpro_jax.data.prune.rules import Losses
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS

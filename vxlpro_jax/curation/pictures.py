@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from vxlpro_jax.data.prune.decisions import Findings
-from vxlpro_jax.data.prune.rules import RULES, Limits, Rule
-from vxlpro_jax.data.prune.samples import Clip
+from vxlpro_jax.curation.decisions import Findings
+from vxlpro_jax.curation.rules import RULES, Limits, Rule
+from vxlpro_jax.curation.samples import Clip
 from vxlpro_jax.utils.errors import InputError
 
 SHEET_FRAMES, SHEET_SIDE = 6, 96

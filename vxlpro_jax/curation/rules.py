@@ -5,10 +5,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from vxlpro_jax.data.prune.duplicates import find_duplicates
-from vxlpro_jax.data.prune.measure import Measured
-from vxlpro_jax.data.prune.samples import Sample, Shown
-from vxlpro_jax.data.prune.text import text_fault
+from vxlpro_jax.curation.duplicates import find_duplicates
+from vxlpro_jax.curation.measure import Measured
+from vxlpro_jax.curation.samples import Sample, Shown
+from vxlpro_jax.curation.text import text_fault
 from vxlpro_jax.utils.errors import InputError
 
 Rule = Literal["text", "undecodable", "short", "static", "slides", "duplicate", "blind"]

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from PIL import Image
 
+from vxlpro_jax.curation.embedding import embed
+from vxlpro_jax.curation.motion import FPS, SIDE, Motion, measure_motion
+from vxlpro_jax.curation.samples import Clip
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.loader.samples import VideoReader
-from vxlpro_jax.data.prune.embedding import embed
-from vxlpro_jax.data.prune.motion import FPS, SIDE, Motion, measure_motion
-from vxlpro_jax.data.prune.samples import Clip
 from vxlpro_jax.data.sources.storage import open_media
 from vxlpro_jax.data.video.images import open_picture
 from vxlpro_jax.data.video.pool import DecoderPool

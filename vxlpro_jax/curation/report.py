@@ -5,9 +5,9 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from vxlpro_jax.data.prune.decisions import Findings
-from vxlpro_jax.data.prune.rules import RULES, Limits, Rule
-from vxlpro_jax.data.prune.samples import roots_of
+from vxlpro_jax.curation.decisions import Findings
+from vxlpro_jax.curation.rules import RULES, Limits, Rule
+from vxlpro_jax.curation.samples import roots_of
 
 _MEANING: dict[Rule, str] = {
     "text": "the conversation is badly formed",

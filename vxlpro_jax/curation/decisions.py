@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from vxlpro_jax.data.prune.measure import Measured
-from vxlpro_jax.data.prune.rules import Losses, Verdict
-from vxlpro_jax.data.prune.samples import Samples, Shown
+from vxlpro_jax.curation.measure import Measured
+from vxlpro_jax.curation.rules import Losses, Verdict
+from vxlpro_jax.curation.samples import Samples, Shown
 from vxlpro_jax.utils.errors import InputError
 
 

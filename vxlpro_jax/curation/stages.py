@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from vxlpro_jax.data.prune.measure import VERSION, Measured, in_parallel, measure
-from vxlpro_jax.data.prune.rules import Losses, Verdict
-from vxlpro_jax.data.prune.samples import Samples, Shown
+from vxlpro_jax.curation.measure import VERSION, Measured, in_parallel, measure
+from vxlpro_jax.curation.rules import Losses, Verdict
+from vxlpro_jax.curation.samples import Samples, Shown
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.utils.journal import Journal, Shard

@@ -1,4 +1,0 @@
-"""Leaves out of a data set what teaches little, by stated rules; `python -m vxlpro_jax.data.prune`.
-
-The original's procedure is not public; every rule, number and reason here is our own.
-"""
