@@ -15,12 +15,12 @@ from vxlpro_jax import evaluate, train
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.sweep import __main__ as sweep
 from vxlpro_jax.sweep import measures, results
-from vxlpro_jax.sweep.gke import Gke
-from vxlpro_jax.sweep.launcher import Outcome
-from vxlpro_jax.sweep.local import Local
+from vxlpro_jax.sweep.executors.base import Outcome
+from vxlpro_jax.sweep.executors.gke import Gke
+from vxlpro_jax.sweep.executors.local import Local
+from vxlpro_jax.sweep.executors.slurm import Slurm
 from vxlpro_jax.sweep.plan import Run, Step, Sweep, plan
 from vxlpro_jax.sweep.results import Measured
-from vxlpro_jax.sweep.slurm import Slurm
 from vxlpro_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

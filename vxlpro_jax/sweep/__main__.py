@@ -21,8 +21,8 @@ from ml_collections import config_flags
 
 from vxlpro_jax.config.flags import read_flags
 from vxlpro_jax.config.parsing import from_mapping
-from vxlpro_jax.sweep import gke, local, slurm
-from vxlpro_jax.sweep.launcher import Launcher, Outcome
+from vxlpro_jax.sweep.executors import gke, local, slurm
+from vxlpro_jax.sweep.executors.base import Launcher, Outcome
 from vxlpro_jax.sweep.plan import Run, Sweep, Variant, plan
 from vxlpro_jax.sweep.results import measured, write_results
 from vxlpro_jax.utils import cli

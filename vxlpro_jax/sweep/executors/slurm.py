@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vxlpro_jax.sweep.launcher import Outcome, ask, refused
+from vxlpro_jax.sweep.executors.base import Outcome, ask, refused
 from vxlpro_jax.sweep.plan import Run, Step
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically

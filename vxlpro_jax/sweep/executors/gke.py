@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vxlpro_jax.sweep.launcher import Outcome, ask, refused
+from vxlpro_jax.sweep.executors.base import Outcome, ask, refused
 from vxlpro_jax.sweep.plan import Run
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically

@@ -4,7 +4,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 
-from vxlpro_jax.sweep.launcher import Outcome
+from vxlpro_jax.sweep.executors.base import Outcome
 from vxlpro_jax.sweep.plan import Run
 
 
