@@ -25,7 +25,7 @@ measure() {
 }
 measure embedded
 measure needles
-"$python" -m vxlpro_jax.evals.needle --checkpoint "$dir/stage3_long" --mode mcq --out "$dir/haystack" \
+"$python" -m vxlpro_jax.needle --checkpoint "$dir/stage3_long" --mode mcq --out "$dir/haystack" \
   --frames 64,256,1024 --keep_ratio 0.5,1 --max_context 8192
 
 "$python" - "$dir" <<'END'

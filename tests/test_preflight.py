@@ -9,9 +9,9 @@ import pytest
 from etils import epath
 from helpers import ROOT, python, write_dataset
 
-from vxlpro_jax import checks, preflight
-from vxlpro_jax.checks import Check
+from vxlpro_jax import preflight
 from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.preflight import Check, read_file, remove_what_is_left, write_file
 from vxlpro_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -195,11 +195,11 @@ def test_what_fails_in_another_process_is_told_with_its_number(flags, data):
 
 def test_folders_that_are_not_the_same_are_found(tmp_path):
     folder, peers = epath.Path(tmp_path), Peers(hosts=("a", "b"))
-    checks.write_file(folder=folder, peers=peers)
+    write_file(folder=folder, peers=peers)
     with pytest.raises(OSError, match=r"preflight-1"):
-        checks.read_file(folder=folder, peers=peers)
+        read_file(folder=folder, peers=peers)
     (tmp_path / ".preflight-1").write_text("something older")
     with pytest.raises(InputError, match="reads 'something older', not what was written"):
-        checks.read_file(folder=folder, peers=peers)
-    checks.remove_what_is_left(folder=folder, peers=peers)
+        read_file(folder=folder, peers=peers)
+    remove_what_is_left(folder=folder, peers=peers)
     assert [file.name for file in tmp_path.iterdir()] == [".preflight-1"]

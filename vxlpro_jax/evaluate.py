@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     if changed := flags.changed(args):
         raise InputError(
             f"--benchmark {args.benchmark} takes no flags of the decoder: leave out"
-            f" {', '.join(changed)}, or use vxlpro_jax.evals.needle."
+            f" {', '.join(changed)}, or use vxlpro_jax.needle."
         )
     args.out.mkdir(parents=True, exist_ok=True)
     answerer = Answerer.load(args.checkpoint)

@@ -9,8 +9,8 @@ import pytest
 from helpers import chat, python, write_clip, write_dataset
 from PIL import Image
 
+from vxlpro_jax import inspect_data as command
 from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS, DataConfig
-from vxlpro_jax.data.inspect import __main__ as command
 from vxlpro_jax.data.inspect import picture, text, view, words
 from vxlpro_jax.data.loader.batches import stack_rows
 from vxlpro_jax.data.loader.build import build_pipeline, tokenizer_for
@@ -308,7 +308,7 @@ def test_a_picture_that_cannot_be_written(make_sample, tmp_path):
 def test_command_tells_and_draws(tmp_path):
     data, out = write_dataset(tmp_path), tmp_path / "out"
     process = python(
-        *("-m", "vxlpro_jax.data.inspect", "--config=configs/stage2.py:tiny,batch=2,text=160"),
+        *("-m", "vxlpro_jax.inspect_data", "--config=configs/stage2.py:tiny,batch=2,text=160"),
         *(f"--config.data.path={data}", "--config.data.samples_per_row=3"),
         *("--batches=2", f"--out={out}"),
     )

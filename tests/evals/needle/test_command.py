@@ -7,7 +7,7 @@ import time
 import pytest
 from helpers import MICRO, python
 
-from vxlpro_jax.evals.needle import __main__ as command
+from vxlpro_jax import needle as command
 from vxlpro_jax.inference.engine import Answerer
 from vxlpro_jax.utils.errors import InputError
 
@@ -160,7 +160,7 @@ def test_a_killed_process_goes_on(micro_folder, film, tmp_path, capsys):
         *("--depths", "0,0.3,0.6,1", "--keep_ratio", "0.5,1"),
     ]
     kept = tmp_path / "out" / "replies-0-of-1.jsonl"
-    process = python("-m", "vxlpro_jax.evals.needle", *arguments)
+    process = python("-m", "vxlpro_jax.needle", *arguments)
     deadline = time.monotonic() + 300
     while not (kept.exists() and kept.read_bytes().count(b"\n") >= 3):
         assert process.poll() is None, process.communicate()

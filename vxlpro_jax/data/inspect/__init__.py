@@ -1,1 +1,1 @@
-"""What batches hold, in words and as pictures: `python -m vxlpro_jax.data.inspect`."""
+"""What batches hold, in words and as pictures: `python -m vxlpro_jax.inspect_data`."""

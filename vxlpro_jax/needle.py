@@ -1,6 +1,6 @@
 """Needle in a haystack.
 
-`python -m vxlpro_jax.evals.needle --checkpoint DIR --out DIR --mode mcq|teacher_forced`
+`python -m vxlpro_jax.needle --checkpoint DIR --out DIR --mode mcq|teacher_forced`
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _show(found: Sequence[report.Score], *, mode: str, out: Path) -> None:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse itself exits with 2 on a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m vxlpro_jax.evals.needle",
+        prog="python -m vxlpro_jax.needle",
         description="Hides pictures or clips in a long video and asks for them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """Shows what training will read, before it is trained on.
 
-`python -m vxlpro_jax.data.inspect --config=configs/stage2.py [--batches N] [--out DIR]` takes the
+`python -m vxlpro_jax.inspect_data --config=configs/stage2.py [--batches N] [--out DIR]` takes the
 first batches of a run, of all its rows, tells what they hold and draws them: `DIR/batch0.png` and
 so on. It needs no accelerator and reads no weights.
 """
