@@ -140,8 +140,8 @@ _WRITE_AND_WAIT = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from vxlpro_jax.data.feature_blocks import GroupType, Visual
-from vxlpro_jax.data.features import FeatureWriter
+from vxlpro_jax.data.features.blocks import GroupType, Visual
+from vxlpro_jax.data.features.store import FeatureWriter
 
 def clip():
     yield Visual(np.ones((2, 3, 5), np.float32), np.zeros(2))

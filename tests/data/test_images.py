@@ -189,7 +189,7 @@ def test_16384_pixels_wide(width, height, tmp_path):
     png(path, width, height)
     program = f"""
 from pathlib import Path
-from vxlpro_jax.data.images import DEFAULT_PINPOINTS, parse_pinpoints, read_image
+from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS, parse_pinpoints, read_image
 grids = parse_pinpoints(DEFAULT_PINPOINTS, size=32)
 print(len(read_image({str(path)!r}, size=32, grids=grids)))
 print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024)

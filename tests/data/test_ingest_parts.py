@@ -191,7 +191,7 @@ def test_errors_of_workers_arrive():
 def test_only_the_standard_library_and_the_environment_are_imported():
     """By `launch/ingest.sh`, where neither JAX nor the package is installed."""
     code = (
-        "import sys; from vxlpro_jax.data import ingest;"
+        "import sys; from vxlpro_jax.data.ingest import __main__;"
         "print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
     )
     loaded = subprocess.run(

@@ -150,7 +150,7 @@ def long_clip(tmp_path_factory):
 def test_memory_does_not_grow_with_frames(long_clip):
     program = f"""
 import resource
-from vxlpro_jax.data.video import stream_groups, stream_video
+from vxlpro_jax.data.video.reader import stream_groups, stream_video
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 with stream_video({str(long_clip)!r}, max_frames={LONG}, size=64, threads=1) as stream:
     groups = stream_groups(stream, groups=16)

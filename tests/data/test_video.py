@@ -265,7 +265,7 @@ def test_memory_for_a_4k_video(tmp_path):
     path = encoded_4k(tmp_path / "a.mp4")
     program = f"""
 from pathlib import Path
-from vxlpro_jax.data.video import read_video
+from vxlpro_jax.data.video.reader import read_video
 video = read_video({str(path)!r}, max_frames=24, size=384, threads=4)
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
 print(len(video.frames), int(peak) // 1024)

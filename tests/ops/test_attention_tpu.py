@@ -13,15 +13,15 @@ import sys
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from vxlpro_jax import sharding
-from vxlpro_jax.config import MeshConfig
-from vxlpro_jax.ops import mesh as places
-from vxlpro_jax.ops.attention import attention
 from vxlpro_jax.aot.topology import topology_devices
+from vxlpro_jax.config.schema import MeshConfig
+from vxlpro_jax.ops.attention.dispatch import attention
+from vxlpro_jax.sharding import activations as places
+from vxlpro_jax.sharding.mesh import make_mesh
 
 length, fsdp, context, segmented = map(int, sys.argv[1:])
 devices = topology_devices("v5e:2x2")
-mesh = sharding.make_mesh(MeshConfig(fsdp=fsdp, context=context), devices=devices)
+mesh = make_mesh(MeshConfig(fsdp=fsdp, context=context), devices=devices)
 jax.set_mesh(mesh)
 
 

@@ -19,7 +19,7 @@ from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.sharding import mesh
 from vxlpro_jax.utils import accelerators
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def compile_for(topology, *flags, tmp_path, **environment):

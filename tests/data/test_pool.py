@@ -229,7 +229,7 @@ def test_decoders_end_with_a_process_that_is_killed(what, long_video, write_vide
     path = long_video if what == "busy" else write_video([0, 40, 80])
     program = f"""
 import sys, threading, time
-from vxlpro_jax.data.decoders import DecoderPool
+from vxlpro_jax.data.video.pool import DecoderPool
 pool = DecoderPool(1, time_limit=60)
 pool.read({str(path)!r}, max_frames=4, size=32)
 print("reads", flush=True)

@@ -18,7 +18,7 @@ from vxlpro_jax.data.synthetic.drawing import write_mp4
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.models.video_xl_pro import abstract_params
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # Its vocabulary holds the shipped tokenizer's 382 ids; its grid is a third of the released one.
 MICRO = ModelConfig(

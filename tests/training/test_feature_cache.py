@@ -284,7 +284,7 @@ def test_damaged_features_are_named_and_made_again(config, no_mesh):
 
 def fill_in_processes(count: int, *, tensor: int, cache: Path, data: Path) -> list[list[float]]:
     """What each of so many processes read after they filled the cache together."""
-    driver, port = Path(__file__).parent / "feature_cache_driver.py", free_port()
+    driver, port = Path(__file__).parents[1] / "support" / "feature_cache_driver.py", free_port()
     processes = [
         python(
             *(driver, cache, data, tensor),

@@ -32,7 +32,7 @@ from vxlpro_jax.training.state import abstract_state, initial_state
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
-DRIVER = Path(__file__).parent / "training_driver.py"
+DRIVER = Path(__file__).parents[1] / "support" / "training_driver.py"
 
 
 @pytest.fixture(scope="module")

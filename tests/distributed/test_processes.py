@@ -25,7 +25,7 @@ from vxlpro_jax.training.checkpointer import RunCheckpoints
 from vxlpro_jax.training.state import abstract_state
 from vxlpro_jax.utils.errors import InputError
 
-DRIVER = Path(__file__).parent / "distributed_driver.py"
+DRIVER = Path(__file__).parents[1] / "support" / "distributed_driver.py"
 HOST = socket.gethostname()
 # Seconds: of VXLPRO_TIMEOUT; half of it is the silence after which a process is gone.
 PATIENT, HASTY = 30, 10
