@@ -1,6 +1,7 @@
 """A data set in which it is known what should be dropped, and why; and how well that is found.
 
-`python tests/support/planted.py DIR` writes it, prunes it and prints precision and recall of each rule.
+`python tests/support/planted.py DIR` writes it, prunes it and prints precision and recall of
+each rule.
 Beside what is planted stands what looks like it and should stay.
 """
 

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Ahead-of-time compilation: whether a program fits hardware that is not attached, and its cost."""

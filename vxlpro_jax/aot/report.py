@@ -1,4 +1,4 @@
-"""TODO: vxlpro_jax.aot.report."""
+"""Compiles a program ahead of time and reports its memory, operations and communication."""
 
 import re
 import time

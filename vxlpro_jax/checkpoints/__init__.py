@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Reads and writes parameters on disk as plain nested dicts of arrays."""

@@ -1,4 +1,4 @@
-"""TODO: vxlpro_jax.config.schema.flags."""
+"""Command-line flags of commands that read a config file."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TODO: vxlpro_jax.config.schema.parsing."""
+"""Converts nested mappings, as config files and checkpoints hold them, into config dataclasses."""
 
 import dataclasses
 import difflib

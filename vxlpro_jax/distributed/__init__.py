@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Several processes as one run: joining, heartbeats, preemption and failures."""

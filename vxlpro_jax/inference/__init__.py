@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Answers questions about videos with a trained model."""

@@ -1,4 +1,4 @@
-"""TODO: vxlpro_jax.sharding.batch."""
+"""How the rows of a batch are divided over devices and processes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,8 @@
-"""TODO: vxlpro_jax.sharding.mesh."""
+"""Device meshes.
+
+Axes: `data` replicates parameters, `fsdp` shards them and their optimizer state, `tensor` splits
+heads and hidden units, `context` splits sequences.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""TODO: vxlpro_jax.sharding.params."""
+"""One table from parameter path to PartitionSpec. It knows trees and paths, not models.
+
+Stacked layers lead with an unsharded axis. Optimizer state follows the parameter whose path ends
+its own.
+"""
 
 import re
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Training: state, step, objectives, optimizer, checkpoints of a run, and its measurements."""

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Small helpers that know nothing of models or data."""

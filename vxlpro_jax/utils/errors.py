@@ -1,4 +1,4 @@
-"""TODO: vxlpro_jax.utils.errors."""
+"""Errors that end a command with one sentence."""
 
 from vxlpro_jax.utils import errors
 

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Converts TFRecord shards to ArrayRecord; nothing in this folder imports JAX."""

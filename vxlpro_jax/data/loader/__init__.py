@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Turns records into batches: sampling, packing, bucketing and the iterator over them."""

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Text: the tokenizer and the chat format."""

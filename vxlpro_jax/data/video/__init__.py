@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Decodes videos and pictures into frames."""

@@ -1,4 +1,8 @@
-"""TODO: vxlpro_jax.ops.attention.dispatch."""
+"""Attention with named backends, on one device or sharded over a mesh.
+
+Shapes: `B` rows, `T` queries, `S` keys, `N` query heads, `K` key/value heads (N a multiple of K),
+`H` head width.
+"""
 
 import functools
 from collections.abc import Callable
