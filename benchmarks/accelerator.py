@@ -94,7 +94,7 @@ def _define(values):
 def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> list[str]:
     """The cells of one program."""
     mesh = make_mesh(config.mesh)
-    check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
+    check_batch(config.data.batch_size, parts=config.grad_accum_steps, mesh=mesh)
     jax.set_mesh(mesh)
     program = programs.build(what, config, mesh=mesh, cache=options.kv_cache)
     case = _CASES[what](config, *program.arguments)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(_ROOT))
 
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.evals.needle import drawn
-from vxlpro_jax.inference.engine import Answerer
+from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.inference.memory_plan import Options
 
 _COLUMNS = ("frames", "positions", "encode", "frames/s", "read", "first", "second", "of start")
@@ -58,21 +58,21 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """The figures of one number of frames, seconds and MiB."""
     [frames] = args.frames
-    answerer = Answerer.load(args.checkpoint, feature_cache=args.feature_cache)
+    engine = Engine.load(args.checkpoint, feature_cache=args.feature_cache)
     options = Options(keep_ratio=args.keep_ratio, max_new_tokens=8, max_context=10**7)
     started = time.monotonic()
-    encoded = answerer.encode_video(args.video, max_frames=frames)
+    encoded = engine.encode_video(args.video, max_frames=frames)
     seconds = [time.monotonic() - started]
 
     def lap():
         seconds.append(time.monotonic() - started - sum(seconds))
 
-    plans = [answerer.plan(encoded, question, options=options) for question in _QUESTIONS]
-    watched = answerer.watch(encoded, plans, options=options)
+    plans = [engine.plan(encoded, question, options=options) for question in _QUESTIONS]
+    watched = engine.watch(encoded, plans, options=options)
     watched.cache.lengths.block_until_ready()
     lap()
     for plan in plans:
-        "".join(answerer.answer_watched(watched, plan, options=options))
+        "".join(engine.generate(watched, plan, options=options))
         lap()
     encode, read, first, second = seconds
     return {

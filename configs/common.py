@@ -44,12 +44,12 @@ def base(preset, *, frames, text, batch):
     # A tiny clip has 32 visual tokens; rounded down to 16, as the release does, lower ratios would
     # always drop half of them.
     c.keep_ratio = (1.0, 1.0) if preset == "tiny" else (0.7, 0.99)
-    c.skip_to_frames = 0
+    c.pose_max_frames = 0
     c.param_dtype = "float32"
     c.compute_dtype = "float32" if preset == "tiny" else "bfloat16"
 
-    c.groups_at_once = 0 if preset == "tiny" else 2
-    c.accumulate = 1
+    c.encode_microbatch = 0 if preset == "tiny" else 2
+    c.grad_accum_steps = 1
 
     remat = preset != "tiny"
     c.model = ml_collections.ConfigDict()

@@ -35,6 +35,6 @@ def get_config(arg=None):
         c.optim.groups = ({"pattern": "^vision/", "lr_scale": 0.0},)
         c.total_steps = 3_000
         c.checkpoint_every = 250
-    c.model.selector_gradient = "gates"
-    c.skip_to_frames = 10_240
+    c.model.selector_gradient = "straight_through"
+    c.pose_max_frames = 10_240
     return c

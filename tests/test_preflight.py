@@ -10,7 +10,7 @@ from etils import epath
 from helpers import ROOT, python, write_dataset
 
 from vxlpro_jax import preflight
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.preflight import Check, read_file, remove_what_is_left, write_file
 from vxlpro_jax.utils.errors import InputError
 
@@ -96,7 +96,7 @@ def test_a_mesh_that_does_not_fit(flags, capsys):
 
 
 def test_a_batch_that_the_parts_do_not_divide(flags, capsys):
-    code, found = check(capsys, *flags, "--config.accumulate=3")
+    code, found = check(capsys, *flags, "--config.grad_accum_steps=3")
     assert (code, list(failed(found))) == (1, ["batch"])
     assert "batch_size 4 is not divisible" in failed(found)["batch"]
 
@@ -125,7 +125,7 @@ def test_whatever_goes_wrong_is_told_in_one_line():
     def broken():
         raise RuntimeError("a bug\nin two lines")
 
-    examine = functools.partial(preflight.examine, peers=Peers(timeout=1))
+    examine = functools.partial(preflight.examine, peers=ProcessGroup(timeout=1))
     assert examine(Check("x", (broken,))) == (False, "RuntimeError: a bug in two lines")
     assert examine(Check("x", (lambda: "a", lambda: "", lambda: "b"))) == (True, "a; b")
 
@@ -194,7 +194,7 @@ def test_what_fails_in_another_process_is_told_with_its_number(flags, data):
 
 
 def test_folders_that_are_not_the_same_are_found(tmp_path):
-    folder, peers = epath.Path(tmp_path), Peers(hosts=("a", "b"))
+    folder, peers = epath.Path(tmp_path), ProcessGroup(hosts=("a", "b"))
     write_file(folder=folder, peers=peers)
     with pytest.raises(OSError, match=r"preflight-1"):
         read_file(folder=folder, peers=peers)

@@ -11,7 +11,7 @@ from vxlpro_jax.checkpoints.params import locate
 from vxlpro_jax.distributed.cluster import find_cluster
 from vxlpro_jax.evals import outcome, registry
 from vxlpro_jax.evals.annotations import files_of
-from vxlpro_jax.evals.campaign import Campaign, alone, hold_settings
+from vxlpro_jax.evals.campaign import Campaign, alone, check_settings
 from vxlpro_jax.evals.folders import Folder
 from vxlpro_jax.evals.judge import Judge
 from vxlpro_jax.evals.outcome import Answers
@@ -19,7 +19,7 @@ from vxlpro_jax.evals.published import BUDGETS, Budget
 from vxlpro_jax.evals.running import Asker
 from vxlpro_jax.evals.scoring import Benchmark, Profile, rate_all, read_checked
 from vxlpro_jax.inference import flags
-from vxlpro_jax.inference.engine import Answerer, Options
+from vxlpro_jax.inference.engine import Engine, Options
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Shard
@@ -76,13 +76,11 @@ def run(args: argparse.Namespace) -> None:
         max_frames=args.max_frames, max_new_tokens=args.max_new_tokens
     )
     with alone(args.out):
-        hold_settings(args.out, _settings(args, budget))
+        check_settings(args.out, _settings(args, budget))
     campaign = Campaign(args.out, records=records, shard=shard)
     if campaign.pending():
         asker = Asker(
-            answerer=Answerer.load(
-                args.checkpoint, dtype=args.dtype, feature_cache=args.feature_cache
-            ),
+            engine=Engine.load(args.checkpoint, dtype=args.dtype, feature_cache=args.feature_cache),
             benchmark=benchmark,
             profile=args.profile,
             videos=videos,

@@ -18,7 +18,7 @@ from vxlpro_jax.data.synthetic.haystacks import needle_set
 from vxlpro_jax.evals import embedded, registry
 from vxlpro_jax.evals.embedded import Reply
 from vxlpro_jax.inference import flags
-from vxlpro_jax.inference.engine import Answerer
+from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
@@ -27,11 +27,11 @@ from vxlpro_jax.utils.files import write_atomically
 class Asked(NamedTuple):
     """What a benchmark needs.
 
-    Attributes: `answerer`, the model; `cache`, folder of the embedded clips; `keep_ratio`, share of
+    Attributes: `engine`, the model; `cache`, folder of the embedded clips; `keep_ratio`, share of
     the visual tokens that the selector keeps; `out`, an existing folder for pictures.
     """
 
-    answerer: Answerer
+    engine: Engine
     cache: Path
     keep_ratio: float
     out: Path
@@ -57,8 +57,8 @@ def main(argv: Sequence[str]) -> None:
             f" {', '.join(changed)}, or use vxlpro_jax.needle."
         )
     args.out.mkdir(parents=True, exist_ok=True)
-    answerer = Answerer.load(args.checkpoint)
-    asked = Asked(answerer, args.cache.expanduser(), args.keep_ratio, args.out)
+    engine = Engine.load(args.checkpoint)
+    asked = Asked(engine, args.cache.expanduser(), args.keep_ratio, args.out)
     outcome = BENCHMARKS[args.benchmark](asked)
     write_outcome(outcome, out=args.out)
     print(outcome.table)
@@ -89,8 +89,8 @@ def ask_embedded(asked: Asked) -> Outcome:
     `chance`, by kind of question.
     """
     file = synthetic_set(asked.cache).eval
-    seen = embedded.ask(asked.answerer, file, keep_ratio=asked.keep_ratio)
-    blind = embedded.ask(asked.answerer, file, keep_ratio=asked.keep_ratio, is_blind=True)
+    seen = embedded.ask(asked.engine, file, keep_ratio=asked.keep_ratio)
+    blind = embedded.ask(asked.engine, file, keep_ratio=asked.keep_ratio, is_blind=True)
     replies = {"seen": _listed(seen, "seen"), "blind": _listed(blind, "blind")}
     figures = {
         "accuracy": embedded.by_kind(replies["seen"]),
@@ -103,7 +103,7 @@ def ask_embedded(asked: Asked) -> Outcome:
 def ask_needles(asked: Asked) -> Outcome:
     """Cards in ever longer haystacks; the figure is `needle_grid`, drawn in `needles.png`."""
     file = needle_set(asked.cache)
-    replies = _listed(embedded.ask(asked.answerer, file, keep_ratio=asked.keep_ratio), "needles")
+    replies = _listed(embedded.ask(asked.engine, file, keep_ratio=asked.keep_ratio), "needles")
     grid = embedded.needle_grid(replies)
     embedded.draw_needles(grid, path=asked.out / "needles.png")
     return Outcome({"needle_grid": grid}, embedded.needle_table(grid), {"needles": replies})

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from vxlpro_jax.inference import flags, memory_plan
-from vxlpro_jax.inference.engine import Answerer, Encoded
+from vxlpro_jax.inference.engine import Encoded, Engine
 from vxlpro_jax.inference.memory_plan import Plan
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
@@ -30,25 +30,23 @@ def main(argv: Sequence[str]) -> None:
     )
     if args.max_frames < 1:
         raise InputError(f"--max_frames is {args.max_frames}: ask for at least one frame.")
-    answerer = Answerer.load(
+    engine = Engine.load(
         args.checkpoint, dtype=args.dtype, progress=cli.progress, feature_cache=args.feature_cache
     )
     with contextlib.ExitStack() as opened:
         if args.video:
-            found = opened.enter_context(
-                answerer.open_video(args.video, max_frames=args.max_frames)
-            )
+            found = opened.enter_context(engine.open_video(args.video, max_frames=args.max_frames))
             groups, encode = found.groups, found.encode
         else:
-            encoded = answerer.encode_image(args.image)
+            encoded = engine.encode_image(args.image)
             groups, encode = len(encoded.visual), lambda: encoded
-        plans = [answerer.plan_groups(groups, prompt, options=options) for prompt in args.prompt]
+        plans = [engine.plan_groups(groups, prompt, options=options) for prompt in args.prompt]
         print(_told(plans, groups=groups), file=sys.stderr)
         encoded = encode()
-    answer = functools.partial(answerer.answer, encoded, options=options)
+    answer = functools.partial(engine.answer, encoded, options=options)
     if args.watch_once:
-        watched = answerer.watch(encoded, plans, options=options)
-        answer = functools.partial(answerer.answer_watched, watched, options=options)
+        watched = engine.watch(encoded, plans, options=options)
+        answer = functools.partial(engine.generate, watched, options=options)
     for prompt, plan in zip(args.prompt, plans, strict=True):
         pieces = answer(plan)
         if args.json:

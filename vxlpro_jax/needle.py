@@ -16,7 +16,7 @@ from vxlpro_jax.evals.needle import drawn, grid, haystack, needles, report
 from vxlpro_jax.evals.needle.asking import MODES
 from vxlpro_jax.evals.needle.replies import Replies, Reply
 from vxlpro_jax.inference import flags
-from vxlpro_jax.inference.engine import Answerer
+from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
@@ -30,14 +30,14 @@ def main(argv: Sequence[str]) -> None:
     asked = grid.Grid(args.frames, args.depths, args.keep_ratio)
     _check(asked)
     options = flags.options_of(args)
-    answerer = Answerer.load(args.checkpoint, dtype=args.dtype)
-    hidden = _hidden(args, answerer)
+    engine = Engine.load(args.checkpoint, dtype=args.dtype)
+    hidden = _hidden(args, engine)
     files = haystack.find_files(args.haystack or [drawn.haystack(args.cache.expanduser())])
     replies = Replies(args.out, settings=_settings(args, files=files, hidden=hidden))
     cells = asked.cells(hidden)
     if missing := replies.missing(cells):
         new = grid.ask(
-            answerer,
+            engine,
             missing,
             files=files,
             hidden=hidden,
@@ -101,12 +101,12 @@ def _check(asked: grid.Grid) -> None:
                 raise InputError(f"--{name} has {value}: each must be {wanted}.")
 
 
-def _hidden(args: argparse.Namespace, answerer: Answerer) -> dict[str, grid.Hidden]:
+def _hidden(args: argparse.Namespace, engine: Engine) -> dict[str, grid.Hidden]:
     """The needles by name, those of our own in words that the model's tokenizer has."""
-    is_natural = answerer.tokenizer.vocab_size >= _NATURAL
+    is_natural = engine.tokenizer.vocab_size >= _NATURAL
     draw = drawn.natural_needles if is_natural else drawn.tiny_needles
     found = needles.read_needles(args.needles or draw(args.cache.expanduser()))
-    size = answerer.config.vision.image_size
+    size = engine.config.vision.image_size
     return {
         needle.name: grid.Hidden(needle, needles.read_frames(needle, size=size, fps=haystack.FPS))
         for needle in found

@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed import cluster, process_group
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.sharding.batch import check_batch
 from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.training.setup import open_data, resolve
@@ -121,7 +121,9 @@ def _without(words: Iterable[str], *, names: Iterable[str]) -> Iterable[str]:
             next(words, None)
 
 
-def all_checks(config: TrainConfig, *, arguments: Arguments, peers: Peers) -> Iterable[Check]:
+def all_checks(
+    config: TrainConfig, *, arguments: Arguments, peers: ProcessGroup
+) -> Iterable[Check]:
     """Those that apply, the cheapest first."""
     bound = functools.partial
     yield Check("devices", (bound(devices, config),))
@@ -140,7 +142,7 @@ def all_checks(config: TrainConfig, *, arguments: Arguments, peers: Peers) -> It
         yield Check("compile", (bound(compile_fit, config, **target, peers=peers),))
 
 
-def examine(check: Check, *, peers: Peers) -> Finding:
+def examine(check: Check, *, peers: ProcessGroup) -> Finding:
     """Does a check in every process."""
     found = []
     for part in check.parts:
@@ -210,14 +212,14 @@ def _timed(function: Callable, argument: jax.Array) -> float:
     return time.monotonic() - started
 
 
-def write_file(*, folder: epath.Path, peers: Peers) -> str:
+def write_file(*, folder: epath.Path, peers: ProcessGroup) -> str:
     """Writes a small file, each process its own."""
     folder.mkdir(parents=True, exist_ok=True)
     _file(folder, peers.index).write_text(_content(peers.index))
     return ""
 
 
-def read_file(*, folder: epath.Path, peers: Peers) -> str:
+def read_file(*, folder: epath.Path, peers: ProcessGroup) -> str:
     """Reads the next process's file: all must see the same folder."""
     other = (peers.index + 1) % peers.count
     text = _file(folder, other).read_text()
@@ -226,13 +228,13 @@ def read_file(*, folder: epath.Path, peers: Peers) -> str:
     return f"{folder} can be written, and every process sees it"
 
 
-def remove_file(*, folder: epath.Path, peers: Peers) -> str:
+def remove_file(*, folder: epath.Path, peers: ProcessGroup) -> str:
     """Takes this process's file away."""
     _file(folder, peers.index).unlink()
     return ""
 
 
-def remove_what_is_left(*, folder: epath.Path, peers: Peers) -> None:
+def remove_what_is_left(*, folder: epath.Path, peers: ProcessGroup) -> None:
     """The same where it may not be there."""
     with contextlib.suppress(OSError):
         _file(folder, peers.index).unlink(missing_ok=True)
@@ -249,7 +251,7 @@ def _content(process: int) -> str:
 def batch(config: TrainConfig) -> str:
     """Whether the mesh divides a batch."""
     mesh = make_mesh(config.mesh)
-    rows, parts = config.data.batch_size, config.accumulate
+    rows, parts = config.data.batch_size, config.grad_accum_steps
     check_batch(rows, parts=parts, mesh=mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     each = f"{rows // shards // parts} a device"
@@ -271,7 +273,7 @@ def sample(config: TrainConfig) -> str:
 
 
 def compile_fit(
-    config: TrainConfig, *, topology: str, config_flags: Iterable[str], peers: Peers
+    config: TrainConfig, *, topology: str, config_flags: Iterable[str], peers: ProcessGroup
 ) -> str:
     """Whether the training step compiles for the topology and fits; in the first process only."""
     if not peers.is_first:

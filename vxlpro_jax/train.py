@@ -21,7 +21,7 @@ from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed import cluster, process_group
 from vxlpro_jax.distributed.preemption import PREEMPTED, Preemption
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.distributed.watchdog import Watchdog
 from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.sharding.batch import batch_sharding, check_batch
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def train(
-    config: TrainConfig, *, workdir: Path, profile: str = "", peers: Peers | None = None
+    config: TrainConfig, *, workdir: Path, profile: str = "", peers: ProcessGroup | None = None
 ) -> int:
     """Trains until `config.total_steps`, from scratch, `init_from` or the last checkpoint.
 
@@ -65,7 +65,7 @@ def train(
         InputError: the config, the data or a checkpoint does not fit.
         LostProcess: another process of the run is gone.
     """
-    peers = peers or Peers()
+    peers = peers or ProcessGroup()
     with Watchdog(peers) as watchdog, Preemption(peers) as preemption, peers.console():
         return _train(
             config,
@@ -82,7 +82,7 @@ def _train(
     *,
     workdir: Path,
     profile: str,
-    peers: Peers,
+    peers: ProcessGroup,
     watchdog: Watchdog,
     preemption: Preemption,
 ) -> int:
@@ -95,7 +95,7 @@ def _train(
 
     # ---- Mesh and data ---------------------------------------------------------------------------
     mesh = make_mesh(config.mesh)
-    check_batch(config.data.batch_size, parts=config.accumulate, mesh=mesh)
+    check_batch(config.data.batch_size, parts=config.grad_accum_steps, mesh=mesh)
     jax.set_mesh(mesh)
     data = open_data(
         config, mesh=mesh, bad_samples_path=workdir / peers.own_file("bad_samples.jsonl")
@@ -226,7 +226,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     return Arguments(run.config, workdir.expanduser().absolute(), run.flags.profile, environ)
 
 
-def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, peers: Peers) -> None:
+def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, peers: ProcessGroup) -> None:
     """Measures the state on held-out samples, unless WORKDIR tells that this was done already."""
     step, report = int(state.step), workdir / recot_eval.REPORT
     is_done = report.exists() and params.read_json(report).get("step") == step

@@ -54,7 +54,7 @@ def test_what_does_not_fit_exits_with_1_and_says_what_would_help(tmp_path):
     assert done.returncode == 1, done.stderr
     assert not told["fits"]
     assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]
-    assert "accumulate=2 saves" in done.stdout
+    assert "grad_accum_steps=2 saves" in done.stdout
 
 
 @pytest.mark.parametrize(

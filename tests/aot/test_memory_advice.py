@@ -37,8 +37,8 @@ def test_training_keeps_what_the_decoder_does():
     assert list(told) == [
         "model.decoder.remat",
         "model.vision.remat",
-        "groups_at_once",
-        "accumulate",
+        "encode_microbatch",
+        "grad_accum_steps",
         "mesh.context",
         "mesh.fsdp",
         "data.max_frames",
@@ -50,7 +50,7 @@ def test_training_keeps_what_the_decoder_does():
 def test_stage_1_has_no_decoder_of_text():
     told = advice("stage1", task="recot", optim=FROZEN_TOWER)
     assert list(told) == [
-        *("groups_at_once", "accumulate", "mesh.context", "mesh.fsdp"),
+        *("encode_microbatch", "grad_accum_steps", "mesh.context", "mesh.fsdp"),
         "data.max_frames",
     ]
     deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=64))
@@ -63,17 +63,17 @@ def test_a_frozen_tower_keeps_nothing():
     trained, frozen = advice("train", **fields), advice("train", **fields, optim=FROZEN_TOWER)
     assert "model.vision.remat" in trained
     assert "model.vision.remat" not in frozen
-    assert frozen["groups_at_once"] < trained["groups_at_once"]
+    assert frozen["encode_microbatch"] < trained["encode_microbatch"]
 
 
 @pytest.mark.parametrize("what", ["encode", "assemble", "prefill", "decode"])
 def test_what_answers_holds_no_optimizer_and_some_a_cache(what):
     told = advice(what)
     assert {"compute_dtype", "data.batch_size", "data.max_frames", "mesh.tensor"} <= set(told)
-    assert not {"accumulate", "model.decoder.remat", "mesh.fsdp"} & set(told)
+    assert not {"grad_accum_steps", "model.decoder.remat", "mesh.fsdp"} & set(told)
     has_cache = what in ("prefill", "decode")
     assert ("--kv_cache" in told) == has_cache
-    assert ("groups_at_once" in told) == (what == "encode")
+    assert ("encode_microbatch" in told) == (what == "encode")
     deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=2))
     more = advice(what, model=deep)["data.max_frames"][0] / told["data.max_frames"][0]
     # Each layer has a cache; of what one computes the next takes the place.

@@ -16,7 +16,7 @@ from helpers import ROOT, free_port, python, write_dataset
 
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.distributed.cluster import find_cluster
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.train import parse_arguments, train
@@ -392,7 +392,7 @@ def restore(data):
 
     def read(run):
         position = build_pipeline(config.data, image_size=56, seed=0, with_text=False)
-        checkpoints = RunCheckpoints(run, peers=Peers())
+        checkpoints = RunCheckpoints(run, peers=ProcessGroup())
         state = checkpoints.restore(abstract, position)
         checkpoints.close()
         position.close()

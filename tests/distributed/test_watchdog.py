@@ -2,7 +2,7 @@
 
 import pytest
 
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.distributed.watchdog import Watchdog
 
 
@@ -23,7 +23,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def watchdog(clock):
     """Of a run that waits ten seconds for others; its thread is not started."""
-    return Watchdog(Peers(timeout=10))
+    return Watchdog(ProcessGroup(timeout=10))
 
 
 def limit(watchdog, clock):

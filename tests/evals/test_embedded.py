@@ -9,7 +9,7 @@ from helpers import write_model
 from vxlpro_jax import evaluate
 from vxlpro_jax.data.synthetic import clips, haystacks
 from vxlpro_jax.evals import embedded
-from vxlpro_jax.inference.engine import Answerer
+from vxlpro_jax.inference.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def few(monkeypatch):
 
 
 def test_every_question_is_asked_with_and_without_the_clip(few, folder, tmp_path):
-    answerer = Answerer.load(folder)
+    engine = Engine.load(folder)
     file = clips.synthetic_set(tmp_path).eval
     seen, blind = (
-        list(embedded.ask(answerer, file, keep_ratio=0.9, is_blind=is_blind))
+        list(embedded.ask(engine, file, keep_ratio=0.9, is_blind=is_blind))
         for is_blind in (False, True)
     )
     samples = json.loads(file.read_text())

@@ -121,13 +121,13 @@ def test_subtitles_are_those_that_the_frames_show(flags, tmp_path):
 def test_system_message_and_prefill_are_read(flags, tmp_path, monkeypatch):
     """What the decoder reads is the whole prompt, and its reply has begun."""
     read = []
-    watch = evaluate.Answerer.watch
+    watch = evaluate.Engine.watch
 
-    def spied(answerer, encoded, plans, *, options):
-        read.extend((answerer.tokenizer, plan) for plan in plans)
-        return watch(answerer, encoded, plans, options=options)
+    def spied(engine, encoded, plans, *, options):
+        read.extend((engine.tokenizer, plan) for plan in plans)
+        return watch(engine, encoded, plans, options=options)
 
-    monkeypatch.setattr(evaluate.Answerer, "watch", spied)
+    monkeypatch.setattr(evaluate.Engine, "watch", spied)
     evaluate.main(flags("mlvu_dev", "--limit", 1))
     ((tokenizer, plan),) = read
     (line,) = lines_of(tmp_path / "out")
@@ -206,7 +206,7 @@ def test_a_finished_run_loads_no_model_and_other_settings_are_refused(flags, tmp
     def refuse(*_, **__):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(evaluate.Answerer, "load", refuse)
+    monkeypatch.setattr(evaluate.Engine, "load", refuse)
     evaluate.main(argv)
     with pytest.raises(AssertionError, match="loaded"):
         evaluate.main(flags("charades_sta", "--limit", 2))

@@ -15,9 +15,9 @@ from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.video import reader
-from vxlpro_jax.inference import engine
+from vxlpro_jax.inference import engine as engine_module
 from vxlpro_jax.inference.encoder import Encoder
-from vxlpro_jax.inference.engine import Answerer, Options
+from vxlpro_jax.inference.engine import Engine, Options
 from vxlpro_jax.inference.sampling import sample
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
@@ -64,13 +64,13 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def answerer(folder):
-    return Answerer.load(folder)
+def engine(folder):
+    return Engine.load(folder)
 
 
 @pytest.fixture(scope="module")
-def encoded(answerer, files):
-    return answerer.encode_video(files / "clip.mp4", max_frames=8)
+def encoded(engine, files):
+    return engine.encode_video(files / "clip.mp4", max_frames=8)
 
 
 @pytest.fixture
@@ -88,24 +88,24 @@ def run(folder, files, capsys):
     return call
 
 
-def answer(answerer, encoded, prompt, options=SHORT):
-    plan = answerer.plan(encoded, prompt, options=options)
-    return "".join(answerer.answer(encoded, plan, options=options))
+def answer(engine, encoded, prompt, options=SHORT):
+    plan = engine.plan(encoded, prompt, options=options)
+    return "".join(engine.answer(encoded, plan, options=options))
 
 
 # ---- Answers ------------------------------------------------------------------------------------
 
 
-def test_same_question_same_answer(answerer, encoded, files):
-    again = answerer.encode_video(files / "clip.mp4", max_frames=8)
-    first, second = (answer(answerer, one, PROMPTS[0]) for one in (encoded, again))
+def test_same_question_same_answer(engine, encoded, files):
+    again = engine.encode_video(files / "clip.mp4", max_frames=8)
+    first, second = (answer(engine, one, PROMPTS[0]) for one in (encoded, again))
     assert first == second
     assert first
 
 
-def test_seed_does_not_matter_at_temperature_zero(answerer, encoded):
+def test_seed_does_not_matter_at_temperature_zero(engine, encoded):
     one, two = (dataclasses.replace(SHORT, seed=seed) for seed in (1, 2))
-    assert answer(answerer, encoded, PROMPTS[0], one) == answer(answerer, encoded, PROMPTS[0], two)
+    assert answer(engine, encoded, PROMPTS[0], one) == answer(engine, encoded, PROMPTS[0], two)
 
 
 def test_several_prompts_equal_each_asked_alone(run):
@@ -148,9 +148,9 @@ def test_text_streams_and_names_the_prompt_only_if_several(run):
     assert twice == 2 * f"> Why?\n{single}"
 
 
-def test_pieces_are_the_answer_cut_anywhere(answerer, encoded):
-    plan = answerer.plan(encoded, PROMPTS[0], options=SHORT)
-    pieces = list(answerer.answer(encoded, plan, options=SHORT))
+def test_pieces_are_the_answer_cut_anywhere(engine, encoded):
+    plan = engine.plan(encoded, PROMPTS[0], options=SHORT)
+    pieces = list(engine.answer(encoded, plan, options=SHORT))
     assert 1 < len(pieces) <= SHORT.max_new_tokens + 1
 
 
@@ -162,22 +162,22 @@ def test_a_picture_is_answered_too(run, files):
     assert json.loads(out)["groups"] > 1
 
 
-def test_fewer_frames_are_encoded_alike(answerer, files, encoded):
+def test_fewer_frames_are_encoded_alike(engine, files, encoded):
     """Groups do not see each other: the first four of six frames give the first group."""
     frames = reader.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
-    alone = answerer.encode_groups(frames[None], times=np.zeros(1))
+    alone = engine.encode_groups(frames[None], times=np.zeros(1))
     np.testing.assert_allclose(alone.visual[0], encoded.visual[0], atol=1e-4)
 
 
 # ---- Padding ------------------------------------------------------------------------------------
 
 
-def test_padding_does_not_change_the_logits(answerer, encoded):
+def test_padding_does_not_change_the_logits(engine, encoded):
     """The bucketed prefill against one without a single padded slot."""
-    plan = answerer.plan(encoded, PROMPTS[1], options=SHORT)
-    watched = answerer.watch(encoded, [plan], options=SHORT)
-    asked = plan.ids[engine._image_at(plan) + 1 :]
-    padded = answerer._follow(watched, asked)[len(asked) - 1][None]
+    plan = engine.plan(encoded, PROMPTS[1], options=SHORT)
+    watched = engine.watch(encoded, [plan], options=SHORT)
+    asked = plan.ids[engine_module._image_at(plan) + 1 :]
+    padded = engine._follow(watched, asked)[len(asked) - 1][None]
     length = plan.positions
     assert watched.length + len(asked) == length
 
@@ -189,14 +189,14 @@ def test_padding_does_not_change_the_logits(answerer, encoded):
             group_segments=np.ones((1, len(visual)), np.int32),
             keep_counts=np.array([[plan.keep]], np.int32),
         )
-        model = functools.partial(VideoXLPro(answerer.config).apply, {"params": params})
+        model = functools.partial(VideoXLPro(engine.config).apply, {"params": params})
         sequence = model(visual[None], text, method="assemble")
         cache = KVCache.empty(MODEL.decoder, batch=1, slots=length, dtype=np.float32)
         last = sequence.layout.lengths - 1
         return model(sequence.embeddings[:, :length], cache, last, method="prefill")[0]
 
     assert length == len(plan.ids) - 1 + 20 + plan.keep
-    bare = jit(unpadded)(answerer._params, encoded.visual)
+    bare = jit(unpadded)(engine._params, encoded.visual)
     np.testing.assert_allclose(padded, bare, atol=2e-4)
     assert np.std(bare) > 0.1
 
@@ -205,18 +205,18 @@ def test_padding_does_not_change_the_logits(answerer, encoded):
 
 
 @pytest.mark.parametrize("kv_cache", ["model", "int8"])
-def test_chunks_do_not_change_the_answer(answerer, encoded, monkeypatch, kv_cache):
+def test_chunks_do_not_change_the_answer(engine, encoded, monkeypatch, kv_cache):
     """Five chunks against one; rounded keys and values are near."""
     options = dataclasses.replace(SHORT, kv_cache=kv_cache)
-    plan = answerer.plan(encoded, PROMPTS[1], options=options)
-    asked = plan.ids[engine._image_at(plan) + 1 :]
+    plan = engine.plan(encoded, PROMPTS[1], options=options)
+    asked = plan.ids[engine_module._image_at(plan) + 1 :]
 
     def logits(options):
-        watched = answerer.watch(encoded, [plan], options=options)
-        return watched, np.asarray(answerer._follow(watched, asked))[: len(asked)]
+        watched = engine.watch(encoded, [plan], options=options)
+        return watched, np.asarray(engine._follow(watched, asked))[: len(asked)]
 
     _, whole = logits(SHORT)
-    monkeypatch.setattr(engine, "CHUNK", 64)
+    monkeypatch.setattr(engine_module, "CHUNK", 64)
     watched, pieces = logits(options)
     assert watched.length > 4 * 64
     error = np.abs(pieces - whole).max() / np.std(whole)
@@ -224,74 +224,71 @@ def test_chunks_do_not_change_the_answer(answerer, encoded, monkeypatch, kv_cach
     assert kv_cache == "model" or error > 1e-4
 
 
-def test_questions_share_what_was_watched(answerer, encoded):
+def test_questions_share_what_was_watched(engine, encoded):
     """In any order and number; alone it is the answer to that question."""
-    plans = [answerer.plan(encoded, prompt, options=SHORT) for prompt in PROMPTS]
+    plans = [engine.plan(encoded, prompt, options=SHORT) for prompt in PROMPTS]
 
     def answers(watched, order):
-        return [
-            "".join(answerer.answer_watched(watched, plans[index], options=SHORT))
-            for index in order
-        ]
+        return ["".join(engine.generate(watched, plans[index], options=SHORT)) for index in order]
 
-    watched = answerer.watch(encoded, plans, options=SHORT)
+    watched = engine.watch(encoded, plans, options=SHORT)
     forth = answers(watched, (0, 1, 2, 1))
     assert forth[1] == forth[3]
     assert answers(watched, (2, 1, 0)) == forth[2::-1]
-    alone = answerer.watch(encoded, plans[:1], options=SHORT)
-    assert answers(alone, (0,)) == [answer(answerer, encoded, PROMPTS[0])]
+    alone = engine.watch(encoded, plans[:1], options=SHORT)
+    assert answers(alone, (0,)) == [answer(engine, encoded, PROMPTS[0])]
 
 
-def test_predictions_are_what_it_would_say_next(answerer, encoded):
+def test_predictions_are_what_it_would_say_next(engine, encoded):
     """At each place of a given reply, fed to it id by id."""
-    plan, reply = answerer.plan(encoded, PROMPTS[0], options=SHORT), "red"
-    asked = plan.ids[engine._image_at(plan) + 1 :]
-    expected = [*answerer.tokenizer.encode(reply), answerer.tokenizer.im_end]
-    watched = answerer.watch(encoded, [plan], options=SHORT)
+    plan, reply = engine.plan(encoded, PROMPTS[0], options=SHORT), "red"
+    asked = plan.ids[engine_module._image_at(plan) + 1 :]
+    expected = [*engine.tokenizer.encode(reply), engine.tokenizer.im_end]
+    watched = engine.watch(encoded, [plan], options=SHORT)
     said = []
     for count in range(len(expected)):
-        logits = answerer._follow(watched, np.array([*asked, *expected[:count]], np.int32))
+        logits = engine._follow(watched, np.array([*asked, *expected[:count]], np.int32))
         said.append(int(logits[len(asked) + count - 1].argmax()))
-    predicted = answerer.predict(encoded, plan, reply, options=SHORT)
+    predicted = engine.predict(encoded, plan, reply, options=SHORT)
     assert predicted.expected.tolist() == expected
     assert predicted.predicted.tolist() == said
     with pytest.raises(InputError, match="more than --max_new_tokens"):
-        answerer.predict(encoded, plan, "why " * 20, options=SHORT)
+        engine.predict(encoded, plan, "why " * 20, options=SHORT)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 17, 40])
-def test_streams_of_any_length_encode_as_arrays(answerer, tmp_path, groups):
+def test_streams_of_any_length_encode_as_arrays(engine, tmp_path, groups):
     write_clip(tmp_path / "clip.mp4", frames=4 * groups - 1)
-    streamed = answerer.encode_video(tmp_path / "clip.mp4", max_frames=1000)
+    streamed = engine.encode_video(tmp_path / "clip.mp4", max_frames=1000)
     read = reader.read_video(tmp_path / "clip.mp4", max_frames=1000, size=56)
     frames, times = reader.group_frames(read)
-    whole = answerer.encode_groups(frames, times=times)
+    whole = engine.encode_groups(frames, times=times)
     np.testing.assert_array_equal(streamed.stamp_ids, whole.stamp_ids)
     np.testing.assert_array_equal(streamed.visual, whole.visual)
     assert streamed.visual.shape[0] == groups
 
 
-def test_stamps_of_untouched_groups_are_dropped(answerer):
+def test_stamps_of_untouched_groups_are_dropped(engine):
     """A few tokens of many groups: the text and the groups that are left are read, in order."""
     frames = np.random.default_rng(5).integers(0, 256, (24, 4, 56, 56, 3), np.uint8)
-    many = answerer.encode_groups(frames, times=np.arange(24.0))
+    many = engine.encode_groups(frames, times=np.arange(24.0))
     options = dataclasses.replace(SHORT, keep_ratio=0.005, max_context=5000)
-    plan = answerer.plan(many, "Why?", options=options)
+    plan = engine.plan(many, "Why?", options=options)
     assert plan.keep == 16
-    whole = answerer.watch(many, [plan], options=options)
+    whole = engine.watch(many, [plan], options=options)
     fewer = dataclasses.replace(options, keep_stamps="touched")
-    watched = answerer.watch(many, [plan], options=fewer)
+    watched = engine.watch(many, [plan], options=fewer)
     dropped, rest = divmod(whole.length - watched.length, 10)
     assert (rest, whole.length) == (
         0,
-        plan.positions - len(plan.ids[engine._image_at(plan) :]) + 1,
+        plan.positions - len(plan.ids[engine_module._image_at(plan) :]) + 1,
     )
     assert 24 - 16 <= dropped < 24
-    assert "".join(answerer.answer_watched(watched, plan, options=fewer))
+    assert "".join(engine.generate(watched, plan, options=fewer))
     everything = dataclasses.replace(fewer, keep_ratio=1.0)
-    plan = answerer.plan(many, "Why?", options=everything)
+    plan = engine.plan(many, "Why?", options=everything)
     alike = [
-        answerer.watch(many, [plan], options=dataclasses.replace(everything, keep_stamps=kind))
+        engine.watch(many, [plan], options=dataclasses.replace(everything, keep_stamps=kind))
         for kind in ("all", "touched")
     ]
     assert alike[0].length == alike[1].length
@@ -340,50 +337,50 @@ def test_nothing_is_kept_of_a_video_that_breaks_midway(run, tmp_path, monkeypatc
     assert not list(folder.iterdir())
 
 
-def test_memory_lowers_what_is_kept(answerer):
+def test_memory_lowers_what_is_kept(engine):
     """Until the plan fits; less than the weights cannot."""
-    free = answerer.plan_groups(8, "Why?", options=SHORT)
+    free = engine.plan_groups(8, "Why?", options=SHORT)
     tight = dataclasses.replace(SHORT, hbm_gib=(free.memory.peak - 1) / 2**30)
-    less = answerer.plan_groups(8, "Why?", options=tight)
+    less = engine.plan_groups(8, "Why?", options=tight)
     assert less.keep < free.keep
     assert less.memory.peak < free.memory.peak
     assert less.positions == free.positions - free.keep + less.keep
     none = dataclasses.replace(SHORT, hbm_gib=free.memory.params / 2**30)
     with pytest.raises(InputError, match="may be used: lower --max_frames"):
-        answerer.plan_groups(8, "Why?", options=none)
+        engine.plan_groups(8, "Why?", options=none)
 
 
-def test_a_larger_context_is_asked_for(answerer):
+def test_a_larger_context_is_asked_for(engine):
     more = dataclasses.replace(SHORT, max_context=8000)
-    assert answerer.plan_groups(40, "Why?", options=more).positions > 1024
-    assert answerer.plan_groups(40, "Why?", options=SHORT).positions <= 1024
+    assert engine.plan_groups(40, "Why?", options=more).positions > 1024
+    assert engine.plan_groups(40, "Why?", options=SHORT).positions <= 1024
 
 
 # ---- Sampling -----------------------------------------------------------------------------------
 
 
-def test_sampling_follows_the_seed(answerer, encoded):
+def test_sampling_follows_the_seed(engine, encoded):
     def drawn(seed):
         options = Options(max_new_tokens=6, temperature=5.0, seed=seed)
-        return answer(answerer, encoded, PROMPTS[0], options)
+        return answer(engine, encoded, PROMPTS[0], options)
 
     assert drawn(1) == drawn(1)
     assert len({drawn(seed) for seed in range(4)}) > 1
 
 
-def test_tiny_top_p_is_greedy(answerer, encoded):
+def test_tiny_top_p_is_greedy(engine, encoded):
     options = Options(max_new_tokens=6, temperature=5.0, top_p=1e-6, seed=3)
-    assert answer(answerer, encoded, PROMPTS[0], options) == answer(answerer, encoded, PROMPTS[0])
+    assert answer(engine, encoded, PROMPTS[0], options) == answer(engine, encoded, PROMPTS[0])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
-def test_one_of_the_choices_is_given(answerer, encoded, temperature):
+def test_one_of_the_choices_is_given(engine, encoded, temperature):
     """One is the beginning of another, and one a single id."""
     choices = ("left", "lefthand", "a", "2.0s to 3.0s")
     options = Options(max_new_tokens=32, temperature=temperature, choices=choices)
-    plan = answerer.plan(encoded, "Where?", options=options)
+    plan = engine.plan(encoded, "Where?", options=options)
     replies = [
-        "".join(answerer.answer(encoded, plan, options=dataclasses.replace(options, seed=seed)))
+        "".join(engine.answer(encoded, plan, options=dataclasses.replace(options, seed=seed)))
         for seed in range(8)
     ]
     assert set(replies) <= set(choices)
@@ -417,15 +414,15 @@ def test_temperature_sharpens():
 # ---- The context --------------------------------------------------------------------------------
 
 
-def with_context(answerer, positions):
-    decoder = dataclasses.replace(answerer.config.decoder, max_positions=positions)
+def with_context(engine, positions):
+    decoder = dataclasses.replace(engine.config.decoder, max_positions=positions)
     config = dataclasses.replace(MODEL, decoder=decoder)
-    return Answerer(answerer._params, config=config, tokenizer=answerer.tokenizer)
+    return Engine(engine._params, config=config, tokenizer=engine.tokenizer)
 
 
-def test_narrow_context_keeps_fewer_tokens_but_always_fits(answerer, encoded):
+def test_narrow_context_keeps_fewer_tokens_but_always_fits(engine, encoded):
     for positions in range(100, 400, 7):
-        narrow = with_context(answerer, positions)
+        narrow = with_context(engine, positions)
         try:
             plan = narrow.plan(encoded, "Why?", options=SHORT)
         except InputError:
@@ -437,15 +434,15 @@ def test_narrow_context_keeps_fewer_tokens_but_always_fits(answerer, encoded):
         assert plan.keep % 16 == 0
 
 
-def test_narrow_context_answers_within_it(answerer, encoded):
-    narrow = with_context(answerer, 200)
+def test_narrow_context_answers_within_it(engine, encoded):
+    narrow = with_context(engine, 200)
     plan = narrow.plan(encoded, "Why?", options=SHORT)
     assert plan.keep < 256
     assert "".join(narrow.answer(encoded, plan, options=SHORT))
 
 
-def test_prompt_has_one_image_position(answerer, encoded):
-    plan = answerer.plan(encoded, "Why?", options=SHORT)
+def test_prompt_has_one_image_position(engine, encoded):
+    plan = engine.plan(encoded, "Why?", options=SHORT)
     assert (plan.ids == IMAGE_TOKEN).sum() == 1
 
 
@@ -474,11 +471,11 @@ def test_wrong_options(run, arguments, said):
     assert said in error
 
 
-def test_frames_that_cannot_fit(answerer):
+def test_frames_that_cannot_fit(engine):
     """130 groups need 1300 positions for their time stamps; the context is 1024."""
-    long = engine.Encoded(np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32))
+    long = engine_module.Encoded(np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32))
     with pytest.raises(InputError, match=r"130 groups .* 1300 positions.*: lower --max_frames"):
-        answerer.plan(long, "Why?", options=SHORT)
+        engine.plan(long, "Why?", options=SHORT)
 
 
 @pytest.mark.parametrize(

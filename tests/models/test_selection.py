@@ -154,8 +154,8 @@ def test_gates_change_only_the_gradient(params, scene):
         return (selected.scores[..., None] * (rotated + added) * weights[:, :, 10:]).sum()
 
     p = params["selector"]
-    jax.tree.map(np.testing.assert_array_equal, run(p, "scores"), run(p, "gates"))
-    expected, gates = jax.grad(product)(p, 1), jax.grad(total)(p, "gates")
+    jax.tree.map(np.testing.assert_array_equal, run(p, "scores"), run(p, "straight_through"))
+    expected, gates = jax.grad(product)(p, 1), jax.grad(total)(p, "straight_through")
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
     jax.tree.map(close, gates, expected)
     scores = jax.grad(total)(p, "scores")

@@ -187,7 +187,7 @@ def test_splash_parts_interpreted_equal_the_definition(is_causal):
     at = self_causal(2, length)
     lengths = None if is_causal else jnp.array([100, 0])
     given = Inputs(q, k, v, at if is_causal else None, kv_lengths=lengths, is_self_causal=is_causal)
-    assert not splash.misfit(given, axes=activations.Axes())
+    assert not splash.unsupported_reason(given, axes=activations.Axes())
     kernel = splash.part_kernel(given, axes=activations.Axes(), interpret=True)
     part, wanted = kernel.attend(given, kernel.tables), xla.attend_part(given)
     rows = slice(0, 2 if is_causal else 1)
@@ -209,7 +209,7 @@ def test_splash_kernel_interpreted_equals_the_definition(has_segments):
     at, segments = self_causal(2, length), segments_of(2, length, np.random.default_rng(4))
     segments = segments if has_segments else None
     given = Inputs(q, k, v, at, segments, segments, is_self_causal=True)
-    assert not splash.misfit(given, axes=activations.Axes())
+    assert not splash.unsupported_reason(given, axes=activations.Axes())
 
     def attend(q, k, v):
         x = given.replace(q=q, k=k, v=v)
@@ -243,7 +243,7 @@ def test_splash_names_what_it_cannot_do(change, axes, message):
     q = jnp.zeros((1, size["length"], 1, size["width"]), jnp.bfloat16)
     k = jnp.zeros((1, size["keys"], 1, size["width"]), jnp.bfloat16)
     given = Inputs(q, k, k, self_causal(1, size["length"]) if size["is_causal"] else None)
-    assert message in splash.misfit(given, axes=axes)
+    assert message in splash.unsupported_reason(given, axes=axes)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_cudnn_names_what_it_cannot_do(change, axes, message):
     size = {"dtype": jnp.bfloat16, "width": 72, "segments": None, "positions": None} | change
     x = jnp.zeros((1, 4, 1, size["width"]), size["dtype"])
     given = Inputs(x, x, x, size["positions"], size["segments"], size["segments"])
-    reason = cudnn.misfit(given, axes=axes)
+    reason = cudnn.unsupported_reason(given, axes=axes)
     assert message in reason if message else not reason
 
 

@@ -33,7 +33,7 @@ def array(*shape, dtype=jnp.bfloat16):
 def loss(q, k, v, segments):
     given = dict(q_segments=segments, kv_segments=segments) if segmented else {}
     out = attention(
-        q, k, v, causal=True, spread=places.SEQUENCES, backend="splash", **given
+        q, k, v, causal=True, partition=places.SEQUENCES, backend="splash", **given
     )
     return out.astype(jnp.float32).sum()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.filling import fill
+from vxlpro_jax.ops.filling import impute
 
 RNG = np.random.default_rng(0)
 GROUPS, FRAMES, PLACES, WIDTH = 3, 4, 40, 5
@@ -35,7 +35,7 @@ def each_place(targets, visible, guess):
 
 def test_mean_of_what_is_seen(targets, visible):
     expected = each_place(targets, visible, lambda at, tokens: tokens.mean(0))
-    actual = fill(targets, visible=visible, rule="copy_mean")
+    actual = impute(targets, visible=visible, rule="copy_mean")
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
@@ -44,7 +44,7 @@ def test_line_between_neighbours(targets, visible):
         columns = [np.interp(np.arange(FRAMES), at, column) for column in tokens.T]
         return np.stack(columns, axis=-1)
 
-    actual = fill(targets, visible=visible, rule="interpolate")
+    actual = impute(targets, visible=visible, rule="interpolate")
     np.testing.assert_allclose(actual, each_place(targets, visible, line), atol=1e-6)
 
 
@@ -52,5 +52,5 @@ def test_line_between_neighbours(targets, visible):
 def test_hidden_tokens_are_not_read(targets, visible, rule):
     other = np.where(visible[..., None] == 1, targets, 1e6).astype(np.float32)
     np.testing.assert_array_equal(
-        fill(targets, visible=visible, rule=rule), fill(other, visible=visible, rule=rule)
+        impute(targets, visible=visible, rule=rule), impute(other, visible=visible, rule=rule)
     )

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from vxlpro_jax.aot import hlo
 from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import MeshConfig
-from vxlpro_jax.ops.microbatch import map_parts
+from vxlpro_jax.ops.microbatch import microbatched_map
 from vxlpro_jax.sharding import mesh
 
 WIDTH = 64
@@ -32,7 +32,7 @@ def test_values_and_gradients_are_those_of_the_whole(frames, at_once):
     x, weights = given(frames)
 
     def loss(x, weights, at_once):
-        y = map_parts(wide, weights, x, at_once=at_once)
+        y = microbatched_map(wide, weights, x, at_once=at_once)
         return (y * jnp.arange(frames)[:, None]).sum(), y
 
     (_, parts), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, weights, at_once)
@@ -48,7 +48,7 @@ def test_forward_and_backward_hold_no_more_at_once(at_once, most):
     x, weights = given(12)
 
     def loss(x):
-        return map_parts(wide, weights, x, at_once=at_once).sum()
+        return microbatched_map(wide, weights, x, at_once=at_once).sum()
 
     def wide_rows(jaxpr):
         for equation in jaxpr.eqns:
@@ -65,7 +65,9 @@ def test_gradients_of_many_parts_are_added_up_in_float32():
     """Steps of 1 are lost in bfloat16 from 256 on."""
 
     def loss(weights):
-        return map_parts(lambda w, x: x * w, weights, jnp.ones((1000, 1), jnp.bfloat16), at_once=1)
+        return microbatched_map(
+            lambda w, x: x * w, weights, jnp.ones((1000, 1), jnp.bfloat16), at_once=1
+        )
 
     grad = jax.grad(lambda w: loss(w).astype(jnp.float32).sum())(jnp.ones((1,), jnp.bfloat16))
     assert grad.dtype == jnp.bfloat16
@@ -80,7 +82,7 @@ def test_devices_exchange_parameters_and_gradients_once(at_once):
         x = _placed((64, 512), P(("data", "fsdp")))
 
         def loss(weights, x):
-            return jnp.tanh(map_parts(lambda w, x: x @ w, weights, x, at_once=at_once)).sum()
+            return jnp.tanh(microbatched_map(lambda w, x: x @ w, weights, x, at_once=at_once)).sum()
 
         program = jax.jit(jax.grad(loss)).lower(weights, x).compile().as_text()
     assert sum(kind.count for kind in hlo.collectives(program).values()) == 2

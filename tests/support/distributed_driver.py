@@ -50,7 +50,7 @@ def run_config(data: Path):
 
 
 def train(
-    peers: process_group.Peers, workdir: str, data: str, tensor: str = "1", every: str = "2"
+    peers: process_group.ProcessGroup, workdir: str, data: str, tensor: str = "1", every: str = "2"
 ) -> int:
     """Devices along the axis `tensor`, all others along `fsdp`; saved every so many steps."""
     from vxlpro_jax.config.schema import MeshConfig
@@ -64,20 +64,20 @@ def train(
     return train(config, workdir=Path(workdir), peers=peers)
 
 
-def gather(peers: process_group.Peers) -> None:
+def gather(peers: process_group.ProcessGroup) -> None:
     """Twice, as keys are removed in between; and a file that each has for itself."""
     told = [peers.gather("names", f"{peers.index}{name}") for name in "ab"]
     print(json.dumps({"gathered": told, "file": peers.own_file("bad.jsonl")}), flush=True)
 
 
-def late(peers: process_group.Peers) -> None:
+def late(peers: process_group.ProcessGroup) -> None:
     """The last process does not come."""
     if peers.index == peers.count - 1:
         time.sleep(HOURS)
     peers.barrier("evaluation")
 
 
-def stall(peers: process_group.Peers) -> None:
+def stall(peers: process_group.ProcessGroup) -> None:
     """At the third step process 1 has no data, for which the others wait."""
     with Watchdog(peers) as watchdog:
         for step in (1, 2, 3):
@@ -88,7 +88,7 @@ def stall(peers: process_group.Peers) -> None:
         time.sleep(HOURS)
 
 
-def fail(peers: process_group.Peers) -> None:
+def fail(peers: process_group.ProcessGroup) -> None:
     """Process 1 has an error of its own, while the others wait for their devices."""
     with Watchdog(peers):
         if peers.index == 1:
@@ -96,7 +96,7 @@ def fail(peers: process_group.Peers) -> None:
         time.sleep(HOURS)
 
 
-def wait(peers: process_group.Peers) -> None:
+def wait(peers: process_group.ProcessGroup) -> None:
     """Until it is killed, as devices do that wait for another process."""
     with Watchdog(peers):
         print("ready", flush=True)

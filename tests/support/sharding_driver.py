@@ -40,8 +40,8 @@ def main():
     # In float64 nothing but a wrong gradient moves a parameter, and no token of a mask by rounding.
     with jax.enable_x64(True):
         exact = dataclasses.replace(config, compute_dtype="float64")
-        gates = dataclasses.replace(model, selector_gradient="gates")
-        skipping = dataclasses.replace(exact, model=gates, skip_to_frames=64)
+        gates = dataclasses.replace(model, selector_gradient="straight_through")
+        skipping = dataclasses.replace(exact, model=gates, pose_max_frames=64)
         results["answer, skipping, in float64"] = compare(skipping, meshes=meshes)
         params, batches = begin(exact)
         results["plain in float64"] = train(exact, params, batches[:1])["losses"]
@@ -72,7 +72,7 @@ def compare(config, *, meshes):
     params, batches = begin(config)
     alone = train(config, params, batches)
     results = {"alone": alone["losses"], "meshes": {}}
-    config = dataclasses.replace(config, groups_at_once=1)
+    config = dataclasses.replace(config, encode_microbatch=1)
     for name in meshes:
         sizes = dict(zip(AXES, map(int, name.split(",")), strict=True))
         mesh = make_mesh(MeshConfig(**sizes))

@@ -105,7 +105,7 @@ def shards(config: TrainConfig) -> set[str]:
     ],
 )
 def test_loss_and_gradients_are_those_of_frames(task, optim, kept, config, no_mesh):
-    config = dataclasses.replace(config, task=task, optim=optim, groups_at_once=1)
+    config = dataclasses.replace(config, task=task, optim=optim, encode_microbatch=1)
     data, params, features = fill(config)
 
     @jit

@@ -102,7 +102,7 @@ def test_narrow_types_where_asked():
         CONFIG,
         param_dtype="bfloat16",
         compute_dtype="bfloat16",
-        accumulate=2,
+        grad_accum_steps=2,
         optim=OptimConfig(lr=1e-2, momentum_dtype="bfloat16"),
         total_steps=4,
     )

@@ -102,7 +102,7 @@ def test_positions_are_skipped_only_up_to_the_longest_video(config, no_mesh):
     params = tree.cast(task_of(config).init_params(jax.random.key(0)), "float64")
 
     def loss(frames):
-        skipping = dataclasses.replace(config, skip_to_frames=frames)
+        skipping = dataclasses.replace(config, pose_max_frames=frames)
         return float(task_of(skipping).loss(params, batch, key=jax.random.key(1)).value)
 
     assert loss(4) == loss(0)

@@ -46,8 +46,8 @@ def work(config: TrainConfig, *, what: str) -> Work:
     useful = flops.trained(forward, frozen=frozen)
     again = forward.decoder * config.model.decoder.remat + forward.head
     if "vision" not in frozen:
-        again += forward.vision * (config.model.vision.remat + bool(config.groups_at_once))
-    again += (forward.dts + forward.projector) * bool(config.groups_at_once)
+        again += forward.vision * (config.model.vision.remat + bool(config.encode_microbatch))
+    again += (forward.dts + forward.projector) * bool(config.encode_microbatch)
     rows = config.data.batch_size
     return Work(rows * useful, rows * (useful + again))
 
@@ -61,7 +61,7 @@ def advice(config: TrainConfig, *, what: str, mesh: Mesh) -> Iterator[str]:
     if what in ("encode", "assemble", "prefill", "decode"):
         yield from _reading_advice(config, what=what, rows=rows, mesh=mesh)
     else:
-        yield from _training_advice(config, rows=rows // config.accumulate, mesh=mesh)
+        yield from _training_advice(config, rows=rows // config.grad_accum_steps, mesh=mesh)
 
 
 def _training_advice(config, *, rows, mesh):
@@ -70,7 +70,7 @@ def _training_advice(config, *, rows, mesh):
     groups = max(rows * _groups(config) // mesh.shape["context"], 1)
     if config.task == "recot":
         held = groups * _KEPT * FRAMES_PER_GROUP * _feature_bytes(config)
-        if not config.groups_at_once:
+        if not config.encode_microbatch:
             held += groups * (_dts_bytes(config) + _restoring_bytes(config))
     else:
         decoder = config.model.decoder
@@ -82,7 +82,8 @@ def _training_advice(config, *, rows, mesh):
             held /= 8
     yield from _tower_advice(config, groups=groups, is_trained="vision" not in frozen)
     if rows > 1:
-        yield f"accumulate={2 * config.accumulate} saves {_gib(held / 2)} of activations"
+        steps = 2 * config.grad_accum_steps
+        yield f"grad_accum_steps={steps} saves {_gib(held / 2)} of activations"
     yield (
         f"mesh.context={2 * mesh.shape['context']} on as many devices more saves {_gib(held / 2)}"
         " of activations"
@@ -99,7 +100,7 @@ def _training_advice(config, *, rows, mesh):
 def _tower_advice(config, *, groups, is_trained):
     """Of the parts that work on a few groups at a time."""
     vision = config.model.vision
-    at_once = min(config.groups_at_once or groups, groups)
+    at_once = min(config.encode_microbatch or groups, groups)
     compressor = _dts_bytes(config)
     if config.task == "recot":
         compressor += _restoring_bytes(config)
@@ -112,7 +113,7 @@ def _tower_advice(config, *, groups, is_trained):
     if at_once > 1:
         each = layers if is_trained else layers * _KEPT / 2
         each += compressor
-        yield f"groups_at_once=1 saves {_gib((at_once - 1) * each)}"
+        yield f"encode_microbatch=1 saves {_gib((at_once - 1) * each)}"
 
 
 def _reading_advice(config, *, what, rows, mesh):
@@ -142,7 +143,7 @@ def _reading_advice(config, *, what, rows, mesh):
         size = round(config.data.batch_size * left)
         yield f"data.batch_size={size} saves {_gib(held * (1 - left))} of {of}"
         held *= left
-    if what != "encode" or not config.groups_at_once:
+    if what != "encode" or not config.encode_microbatch:
         frames = config.data.max_frames // 2
         yield f"data.max_frames={frames} saves {_gib(held / 2)} of {of}"
     more = f"mesh.tensor={2 * mesh.shape['tensor']} on as many devices more"

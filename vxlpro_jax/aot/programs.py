@@ -97,15 +97,15 @@ def train(config: TrainConfig, *, mesh: Mesh) -> Program:
 
 
 def encode(config: TrainConfig, *, mesh: Mesh) -> Program:
-    """Frames to visual tokens, `groups_at_once` groups of each row (or all that it has)."""
-    part = {"config": config.model, "at_once": config.groups_at_once}
+    """Frames to visual tokens, `encode_microbatch` groups of each row (or all that it has)."""
+    part = {"config": config.model, "at_once": config.encode_microbatch}
 
     def run(params, frames):
         features = encoding.group_features(params, frames, **part)
-        return encoding.condense(params, features, **part)
+        return encoding.compress_and_project(params, features, **part)
 
     rows, groups, *frame = abstract_batch(config, mesh=mesh)["frames"].shape
-    groups = min(config.groups_at_once or groups, groups)
+    groups = min(config.encode_microbatch or groups, groups)
     frames = _rows((rows, groups, *frame), mesh=mesh, dtype=jnp.uint8)
     params = _params(config, mesh=mesh)
     used = {name: params[name] for name in ("vision", "dts", "projector")}

@@ -76,7 +76,7 @@ def _bytes(number: str, unit: str) -> int:
     return int(float(number) * 1024 ** ("KMGT".index(unit) + 1))
 
 
-def tell(
+def make_report(
     compiled: Compiled,
     *,
     config: TrainConfig,

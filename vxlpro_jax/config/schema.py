@@ -20,7 +20,7 @@ IGNORE_LABEL = -100
 
 Layout = Literal["released", "temporal"]
 AttentionBackend = Literal["auto", "xla", "chunked", "splash", "cudnn"]
-SelectorGradient = Literal["scores", "gates"]
+SelectorGradient = Literal["scores", "straight_through"]
 MaskPolicy = Literal["sgm", "random", "tube", "motion"]
 Task = Literal["answer", "recot"]
 
@@ -96,8 +96,8 @@ class ModelConfig:
     Behind the projector the mean of `pool` x `pool` places is one visual token; differs from the
     release unless 2. The choice of tokens has no gradient: with `selector_gradient="scores"` the
     selector learns as in the release, through its scores alone, which are added to the tokens that
-    are kept; with `"gates"` also as if each of these were multiplied by its score, so that tokens
-    which help to answer rise.
+    are kept; with `"straight_through"` also as if each of these were multiplied by its score, so
+    that tokens which help to answer rise.
     """
 
     vision: VisionConfig = VisionConfig()
@@ -341,12 +341,12 @@ class TrainConfig:
 
     `task` is what it learns: `answer` questions with the whole model, or `recot`, restoring hidden
     tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
-    ratio; what is above 1 keeps all. With `skip_to_frames` samples take the places of pieces of
+    ratio; what is above 1 keeps all. With `pose_max_frames` samples take the places of pieces of
     videos of up to so many frames, so that positions of longer videos than are shown are learned.
     Held-out samples are evaluated every `eval_every` steps and at the end; with 0 never.
-    `groups_at_once` is how many groups of four frames a device encodes at a time, which bounds the
-    memory of the tower and the compressor; with 0 all that it has. The rows of a batch go through
-    the model in `accumulate` parts, whose gradients are averaged.
+    `encode_microbatch` is how many groups of four frames a device encodes at a time, which bounds
+    the memory of the tower and the compressor; with 0 all that it has. The rows of a batch go
+    through the model in `grad_accum_steps` parts, whose gradients are averaged.
     """
 
     task: Task = "answer"
@@ -362,16 +362,16 @@ class TrainConfig:
     log_every: int = 10
     init_from: str = ""
     keep_ratio: tuple[float, float] = (0.7, 0.99)
-    skip_to_frames: int = 0
+    pose_max_frames: int = 0
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
-    groups_at_once: int = 0
-    accumulate: int = 1
+    encode_microbatch: int = 0
+    grad_accum_steps: int = 1
 
     def __post_init__(self):
         low, high = self.keep_ratio
         _require(0 < low <= high, "keep_ratio must be two numbers above 0, the lower one first")
-        _require(self.skip_to_frames >= 0, "skip_to_frames must be 0 or more")
+        _require(self.pose_max_frames >= 0, "pose_max_frames must be 0 or more")
 
     @property
     def mean_keep_ratio(self) -> float:

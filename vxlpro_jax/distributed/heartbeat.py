@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import jax
 
-from vxlpro_jax.distributed.process_group import Peers, read_folder
+from vxlpro_jax.distributed.process_group import ProcessGroup, read_folder
 from vxlpro_jax.utils.errors import LostProcess
 
 _FOLDER = "vxlpro/alive/"
@@ -25,7 +25,7 @@ class Progress(NamedTuple):
         return f"{'in' if self.has_data else 'waiting for the data of'} step {self.step}"
 
 
-class Sign(NamedTuple):
+class ProcessStatus(NamedTuple):
     """What a process last told.
 
     Attributes: `state`, "alive" until it has "ended" well, "failed" by itself, or "left" because
@@ -46,7 +46,7 @@ class Sign(NamedTuple):
         return cls(state, int(beat), Progress(int(step), has_data == "1"))
 
 
-class Pulse:
+class Heartbeat:
     """Signs of this process, and when those of the others last came. Alone it does nothing.
 
     Attributes:
@@ -54,10 +54,10 @@ class Pulse:
         signs: the last one of each other process.
     """
 
-    def __init__(self, peers: Peers):
+    def __init__(self, peers: ProcessGroup):
         self.every = _BEAT * peers.timeout
         others = [index for index in range(peers.count) if index != peers.index]
-        self.signs = dict.fromkeys(others, Sign())
+        self.signs = dict.fromkeys(others, ProcessStatus())
         self._peers = peers
         self._silence = _SILENCE * peers.timeout
         self._beats = itertools.count(1)
@@ -67,7 +67,7 @@ class Pulse:
         """Gives a sign to the others. If process 0 is gone, nobody hears it."""
         if self._peers.store is None:
             return
-        sign = Sign(state, next(self._beats), progress)
+        sign = ProcessStatus(state, next(self._beats), progress)
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._peers.store.key_value_set(f"{_FOLDER}{self._peers.index}", str(sign), True)
 
@@ -81,7 +81,7 @@ class Pulse:
             is_gone = not self._peers.is_first and self._is_silent(0)
             return self._gone([0]) if is_gone else None
         for index, text in texts.items():
-            if index in self.signs and self.signs[index] != (sign := Sign.from_text(text)):
+            if index in self.signs and self.signs[index] != (sign := ProcessStatus.from_text(text)):
                 self.signs[index], self._heard[index] = sign, time.monotonic()
         failed = [index for index, sign in self.signs.items() if sign.state == "failed"]
         if failed:

@@ -8,7 +8,7 @@ from typing import Self
 
 from jax.experimental import multihost_utils
 
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.process_group import ProcessGroup
 
 # The exit code of a run that is saved and says: start me again.
 PREEMPTED = os.EX_TEMPFAIL
@@ -19,7 +19,7 @@ class Preemption:
     is put back.
     """
 
-    def __init__(self, peers: Peers):
+    def __init__(self, peers: ProcessGroup):
         self._peers = peers
         self._noticed = False
         self._before = None

@@ -32,7 +32,7 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSED = ("no_grpc_proxy", "no_proxy")
 
 
-class Peers:
+class ProcessGroup:
     """The processes of a run as one of them sees them. Alone, it waits for nobody.
 
     Attributes:
@@ -131,7 +131,7 @@ def read_folder(store: KeyValueStore, folder: str) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def join(environ: Mapping[str, str]) -> Iterator[Peers]:
+def join(environ: Mapping[str, str]) -> Iterator[ProcessGroup]:
     """Within, this process is connected to the others. To be entered before JAX seeks devices.
 
     Args:
@@ -143,7 +143,7 @@ def join(environ: Mapping[str, str]) -> Iterator[Peers]:
     """
     cluster, timeout = find_cluster(environ), find_timeout(environ)
     if cluster is None:
-        yield Peers(timeout=timeout)
+        yield ProcessGroup(timeout=timeout)
         return
     told = f"Process {cluster.process_id} of {cluster.num_processes} on {socket.gethostname()}"
     print(f"{told} meets the others at {cluster.coordinator}.", file=sys.stderr, flush=True)
@@ -158,7 +158,7 @@ def join(environ: Mapping[str, str]) -> Iterator[Peers]:
             )
         except BaseException as error:
             # To end in order is to wait for the others, who may wait for this process.
-            cli.leave(cli.told(error))
+            cli.exit_now(cli.report_error(error))
         jax.distributed.shutdown()
         # JAX has put its own handler in the place of this one, and leaves it there.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
@@ -170,7 +170,7 @@ def _connect(
     hosts: Sequence[str],
     timeout: float,
     local_devices: list[int] | None,
-) -> Peers:
+) -> ProcessGroup:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     _bypass_proxies(cluster.host)
     # A process that is gone is noticed sooner than by JAX, which aborts the others (see `pulse`).
@@ -183,7 +183,9 @@ def _connect(
         heartbeat_timeout_seconds=seconds,
         shutdown_timeout_seconds=seconds,
     )
-    return Peers(timeout=timeout, index=cluster.process_id, hosts=hosts, store=key_value_store())
+    return ProcessGroup(
+        timeout=timeout, index=cluster.process_id, hosts=hosts, store=key_value_store()
+    )
 
 
 def _bypass_proxies(host: str) -> None:

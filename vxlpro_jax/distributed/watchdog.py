@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from vxlpro_jax.distributed.heartbeat import Progress, Pulse
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.heartbeat import Heartbeat, Progress
+from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.utils import cli, errors
 from vxlpro_jax.utils.errors import InputError, LostProcess
 
@@ -39,8 +39,8 @@ class Watchdog:
     saves and evaluations may take ten timeouts, and all that comes before them any time.
     """
 
-    def __init__(self, peers: Peers):
-        self._peers, self._pulse = peers, Pulse(peers)
+    def __init__(self, peers: ProcessGroup):
+        self._peers, self._pulse = peers, Heartbeat(peers)
         self._progress = Progress()
         self._steps: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
         self._is_usual = False  # whether the step that is now is not the first
@@ -142,9 +142,9 @@ class Watchdog:
         return Stalled(f"{self._progress} nothing moves since {seconds:.0f} s: {where}.")
 
     def _end(self, failure: errors.Failure) -> None:
-        code = cli.told(failure)
+        code = cli.report_error(failure)
         self._leave("left")
-        cli.leave(code)
+        cli.exit_now(code)
 
     def _leave(self, state: str) -> None:
         self._pulse.tell(self._progress, state=state)

@@ -98,7 +98,7 @@ def alone(out: Path) -> Iterator[None]:
         yield
 
 
-def hold_settings(out: Path, settings: Mapping[str, Any], *, name: str = "settings.json") -> None:
+def check_settings(out: Path, settings: Mapping[str, Any], *, name: str = "settings.json") -> None:
     """Writes the file `name`, or compares it; to be called `alone`.
 
     A setting that was not known when it was written is not compared.

@@ -21,7 +21,7 @@ from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.synthetic import haystacks
 from vxlpro_jax.data.text.chat import IMAGE_MARK
 from vxlpro_jax.data.video import reader
-from vxlpro_jax.inference.engine import Answerer, Options
+from vxlpro_jax.inference.engine import Engine, Options
 
 _SPAN = re.compile(r"(\d+\.\d)s to (\d+\.\d)s")
 _MAX_NEW_TOKENS = 16  # The longest answer, a time span, has 13.
@@ -44,12 +44,12 @@ class Reply(NamedTuple):
 
 
 def ask(
-    answerer: Answerer, data_file: Path, *, keep_ratio: float, is_blind: bool = False
+    engine: Engine, data_file: Path, *, keep_ratio: float, is_blind: bool = False
 ) -> Iterator[Reply]:
     """The model's replies to a data file of `data.synthetic`, in its order.
 
     Args:
-        answerer: the model.
+        engine: the model.
         data_file: beside its clips.
         keep_ratio: share of the visual tokens that the selector keeps.
         is_blind: every clip is black and the reply one of those that are right for some clip, so
@@ -59,18 +59,18 @@ def ask(
         InputError: a clip cannot be read.
     """
     free = Options(keep_ratio=keep_ratio, max_new_tokens=_MAX_NEW_TOKENS)
-    size = answerer.config.vision.image_size
+    size = engine.config.vision.image_size
 
     def reply(encoded, question, options=free):
-        plan = answerer.plan(encoded, question, options=options)
-        return "".join(answerer.answer(encoded, plan, options=options))
+        plan = engine.plan(encoded, question, options=options)
+        return "".join(engine.answer(encoded, plan, options=options))
 
     # Most clips of a length have the same times, and then the same reply.
     @functools.cache
     def blind_reply(times, question):
         black = np.zeros((len(times), FRAMES_PER_GROUP, size, size, 3), np.uint8)
         options = dataclasses.replace(free, choices=tuple(sorted(answers[question])))
-        return reply(answerer.encode_groups(black, times=np.asarray(times)), question, options)
+        return reply(engine.encode_groups(black, times=np.asarray(times)), question, options)
 
     samples = json.loads(data_file.read_text(encoding="utf-8"))
     answers = defaultdict(set)
@@ -85,7 +85,7 @@ def ask(
         if is_blind:
             reply_to = functools.partial(blind_reply, tuple(times))
         else:
-            reply_to = functools.partial(reply, answerer.encode_groups(frames, times=times))
+            reply_to = functools.partial(reply, engine.encode_groups(frames, times=times))
         for sample in samples_of_clip:
             yield _replied(sample, reply_to)
 

@@ -38,7 +38,7 @@ class Folder:
         Raises:
             InputError: there is none, it cannot be told which, or the name leads elsewhere.
         """
-        if paths.leaves(name):
+        if paths.escapes_root(name):
             raise InputError(f"{name!r} leads out of {self._root}: mend the annotations.")
         if (self._root / name).exists():
             return self._root / name

@@ -8,18 +8,18 @@ import numpy as np
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.evals.scoring import Profile, Prompt
 from vxlpro_jax.evals.subtitles import read_srt, subtitles_at
-from vxlpro_jax.inference.engine import Answerer, Options, Plan
+from vxlpro_jax.inference.engine import Engine, Options, Plan
 
 _FOLDER_RATE = 1.0  # Frames of a folder last a second each.
 
 
-def plan_prompt(answerer: Answerer, prompt: Prompt, *, groups: int, options: Options) -> Plan:
+def plan_prompt(engine: Engine, prompt: Prompt, *, groups: int, options: Options) -> Plan:
     """A plan for `groups` groups of frames, with the prompt's own system message and prefill.
 
     Raises:
         InputError: not even the prompt and the time stamps fit.
     """
-    return answerer.plan_ids(_ids(answerer, prompt), groups=groups, options=options)
+    return engine.plan_ids(_ids(engine, prompt), groups=groups, options=options)
 
 
 def subtitles_of(path: Path, *, video: Path, times: np.ndarray, profile: Profile) -> str:
@@ -39,11 +39,11 @@ def subtitles_of(path: Path, *, video: Path, times: np.ndarray, profile: Profile
     return subtitles_at(read_srt(path), frames=frames, fps=fps, profile=profile)
 
 
-def _ids(answerer: Answerer, prompt: Prompt) -> np.ndarray:
+def _ids(engine: Engine, prompt: Prompt) -> np.ndarray:
     """The usual prompt with another system message at its front and the reply's start behind."""
-    encode = answerer.tokenizer.encode
+    encode = engine.tokenizer.encode
     turns = chat.visual_question(prompt.text)
-    ids = chat.encode_prompt(turns, tokenizer=answerer.tokenizer)
+    ids = chat.encode_prompt(turns, tokenizer=engine.tokenizer)
     usual, wanted = (
         encode(f"<|im_start|>system\n{system}<|im_end|>\n")
         for system in (chat.SYSTEM_MESSAGE, prompt.system)

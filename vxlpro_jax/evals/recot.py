@@ -24,7 +24,7 @@ from vxlpro_jax.data.synthetic.clips import DIRECTIONS, motion_clips
 from vxlpro_jax.evals import probe
 from vxlpro_jax.models import recot
 from vxlpro_jax.ops import patches, token_masking
-from vxlpro_jax.ops.filling import fill
+from vxlpro_jax.ops.filling import impute
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils import tree
@@ -183,7 +183,7 @@ def _errors(restored: recot.Restored) -> dict[str, np.ndarray]:
     """Squared error of each token, [G, f, P], of the model and of the rules."""
     guesses = {"model": restored.predicted}
     for rule in ("copy_mean", "interpolate"):
-        guesses[rule] = np.asarray(fill(restored.targets, visible=restored.visible, rule=rule))
+        guesses[rule] = np.asarray(impute(restored.targets, visible=restored.visible, rule=rule))
     return {who: np.square(guess - restored.targets).mean(-1) for who, guess in guesses.items()}
 
 

@@ -16,7 +16,7 @@ from vxlpro_jax.evals.framing import plan_prompt, subtitles_of
 from vxlpro_jax.evals.published import Budget
 from vxlpro_jax.evals.scoring import Benchmark, Profile, Prompt
 from vxlpro_jax.evals.subtitles import NO_SUBTITLES
-from vxlpro_jax.inference.engine import Answerer, Encoded, Options
+from vxlpro_jax.inference.engine import Encoded, Engine, Options
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -25,7 +25,7 @@ class Asker:
     """How questions are asked.
 
     Attributes:
-        answerer: the model.
+        engine: the model.
         benchmark: that is asked.
         profile: whose prompts and parsers.
         videos: where the videos are.
@@ -34,7 +34,7 @@ class Asker:
         options: what the decoder reads of them; the budget sets the length of answers.
     """
 
-    answerer: Answerer
+    engine: Engine
     benchmark: Benchmark
     profile: Profile
     videos: Folder
@@ -63,7 +63,7 @@ class Asker:
     def _watch(self, record: Any) -> "_Video":
         hints = [group.partition("/")[2] for group in record.groups]
         path = self.videos.find(record.video, hints=hints)
-        with self.answerer.open_video(
+        with self.engine.open_video(
             path, max_frames=self.budget.max_frames, fps=self.benchmark.fps
         ) as opened:
             return _Video(path, opened.times(), opened.encode())
@@ -75,8 +75,8 @@ class Asker:
             self.options, max_new_tokens=self.budget.new_tokens_for(record)
         )
         encoded = video.encoded
-        plan = plan_prompt(self.answerer, prompt, groups=len(encoded.visual), options=options)
-        answer = "".join(self.answerer.answer(encoded, plan, options=options))
+        plan = plan_prompt(self.engine, prompt, groups=len(encoded.visual), options=options)
+        answer = "".join(self.engine.answer(encoded, plan, options=options))
         verdict = self.benchmark.rate(record, answer, self.profile)
         return {
             **{"id": record.id, "video": record.video, "system": prompt.system},

@@ -24,8 +24,8 @@ from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.reader import FrameGroups
 from vxlpro_jax.data.video.sampling import FrameStream
 from vxlpro_jax.inference.token_cache import TokenStore
-from vxlpro_jax.models.video_xl_pro import compiled
-from vxlpro_jax.utils.prefetch import ahead
+from vxlpro_jax.models.video_xl_pro import jit_method
+from vxlpro_jax.utils.prefetch import prefetch
 
 # Groups are filled up to so many, so that few shapes are compiled.
 GROUPS_AT_ONCE = 8
@@ -170,14 +170,14 @@ class Encoder:
     def _encoded(self, batches: Iterable[FrameGroups], *, groups: int) -> Iterator[Visual]:
         """[g, N, D]: a batch is read while one is encoded and one before it fetched."""
         size = min(GROUPS_AT_ONCE, groups + groups % 2)
-        encode = compiled(self._config, "encode")
+        encode = jit_method(self._config, "encode")
         running: collections.deque = collections.deque()
 
         def fetched() -> Visual:
             tokens, times = running.popleft()
             return Visual(np.asarray(tokens)[: len(times)], times)
 
-        with ahead(batches, count=_BATCHES_AHEAD) as read:
+        with prefetch(batches, count=_BATCHES_AHEAD) as read:
             for batch in read:
                 tokens: jax.Array = encode(self._params, pad(batch.frames, size)[None])[0]
                 running.append((tokens, batch.times))

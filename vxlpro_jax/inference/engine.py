@@ -31,7 +31,7 @@ from vxlpro_jax.inference.memory_plan import KeepStamps, Options, Plan
 from vxlpro_jax.inference.token_cache import TokenStore
 from vxlpro_jax.models.kv_cache import CHUNK, KVCache
 from vxlpro_jax.models.selector import drop_untouched
-from vxlpro_jax.models.video_xl_pro import Text, abstract_params, compiled
+from vxlpro_jax.models.video_xl_pro import Text, abstract_params, jit_method
 from vxlpro_jax.utils.errors import InputError
 
 # Lengths are rounded up to these, so that few shapes are compiled.
@@ -52,7 +52,7 @@ class Predicted(NamedTuple):
 
 
 @dataclasses.dataclass
-class Watched:
+class PrefillState:
     """A video or picture that the decoder has read, up to where questions part.
 
     Attributes:
@@ -64,7 +64,7 @@ class Watched:
     cache: KVCache
 
 
-class Answerer:
+class Engine:
     """A model on one device with its tokenizer: `encode_*` once, `answer` as often as liked."""
 
     def __init__(
@@ -205,11 +205,9 @@ class Answerer:
 
     def answer(self, encoded: Encoded, plan: Plan, *, options: Options) -> Iterator[str]:
         """The answer in pieces, as soon as each is certain."""
-        return self.answer_watched(
-            self.watch(encoded, [plan], options=options), plan, options=options
-        )
+        return self.generate(self.watch(encoded, [plan], options=options), plan, options=options)
 
-    def watch(self, encoded: Encoded, plans: Sequence[Plan], *, options: Options) -> Watched:
+    def watch(self, encoded: Encoded, plans: Sequence[Plan], *, options: Options) -> PrefillState:
         """Reads the video once for some questions, in chunks of one size.
 
         The visual tokens that stay are chosen for all of them together. With several this differs
@@ -235,9 +233,9 @@ class Answerer:
             piece = jax.lax.dynamic_slice_in_dim(embeddings, start, chunk, axis=1)
             last = np.array([min(length - start, chunk) - 1], np.int32)
             _, cache = self._apply("prefill", piece, cache, last, donate=(1,))
-        return Watched(length, cache)
+        return PrefillState(length, cache)
 
-    def answer_watched(self, watched: Watched, plan: Plan, *, options: Options) -> Iterator[str]:
+    def generate(self, watched: PrefillState, plan: Plan, *, options: Options) -> Iterator[str]:
         """`answer` to a question about what has been read; end each before the next begins."""
         ids = plan.ids[_image_at(plan) + 1 :]
         logits = self._follow(watched, ids)[len(ids) - 1 :][:1]
@@ -278,7 +276,7 @@ class Answerer:
         predicted = logits[len(asked) - 1 :][: len(expected)].argmax(-1)
         return Predicted(expected, np.asarray(predicted, np.int32))
 
-    def _follow(self, watched: Watched, ids: np.ndarray) -> jax.Array:
+    def _follow(self, watched: PrefillState, ids: np.ndarray) -> jax.Array:
         """Reads ids [T] behind the video; logits [T', V], T' >= T, of what comes after each."""
         cache = watched.cache.replace(lengths=jnp.array([watched.length]))
         logits, watched.cache = self._apply("follow", _padded_text(ids), cache, donate=(1,))
@@ -302,7 +300,7 @@ class Answerer:
             tokens=_padded_text(ids), token_segments=_padded_text(np.ones_like(ids))
         )
         visual = pad(encoded.visual, groups)[None]
-        run = compiled(self.config, function)
+        run = jit_method(self.config, function)
         embeddings, lengths = run(self._params, visual, asked, text)
         return embeddings, int(lengths[0])
 
@@ -311,7 +309,7 @@ class Answerer:
         return self._params["decoder"]["embed"].dtype
 
     def _apply(self, method: str, *inputs: Any, donate: tuple[int, ...] = ()) -> Any:
-        return compiled(self.config, method, donate)(self._params, *inputs)
+        return jit_method(self.config, method, donate)(self._params, *inputs)
 
 
 def _without_scan(config: ModelConfig) -> ModelConfig:

@@ -179,7 +179,7 @@ def attend(
     Returns:
         [B, A, N, H] in q's type.
     """
-    where = {"spread": activations.SEQUENCES, "backend": backend}
+    where = {"partition": activations.SEQUENCES, "backend": backend}
     own = attention_part(q, k, v, causal=True, q_positions=at, **where)
     own = own.replace(out=at_least_float32(own.out))
 

@@ -13,7 +13,7 @@ from einops import rearrange
 
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
-from vxlpro_jax.ops.microbatch import map_parts
+from vxlpro_jax.ops.microbatch import microbatched_map
 
 
 def group_features(
@@ -31,7 +31,7 @@ def group_features(
     return _by_group(apply, {"vision": params["vision"]}, frames, at_once=at_once)
 
 
-def condense(
+def compress_and_project(
     params: Mapping[str, Any], features: jax.Array, *, config: ModelConfig, at_once: int
 ) -> jax.Array:
     """DTS, projector and pooling: [B, G, 4, P, C] -> [B, G, N, D]; arguments as above."""
@@ -48,7 +48,7 @@ def compress(
     return _by_group(apply, {"dts": params["dts"]}, features, at_once=at_once)
 
 
-def shorten(
+def project_and_pool(
     params: Mapping[str, Any], compressed: jax.Array, *, config: ModelConfig, at_once: int
 ) -> jax.Array:
     """Projector and pooling: [B, G, P, C] -> [B, G, N, D]; arguments likewise."""
@@ -61,5 +61,5 @@ def _apply(config, method, params, groups):
 
 
 def _by_group(function, params, x, *, at_once):
-    flat = map_parts(function, params, rearrange(x, "b g ... -> (b g) ..."), at_once=at_once)
+    flat = microbatched_map(function, params, rearrange(x, "b g ... -> (b g) ..."), at_once=at_once)
     return rearrange(flat, "(b g) ... -> b g ...", b=len(x))

@@ -166,7 +166,7 @@ class _SelfAttention(nn.Module):
                 causal=True,
                 q_segments=where.segments,
                 kv_segments=where.segments,
-                spread=activations.SEQUENCES,
+                partition=activations.SEQUENCES,
                 backend=self.backend,
             )
         else:

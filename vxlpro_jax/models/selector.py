@@ -196,6 +196,6 @@ def _rotate(windows, group_segments, skipped):
 def _add_scores(windows, scores, gradient):
     """Adds each visual token's score to all its channels: the release's only gradient path."""
     added = jnp.pad(scores, ((0, 0), (0, 0), (STAMP_TOKENS, 0)))[..., None].astype(windows.dtype)
-    if gradient == "gates":
+    if gradient == "straight_through":
         windows = windows * (1 + (added - jax.lax.stop_gradient(added)))
     return windows + added

@@ -253,7 +253,9 @@ def abstract_params(config: ModelConfig) -> dict:
 
 
 @functools.cache
-def compiled(config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()) -> Callable:
+def jit_method(
+    config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()
+) -> Callable:
     """A method of the model as a jitted function of parameters and inputs, made once.
 
     Args:

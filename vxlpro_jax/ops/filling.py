@@ -13,7 +13,7 @@ import numpy as np
 Rule = Literal["copy_mean", "interpolate"]
 
 
-def fill(targets: jax.Array, *, visible: jax.Array, rule: Rule) -> jax.Array:
+def impute(targets: jax.Array, *, visible: jax.Array, rule: Rule) -> jax.Array:
     """A guess of every token from what is visible at its place.
 
     `copy_mean` takes the mean of the visible frames; `interpolate` the line between the nearest

@@ -18,7 +18,7 @@ from vxlpro_jax.sharding import activations
 Function = Callable[[Any, jax.Array], jax.Array]
 
 
-def map_parts(function: Function, params: Any, x: jax.Array, *, at_once: int) -> jax.Array:
+def microbatched_map(function: Function, params: Any, x: jax.Array, *, at_once: int) -> jax.Array:
     """`function(params, x)` for one that treats each of x's leading axis alike.
 
     Of the parts only what goes in and what comes out is kept; the backward pass computes the rest

@@ -121,13 +121,13 @@ class Axes(NamedTuple):
     heads: str | None = None
 
 
-def attention_axes(spread: P, *, rows: int, length: int, heads: int, kv_heads: int) -> Axes:
-    """What of `spread`, `FRAMES` or `SEQUENCES`, divides queries [rows, length, heads, H]."""
+def attention_axes(partition: P, *, rows: int, length: int, heads: int, kv_heads: int) -> Axes:
+    """What of `partition`, `FRAMES` or `SEQUENCES`, divides queries [rows, length, heads, H]."""
     tensor = axis_size(("tensor",))
-    is_split = len(spread) > 1 and splits_sequence(length)
+    is_split = len(partition) > 1 and splits_sequence(length)
     shares = heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
     return Axes(
-        rows=_dividing(spread[0], rows),
+        rows=_dividing(partition[0], rows),
         positions="context" if is_split else None,
         heads="tensor" if shares else None,
     )

@@ -63,7 +63,7 @@ def check_batch(batch_size: int, *, mesh: Mesh, parts: int = 1) -> None:
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if parts < 1 or batch_size % (shards * parts):
-        times = f" x accumulate = {shards} x {parts}" if parts != 1 else f" = {shards}"
+        times = f" x grad_accum_steps = {shards} x {parts}" if parts != 1 else f" = {shards}"
         raise InputError(
             f"data.batch_size {batch_size} is not divisible by data x fsdp{times}: change it"
             " or the mesh."

@@ -21,7 +21,7 @@ from etils import epath
 
 from vxlpro_jax.checkpoints.array_store import open_named
 from vxlpro_jax.checkpoints.params import read_store
-from vxlpro_jax.distributed.process_group import Peers
+from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
@@ -41,7 +41,7 @@ class _Damaged(Exception):
 class RunCheckpoints:
     """Asynchronous Orbax checkpoints of state and data position; the newest two are kept."""
 
-    def __init__(self, workdir: Path, *, peers: Peers, keep: int = 2):
+    def __init__(self, workdir: Path, *, peers: ProcessGroup, keep: int = 2):
         self._peers = peers
         self._aside = workdir / _DAMAGED
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)

@@ -209,7 +209,7 @@ def _read(source: BatchSource, index: int) -> Visual:
 
 def _encoder(config: TrainConfig) -> Callable:
     """Parameters and frames, uint8 [B,G,4,S,S,3], to [B,G,4,P,C] or, with a DTS, [B,G,P,C]."""
-    options = {"config": config.model, "at_once": config.groups_at_once}
+    options = {"config": config.model, "at_once": config.encode_microbatch}
 
     def run(parts, frames):
         parts = tree.cast(parts, config.compute_dtype)

@@ -14,7 +14,7 @@ from einops import rearrange
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
 from vxlpro_jax.models import microbatched_encoder, recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
-from vxlpro_jax.ops.microbatch import map_parts
+from vxlpro_jax.ops.microbatch import microbatched_map
 from vxlpro_jax.ops.position_skipping import draw_skips
 from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.training.losses import head_cross_entropy, reconstruction
@@ -72,7 +72,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
     The batch holds `frames`, or `features` [B,G,4,P,C] of the frozen tower, or what a frozen DTS
     made of those, `compressed` [B,G,P,C]. The selector's keep ratio is drawn per sample from
     Uniform(*config.keep_ratio), as the release does at every call, and positions are skipped up to
-    `config.skip_to_frames`.
+    `config.pose_max_frames`.
     """
     params = tree.cast(params, config.compute_dtype)
     model = video_xl_pro.VideoXLPro(config.model)
@@ -105,13 +105,13 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
 
 def _skipped(batch, *, key, config):
     """[B, G], or None."""
-    if not config.skip_to_frames:
+    if not config.pose_max_frames:
         return None
     return draw_skips(
         key,
         batch["group_segments"],
         num_segments=config.data.samples_per_row,
-        longest=config.skip_to_frames // FRAMES_PER_GROUP,
+        longest=config.pose_max_frames // FRAMES_PER_GROUP,
     )
 
 
@@ -133,11 +133,11 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
 
     features = rearrange(_features(params, batch, config=config), "b g f p c -> (b g) f p c")
     masked = apply({"params": params}, features, key=key, method="mask")
-    predicted = map_parts(
+    predicted = microbatched_map(
         lambda used, part: apply({"params": used}, part, method="rebuild"),
         {name: params[name] for name in ("dts", "recot")},
         masked.features,
-        at_once=config.groups_at_once,
+        at_once=config.encode_microbatch,
     )
     hidden = jax.lax.stop_gradient(1 - masked.visible)
     valid = rearrange(batch["group_segments"] > 0, "b g -> (b g) 1 1")
@@ -154,10 +154,12 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
 
 def _visual_tokens(params, batch, *, config):
     """[B, G, N, D]."""
-    part = {"config": config.model, "at_once": config.groups_at_once}
+    part = {"config": config.model, "at_once": config.encode_microbatch}
     if "compressed" in batch:
-        return microbatched_encoder.shorten(params, batch["compressed"], **part)
-    return microbatched_encoder.condense(params, _features(params, batch, config=config), **part)
+        return microbatched_encoder.project_and_pool(params, batch["compressed"], **part)
+    return microbatched_encoder.compress_and_project(
+        params, _features(params, batch, config=config), **part
+    )
 
 
 def _features(params, batch, *, config):
@@ -165,7 +167,7 @@ def _features(params, batch, *, config):
     if "features" in batch:
         return batch["features"]
     return microbatched_encoder.group_features(
-        params, batch["frames"], config=config.model, at_once=config.groups_at_once
+        params, batch["frames"], config=config.model, at_once=config.encode_microbatch
     )
 
 

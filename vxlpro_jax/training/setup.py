@@ -154,7 +154,7 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
         dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path="", feature_cache=""))
         for run in (from_mapping(TrainConfig, params.read_json(written)), config)
     )
-    own = {"answer": ("keep_ratio", "skip_to_frames"), "recot": ("recot",)}[config.task]
+    own = {"answer": ("keep_ratio", "pose_max_frames"), "recot": ("recot",)}[config.task]
     fixed = ("task", "model", "data", "optim", "seed", *own)
     changed = [key for key in fixed if getattr(old, key) != getattr(new, key)]
     if changed:

@@ -32,7 +32,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         grads, loss, metrics = gradients(
-            loss_fn, state.params, batch, key=key, parts=config.accumulate
+            loss_fn, state.params, batch, key=key, parts=config.grad_accum_steps
         )
         frozen = optimizer_lib.frozen_branches(state.params, config=config.optim)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

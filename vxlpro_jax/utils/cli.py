@@ -16,11 +16,11 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except (InputError, Failure, KeyboardInterrupt) as error:
-        code = told(error)
+        code = report_error(error)
     sys.exit(code or 0)
 
 
-def told(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Says why a command ends, and returns the code that it ends with."""
     if isinstance(error, KeyboardInterrupt):
         return 130
@@ -31,7 +31,7 @@ def told(error: BaseException) -> int:
     return 1
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """Ends the process at once, without waiting for its threads or for other processes."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,7 +11,7 @@ _POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def ahead(items: Iterable[T], *, count: int) -> Iterator[Iterator[T]]:
+def prefetch(items: Iterable[T], *, count: int) -> Iterator[Iterator[T]]:
     """The items, up to `count` of which a thread has ready.
 
     What goes wrong there is raised where the item would have come. Leaving the block early stops

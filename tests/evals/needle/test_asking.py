@@ -5,7 +5,7 @@ import pytest
 
 from vxlpro_jax.config.schema import IMAGE_TOKEN
 from vxlpro_jax.evals.needle import asking, needles
-from vxlpro_jax.inference.engine import Answerer, Options
+from vxlpro_jax.inference.engine import Engine, Options
 from vxlpro_jax.utils.errors import InputError
 
 OPTIONS = Options(keep_ratio=1.0, max_new_tokens=16)
@@ -23,10 +23,10 @@ class Told:
         yield from self.reply
 
 
-def asked(mode, answerer, encoded, needle):
+def asked(mode, engine, encoded, needle):
     plan, ask = asking.MODES[mode]
-    planned = plan(answerer, needle, groups=len(encoded.visual), options=OPTIONS)
-    return ask(answerer, needle, encoded=encoded, plan=planned, options=OPTIONS)
+    planned = plan(engine, needle, groups=len(encoded.visual), options=OPTIONS)
+    return ask(engine, needle, encoded=encoded, plan=planned, options=OPTIONS)
 
 
 @pytest.fixture
@@ -99,27 +99,27 @@ def test_a_plain_needle_is_answered_in_words(ask_mcq, green):
 
 
 def test_teacher_forcing_wants_all_ids_but_the_end(seer, green):
-    answerer = seer()
-    encoded = answerer.encode_groups(_black(), times=[0.0])
+    engine = seer()
+    encoded = engine.encode_groups(_black(), times=[0.0])
     encoded.visual[0, 2] = (40, 190, 60)
-    right = asked("teacher_forced", answerer, encoded, green)
+    right = asked("teacher_forced", engine, encoded, green)
     assert right == ("green", True)
     for answer in ("red", "greenly", "gre"):
         needle = green._replace(answer=answer)
-        assert not asked("teacher_forced", answerer, encoded, needle).right
+        assert not asked("teacher_forced", engine, encoded, needle).right
 
 
 def test_a_real_model_is_right_if_it_would_say_so_itself(micro_folder, green):
-    answerer = Answerer.load(micro_folder)
-    side = answerer.config.vision.image_size
+    engine = Engine.load(micro_folder)
+    side = engine.config.vision.image_size
     frames = np.random.default_rng(1).integers(0, 256, (2, 4, side, side, 3), np.uint8)
-    encoded = answerer.encode_groups(frames, times=np.array([0.0, 4.0]))
-    plan = answerer.plan(encoded, asking.forced_text(green), options=OPTIONS)
-    pieces = answerer.answer(encoded, plan, options=OPTIONS)
+    encoded = engine.encode_groups(frames, times=np.array([0.0, 4.0]))
+    plan = engine.plan(encoded, asking.forced_text(green), options=OPTIONS)
+    pieces = engine.answer(encoded, plan, options=OPTIONS)
     own = next(piece for piece in pieces if piece)
-    assert len(answerer.tokenizer.encode(own)) == 1
-    assert asked("teacher_forced", answerer, encoded, green._replace(answer=own)) == (own, True)
-    said = asked("teacher_forced", answerer, encoded, green)
+    assert len(engine.tokenizer.encode(own)) == 1
+    assert asked("teacher_forced", engine, encoded, green._replace(answer=own)) == (own, True)
+    said = asked("teacher_forced", engine, encoded, green)
     assert not said.right
     assert said.reply.startswith(own)
 

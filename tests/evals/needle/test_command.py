@@ -8,7 +8,7 @@ import pytest
 from helpers import MICRO, python
 
 from vxlpro_jax import needle as command
-from vxlpro_jax.inference.engine import Answerer
+from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -16,8 +16,8 @@ from vxlpro_jax.utils.errors import InputError
 def run(micro_folder, film, colour_needles, tmp_path, monkeypatch):
     """Runs the command with a stand-in for the model; returns its results and its replies."""
 
-    def run(answerer, *arguments, mode="mcq", out=tmp_path / "out"):
-        monkeypatch.setattr(Answerer, "load", lambda _folder, dtype: answerer)
+    def run(engine, *arguments, mode="mcq", out=tmp_path / "out"):
+        monkeypatch.setattr(Engine, "load", lambda _folder, dtype: engine)
         command.main(
             [
                 *("--checkpoint", str(micro_folder), "--out", str(out), "--mode", mode),
@@ -35,13 +35,13 @@ def run(micro_folder, film, colour_needles, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["mcq", "teacher_forced"])
 def test_who_sees_all_is_always_right(run, seer, mode, tmp_path, capsys):
-    answerer = seer()
-    results, replies = run(answerer, mode=mode)
+    engine = seer()
+    results, replies = run(engine, mode=mode)
     assert results["accuracy"] == {"0.5": 1.0, "1": 1.0}
-    assert len(replies) == answerer.replies == 3 * 3 * 4 * 2
+    assert len(replies) == engine.replies == 3 * 3 * 4 * 2
     assert len({(r["frames"], r["depth"], r["needle"], r["keep_ratio"]) for r in replies}) == 72
     # The haystack, and per needle its group and, of 21 frames, the last one.
-    assert answerer.encoded_groups == 10 + 4 * (3 + 5 + 3)
+    assert engine.encoded_groups == 10 + 4 * (3 + 5 + 3)
     assert "| 0% | 1.000 | 1.000 | 1.000 |" in capsys.readouterr().out
     assert (tmp_path / "out" / "needle.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "out" / "needle.csv").read_text().splitlines()) == 1 + 18
@@ -93,17 +93,17 @@ def test_other_settings_need_another_folder(run, seer, tmp_path):
 
 
 def test_a_stopped_run_leaves_results_of_the_lengths_that_are_done(run, seer, tmp_path):
-    answerer = seer()
-    stop = answerer.answer
+    engine = seer()
+    stop = engine.answer
 
     def answer(encoded, plan, *, options):
         if len(encoded.visual) > 6:  # Of 40 frames.
             raise KeyboardInterrupt
         return stop(encoded, plan, options=options)
 
-    answerer.answer = answer
+    engine.answer = answer
     with pytest.raises(KeyboardInterrupt):
-        run(answerer)
+        run(engine)
     lines = (tmp_path / "out" / "needle.csv").read_text().splitlines()[1:]
     assert {line.split(",")[1] for line in lines} == {"8", "21"}
     assert not (tmp_path / "out" / "results.json").exists()
@@ -129,12 +129,12 @@ def test_what_cannot_be_asked(run, seer, arguments, complaint):
 
 
 def test_a_context_too_short_for_the_longest_is_told_first(run, seer):
-    answerer = seer()
+    engine = seer()
     with pytest.raises(InputError, match="context is too short"):
-        run(answerer, "--max_context", "9")
-    assert answerer.replies == answerer.encoded_groups == 0
-    run(answerer, "--max_context", "10")
-    assert answerer.replies == 72
+        run(engine, "--max_context", "9")
+    assert engine.replies == engine.encoded_groups == 0
+    run(engine, "--max_context", "10")
+    assert engine.replies == 72
 
 
 def test_where_less_is_kept_than_asked_for_is_told(run, seer, caplog):
@@ -146,10 +146,10 @@ def test_where_less_is_kept_than_asked_for_is_told(run, seer, caplog):
 
 def test_needles_that_do_not_suit_the_mode(run, seer, write_needles):
     path = write_needles([{"media": "red.png", "question": "Which colour?", "answer": "red"}])
-    answerer = seer()
+    engine = seer()
     with pytest.raises(InputError, match="has no options and its answer is 'red'"):
-        run(answerer, "--needles", str(path))
-    assert answerer.replies == 0
+        run(engine, "--needles", str(path))
+    assert engine.replies == 0
 
 
 def test_a_killed_process_goes_on(micro_folder, film, tmp_path, capsys):

@@ -9,7 +9,7 @@ from vxlpro_jax.data.synthetic.drawing import write_mp4
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.sampling import Video
 from vxlpro_jax.evals.needle import drawn, haystack
-from vxlpro_jax.inference.engine import Answerer
+from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils.errors import InputError
 
 DEPTHS = (0, 0.1, 0.25, 0.5, 0.75, 0.99, 1)
@@ -42,34 +42,34 @@ def test_a_needle_longer_than_the_haystack():
 
 @pytest.mark.parametrize(("frames", "length"), [(1, 1), (7, 1), (8, 4), (13, 5), (22, 4), (24, 2)])
 def test_hiding_equals_encoding_the_edited_video(micro_folder, film, frames, length):
-    answerer = Answerer.load(micro_folder)
-    size = answerer.config.vision.image_size
+    engine = Engine.load(micro_folder)
+    size = engine.config.vision.image_size
     needle = np.random.default_rng(1).integers(0, 256, (length, size, size, 3), np.uint8)
     pixels, times = haystack.open_files([film], count=24, size=size).collect()
     for depth in (0, 0.4, 1):
         at = haystack.place(depth, frames=frames, length=length)
         stream = haystack.open_files([film], count=24, size=size)
-        hay = haystack.encode(answerer, stream, keep=at.touched())
-        hidden = hay.hide(answerer, needle, at=at)
+        hay = haystack.encode(engine, stream, keep=at.touched())
+        hidden = hay.hide(engine, needle, at=at)
         edited = pixels[:frames].copy()
         edited[at.start : at.start + length] = needle
         groups = reader.group_frames(Video(edited, times[:frames]))
-        whole = answerer.encode_groups(groups.frames, times=groups.times)
+        whole = engine.encode_groups(groups.frames, times=groups.times)
         np.testing.assert_allclose(hidden.visual, whole.visual, atol=1e-5)
         np.testing.assert_array_equal(hidden.stamp_ids, whole.stamp_ids)
 
 
 def test_the_haystack_is_encoded_once_and_what_needles_touch_again(seer, film):
-    answerer = seer()
+    engine = seer()
     stream = haystack.open_files([film], count=40, size=14)
     places = [haystack.place(d, frames=n, length=2) for n in (9, 40) for d in DEPTHS]
-    hay = haystack.encode(answerer, stream, keep={g for at in places for g in at.touched()})
-    assert answerer.encoded_groups == 10
+    hay = haystack.encode(engine, stream, keep={g for at in places for g in at.touched()})
+    assert engine.encoded_groups == 10
     needle = np.zeros((2, 14, 14, 3), np.uint8)
     for at in places:
-        before, raw = answerer.encoded_groups, {k: v.copy() for k, v in hay.raw.items()}
-        hay.hide(answerer, needle, at=at)
-        assert answerer.encoded_groups - before == len(at.touched()) <= 3
+        before, raw = engine.encoded_groups, {k: v.copy() for k, v in hay.raw.items()}
+        hay.hide(engine, needle, at=at)
+        assert engine.encoded_groups - before == len(at.touched()) <= 3
         assert all((hay.raw[k] == raw[k]).all() for k in raw)
 
 

@@ -25,7 +25,7 @@ from vxlpro_jax.data.ingest.convert import Part, Task, convert, find, measure
 from vxlpro_jax.data.ingest.folder import Folder
 from vxlpro_jax.data.ingest.tfrecord import Shard
 from vxlpro_jax.data.ingest.workers import Done, IngestError, Workers
-from vxlpro_jax.data.sources.paths import expand, shown
+from vxlpro_jax.data.sources.paths import expand, redact_url
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -92,7 +92,7 @@ def _find_shards(patterns: Sequence[str], *, pool: Workers) -> list[Shard]:
     patterns = [name for pattern in _listed(patterns) for name in expand(pattern)]
     urls = [url for found in pool.results(find, patterns) for url in found]
     if twice := [url for url, count in Counter(urls).items() if count > 1]:
-        raise InputError(f"Shard {shown(twice[0])} is named twice: name it once.")
+        raise InputError(f"Shard {redact_url(twice[0])} is named twice: name it once.")
     return [Shard(*pair) for pair in zip(urls, pool.results(measure, urls), strict=True)]
 
 
@@ -222,14 +222,14 @@ def _bad_records(
         kept = [x for x in range(len(part.ids) + len(bad)) if x not in bad]
         for position, name in zip(kept, part.ids, strict=True):
             if name in again:
-                where = f"a record of {shown(shards[again[name]].url)}"
+                where = f"a record of {redact_url(shards[again[name]].url)}"
                 bad[position] = ("duplicate", f"has the id {name!r} of {where}")
         if part.damage:
             behind = shard.bytes - part.read_bytes
             reason = f"{part.damage}: the last {behind} of {shard.bytes} bytes are lost"
             bad[len(kept) + len(part.bad)] = ("damage", reason)
         listed += [
-            {"shard": shown(shard.url), "record": position, "kind": kind, "reason": reason}
+            {"shard": redact_url(shard.url), "record": position, "kind": kind, "reason": reason}
             for position, (kind, reason) in sorted(bad.items())
         ]
     return listed

@@ -11,7 +11,7 @@ from vxlpro_jax.data.ingest import tfrecord
 from vxlpro_jax.data.ingest.tfrecord import Damage, Example, Shard, Unreachable
 from vxlpro_jax.data.ingest.workers import IngestError, Tell
 from vxlpro_jax.data.sources import arrayrecord_format as records
-from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.paths import redact_url
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Task(NamedTuple):
     file: str
 
     def __str__(self):
-        return shown(self.shard.url)
+        return redact_url(self.shard.url)
 
 
 class Part(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 from vxlpro_jax.data.ingest.convert import Part, copy_records, size_and_sum
 from vxlpro_jax.data.ingest.tfrecord import Shard
-from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 
@@ -21,7 +21,7 @@ class Folder:
 
     def __init__(self, out: Path, shards: Sequence[Shard]):
         self._shards = shards
-        self._sources = [{"url": shown(shard.url), "bytes": shard.bytes} for shard in shards]
+        self._sources = [{"url": redact_url(shard.url), "bytes": shard.bytes} for shard in shards]
         self._partial = out / "partial"
         self._plan = self._partial / "plan.json"
         self.manifest = out / "manifest.json"

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from vxlpro_jax.data.sources.arrayrecord_format import BadRecord
-from vxlpro_jax.data.sources.paths import INGEST_SCHEMES, shown
+from vxlpro_jax.data.sources.paths import INGEST_SCHEMES, redact_url
 from vxlpro_jax.utils.errors import InputError
 
 FIELDS = ("id", "conversations", "video")
@@ -63,13 +63,13 @@ def find(pattern: str) -> list[str]:
         return [pattern]
     if scheme in ("http", "https"):
         raise InputError(
-            f"Shards {shown(pattern)}: an HTTP server does not list its files, so name them by a"
-            " brace pattern or in a file @LIST."
+            f"Shards {redact_url(pattern)}: an HTTP server does not list its files, so name them by"
+            " a brace pattern or in a file @LIST."
         )
     with _told(pattern):
         names = sorted(_tensorflow().io.gfile.glob(pattern))
     if not names:
-        raise InputError(f"Shards {shown(pattern)}: no file matches.")
+        raise InputError(f"Shards {redact_url(pattern)}: no file matches.")
     return names
 
 
@@ -105,7 +105,7 @@ def read(shard: Shard) -> Iterator[Example]:
             done += len(raw) + _FRAME_BYTES
             yield Example(_fields(raw), len(raw) + _FRAME_BYTES)
     if done != size:
-        raise Unreachable(f"{shown(url)} ended after {done} of {size} bytes")
+        raise Unreachable(f"{redact_url(url)} ended after {done} of {size} bytes")
 
 
 def _fields(raw: bytes) -> dict[str, Any] | BadRecord:
@@ -144,19 +144,21 @@ def _ask(url: str) -> _Answer:
         told, place, code = error.headers.get("Content-Range", ""), error.url, error.code
         if code in (401, 403):
             raise InputError(
-                f"{shown(url)} may not be read (HTTP {code}): check the URL."
+                f"{redact_url(url)} may not be read (HTTP {code}): check the URL."
             ) from None
         if code in (404, 410):
-            raise InputError(f"{shown(url)} does not exist (HTTP {code}): check the URL.") from None
+            raise InputError(
+                f"{redact_url(url)} does not exist (HTTP {code}): check the URL."
+            ) from None
         if code != 416:  # An empty file has no first byte.
-            raise Unreachable(f"{shown(url)} answers HTTP {code}") from None
+            raise Unreachable(f"{redact_url(url)} answers HTTP {code}") from None
     except (OSError, ValueError) as error:
-        raise Unreachable(f"{shown(url)}: {error}") from error
+        raise Unreachable(f"{redact_url(url)}: {error}") from error
     size = re.fullmatch(r"bytes (?:0-0|\*)/(\d+)", told)
     if code not in (206, 416) or size is None:
         raise InputError(
-            f"{shown(url)}: its server does not serve parts of a file (HTTP range requests), which"
-            " streaming needs: take another server, or copy the shards."
+            f"{redact_url(url)}: its server does not serve parts of a file (HTTP range requests),"
+            " which streaming needs: take another server, or copy the shards."
         )
     return _Answer(place, int(size[1]))
 
@@ -178,17 +180,17 @@ def _told(url: str) -> Iterator[None]:
         where = re.search(r"(corrupted|truncated) record at \d+", str(error))
         raise Damage(where[0] if where else _reason(error, url)) from error
     except errors.NotFoundError as error:
-        raise InputError(f"{shown(url)} does not exist: check the name.") from error
+        raise InputError(f"{redact_url(url)} does not exist: check the name.") from error
     except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
         raise InputError(
-            f"{shown(url)} may not be read ({_reason(error, url)}): check the credentials."
+            f"{redact_url(url)} may not be read ({_reason(error, url)}): check the credentials."
         ) from error
     except errors.OpError as error:
-        raise Unreachable(f"{shown(url)}: {_reason(error, url)}") from error
+        raise Unreachable(f"{redact_url(url)}: {_reason(error, url)}") from error
 
 
 def _reason(error: Any, url: str) -> str:
-    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error.message).replace(url, shown(url)))
+    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error.message).replace(url, redact_url(url)))
     return (" ".join(text.split()) or type(error).__name__)[:200]
 
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.utils.errors import InputError
 
 _MOST_OPEN_FILES = 400
@@ -124,7 +124,7 @@ class Workers:
         pipe.close()
         if tries == _TRIES:
             raise IngestError(
-                f"{shown(str(item))} ended {tries} processes, the last with code"
+                f"{redact_url(str(item))} ended {tries} processes, the last with code"
                 f" {process.exitcode} (-9: out of memory?): take fewer --workers, or leave it out."
             )
 
@@ -150,7 +150,7 @@ def _serve(pipe: Connection) -> None:
         except (InputError, IngestError) as failure:
             error = failure
         except Exception:
-            error = IngestError(f"{shown(str(item))} failed:\n{traceback.format_exc()}")
+            error = IngestError(f"{redact_url(str(item))} failed:\n{traceback.format_exc()}")
         stays = len(os.listdir("/dev/fd")) < _MOST_OPEN_FILES
         pipe.send(_Answer(result, error, stays))
     os._exit(0)

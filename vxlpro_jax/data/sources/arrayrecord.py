@@ -10,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from vxlpro_jax.data.sources import arrayrecord_format as ingested
 from vxlpro_jax.data.sources import paths, storage
-from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.utils.errors import InputError
 
@@ -44,18 +44,18 @@ def shards_of_folder(folder: str) -> list[Shard]:
         raise
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
-            f"{shown(file)} is no manifest of an ingest: give the folder that launch/ingest.sh"
+            f"{redact_url(file)} is no manifest of an ingest: give the folder that launch/ingest.sh"
             " wrote."
         ) from error
     if not shards:
-        raise InputError(f"{shown(file)} names no shard: the ingest kept no record.")
+        raise InputError(f"{redact_url(file)} names no shard: the ingest kept no record.")
     return shards
 
 
 def _shard(entry: dict[str, Any], manifest: str) -> Shard:
-    if paths.leaves(entry["file"]):
+    if paths.escapes_root(entry["file"]):
         raise ValueError("a shard elsewhere")
-    file, size = paths.beside(manifest, entry["file"]), entry["bytes"]
+    file, size = paths.resolve_relative(manifest, entry["file"]), entry["bytes"]
     if not paths.is_remote(file):
         there = os.path.getsize(file) if os.path.isfile(file) else None
         if there != size:
@@ -91,7 +91,7 @@ class ShardRecords(Sequence[Record]):
         return self._shard.records
 
     def __getitem__(self, index: int) -> Record:
-        where = f"{shown(self._shard.file)}, record {index}"
+        where = f"{redact_url(self._shard.file)}, record {index}"
         if self._reader is None:
             self._reader = _open(local_copy(self._shard, folder=self._copies))
         try:
@@ -106,7 +106,7 @@ class ShardRecords(Sequence[Record]):
 
     def outline(self, index: int) -> Record:
         """A record that tells only that it shows a video; none is read."""
-        return Record(f"{shown(self._shard.file)}, record {index}", (), video="?")
+        return Record(f"{redact_url(self._shard.file)}, record {index}", (), video="?")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_reader": None}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from vxlpro_jax.data.sources import storage
-from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
@@ -45,7 +45,7 @@ class JsonRecords(Sequence[Record]):
         video_root: str,
         image_root: str,
     ):
-        self._file, self._roots = f"{shown(file)}, ", (video_root, image_root)
+        self._file, self._roots = f"{redact_url(file)}, ", (video_root, image_root)
         self._packed, self._ends = bytearray(), array("q", [0])
         for place, sample in _samples(file):
             record = check(sample, f"{self._file}{place}")
@@ -74,7 +74,7 @@ class JsonRecords(Sequence[Record]):
 
 def _samples(file: str) -> Iterator[tuple[str, Any]]:
     """Each sample after where it stands."""
-    named = f"Data file {shown(file)}"
+    named = f"Data file {redact_url(file)}"
     with storage.open_binary(file) as stream:
         if file.partition("?")[0].endswith(".jsonl"):
             yield from _lines(stream, named)

@@ -14,7 +14,7 @@ from vxlpro_jax.data.sources import paths, schema, storage
 from vxlpro_jax.data.sources.arrayrecord import SHARD, ShardRecords, measure, shards_of_folder
 from vxlpro_jax.data.sources.json_files import JsonRecords
 from vxlpro_jax.data.sources.mixture import Dataset, is_mixture, read_mixture
-from vxlpro_jax.data.sources.paths import expand, shown
+from vxlpro_jax.data.sources.paths import expand, redact_url
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.utils.errors import InputError
 
@@ -229,7 +229,8 @@ def _present(file: str) -> str:
     """The same; of a remote file its storage tells when it is read."""
     if not paths.is_remote(file) and not os.path.isfile(file):
         raise InputError(
-            f"Data file {shown(file)} does not exist: check data.path or, in a mixture, json_path."
+            f"Data file {redact_url(file)} does not exist: check data.path or, in a mixture,"
+            " json_path."
         )
     return file
 

@@ -15,7 +15,7 @@ import yaml
 
 from vxlpro_jax.config.parsing import nearest
 from vxlpro_jax.data.sources import paths, storage
-from vxlpro_jax.data.sources.paths import shown
+from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.data.sources.schema import shortly
 from vxlpro_jax.utils.errors import InputError
 
@@ -88,18 +88,18 @@ def read_mixture(path: str) -> list[Dataset]:
         mixture = yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
-        raise InputError(f"Mixture {shown(path)} is not YAML ({text}): mend it.") from error
+        raise InputError(f"Mixture {redact_url(path)} is not YAML ({text}): mend it.") from error
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"Mixture {shown(path)}: field 'datasets' is {shortly(entries)}: expected a non-empty"
-            " list."
+            f"Mixture {redact_url(path)}: field 'datasets' is {shortly(entries)}: expected a"
+            " non-empty list."
         )
     return [_dataset(entry, i, path) for i, entry in enumerate(entries)]
 
 
 def _dataset(entry: Any, index: int, path: str) -> Dataset:
-    where = f"Mixture {shown(path)}, dataset {index}"
+    where = f"Mixture {redact_url(path)}, dataset {index}"
     if not isinstance(entry, dict):
         raise InputError(f"{where} is {shortly(entry)}: expected a mapping with 'json_path'.")
     for key in entry:
@@ -123,7 +123,7 @@ def _place(entry: dict, key: str, where: str, path: str) -> str:
     value = entry.get(key, "")
     if not isinstance(value, str) or "\0" in value:
         raise InputError(f"{where}: field {key!r} is {shortly(value)}: expected a path or URL.")
-    return paths.beside(path, value) if value else ""
+    return paths.resolve_relative(path, value) if value else ""
 
 
 def _strategy(value: Any, where: str) -> Strategy:

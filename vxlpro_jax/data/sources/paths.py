@@ -18,12 +18,13 @@ def is_remote(place: str) -> bool:
     scheme, mark, _ = place.partition("://")
     if mark and scheme not in SCHEMES:
         raise InputError(
-            f"{shown(place)} cannot be opened: give a local path or a URL of {', '.join(SCHEMES)}."
+            f"{redact_url(place)} cannot be opened: give a local path or a URL of"
+            f" {', '.join(SCHEMES)}."
         )
     return bool(mark)
 
 
-def leaves(name: str) -> bool:
+def escapes_root(name: str) -> bool:
     """Whether a path leads out of the folder or URL that it is seen from, links aside."""
     posix = PurePosixPath(name)
     if posix.is_absolute() or ".." in posix.parts or "://" in name:
@@ -34,7 +35,7 @@ def leaves(name: str) -> bool:
     return bool(windows.anchor) or ".." in windows.parts
 
 
-def beside(file: str, name: str) -> str:
+def resolve_relative(file: str, name: str) -> str:
     """The place `name`; if it is relative, seen from the folder of `file`."""
     if is_remote(name):
         return name
@@ -63,7 +64,7 @@ def is_web(place: str) -> bool:
 INGEST_SCHEMES = ("http", "https", "s3", "gs", "az")
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """`url` without user and query, where keys are kept."""
     parts = urlsplit(url)
     if parts.scheme not in INGEST_SCHEMES:

@@ -4,7 +4,7 @@ import re
 import sys
 from typing import Any, NamedTuple
 
-from vxlpro_jax.data.sources.paths import leaves
+from vxlpro_jax.data.sources.paths import escapes_root
 from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.data.text.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
 from vxlpro_jax.utils.errors import InputError
@@ -143,7 +143,7 @@ def _paths(value: Any, key: str, where: str) -> tuple[str, ...]:
 def _path(name: Any, field: str, where: str) -> str:
     if not _is_text(name) or not name or "\0" in name:
         raise _wrong(where, field, f"is {shortly(name)}: expected one file's path")
-    if leaves(name):
+    if escapes_root(name):
         root = f"data.{field.partition('[')[0]}_root"
         raise _wrong(where, field, f"is {shortly(name)}: expected a path inside {root}")
     return name

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.sources.paths import is_remote, is_web, leaves, shown
+from vxlpro_jax.data.sources.paths import escapes_root, is_remote, is_web, redact_url
 from vxlpro_jax.utils.errors import InputError
 
 _BLOCK = 4 << 20  # Bytes that are asked for at a time.
@@ -81,15 +81,15 @@ def matching(pattern: str) -> list[str]:
         found = sorted(glob.glob(pattern))
     elif is_web(pattern):
         raise InputError(
-            f"Data files {shown(pattern)}: an HTTP server does not list its files, so name them by"
-            " a brace list."
+            f"Data files {redact_url(pattern)}: an HTTP server does not list its files, so name"
+            " them by a brace list."
         )
     else:
         with _told(pattern):
             system, path = _filesystem(pattern)
             found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
     if not found:
-        raise InputError(f"Data files {shown(pattern)}: no file matches, check data.path.")
+        raise InputError(f"Data files {redact_url(pattern)}: no file matches, check data.path.")
     return found
 
 
@@ -131,7 +131,7 @@ def fetch(url: str, *, folder: Path, version: str) -> Path:
                     shutil.copyfileobj(source, target, _BLOCK)
     except OSError as error:
         raise InputError(
-            f"A copy of {shown(url)} cannot be written to {folder} ({error}): set"
+            f"A copy of {redact_url(url)} cannot be written to {folder} ({error}): set"
             " data.workdir_cache to a folder that can."
         ) from error
     return copy
@@ -173,10 +173,10 @@ def resolve_inside(root: str | Path, name: str) -> Path:
 
 def _remote_inside(root: str, name: str) -> str:
     """The URL of `name` under `root`."""
-    if leaves(name):
+    if escapes_root(name):
         raise InputError(
-            f"{name} leads out of its place {shown(root)}: data files may only name files inside"
-            " it, so move the file there."
+            f"{name} leads out of its place {redact_url(root)}: data files may only name files"
+            " inside it, so move the file there."
         )
     path = str(PurePosixPath(name))
     return f"{root.rstrip('/')}/{quote(path) if is_web(root) else path}"
@@ -200,7 +200,7 @@ def _told(place: str) -> Iterator[None]:
         raise _not_found(place, error) from error
     except ImportError as error:
         raise InputError(
-            f"{shown(place)} needs a package that is not installed ({error}): pip install"
+            f"{redact_url(place)} needs a package that is not installed ({error}): pip install"
             " 'vxlpro_jax[remote]'."
         ) from error
     except Exception as error:
@@ -212,14 +212,14 @@ def _not_found(place: str, error: FileNotFoundError) -> BadFile:
     cause = error.__cause__
     if isinstance(cause, OSError) or getattr(cause, "status", 404) not in (404, 410):
         return _unreadable(place, cause)
-    return BadFile(f"File {shown(place)} does not exist: check its name.", kind="missing")
+    return BadFile(f"File {redact_url(place)} does not exist: check its name.", kind="missing")
 
 
 def _unreadable(place: str, error: Exception) -> BadFile:
-    reason = f"{type(error).__name__}: {error}".replace(place, shown(place)).rstrip(": ")
+    reason = f"{type(error).__name__}: {error}".replace(place, redact_url(place)).rstrip(": ")
     return BadFile(
-        f"File {shown(place)} cannot be read ({reason}): check its name, its server and your right"
-        " to read it.",
+        f"File {redact_url(place)} cannot be read ({reason}): check its name, its server and your"
+        " right to read it.",
         kind="unreadable",
     )
 
@@ -234,7 +234,7 @@ class _RemoteFile(io.RawIOBase):
 
     @property
     def name(self) -> str:
-        return shown(self._url)
+        return redact_url(self._url)
 
     def readable(self) -> bool:
         return True

@@ -9,7 +9,7 @@ import numpy as np
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.evals.letters import letter, lettered
 from vxlpro_jax.evals.needle.needles import NUM_OPTIONS, Needle
-from vxlpro_jax.inference.engine import Answerer, Encoded, Options, Plan
+from vxlpro_jax.inference.engine import Encoded, Engine, Options, Plan
 from vxlpro_jax.utils.errors import InputError
 
 # Video-XL's, in which nothing stands between the video and the text.
@@ -40,19 +40,19 @@ class Mode(NamedTuple):
     ask: Callable[..., Answered]
 
 
-def _plan_mcq(answerer: Answerer, needle: Needle, *, groups: int, options: Options) -> Plan:
+def _plan_mcq(engine: Engine, needle: Needle, *, groups: int, options: Options) -> Plan:
     if needle.is_plain:
-        return answerer.plan_groups(groups, needle.question, options=options)
+        return engine.plan_groups(groups, needle.question, options=options)
     mcq_letter(needle)
-    return _begun(answerer, mcq_text(needle), reply=_MCQ_REPLY, groups=groups, options=options)
+    return _begun(engine, mcq_text(needle), reply=_MCQ_REPLY, groups=groups, options=options)
 
 
-def _begun(answerer: Answerer, text: str, *, reply: str, groups: int, options: Options) -> Plan:
+def _begun(engine: Engine, text: str, *, reply: str, groups: int, options: Options) -> Plan:
     """A plan whose reply has begun and whose text follows the video at once."""
     turn = chat.Turn("human", f"{chat.IMAGE_MARK}{text}")
-    ids = chat.encode_prompt([turn], tokenizer=answerer.tokenizer)
-    ids = np.array([*ids, *answerer.tokenizer.encode(reply)], np.int32)
-    return answerer.plan_ids(ids, groups=groups, options=options)
+    ids = chat.encode_prompt([turn], tokenizer=engine.tokenizer)
+    ids = np.array([*ids, *engine.tokenizer.encode(reply)], np.int32)
+    return engine.plan_ids(ids, groups=groups, options=options)
 
 
 def mcq_text(needle: Needle) -> str:
@@ -79,18 +79,18 @@ def mcq_letter(needle: Needle) -> str:
 
 
 def _ask_mcq(
-    answerer: Answerer, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
+    engine: Engine, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
 ) -> Answered:
     if needle.is_plain:
         options = dataclasses.replace(options, choices=needle.options)
-        reply = "".join(answerer.answer(encoded, plan, options=options))
+        reply = "".join(engine.answer(encoded, plan, options=options))
         return Answered(reply, reply == needle.answer)
-    reply = "".join(answerer.answer(encoded, plan, options=options))
+    reply = "".join(engine.answer(encoded, plan, options=options))
     return Answered(reply, mcq_letter(needle) in reply.split(")")[0])
 
 
-def _plan_forced(answerer: Answerer, needle: Needle, *, groups: int, options: Options) -> Plan:
-    return answerer.plan_groups(groups, forced_text(needle), options=options)
+def _plan_forced(engine: Engine, needle: Needle, *, groups: int, options: Options) -> Plan:
+    return engine.plan_groups(groups, forced_text(needle), options=options)
 
 
 def forced_text(needle: Needle) -> str:
@@ -100,11 +100,11 @@ def forced_text(needle: Needle) -> str:
 
 
 def _ask_forced(
-    answerer: Answerer, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
+    engine: Engine, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
 ) -> Answered:
-    found = answerer.predict(encoded, plan, needle.answer, options=options)
+    found = engine.predict(encoded, plan, needle.answer, options=options)
     expected, predicted = np.asarray(found.expected)[:-1], np.asarray(found.predicted)[:-1]
-    reply = answerer.tokenizer.decode(predicted.tolist())
+    reply = engine.tokenizer.decode(predicted.tolist())
     return Answered(reply, bool((expected == predicted).all()))
 
 

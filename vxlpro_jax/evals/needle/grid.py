@@ -17,7 +17,7 @@ from vxlpro_jax.evals.needle import haystack
 from vxlpro_jax.evals.needle.asking import Mode
 from vxlpro_jax.evals.needle.needles import Needle
 from vxlpro_jax.evals.needle.replies import Cell, Reply
-from vxlpro_jax.inference.engine import Answerer, Options, Plan
+from vxlpro_jax.inference.engine import Engine, Options, Plan
 from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.utils import cli
 
@@ -47,7 +47,7 @@ class Grid(NamedTuple):
 
 
 def ask(
-    answerer: Answerer,
+    engine: Engine,
     cells: Sequence[Cell],
     *,
     files: Sequence[Path],
@@ -58,7 +58,7 @@ def ask(
     """The model's replies, the haystack encoded once.
 
     Args:
-        answerer: the model.
+        engine: the model.
         cells: what to ask, cells of one place together; at least one.
         files: the haystack's.
         hidden: needles by name.
@@ -74,7 +74,7 @@ def ask(
         for cell in cells
     }
     longest = max(
-        len(answerer.tokenizer.encode(reply))
+        len(engine.tokenizer.encode(reply))
         for needle, _ in hidden.values()
         for reply in (needle.answer, *needle.options)
     )
@@ -85,18 +85,18 @@ def ask(
 
     def plan(cell: Cell) -> Plan:
         groups, needle = places[cell].groups, hidden[cell.needle].needle
-        return mode.plan(answerer, needle, groups=groups, options=options_of(cell))
+        return mode.plan(engine, needle, groups=groups, options=options_of(cell))
 
     plans = {cell: plan(cell) for cell in cells}  # What does not fit is told now.
-    _tell_lowered(plans, tokens_per_group=answerer.config.tokens_per_group)
-    hay = _encoded(answerer, places.values(), files=files)
+    _tell_lowered(plans, tokens_per_group=engine.config.tokens_per_group)
+    hay = _encoded(engine, places.values(), files=files)
     shown = cli.progress(cells, name="needles", unit="question")
     for (name, at), together in itertools.groupby(shown, lambda c: (c.needle, places[c])):
         needle, frames = hidden[name]
-        encoded = hay.hide(answerer, frames, at=at)
+        encoded = hay.hide(engine, frames, at=at)
         for cell in together:
             reply, right = mode.ask(
-                answerer, needle, encoded=encoded, plan=plans[cell], options=options_of(cell)
+                engine, needle, encoded=encoded, plan=plans[cell], options=options_of(cell)
             )
             yield Reply(cell, plans[cell].keep, needle.answer, reply, right)
 
@@ -118,10 +118,10 @@ def _tell_lowered(plans: Mapping[Cell, Plan], *, tokens_per_group: int) -> None:
 
 
 def _encoded(
-    answerer: Answerer, places: Iterable[haystack.Place], *, files: Sequence[Path]
+    engine: Engine, places: Iterable[haystack.Place], *, files: Sequence[Path]
 ) -> haystack.Haystack:
     stream = haystack.open_files(
-        files, count=max(at.frames for at in places), size=answerer.config.vision.image_size
+        files, count=max(at.frames for at in places), size=engine.config.vision.image_size
     )
     touched = {group for at in places for group in at.touched()}
-    return haystack.encode(answerer, stream, keep=touched)
+    return haystack.encode(engine, stream, keep=touched)

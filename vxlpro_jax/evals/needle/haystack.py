@@ -15,7 +15,7 @@ import numpy as np
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.sampling import FrameStream, TimedFrame
-from vxlpro_jax.inference.engine import Answerer, Encoded
+from vxlpro_jax.inference.engine import Encoded, Engine
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
@@ -75,11 +75,11 @@ class Haystack:
     times: np.ndarray
     raw: dict[int, np.ndarray]
 
-    def hide(self, answerer: Answerer, needle: np.ndarray, *, at: Place) -> Encoded:
+    def hide(self, engine: Engine, needle: np.ndarray, *, at: Place) -> Encoded:
         """The first `at.frames` frames with the needle in place of some.
 
         Args:
-            answerer: the model that encoded the haystack.
+            engine: the model that encoded the haystack.
             needle: uint8 [M,S,S,3].
             at: where; the groups that it touches are in `raw`.
         """
@@ -89,7 +89,7 @@ class Haystack:
         hidden = (index >= at.start) & (index < at.start + at.length)
         frames[hidden] = needle[index[hidden] - at.start]
         frames[index >= at.frames] = frames[index == at.frames - 1]
-        again = answerer.encode_groups(
+        again = engine.encode_groups(
             frames.reshape(len(groups), FRAMES_PER_GROUP, *frames.shape[1:]),
             times=self.times[groups],
         )
@@ -100,11 +100,11 @@ class Haystack:
         )
 
 
-def encode(answerer: Answerer, stream: FrameStream, *, keep: Collection[int]) -> Haystack:
+def encode(engine: Engine, stream: FrameStream, *, keep: Collection[int]) -> Haystack:
     """Encodes a video, of which memory holds only a few frames at a time, and closes it.
 
     Args:
-        answerer: the model.
+        engine: the model.
         stream: of which no frame has been taken; it is read to its end.
         keep: the groups whose frames needles will replace.
 
@@ -121,7 +121,7 @@ def encode(answerer: Answerer, stream: FrameStream, *, keep: Collection[int]) ->
             yield TimedFrame(pixels, time)
 
     with stream, FrameStream(stream.times, frames()) as watched:
-        encoded = answerer.encode_stream(watched)
+        encoded = engine.encode_stream(watched)
     raw = {
         group: np.stack([*pixels, *[pixels[-1]] * (FRAMES_PER_GROUP - len(pixels))])
         for group, pixels in kept.items()

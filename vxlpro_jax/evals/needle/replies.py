@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vxlpro_jax.evals.campaign import alone, hold_settings
+from vxlpro_jax.evals.campaign import alone, check_settings
 from vxlpro_jax.utils.journal import Journal, Shard
 
 _SETTINGS = "replies-settings.json"
@@ -55,7 +55,7 @@ class Replies:
             self._journal = Journal(folder, name="replies", shard=Shard())
             if not self._journal.entries:
                 (folder / _SETTINGS).unlink(missing_ok=True)
-            hold_settings(folder, settings, name=_SETTINGS)
+            check_settings(folder, settings, name=_SETTINGS)
 
     def of(self, cells: Iterable[Cell]) -> list[Reply]:
         """What there is of these, in their order."""

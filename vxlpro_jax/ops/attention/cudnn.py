@@ -8,7 +8,7 @@ from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils import jax_internals
 
 
-def misfit(x: Inputs, *, axes: activations.Axes) -> str:
+def unsupported_reason(x: Inputs, *, axes: activations.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
     if x.q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"the type must be bfloat16 or float16, not {x.q.dtype}"

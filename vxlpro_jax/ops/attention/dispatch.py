@@ -33,7 +33,7 @@ def attention(
     q_positions: jax.Array | None = None,
     q_segments: jax.Array | None = None,
     kv_segments: jax.Array | None = None,
-    spread: P = activations.FRAMES,
+    partition: P = activations.FRAMES,
     backend: AttentionBackend = "auto",
 ) -> jax.Array:
     """Softmax attention with grouped key/value heads, scaled by H^-0.5, softmax in float32 or more.
@@ -47,7 +47,7 @@ def attention(
         q_positions: int32 [B, T], for causal attention: the place of each query among the keys.
         q_segments: int32 [B, T]; with `kv_segments`, a query sees the keys of its own segment.
         kv_segments: int32 [B, S].
-        spread: the mesh axes of rows and queries; each device attends to all keys of its rows.
+        partition: the mesh axes of rows and queries; each device attends to all keys of its rows.
         backend: `xla` holds all B N T S logits at once; `chunked` keeps a running softmax over
             blocks, so memory is linear in length; `splash` is the Pallas kernel for TPUs, `cudnn`
             the library's for GPUs. `auto` takes the platform's kernel where it can do what is
@@ -64,7 +64,7 @@ def attention(
     inputs = Inputs(q, k, v, q_positions, q_segments, kv_segments)
     if causal and q_positions is None:
         inputs = _in_order(inputs)
-    return _run(inputs, spread=spread, backend=backend, backends=_WHOLE)
+    return _run(inputs, partition=partition, backend=backend, backends=_WHOLE)
 
 
 def attention_part(
@@ -75,7 +75,7 @@ def attention_part(
     causal: bool = False,
     q_positions: jax.Array | None = None,
     kv_lengths: jax.Array | None = None,
-    spread: P = activations.FRAMES,
+    partition: P = activations.FRAMES,
     backend: AttentionBackend = "auto",
 ) -> Part:
     """`attention` to some of the keys, to be merged with that to others; it has no gradient.
@@ -87,7 +87,7 @@ def attention_part(
         causal: as for `attention`, but sequences are in their own order.
         q_positions: as for `attention`.
         kv_lengths: int32 [B], how many keys of each row count; None for all of them.
-        spread: as for `attention`; queries are not cut along `context`.
+        partition: as for `attention`; queries are not cut along `context`.
         backend: as for `attention`.
 
     Raises:
@@ -99,7 +99,7 @@ def attention_part(
         places = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
         is_self = not activations.splits_sequence(q.shape[1])
         inputs = inputs.replace(q_positions=places, is_self_causal=is_self)
-    return _run(inputs, spread=P(spread[0]), backend=backend, backends=_PARTS)
+    return _run(inputs, partition=P(partition[0]), backend=backend, backends=_PARTS)
 
 
 def _in_order(x: Inputs) -> Inputs:
@@ -143,18 +143,18 @@ _PARTS = _Backends(
 )
 
 
-def _run(x: Inputs, *, spread: P, backend: AttentionBackend, backends: _Backends) -> Any:
+def _run(x: Inputs, *, partition: P, backend: AttentionBackend, backends: _Backends) -> Any:
     if activations.axis_size() == 1:
         kernel = _kernel(x, backend=backend, axes=activations.Axes(), backends=backends)
         return kernel.attend(x, kernel.tables)
-    return _over_mesh(x, spread=spread, backend=backend, backends=backends)
+    return _over_mesh(x, partition=partition, backend=backend, backends=backends)
 
 
-def _over_mesh(x: Inputs, *, spread, backend, backends) -> Any:
+def _over_mesh(x: Inputs, *, partition, backend, backends) -> Any:
     """Each device attends with its own rows, queries and heads to all keys of the rows."""
     (rows, length, heads, _), kv_heads = x.q.shape, x.k.shape[2]
     axes = activations.attention_axes(
-        spread, rows=rows, length=length, heads=heads, kv_heads=kv_heads
+        partition, rows=rows, length=length, heads=heads, kv_heads=kv_heads
     )
     repeats = activations.axis_size((axes.heads,)) // kv_heads if axes.heads else 1
     if repeats > 1:
@@ -188,11 +188,11 @@ def _where_given(x: jax.Array | None, spec: P) -> P | None:
 def _kernel(x: Inputs, *, backend: AttentionBackend, axes: activations.Axes, backends: _Backends):
     """The backend's kernel for inputs of the whole mesh."""
     module = {"tpu": splash, "gpu": cudnn}.get(activations.platform())
-    if backend == "auto" and module and not module.misfit(x, axes=axes):
+    if backend == "auto" and module and not module.unsupported_reason(x, axes=axes):
         return getattr(module, backends.kernel)(x, axes=axes)
     if backend in ("splash", "cudnn"):
         module = {"splash": splash, "cudnn": cudnn}[backend]
-        if reason := module.misfit(x, axes=axes):
+        if reason := module.unsupported_reason(x, axes=axes):
             raise ValueError(f"Attention backend {backend!r}: {reason}.")
         return getattr(module, backends.kernel)(x, axes=axes)
     by_size = functools.partial(_attend_by_size, backends=backends)

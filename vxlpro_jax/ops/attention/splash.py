@@ -12,7 +12,7 @@ from vxlpro_jax.sharding import activations
 _BLOCKS = (1024, 512, 256, activations.LANES)
 
 
-def misfit(x: Inputs, *, axes: activations.Axes) -> str:
+def unsupported_reason(x: Inputs, *, axes: activations.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
     if x.q_positions is not None and not x.is_self_causal:
         return "causal queries must be the same sequence as the keys"
