@@ -1,19 +1,17 @@
 """Errors that end a command with one sentence."""
 
-from vxlpro_jax.utils import errors
-
 
 class InputError(ValueError):
-    """A user's mistake, told in a sentence: commands print it and exit with code 2."""
+    """A user's mistake, described in one sentence; commands print it and exit with code 2."""
 
 
 class Failure(Exception):
-    """Ends a command with a sentence, as a user's mistake does, and with a `code` of its own."""
+    """Ends a command with one sentence and the exit code `code`, where the user made no mistake."""
 
     code = 1
 
 
-class LostProcess(errors.Failure):
-    """A sentence that names the processes that are gone, or did not come."""
+class LostProcess(Failure):
+    """Processes of the run died or never joined; the sentence names them."""
 
     code = 80
