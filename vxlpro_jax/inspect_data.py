@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         data.close()
     # Only now, so that it does not count as the time of a batch, nor hide some of it.
     for drawing in drawings:
-        picture.draw(**drawing._asdict())
+        picture.draw_batch(**drawing._asdict())
     print(f"Drawn: {', '.join(str(drawing.path) for drawing in drawings)}.")
 
 
@@ -90,7 +90,7 @@ class Taken(NamedTuple):
     """Attributes: a `batch`, its `making`, and the iterator's state `before` and `after` it."""
 
     batch: Batch
-    making: words.Making
+    making: words.LoadStats
     before: Mapping[str, Any]
     after: Mapping[str, Any]
 
@@ -107,7 +107,7 @@ def take(data: BatchIterator, *, first: int, count: int, folder: Path) -> Iterat
     for number in range(first, first + count):
         known = _bad_kinds(folder)
         batch, now = next(data), time.monotonic()
-        making = words.Making(number, now - since, _bad_kinds(folder) - known)
+        making = words.LoadStats(number, now - since, _bad_kinds(folder) - known)
         after = data.get_state()
         yield Taken(batch, making, before, after)
         before, since = after, now
@@ -116,7 +116,7 @@ def take(data: BatchIterator, *, first: int, count: int, folder: Path) -> Iterat
 class Drawing(NamedTuple):
     """The arguments of `picture.draw`."""
 
-    shares: picture.Shares
+    shares: picture.RowShares
     samples: list[view.SampleView]
     title: str
     path: Path
@@ -124,18 +124,18 @@ class Drawing(NamedTuple):
 
 def tell(taken: Taken, *, source: BatchSource, tokens_per_group: int, folder: Path) -> Drawing:
     """Prints what a batch holds; returns what is to be drawn of it."""
-    account = view.account(taken.batch, tokens_per_group=tokens_per_group)
+    account = view.measure_usage(taken.batch, tokens_per_group=tokens_per_group)
     samples = samples_of(taken, source=source, counts=account.samples)
-    print(words.batch_words(taken.batch, account=account, making=taken.making))
+    print(words.describe_batch(taken.batch, account=account, making=taken.making))
     for sample in samples[:_MOST_TOLD]:
-        print(f"\n{words.sample_words(sample)}")
+        print(f"\n{words.describe_sample(sample)}")
     print(flush=True)
     name = f"Batch {taken.making.number}: {len(samples)} of {sum(account.samples)} samples"
     title = f"{name}; packing efficiency {account.groups.share:.0%}"
     if account.text.of:
         title += f", text {account.text.share:.0%} used"
     path = folder / f"batch{taken.making.number}.png"
-    return Drawing(picture.Shares.of(taken.batch), samples, title, path)
+    return Drawing(picture.RowShares.of(taken.batch), samples, title, path)
 
 
 def samples_of(
@@ -144,14 +144,16 @@ def samples_of(
     """The first samples of a batch with so many in each row."""
     batch, shown = taken.batch, []
     for row, count in enumerate(counts):
-        named = view.names(source, before=taken.before, after=taken.after, row=row)
+        named = view.record_names(source, before=taken.before, after=taken.after, row=row)
         if len(named) != count:  # A record was bad once and good another time.
             named = [""] * count
         for number, name in enumerate(named, 1):
             if len(shown) == _MOST_DRAWN:
                 return shown
             tokenizer = source.reader.tokenizer
-            shown.append(view.look(batch, tokenizer=tokenizer, row=row, number=number, name=name))
+            shown.append(
+                view.view_sample(batch, tokenizer=tokenizer, row=row, number=number, name=name)
+            )
     return shown
 
 

@@ -102,7 +102,7 @@ class _Plan:
 
     rules: tuple[Rule, ...]
     limits: Limits
-    work: stages.Work
+    work: stages.WorkSettings
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "_Plan":
@@ -112,7 +112,7 @@ class _Plan:
         return cls(
             rules=tuple(rule for rule in RULES if rule not in off),
             limits=Limits(**{x.name: getattr(args, x.name) for x in dataclasses.fields(Limits)}),
-            work=stages.Work(
+            work=stages.WorkSettings(
                 folder=args.report / "measures",
                 shard=args.shard or own,
                 workers=args.num_workers,
@@ -149,29 +149,29 @@ def find(args: argparse.Namespace, plan: _Plan, *, load_scorer: LoadScorer) -> F
     Raises:
         InputError: the manifest or the model cannot be used.
     """
-    found = samples.load_samples(
+    found = samples.load_manifest(
         args.manifest, video_root=args.video_root, image_root=args.image_root, cache=args.cache
     )
-    shown = samples.clips_of(found)
-    texts = rules.judge_text(found, rules=plan.rules)
+    shown = samples.index_clips(found)
+    texts = rules.apply_text_rule(found, rules=plan.rules)
     measured = {}
     if set(plan.rules) & set(CLIP_RULES):
         wanted = stages.wanted_clips(texts, shown)
         measured = stages.measure_clips(wanted, shown, work=plan.work)
         if len(measured) < len(wanted):
             return None
-    judged = rules.judge_clips(
+    judged = rules.apply_clip_rules(
         texts, shown, measured, rules=plan.rules, limits=plan.limits, progress=cli.progress
     )
-    losses, verdicts = {}, rules.judge_repeats(found, judged.verdicts, rules=plan.rules)
+    losses, verdicts = {}, rules.apply_repeat_rule(found, judged.verdicts, rules=plan.rules)
     if "blind" in plan.rules:
-        asked = stages.can_be_asked(found, verdicts, shown, measured)
+        asked = stages.scorable_samples(found, verdicts, shown, measured)
         with plan.work.decoders as decoders:
             scorer = load_scorer(args, decoders)
             losses = stages.score_samples(asked, found, scorer=scorer, work=plan.work)
         if len(losses) < len(asked):
             return None
-        verdicts = rules.judge_blind(verdicts, losses, margin=plan.limits.margin)
+        verdicts = rules.apply_blind_rule(verdicts, losses, margin=plan.limits.margin)
     return Findings(found, shown, measured, judged.nearest, losses, verdicts)
 
 
@@ -184,20 +184,20 @@ def write(findings: Findings, args: argparse.Namespace, plan: _Plan) -> None:
     decisions.write_decisions(findings, out=args.report / "decisions.jsonl")
     pictures.draw_histograms(findings, limits=plan.limits, path=args.report / "histograms.png")
     drawn = ["histograms.png", *_draw_sheets(findings, args.report, plan.work)]
-    text = report.markdown(findings, rules=plan.rules, limits=plan.limits, pictures=drawn)
+    text = report.render_markdown(findings, rules=plan.rules, limits=plan.limits, pictures=drawn)
     write_atomically(args.report / "report.md", text)
     decisions.write_kept(findings, out=args.out)
     print(text)
 
 
-def _draw_sheets(findings: Findings, folder: Path, work: stages.Work) -> list[str]:
+def _draw_sheets(findings: Findings, folder: Path, work: stages.WorkSettings) -> list[str]:
     """The names of the contact sheets, one for each rule that dropped something."""
     names = []
     with work.decoders as decoders:
         for rule in RULES:
             name = f"dropped-{rule}.png"
             (folder / name).unlink(missing_ok=True)  # Of an earlier run.
-            rows = pictures.rows_of(findings, rule)
+            rows = pictures.sheet_rows(findings, rule)
             if rows:
                 read = functools.partial(_frames, decoders=decoders)
                 title = f"Dropped by the rule {rule}: some of them"

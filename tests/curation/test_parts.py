@@ -8,8 +8,8 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from vxlpro_jax.curation import duplicates, rules, samples
-from vxlpro_jax.curation.embedding import WIDTH, embed
-from vxlpro_jax.curation.measure import Measured
+from vxlpro_jax.curation.embedding import WIDTH, embed_clip
+from vxlpro_jax.curation.measure import ClipMeasurement
 from vxlpro_jax.curation.motion import measure_motion
 from vxlpro_jax.curation.text import text_fault
 from vxlpro_jax.data.sources import arrayrecord_format as ingested
@@ -69,25 +69,25 @@ def shown(frames) -> np.ndarray:
 
 def test_an_embedding_sees_pictures_and_not_their_light():
     frames = shown(planted.pan(1))
-    one = embed(frames)
+    one = embed_clip(frames)
     assert one.shape == (WIDTH,)
     assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
-    assert one @ embed((frames * 0.5 + 60).astype(np.uint8)) > 0.999
-    assert one @ embed(np.repeat(frames, 2, axis=0)) > 0.999
-    assert one @ embed(frames[:, :, ::-1]) < 0.8
-    assert one @ embed(frames[::-1]) < 0.8
-    assert one @ embed(shown(planted.pan(2))) < 0.6
-    assert one @ embed(frames[..., ::-1]) < 0.99  # Other colours of the same shapes.
+    assert one @ embed_clip((frames * 0.5 + 60).astype(np.uint8)) > 0.999
+    assert one @ embed_clip(np.repeat(frames, 2, axis=0)) > 0.999
+    assert one @ embed_clip(frames[:, :, ::-1]) < 0.8
+    assert one @ embed_clip(frames[::-1]) < 0.8
+    assert one @ embed_clip(shown(planted.pan(2))) < 0.6
+    assert one @ embed_clip(frames[..., ::-1]) < 0.99  # Other colours of the same shapes.
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_few_frames_have_an_embedding(count):
     frames = shown(planted.pan(3))[:count]
-    assert np.linalg.norm(embed(frames)) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(embed_clip(frames)) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_flat_picture_is_like_nothing():
-    assert not embed(np.full((4, 32, 32, 3), 7, np.uint8)).any()
+    assert not embed_clip(np.full((4, 32, 32, 3), 7, np.uint8)).any()
 
 
 def test_motion_of_known_frames():
@@ -139,23 +139,25 @@ def test_a_first_reply_is_passed_over_as_in_training():
     [(1.0, 1.0, True), (0.9, 1.0, False), (0.96, 1.0, True), (2.0, 1.0, True)],
 )
 def test_seeing_must_help(seen, blind, drops):
-    [verdict] = rules.judge_blind([None], {0: rules.Losses(seen, blind)}, margin=0.05)
+    [verdict] = rules.apply_blind_rule([None], {0: rules.ReplyLosses(seen, blind)}, margin=0.05)
     assert (verdict is not None) == drops
 
 
 def test_what_was_not_scored_stays():
-    [verdict] = rules.judge_blind([None], {0: rules.Losses(None, None, "no")}, margin=0.05)
+    [verdict] = rules.apply_blind_rule(
+        [None], {0: rules.ReplyLosses(None, None, "no")}, margin=0.05
+    )
     assert verdict is None
 
 
 def test_measures_survive_json():
     video = Video(shown(planted.pan(4)), np.arange(40) / 2)
-    whole = Measured(motion=measure_motion(video), embedding=embed(video.frames))
-    again = Measured.from_json(json.loads(json.dumps(whole.to_json())))
+    whole = ClipMeasurement(motion=measure_motion(video), embedding=embed_clip(video.frames))
+    again = ClipMeasurement.from_json(json.loads(json.dumps(whole.to_json())))
     assert again.motion == whole.motion
     np.testing.assert_allclose(again.embedding, whole.embedding, atol=1e-3)
-    bad = Measured("is gone.", "missing")
-    assert Measured.from_json(json.loads(json.dumps(bad.to_json()))) == bad
+    bad = ClipMeasurement("is gone.", "missing")
+    assert ClipMeasurement.from_json(json.loads(json.dumps(bad.to_json()))) == bad
 
 
 def test_a_journal_passes_over_torn_lines_and_reads_all_shares(tmp_path):
@@ -188,10 +190,10 @@ def test_samples_keep_all_that_they_say(tmp_path):
         ["no object"],
         {"image": ["b.png", "c.png"], "conversations": turns},
     )
-    found = samples.load_samples(write_samples(tmp_path, *items))
+    found = samples.load_manifest(write_samples(tmp_path, *items))
     assert [json.loads(sample.written) for sample in found] == list(items)
     assert [bool(sample.fault) for sample in found] == [False, True, True, True, False]
-    clips = samples.clips_of(found)
+    clips = samples.index_clips(found)
     assert clips.of == [0, 0, -1, -1, 1]
     assert [clip.name for clip in clips.clips] == ["a.mp4", "b.png, c.png"]
     assert found[0].id == "7"
@@ -204,8 +206,8 @@ def test_one_list_has_one_root(tmp_path):
         write_samples(tmp_path / name, {"video": "a.mp4", "conversations": []})
     both = f"{tmp_path}/{{one,two}}/samples.json"
     with pytest.raises(InputError, match=r"videos are in 2 places .* give --video_root"):
-        samples.clips_of(samples.load_samples(both))
-    assert samples.clips_of(samples.load_samples(both, video_root=str(tmp_path))).of == [0, 0]
+        samples.index_clips(samples.load_manifest(both))
+    assert samples.index_clips(samples.load_manifest(both, video_root=str(tmp_path))).of == [0, 0]
 
 
 def test_weights_cannot_be_kept(tmp_path):
@@ -213,7 +215,7 @@ def test_weights_cannot_be_kept(tmp_path):
     mixture = tmp_path / "mixture.yaml"
     mixture.write_text("datasets: [{json_path: samples.json, weight: 2}]")
     with pytest.raises(InputError, match="weights"):
-        samples.load_samples(mixture)
+        samples.load_manifest(mixture)
 
 
 def write_shard(path, *records):
@@ -227,7 +229,7 @@ def test_shards_that_name_their_videos(tmp_path):
     turns = tuple(planted.chat("What?", "This."))
     shard = tmp_path / "a.arrayrecord"
     write_shard(shard, ingested.Record("x", turns, "clips/a.mp4"))
-    [sample] = samples.load_samples(shard)
+    [sample] = samples.load_manifest(shard)
     assert json.loads(sample.written) == {
         "id": "x",
         "video": "clips/a.mp4",
@@ -235,4 +237,4 @@ def test_shards_that_name_their_videos(tmp_path):
     }
     write_shard(shard, ingested.Record("x", turns, b"\0\0\0\x18ftypmp42"))
     with pytest.raises(InputError, match=r"record 0 holds its video itself"):
-        list(samples.load_samples(shard))
+        list(samples.load_manifest(shard))

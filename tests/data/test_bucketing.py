@@ -14,7 +14,7 @@ from helpers import write_clip
 from PIL import Image
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.loader.bucketing import Turns
+from vxlpro_jax.data.loader.bucketing import BucketSchedule
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.utils.errors import InputError
 
@@ -114,7 +114,7 @@ def test_a_bucket_with_too_few_records_joins_the_next(data):
 
 @pytest.mark.parametrize("shares", [(1,), (3, 1), (1, 5, 2), (7, 7)])
 def test_turns_keep_to_the_shares(shares):
-    turns, taken = Turns(shares), [0] * len(shares)
+    turns, taken = BucketSchedule(shares), [0] * len(shares)
     for step in range(1, 200):
         taken[turns.next(taken)] += 1
         behind = np.array(shares) * step / sum(shares) - taken

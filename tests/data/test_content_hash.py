@@ -8,7 +8,7 @@ import pytest
 from servers import http_files
 
 from vxlpro_jax.data.sources import content_hash as contents_module
-from vxlpro_jax.data.sources.content_hash import Contents, media_name, visual_key
+from vxlpro_jax.data.sources.content_hash import ContentHashes, media_name, visual_key
 from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.utils.errors import InputError
 
@@ -34,7 +34,7 @@ def sha(content: bytes) -> str:
 def test_a_file_counts_by_its_bytes(tmp_path):
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / name).write_bytes(content)
-    contents = Contents(tmp_path / "index")
+    contents = ContentHashes(tmp_path / "index")
     a, b, c = (contents(StoredFile(str(tmp_path), name)) for name in "abc")
     assert a == b == sha(b"one") == contents(StoredFile("", "held", b"one"))
     assert c == sha(b"two")
@@ -44,18 +44,18 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path, reads):
     file = StoredFile(str(tmp_path), "a")
     (tmp_path / "a").write_bytes(b"one")
     for _ in range(3):
-        contents = Contents(tmp_path / "index")
+        contents = ContentHashes(tmp_path / "index")
         assert contents(file) == contents(file) == sha(b"one")
     assert reads == ["a"]
     (tmp_path / "a").write_bytes(b"three")
-    assert Contents(tmp_path / "index")(file) == sha(b"three")
+    assert ContentHashes(tmp_path / "index")(file) == sha(b"three")
     assert reads == ["a", "a"]
 
 
 def test_a_change_within_a_run_does_not_count(tmp_path):
     file = StoredFile(str(tmp_path), "a")
     (tmp_path / "a").write_bytes(b"one")
-    contents = Contents(tmp_path / "index")
+    contents = ContentHashes(tmp_path / "index")
     before = contents(file)
     (tmp_path / "a").write_bytes(b"three")
     assert contents(file) == before
@@ -63,7 +63,7 @@ def test_a_change_within_a_run_does_not_count(tmp_path):
 
 def test_threads_that_ask_for_one_file_read_it_once(tmp_path, reads):
     (tmp_path / "a").write_bytes(bytes(1 << 22))
-    contents, together = Contents(tmp_path / "index"), threading.Barrier(8)
+    contents, together = ContentHashes(tmp_path / "index"), threading.Barrier(8)
 
     def ask(_):
         together.wait()
@@ -77,12 +77,12 @@ def test_threads_that_ask_for_one_file_read_it_once(tmp_path, reads):
 def test_a_torn_line_is_passed_over(tmp_path, reads):
     file = StoredFile(str(tmp_path), "a")
     (tmp_path / "a").write_bytes(b"one")
-    Contents(tmp_path / "index")(file)
+    ContentHashes(tmp_path / "index")(file)
     (index,) = (tmp_path / "index").iterdir()
     whole = index.read_text()
     for text in (whole[:40], f"{whole}{{", f"3\nnull\n[]\n{whole}"):
         index.write_text(text)
-        assert Contents(tmp_path / "index")(file) == sha(b"one")
+        assert ContentHashes(tmp_path / "index")(file) == sha(b"one")
     assert len(reads) == 2
 
 
@@ -93,7 +93,7 @@ def test_a_remote_file_is_asked_for_once_a_run_and_read_once(tmp_path, reads):
     with http_files(root) as (url, asked):
         file = StoredFile(url, "a.mp4")
         for _ in range(2):
-            contents = Contents(tmp_path / "index")
+            contents = ContentHashes(tmp_path / "index")
             asked.clear()
             assert contents(file) == sha(b"bytes")
             contents(file)
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_told_each_time(name, tmp_path):
     (root / "link").symlink_to(tmp_path / "secret")
     (root / "folder").mkdir()
     (root / "folder" / "1.png").symlink_to(tmp_path / "secret")
-    contents = Contents(tmp_path / "index")
+    contents = ContentHashes(tmp_path / "index")
     for _ in range(2):
         with pytest.raises(InputError, match=r"check|leads out"):
             contents(StoredFile(str(root), name))

@@ -13,7 +13,7 @@ import pytest
 from helpers import python
 
 from vxlpro_jax.data.features.blocks import GroupType, Visual
-from vxlpro_jax.data.features.shards import sweep
+from vxlpro_jax.data.features.shards import remove_unused
 from vxlpro_jax.data.features.store import FeatureStore, FeatureWriter, RunFeatures
 from vxlpro_jax.utils.errors import InputError
 
@@ -162,12 +162,12 @@ def test_what_a_killed_process_leaves_is_swept_and_what_a_live_one_writes_is_not
     assert child.stdout.readline() == "half\n"
     left = set(tmp_path.iterdir()) - finished
     assert len(left) == 1
-    sweep(tmp_path, kind=SMALL)
+    remove_unused(tmp_path, kind=SMALL)
     assert set(tmp_path.iterdir()) == finished | left
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     assert len(FeatureStore(tmp_path, kind=SMALL)) == 1
-    sweep(tmp_path, kind=SMALL)
+    remove_unused(tmp_path, kind=SMALL)
     assert set(tmp_path.iterdir()) == finished
 
 
@@ -205,7 +205,7 @@ def test_a_damaged_shard_is_absent_and_swept(damage, shard, tmp_path, caplog):
     damage(shard)
     assert len(FeatureStore(tmp_path, kind=SMALL)) == 0
     assert f"{shard} are passed over" in caplog.text
-    sweep(tmp_path, kind=SMALL)
+    remove_unused(tmp_path, kind=SMALL)
     assert list(tmp_path.glob(f"{shard.stem}.arrayrecord")) == []
     with FeatureWriter(tmp_path, kind=SMALL) as writer:
         writer.write("a", [visual(20, seed=1)])

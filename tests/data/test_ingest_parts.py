@@ -14,8 +14,8 @@ from helpers import ROOT, chat, free_port
 from servers import http_files
 
 from vxlpro_jax.data.ingest import __main__, tfrecord, workers
-from vxlpro_jax.data.ingest.convert import Part, write_part
-from vxlpro_jax.data.ingest.tfrecord import Damage, Example, Shard
+from vxlpro_jax.data.ingest.convert import ConvertedShard, write_shard
+from vxlpro_jax.data.ingest.tfrecord import Damage, Example, SourceShard
 from vxlpro_jax.data.sources import paths
 from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, decode
 from vxlpro_jax.utils.errors import InputError
@@ -33,18 +33,18 @@ TALK = json.dumps(chat("<image>", "a")).encode()
     ],
 )
 def test_braces_are_expanded(pattern, names):
-    assert paths.expand(pattern) == names
+    assert paths.expand_braces(pattern) == names
 
 
 def test_braces_that_say_nothing_are_told():
     with pytest.raises(InputError, match="braces hold a list"):
-        paths.expand("a{x}b")
+        paths.expand_braces("a{x}b")
 
 
 @pytest.mark.parametrize("url", ["http://h/*.tfrecord", "ftp://h/a", "hdfs://h/a"])
 def test_what_cannot_be_listed_is_told(url):
     with pytest.raises(InputError, match=r"brace pattern|is not served"):
-        tfrecord.find(url)
+        tfrecord.find_shards(url)
 
 
 def test_keys_in_urls_are_not_shown():
@@ -57,19 +57,19 @@ def test_http_files_are_measured_by_their_servers(tmp_path):
     (tmp_path / "a").write_bytes(bytes(12345))
     (tmp_path / "none").write_bytes(b"")
     with http_files(tmp_path) as (url, _):
-        assert tfrecord.measure(f"{url}/a") == 12345
-        assert tfrecord.measure(f"{url}/moved/a") == 12345
-        assert tfrecord.measure(f"{url}/none") == 0
+        assert tfrecord.shard_size(f"{url}/a") == 12345
+        assert tfrecord.shard_size(f"{url}/moved/a") == 12345
+        assert tfrecord.shard_size(f"{url}/none") == 0
         for name, told in (("no", "does not exist"), ("secret/a", "may not be read")):
             with pytest.raises(InputError, match=told):
-                tfrecord.measure(f"{url}/{name}")
+                tfrecord.shard_size(f"{url}/{name}")
     without = pytest.raises(InputError, match="range requests")
     with http_files(tmp_path, ranges=False) as (url, _), without:
-        tfrecord.measure(f"{url}/a")
+        tfrecord.shard_size(f"{url}/a")
     with http_files(tmp_path, failing=1) as (url, _), pytest.raises(tfrecord.Unreachable):
-        tfrecord.measure(f"{url}/a")
+        tfrecord.shard_size(f"{url}/a")
     with pytest.raises(tfrecord.Unreachable):
-        tfrecord.measure(f"http://127.0.0.1:{free_port()}/a")
+        tfrecord.shard_size(f"http://127.0.0.1:{free_port()}/a")
 
 
 def examples(*names, damage=None):
@@ -85,7 +85,7 @@ def examples(*names, damage=None):
 def test_a_part_keeps_what_is_good_up_to_the_damage(tmp_path):
     heard = []
     names = ("a", "bad", "b", "a", "video", "c")
-    part = write_part(examples(*names, damage="cut"), file=tmp_path / "part", tell=heard.append)
+    part = write_shard(examples(*names, damage="cut"), file=tmp_path / "part", tell=heard.append)
     assert part.ids == ["a", "b", "c"]
     assert [(position, kind) for position, kind, _ in part.bad] == [
         (1, "example"),
@@ -102,27 +102,30 @@ def test_a_part_keeps_what_is_good_up_to_the_damage(tmp_path):
 
 
 def test_a_part_of_no_good_records_is_empty(tmp_path):
-    part = write_part(examples("bad", "bad"), file=tmp_path / "part", tell=lambda _: None)
+    part = write_shard(examples("bad", "bad"), file=tmp_path / "part", tell=lambda _: None)
     assert part.ids == []
     assert len(part.bad) == 2
 
 
 def part(*, kept, bad=0, read_bytes, damage=""):
-    return Part([str(i) for i in range(kept)], [(0, "id", "")] * bad, damage, read_bytes, 0, "")
+    return ConvertedShard(
+        [str(i) for i in range(kept)], [(0, "id", "")] * bad, damage, read_bytes, 0, ""
+    )
 
 
 def test_records_behind_damage_are_as_many_as_their_bytes_hold():
-    whole = __main__.Tally().add(Shard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
+    whole = __main__.Tally().add(SourceShard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
     assert (whole.lost, whole.bad_share(all_bytes=1000)) == (0, 0.02)
     # Nine more shards like it are to come, so that the bad are so far a tenth of the share.
     assert whole.bad_share(all_bytes=10_000) == pytest.approx(0.002)
-    half = whole.add(Shard("b", 1000), part(kept=50, read_bytes=500, damage="x"))
+    half = whole.add(SourceShard("b", 1000), part(kept=50, read_bytes=500, damage="x"))
     assert half.lost == 50
     assert half.bad_share(all_bytes=2000) == pytest.approx(52 / 200)
-    none = __main__.Tally().add(Shard("a", 1000), part(kept=0, read_bytes=0, damage="x"))
+    none = __main__.Tally().add(SourceShard("a", 1000), part(kept=0, read_bytes=0, damage="x"))
     assert (none.lost, none.bad_share(all_bytes=1000)) == (1, 1.0)
     assert (
-        __main__.Tally().add(Shard("a", 0), part(kept=0, read_bytes=0)).bad_share(all_bytes=0) == 0
+        __main__.Tally().add(SourceShard("a", 0), part(kept=0, read_bytes=0)).bad_share(all_bytes=0)
+        == 0
     )
 
 
@@ -161,7 +164,7 @@ def complain(item, tell):
 def test_workers_give_results_in_order():
     with workers.Workers(2) as pool:
         results = pool.results(double, range(20))
-        heard = [x.bytes for x in pool.run(double, [1, 2]) if isinstance(x, workers.Told)]
+        heard = [x.bytes for x in pool.run(double, [1, 2]) if isinstance(x, workers.BytesRead)]
     assert [result for result, _ in results] == list(range(0, 40, 2))
     assert len({process for _, process in results}) == 2
     assert sorted(heard) == [1, 2]

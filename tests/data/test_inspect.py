@@ -58,12 +58,12 @@ def joined(spans, kind=None):
 
 def test_account_of_a_batch_made_by_hand(make_sample):
     one, two, none = make_sample(3), make_sample(2, answer="right"), make_sample(0)
-    account = view.account(stack([one, two], [none]), tokens_per_group=16)
+    account = view.measure_usage(stack([one, two], [none]), tokens_per_group=16)
     ids = [len(sample.tokens) for sample in (one, two, none)]
     assert account.samples == (2, 1)
-    assert account.groups == view.Use(5, 16)
+    assert account.groups == view.Usage(5, 16)
     assert account.groups.share == 5 / 16
-    assert account.text == view.Use(sum(ids), 320)
+    assert account.text == view.Usage(sum(ids), 320)
     # Groups take the places of the two image positions.
     assert account.slots == (sum(ids) - 2 + 5 * 26, 320 + 16 * 26)
     labels = np.concatenate([one.labels, two.labels, none.labels])
@@ -74,7 +74,7 @@ def test_shares_add_up(make_sample):
     rng = random.Random(0)
     rows = [[make_sample(rng.randrange(1, 4)) for _ in range(rng.randint(1, 2))] for _ in range(9)]
     batch = stack(*rows)
-    account, shares = view.account(batch, tokens_per_group=4), picture.Shares.of(batch)
+    account, shares = view.measure_usage(batch, tokens_per_group=4), picture.RowShares.of(batch)
     assert account.groups.share + account.groups.padding == pytest.approx(1)
     for use, counts, places in (
         (account.groups, shares.groups, 8),
@@ -89,22 +89,22 @@ def test_without_text_nothing_is_said_of_it():
     frames = np.zeros((1, 4, SIZE, SIZE, 3), np.uint8)
     none = np.zeros(0, np.int32)
     batch = stack([Sample(frames, np.zeros((1, STAMP_TOKENS), np.int32), none, none)], text=0)
-    account = view.account(batch, tokens_per_group=4)
+    account = view.measure_usage(batch, tokens_per_group=4)
     assert (account.text, account.slots) == ((0, 0), (0, 0))
     assert account.text.padding == 0
-    told = words.batch_words(batch, account=account, making=words.Making(0, 1.0, {}))
+    told = words.describe_batch(batch, account=account, making=words.LoadStats(0, 1.0, {}))
     assert "1 of 8 used" in told
     assert "text" not in told
-    seen = view.look(batch, tokenizer=None, row=0, number=1)
+    seen = view.view_sample(batch, tokenizer=None, row=0, number=1)
     assert (seen.stamps, seen.turns, seen.repeated) == ((), [], 3)
-    assert "4 frames in 1 group(s), 3 of them repeated" in words.sample_words(seen)
+    assert "4 frames in 1 group(s), 3 of them repeated" in words.describe_sample(seen)
 
 
 def test_words_of_a_batch(make_sample):
     batch = stack([make_sample(2)], [make_sample(4)])
-    account = view.account(batch, tokens_per_group=4)
-    making = words.Making(3, 0.5, {"damaged": 2, "record": 1})
-    told = words.batch_words(batch, account=account, making=making)
+    account = view.measure_usage(batch, tokens_per_group=4)
+    making = words.LoadStats(3, 0.5, {"damaged": 2, "record": 1})
+    told = words.describe_batch(batch, account=account, making=making)
     assert "made in 0.50 s: 4.0 samples/s" in told
     assert "6 of 16 used, 62.5% padding: packing efficiency 37.5%" in told
     assert f"uint8 [2, 8, 4, {SIZE}, {SIZE}, 3], {batch['frames'].nbytes:,} bytes" in told
@@ -118,17 +118,19 @@ def test_a_sample_is_found_in_its_row(make_sample):
     samples = [make_sample(1, answer="left", seed=1), make_sample(4, answer="right", seed=2)]
     batch = stack([make_sample(2)], samples)
     for number, sample in enumerate(samples, 1):
-        seen = view.look(batch, tokenizer=None, row=1, number=number)
+        seen = view.view_sample(batch, tokenizer=None, row=1, number=number)
         assert (seen.groups, seen.ids) == (len(sample.groups), len(sample.tokens))
 
 
 def test_frames_stamps_and_text_of_a_sample(make_sample, tokenizer):
-    seen = view.look(stack([make_sample(3)]), tokenizer=tokenizer, row=0, number=1, name="a, 7")
+    seen = view.view_sample(
+        stack([make_sample(3)]), tokenizer=tokenizer, row=0, number=1, name="a, 7"
+    )
     assert seen.stamps == ("Time 0000.0s:", "Time 0002.0s:", "Time 0004.0s:")
     assert [shown.title for shown in seen.thumbnails[:5]] == [
         *("Time 0000.0s:", "+1", "+2", "+3", "Time 0002.0s:")
     ]
-    told = words.sample_words(seen)
+    told = words.describe_sample(seen)
     assert told.startswith("Row 0, sample 1: a, 7\n")
     assert "12 frames in 3 group(s); 4.0 s from the first stamp to the last" in told
     assert told.endswith("⟦<|im_start|>⟧assistant↵⟦left<|im_end|>↵⟧")
@@ -137,7 +139,7 @@ def test_frames_stamps_and_text_of_a_sample(make_sample, tokenizer):
 
 def test_long_samples_show_first_frames_of_spaced_groups(make_sample, tokenizer):
     sample = make_sample(30)
-    seen = view.look(stack([sample], groups=30), tokenizer=tokenizer, row=0, number=1)
+    seen = view.view_sample(stack([sample], groups=30), tokenizer=tokenizer, row=0, number=1)
     assert len(seen.thumbnails) == view.MOST_THUMBNAILS
     titles = [shown.title for shown in seen.thumbnails]
     assert titles == sorted(titles)
@@ -146,13 +148,13 @@ def test_long_samples_show_first_frames_of_spaced_groups(make_sample, tokenizer)
         np.testing.assert_array_equal(
             shown.pixels, sample.groups[seen.stamps.index(shown.title), 0]
         )
-    assert " … Time 0058.0s:" in words.sample_words(seen)
+    assert " … Time 0058.0s:" in words.describe_sample(seen)
 
 
 def test_repeated_frames_are_told(make_sample):
     sample = make_sample(2)
     sample.groups[1, 2:] = sample.groups[1, 1]
-    seen = view.look(stack([sample]), tokenizer=None, row=0, number=1)
+    seen = view.view_sample(stack([sample]), tokenizer=None, row=0, number=1)
     assert [shown.repeats for shown in seen.thumbnails] == [False] * 6 + [True] * 2
     assert seen.repeated == 2
 
@@ -199,7 +201,7 @@ def test_wrapped_lines_are_short_and_lose_nothing():
     rng = random.Random(2)
     for _ in range(50):
         spans = [
-            text.Span("".join(rng.choices("abc 猫。 ", k=rng.randint(1, 40))), kind)
+            text.TextSpan("".join(rng.choices("abc 猫。 ", k=rng.randint(1, 40))), kind)
             for kind in rng.choices(["learned", "context", "image"], k=rng.randint(1, 6))
         ]
         lines = text.wrap(spans, columns=20)
@@ -208,8 +210,8 @@ def test_wrapped_lines_are_short_and_lose_nothing():
         for kind in ("learned", "context", "image"):
             assert joined(pieces, kind) == joined(spans, kind)
         assert joined(pieces) == joined(spans)
-    assert text.wrap([text.Span("one two", "context")], columns=5) == [
-        *([text.Span("one ", "context")], [text.Span("two", "context")])
+    assert text.wrap([text.TextSpan("one two", "context")], columns=5) == [
+        *([text.TextSpan("one ", "context")], [text.TextSpan("two", "context")])
     ]
 
 
@@ -240,12 +242,12 @@ def test_names_are_those_of_the_records_in_the_row(tmp_path, samples_per_row):
         for _ in range(6):
             before, batch = iterator.get_state(), next(iterator)
             after = iterator.get_state()
-            counts = view.account(batch, tokens_per_group=4).samples
+            counts = view.measure_usage(batch, tokens_per_group=4).samples
             for row, count in enumerate(counts):
-                named = view.names(iterator.source, before=before, after=after, row=row)
+                named = view.record_names(iterator.source, before=before, after=after, row=row)
                 assert len(named) == count
                 for number, name in enumerate(named, 1):
-                    seen = view.look(batch, tokenizer=tokenizer, row=row, number=number)
+                    seen = view.view_sample(batch, tokenizer=tokenizer, row=row, number=number)
                     index = int(re.search(r"record (\d+)", name)[1])
                     assert joined(seen.turns[-1]).endswith(f"number {index + 3}<|im_end|>↵")
     finally:
@@ -257,14 +259,14 @@ def test_names_are_those_of_the_records_in_the_row(tmp_path, samples_per_row):
 
 def test_picture_grows_with_samples_and_colours_what_is_learned(make_sample, tokenizer, tmp_path):
     batch = stack([make_sample(1), make_sample(2)], [make_sample(0)])
-    shares = picture.Shares.of(batch)
+    shares = picture.RowShares.of(batch)
     places = ((0, 1), (0, 2), (1, 1))
-    samples = [view.look(batch, tokenizer=tokenizer, row=r, number=n) for r, n in places]
+    samples = [view.view_sample(batch, tokenizer=tokenizer, row=r, number=n) for r, n in places]
     silent = [unlearned(sample) for sample in samples]
     path = tmp_path / "batch0.png"
     found = []
     for shown in (samples[:1], samples, silent):
-        picture.draw(shares, samples=shown, title="$a_$", path=path)
+        picture.draw_batch(shares, samples=shown, title="$a_$", path=path)
         with Image.open(path) as image:
             image.load()
             found.append((image.size, _count(image)))
@@ -280,7 +282,7 @@ def test_picture_grows_with_samples_and_colours_what_is_learned(make_sample, tok
 
 def unlearned(sample):
     """The same with nothing learned."""
-    turns = [[text.Span(joined(turn), "context")] for turn in sample.turns]
+    turns = [[text.TextSpan(joined(turn), "context")] for turn in sample.turns]
     return sample._replace(turns=turns)
 
 
@@ -292,10 +294,10 @@ def _count(image):
 
 def test_a_picture_that_cannot_be_written(make_sample, tmp_path):
     batch = stack([make_sample(1)])
-    samples = [view.look(batch, tokenizer=None, row=0, number=1)._replace(turns=[])]
+    samples = [view.view_sample(batch, tokenizer=None, row=0, number=1)._replace(turns=[])]
     with pytest.raises(InputError, match=r"batch0\.png cannot be written"):
-        picture.draw(
-            picture.Shares.of(batch),
+        picture.draw_batch(
+            picture.RowShares.of(batch),
             samples=samples,
             title="",
             path=tmp_path / "missing" / "batch0.png",

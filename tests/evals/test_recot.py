@@ -48,7 +48,7 @@ def test_report_and_picture(config, tmp_path):
 
 
 def test_masks_of_random_choice_have_no_pattern_and_those_of_motion_do(config, tmp_path):
-    frames = build.first_groups(config.data, image_size=56, count=2)
+    frames = build.read_first_groups(config.data, image_size=56, count=2)
     patterns = {}
     for policy in ("random", "motion"):
         options = dataclasses.replace(config.recot, policy=policy)
@@ -109,7 +109,7 @@ def test_shuffle_of_still_clips_has_no_similarity():
 def test_own_data_needs_held_out_clips(config):
     data = dataclasses.replace(config.data, eval_path="")
     with pytest.raises(InputError, match=r"set --config.data.eval_path"):
-        build.held_out(data)
+        build.evaluation_data(data)
 
 
 def test_every_clip_is_read_once_in_order(config, tmp_path):
@@ -118,6 +118,6 @@ def test_every_clip_is_read_once_in_order(config, tmp_path):
     names = ["a.mp4", "gone.mp4", "b.mp4", "a.mp4"]
     (tmp_path / "data.json").write_text(json.dumps([{"video": name} for name in names]))
     data = dataclasses.replace(config.data, path=str(tmp_path / "data.json"), eval_path="")
-    groups = build.first_groups(data, image_size=56, count=99)
+    groups = build.read_first_groups(data, image_size=56, count=99)
     assert groups.shape == (3, 4, 56, 56, 3)
-    np.testing.assert_array_equal(build.first_groups(data, image_size=56, count=2), groups[:2])
+    np.testing.assert_array_equal(build.read_first_groups(data, image_size=56, count=2), groups[:2])

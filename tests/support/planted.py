@@ -18,7 +18,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vxlpro_jax.curation.rules import RULES, Losses
+from vxlpro_jax.curation.rules import RULES, ReplyLosses
 
 FPS = 10
 WIDTH, HEIGHT = 128, 96
@@ -337,11 +337,11 @@ class Counting:
                 raise KeyboardInterrupt
             self.asked += 1
             if len(record.turns) < 2:
-                yield number, Losses(None, None, "It has no reply.")
+                yield number, ReplyLosses(None, None, "It has no reply.")
                 continue
             answers = self._answers[record.turns[0].text]
             share = answers[record.turns[1].text] / answers.total()
-            yield number, Losses(seen=0.02 + 0.01 * (number % 3), blind=-math.log(share))
+            yield number, ReplyLosses(seen=0.02 + 0.01 * (number % 3), blind=-math.log(share))
 
 
 class Found(NamedTuple):

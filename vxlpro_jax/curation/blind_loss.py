@@ -19,8 +19,8 @@ import numpy as np
 
 from vxlpro_jax.checkpoints.params import Located, locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
-from vxlpro_jax.curation.measure import in_parallel
-from vxlpro_jax.curation.rules import Losses
+from vxlpro_jax.curation.measure import map_in_threads
+from vxlpro_jax.curation.rules import ReplyLosses
 from vxlpro_jax.data.loader.batches import stack_rows
 from vxlpro_jax.data.loader.samples import RowShape, Sample, SampleReader, VideoReader
 from vxlpro_jax.data.sources.schema import Record
@@ -123,14 +123,14 @@ class BlindScorer:
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
         return cls(params, config=config, reader=reader, name=name, workers=workers)
 
-    def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, Losses]]:
+    def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, ReplyLosses]]:
         """The losses of numbered records, in another order.
 
         Samples of like size are computed together. One that cannot be read, is too long or has no
         reply has an error instead.
         """
         waiting: dict[tuple[int, int], list[_Ready]] = defaultdict(list)
-        with in_parallel(self._read, items, workers=self._workers) as read:
+        with map_in_threads(self._read, items, workers=self._workers) as read:
             for ready in read:
                 if ready.sample is None:
                     yield ready.number, _not_scored(ready.error)
@@ -153,7 +153,9 @@ class BlindScorer:
             return _Ready(number, None, "It has no reply.")
         return _Ready(number, sample._replace(labels=labels))
 
-    def _score(self, ready: list[_Ready], size: tuple[int, int]) -> Iterator[tuple[int, Losses]]:
+    def _score(
+        self, ready: list[_Ready], size: tuple[int, int]
+    ) -> Iterator[tuple[int, ReplyLosses]]:
         """Of at most `_AT_ONCE` samples; the last is repeated up to that."""
         rows = [[each.sample] for each in ready]
         rows += rows[-1:] * (_AT_ONCE - len(rows))
@@ -163,7 +165,10 @@ class BlindScorer:
         seen, blind = map(np.asarray, self._losses(self._params, batch, self._blanks))
         for each, *losses in zip(ready, seen.tolist(), blind.tolist(), strict=False):
             fine = all(map(math.isfinite, losses))
-            yield each.number, Losses(*losses) if fine else _not_scored("Its loss is no number.")
+            yield (
+                each.number,
+                ReplyLosses(*losses) if fine else _not_scored("Its loss is no number."),
+            )
 
 
 def reply_labels(sample: Sample, *, tokenizer: Tokenizer) -> np.ndarray:
@@ -177,8 +182,8 @@ def reply_labels(sample: Sample, *, tokenizer: Tokenizer) -> np.ndarray:
     return np.where(is_marker | is_behind, IGNORE_LABEL, labels).astype(np.int32)
 
 
-def _not_scored(error: str) -> Losses:
-    return Losses(None, None, error)
+def _not_scored(error: str) -> ReplyLosses:
+    return ReplyLosses(None, None, error)
 
 
 def _read_params(located: Located, model) -> dict[str, Any]:

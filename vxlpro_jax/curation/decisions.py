@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from vxlpro_jax.curation.measure import Measured
-from vxlpro_jax.curation.rules import Losses, Verdict
-from vxlpro_jax.curation.samples import Samples, Shown
+from vxlpro_jax.curation.measure import ClipMeasurement
+from vxlpro_jax.curation.rules import Rejection, ReplyLosses
+from vxlpro_jax.curation.samples import ClipIndex, Manifest
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -24,12 +24,12 @@ class Findings(NamedTuple):
         verdicts: of each sample, None for what stays.
     """
 
-    samples: Samples
-    shown: Shown
-    measured: Mapping[int, Measured]
+    samples: Manifest
+    shown: ClipIndex
+    measured: Mapping[int, ClipMeasurement]
     nearest: Sequence[tuple[int, float]]
-    losses: Mapping[int, Losses]
-    verdicts: Sequence[Verdict | None]
+    losses: Mapping[int, ReplyLosses]
+    verdicts: Sequence[Rejection | None]
 
     def row(self, index: int) -> dict[str, Any]:
         """A sample's line of `decisions.jsonl`."""

@@ -13,7 +13,7 @@ _KEPT_AT_ONCE = 16_384
 _LEAST = 1e-3  # Of a length; below it a vector is zeros.
 
 
-class Nearest(NamedTuple):
+class NearestClips(NamedTuple):
     """Of each clip.
 
     Attributes:
@@ -32,7 +32,7 @@ def find_duplicates(
     *,
     threshold: float,
     progress: Callable = lambda items, **_: items,
-) -> Nearest:
+) -> NearestClips:
     """Compares each clip with those before it that are no duplicates themselves.
 
     So each duplicate has a kept clip that it is like, and the first of a set is kept. Exact, in
@@ -46,7 +46,7 @@ def find_duplicates(
     """
     count = len(embeddings)
     if not count:
-        return Nearest(np.zeros(0, int), np.zeros(0, np.float32), np.zeros(0, bool))
+        return NearestClips(np.zeros(0, int), np.zeros(0, np.float32), np.zeros(0, bool))
     embeddings = np.array(embeddings, np.float32)
     embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), _LEAST)
     place, similarity = np.full(count, -1), np.zeros(count, np.float32)
@@ -56,7 +56,7 @@ def find_duplicates(
         place[block], similarity[block] = kept.nearest(embeddings[block])
         _within(embeddings, block, place, similarity, threshold=threshold)
         kept.add(start + np.flatnonzero(similarity[block] < threshold), embeddings)
-    return Nearest(place, similarity, similarity >= threshold)
+    return NearestClips(place, similarity, similarity >= threshold)
 
 
 def _within(embeddings, block, place, similarity, *, threshold) -> None:

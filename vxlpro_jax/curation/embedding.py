@@ -22,7 +22,7 @@ _CHANNELS = np.array(
 WIDTH = (1 + _PARTS) * (sum(waves**2 for waves in _WAVES) - 1)
 
 
-def embed(frames: np.ndarray) -> np.ndarray:
+def embed_clip(frames: np.ndarray) -> np.ndarray:
     """What the clip looks like on average, and how each quarter of it differs from that.
 
     Both halves weigh alike, so that two clips of one scene are alike only if they also move alike.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from PIL import Image
 
-from vxlpro_jax.curation.embedding import embed
+from vxlpro_jax.curation.embedding import embed_clip
 from vxlpro_jax.curation.motion import FPS, SIDE, Motion, measure_motion
 from vxlpro_jax.curation.samples import Clip
 from vxlpro_jax.data.errors import BadFile
@@ -36,7 +36,7 @@ _MOST_FRAMES = 20_000
 _PASSING = ("missing", "unreadable")
 
 
-class Measured(NamedTuple):
+class ClipMeasurement(NamedTuple):
     """Of one clip.
 
     Attributes:
@@ -75,15 +75,15 @@ class Measured(NamedTuple):
         return cls(motion=motion, embedding=np.frombuffer(packed, "<f2").astype(np.float32))
 
 
-def measure(clip: Clip, *, decoders: DecoderPool) -> Measured:
+def measure_clip(clip: Clip, *, decoders: DecoderPool) -> ClipMeasurement:
     """Reads a clip; what is wrong with it is told, not raised."""
     try:
         shown = read_clip(clip, max_frames=_MOST_FRAMES, size=SIDE, fps=FPS, decoders=decoders)
     except InputError as error:
         kind = error.kind if isinstance(error, BadFile) else "record"
-        return Measured(str(error), kind)
+        return ClipMeasurement(str(error), kind)
     motion = measure_motion(shown) if clip.kind == "video" else None
-    return Measured(motion=motion, embedding=embed(shown.frames))
+    return ClipMeasurement(motion=motion, embedding=embed_clip(shown.frames))
 
 
 def read_clip(
@@ -109,7 +109,7 @@ def _picture(file, size: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def in_parallel(
+def map_in_threads(
     function: Callable[[T], U], items: Iterable[T], *, workers: int
 ) -> Iterator[Iterator[U]]:
     """What a function makes of each item, in their order, by so many threads."""

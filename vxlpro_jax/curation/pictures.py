@@ -19,14 +19,14 @@ _COLUMNS, _MOST_LINES = 80, 7
 _KEPT, _DROPPED = "#4e79a7", "#e15759"
 
 
-class Row(NamedTuple):
+class SheetRow(NamedTuple):
     """Attributes: `clip`, or None for what has none, and the `words` beside it."""
 
     clip: Clip | None
     words: str
 
 
-def rows_of(findings: Findings, rule: Rule) -> list[Row]:
+def sheet_rows(findings: Findings, rule: Rule) -> list[SheetRow]:
     """Some samples that a rule dropped, evenly spread; duplicates are followed by their likes."""
     dropped = [i for i, v in enumerate(findings.verdicts) if v is not None and v.rule == rule]
     most = _MOST_ROWS // 2 if rule == "duplicate" else _MOST_ROWS
@@ -34,18 +34,20 @@ def rows_of(findings: Findings, rule: Rule) -> list[Row]:
     return [row for pick in picks for row in _rows(findings, dropped[pick])]
 
 
-def _rows(findings: Findings, index: int) -> Iterator[Row]:
+def _rows(findings: Findings, index: int) -> Iterator[SheetRow]:
     verdict, place = findings.verdicts[index], findings.shown.of[index]
     sample, clips = findings.samples[index], findings.shown.clips
     turns = "\n".join(f"{turn.role}: {turn.text}" for turn in sample.record.turns[:2])
     name = clips[place].name if place >= 0 else sample.id
-    yield Row(clips[place] if place >= 0 else None, f"{index}: {name}\n{verdict.reason}\n{turns}")
+    yield SheetRow(
+        clips[place] if place >= 0 else None, f"{index}: {name}\n{verdict.reason}\n{turns}"
+    )
     if verdict.like >= 0:
-        yield Row(clips[verdict.like], f"is kept: {clips[verdict.like].name}")
+        yield SheetRow(clips[verdict.like], f"is kept: {clips[verdict.like].name}")
 
 
 def draw_sheet(
-    rows: Sequence[Row], *, title: str, read: Callable[[Clip], np.ndarray], path: Path
+    rows: Sequence[SheetRow], *, title: str, read: Callable[[Clip], np.ndarray], path: Path
 ) -> None:
     """Writes a contact sheet, a row a clip.
 
@@ -74,14 +76,14 @@ def draw_sheet(
     _save(figure, path)
 
 
-def _frames(row: Row, read: Callable[[Clip], np.ndarray]) -> Sequence[np.ndarray]:
+def _frames(row: SheetRow, read: Callable[[Clip], np.ndarray]) -> Sequence[np.ndarray]:
     try:
         return [] if row.clip is None else list(read(row.clip))[:SHEET_FRAMES]
     except InputError:
         return []
 
 
-def _words(row: Row) -> str:
+def _words(row: SheetRow) -> str:
     """Broken into a few short lines, of letters that the shipped font has."""
     text = "".join(c if c == "\n" or _is_drawn(c) else "□" for c in row.words)
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, _COLUMNS)]

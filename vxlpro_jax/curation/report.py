@@ -21,7 +21,7 @@ _MEANING: dict[Rule, str] = {
 }
 
 
-def markdown(
+def render_markdown(
     findings: Findings, *, rules: Sequence[Rule], limits: Limits, pictures: Sequence[str]
 ) -> str:
     """Counts by rule, where the files lie, and the pictures by their names."""

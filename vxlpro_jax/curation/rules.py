@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from vxlpro_jax.curation.duplicates import find_duplicates
-from vxlpro_jax.curation.measure import Measured
-from vxlpro_jax.curation.samples import Sample, Shown
+from vxlpro_jax.curation.measure import ClipMeasurement
+from vxlpro_jax.curation.samples import ClipIndex, ManifestSample
 from vxlpro_jax.curation.text import text_fault
 from vxlpro_jax.utils.errors import InputError
 
@@ -52,7 +52,7 @@ class Limits:
             raise InputError(f"--margin is {self.margin}: give a number of nats.")
 
 
-class Losses(NamedTuple):
+class ReplyLosses(NamedTuple):
     """Mean loss of a sample's replies, nats an id: with its video, and with blank ones.
 
     Both are None if `error` tells why it could not be read.
@@ -63,7 +63,7 @@ class Losses(NamedTuple):
     error: str = ""
 
 
-class Verdict(NamedTuple):
+class Rejection(NamedTuple):
     """The first rule that drops a sample, and a clause that says why.
 
     `like` is the place of the kept clip that a duplicate is like, if its clip is why.
@@ -74,34 +74,36 @@ class Verdict(NamedTuple):
     like: int = -1
 
 
-class Judged(NamedTuple):
+class ClipRuleResults(NamedTuple):
     """Attributes.
 
     verdicts: of each sample, None for what stays.
     nearest: of each clip, the kept one before it that is most like it (-1 if none), and how like.
     """
 
-    verdicts: list[Verdict | None]
+    verdicts: list[Rejection | None]
     nearest: list[tuple[int, float]]
 
 
-def judge_text(samples: Sequence[Sample], *, rules: Sequence[Rule]) -> list[Verdict | None]:
+def apply_text_rule(
+    samples: Sequence[ManifestSample], *, rules: Sequence[Rule]
+) -> list[Rejection | None]:
     """What the rule `text` says of each sample."""
     if "text" not in rules:
         return [None] * len(samples)
     faults = (sample.fault or text_fault(sample.record.turns) for sample in samples)
-    return [Verdict("text", fault) if fault else None for fault in faults]
+    return [Rejection("text", fault) if fault else None for fault in faults]
 
 
-def judge_clips(
-    texts: Sequence[Verdict | None],
-    shown: Shown,
-    measured: Mapping[int, Measured],
+def apply_clip_rules(
+    texts: Sequence[Rejection | None],
+    shown: ClipIndex,
+    measured: Mapping[int, ClipMeasurement],
     *,
     rules: Sequence[Rule],
     limits: Limits,
     progress: Callable = lambda items, **_: items,
-) -> Judged:
+) -> ClipRuleResults:
     """What the rules on clips say of the samples that `texts` leaves.
 
     A clip that several samples show is one clip. Clips that an earlier rule drops are not compared.
@@ -130,14 +132,17 @@ def judge_clips(
             nearest[place] = (left[other] if other >= 0 else -1, float(cosine))
             if is_duplicate:
                 reason = f"like {shown.clips[left[other]].name}, cosine {cosine:.3f}"
-                by_clip[place] = Verdict("duplicate", reason, like=left[other])
+                by_clip[place] = Rejection("duplicate", reason, like=left[other])
     verdicts = [text or by_clip.get(place) for text, place in zip(texts, shown.of, strict=True)]
-    return Judged(verdicts, nearest)
+    return ClipRuleResults(verdicts, nearest)
 
 
-def judge_repeats(
-    samples: Sequence[Sample], verdicts: Sequence[Verdict | None], *, rules: Sequence[Rule]
-) -> list[Verdict | None]:
+def apply_repeat_rule(
+    samples: Sequence[ManifestSample],
+    verdicts: Sequence[Rejection | None],
+    *,
+    rules: Sequence[Rule],
+) -> list[Rejection | None]:
     """The verdicts, and what the rule `duplicate` says of samples that say and show the same."""
     if "duplicate" not in rules:
         return list(verdicts)
@@ -147,20 +152,20 @@ def judge_repeats(
         if verdict is None and not (sample := samples[index]).fault:
             original = first.setdefault(_content(sample), index)
             if original != index:
-                verdict = Verdict("duplicate", f"repeats sample {original}")
+                verdict = Rejection("duplicate", f"repeats sample {original}")
         judged.append(verdict)
     return judged
 
 
-def _content(sample: Sample) -> bytes:
+def _content(sample: ManifestSample) -> bytes:
     """16 bytes that stand for the turns and the files of a sample."""
     text = repr((sample.record.turns, sample.record.media, sample.record.scale))
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def judge_blind(
-    verdicts: Sequence[Verdict | None], losses: Mapping[int, Losses], *, margin: float
-) -> list[Verdict | None]:
+def apply_blind_rule(
+    verdicts: Sequence[Rejection | None], losses: Mapping[int, ReplyLosses], *, margin: float
+) -> list[Rejection | None]:
     """The verdicts, and what the rule `blind` says of the samples that have losses."""
     return [
         verdict or (_judge_losses(losses[index], margin=margin) if index in losses else None)
@@ -168,16 +173,18 @@ def judge_blind(
     ]
 
 
-def _judge_losses(losses: Losses, *, margin: float) -> Verdict | None:
+def _judge_losses(losses: ReplyLosses, *, margin: float) -> Rejection | None:
     if losses.error or losses.seen <= losses.blind - margin:
         return None
-    return Verdict("blind", f"loss {losses.seen:.3f} with the video, {losses.blind:.3f} without")
+    return Rejection("blind", f"loss {losses.seen:.3f} with the video, {losses.blind:.3f} without")
 
 
-def _judge_clip(measured: Measured, *, rules: Sequence[Rule], limits: Limits) -> Verdict | None:
+def _judge_clip(
+    measured: ClipMeasurement, *, rules: Sequence[Rule], limits: Limits
+) -> Rejection | None:
     """The first rule that drops it, duplicates aside."""
     if measured.error:
-        return Verdict("undecodable", measured.error) if "undecodable" in rules else None
+        return Rejection("undecodable", measured.error) if "undecodable" in rules else None
     if measured.motion is None:
         return None
     motion = measured.motion
@@ -189,4 +196,4 @@ def _judge_clip(measured: Measured, *, rules: Sequence[Rule], limits: Limits) ->
         if motion.slides > 1 and motion.still >= limits.slides
         else "",
     }
-    return next((Verdict(r, why) for r, why in reasons.items() if why and r in rules), None)
+    return next((Rejection(r, why) for r, why in reasons.items() if why and r in rules), None)

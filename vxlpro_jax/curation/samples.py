@@ -13,10 +13,10 @@ from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
 
-Kind = Literal["video", "image"]
+ClipKind = Literal["video", "image"]
 
 
-class Sample(NamedTuple):
+class ManifestSample(NamedTuple):
     """Attributes.
 
     index: its place in the manifest.
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
         return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:32]
 
 
-class Samples(Sequence[Sample]):
+class Manifest(Sequence[ManifestSample]):
     """Those of a manifest, in its order; each is made when it is asked for."""
 
     def __init__(self, records: load.Records):
@@ -52,20 +52,20 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> ManifestSample:
         held = self._records[index]
         written = held.turns[0].text
         record, fault = _checked(json.loads(written), held.name)
-        return Sample(index, written, record._replace(root=held.root), fault)
+        return ManifestSample(index, written, record._replace(root=held.root), fault)
 
 
-def load_samples(
+def load_manifest(
     manifest: str | Path,
     *,
     video_root: str = "",
     image_root: str = "",
     cache: str | Path = DataConfig.workdir_cache,
-) -> Samples:
+) -> Manifest:
     """The samples that a manifest names, however badly formed each is.
 
     Args:
@@ -78,14 +78,14 @@ def load_samples(
         InputError: a file cannot be used as a whole, it is a mixture with weights, or a shard's
             records hold the videos themselves; none of the last two can be written as JSONL.
     """
-    loader = load.Loader(_as_written, lambda record: True, video_root, image_root, 0, cache)
-    records = loader.load(load.local(manifest))
+    loader = load.RecordLoader(_as_written, lambda record: True, video_root, image_root, 0, cache)
+    records = loader.load(load.expand_user(manifest))
     if set(records.weights) != {1.0}:
         raise InputError(
             f"{manifest} gives its datasets weights, which a list of samples cannot hold: prune"
             " each dataset by itself."
         )
-    return Samples(records)
+    return Manifest(records)
 
 
 def _as_written(sample: Any, where: str, *, content: bytes = b"") -> Record:
@@ -114,7 +114,7 @@ def _checked(sample: Any, where: str) -> tuple[Record, str]:
 class Clip(NamedTuple):
     """A video, or the pictures that stand together; samples that name the same files share it."""
 
-    kind: Kind
+    kind: ClipKind
     media: tuple[StoredFile, ...]
 
     @property
@@ -128,14 +128,14 @@ class Clip(NamedTuple):
         return ", ".join(file.name for file in self.media)
 
 
-class Shown(NamedTuple):
+class ClipIndex(NamedTuple):
     """Attributes: `clips` by first appearance; `of`, the place there of each sample's, or -1."""
 
     clips: list[Clip]
     of: list[int]
 
 
-def clips_of(samples: Iterable[Sample]) -> Shown:
+def index_clips(samples: Iterable[ManifestSample]) -> ClipIndex:
     """What the samples show.
 
     Raises:
@@ -154,10 +154,10 @@ def clips_of(samples: Iterable[Sample]) -> Shown:
                 f"The {kind}s are in {len(roots)} places ({', '.join(roots[:3])}), and a list of"
                 f" samples can have one: prune each dataset by itself, or give --{kind}_root."
             )
-    return Shown(clips, of)
+    return ClipIndex(clips, of)
 
 
-def clip_of(sample: Sample) -> Clip | None:
+def clip_of(sample: ManifestSample) -> Clip | None:
     """What a sample shows; None if it is text alone."""
     record = sample.record
     if not record.has_visual:
@@ -165,6 +165,6 @@ def clip_of(sample: Sample) -> Clip | None:
     return Clip("image" if record.images else "video", record.media)
 
 
-def roots_of(clips: Iterable[Clip]) -> Iterator[tuple[Kind, str]]:
+def roots_of(clips: Iterable[Clip]) -> Iterator[tuple[ClipKind, str]]:
     """Kinds of clips that there are, each with where its files lie."""
     yield from sorted({(clip.kind, clip.media[0].root) for clip in clips})

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from vxlpro_jax.curation.measure import VERSION, Measured, in_parallel, measure
-from vxlpro_jax.curation.rules import Losses, Verdict
-from vxlpro_jax.curation.samples import Samples, Shown
+from vxlpro_jax.curation.measure import VERSION, ClipMeasurement, map_in_threads, measure_clip
+from vxlpro_jax.curation.rules import Rejection, ReplyLosses
+from vxlpro_jax.curation.samples import ClipIndex, Manifest
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.utils.journal import Journal, Shard
@@ -21,11 +21,11 @@ class Scorer(Protocol):
 
     name: str
 
-    def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, Losses]]:
+    def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, ReplyLosses]]:
         """The losses of numbered records, in any order."""
 
 
-class Work(NamedTuple):
+class WorkSettings(NamedTuple):
     """Attributes.
 
     folder: of the journals.
@@ -47,20 +47,22 @@ class Work(NamedTuple):
         return DecoderPool(self.workers, time_limit=self.seconds_per_file)
 
 
-def wanted_clips(texts: Sequence[Verdict | None], shown: Shown) -> list[int]:
+def wanted_clips(texts: Sequence[Rejection | None], shown: ClipIndex) -> list[int]:
     """The places of the clips that are shown by samples that the rule on text leaves."""
     pairs = zip(texts, shown.of, strict=True)
     return sorted({place for text, place in pairs if text is None and place >= 0})
 
 
-def measure_clips(wanted: Sequence[int], shown: Shown, *, work: Work) -> dict[int, Measured]:
+def measure_clips(
+    wanted: Sequence[int], shown: ClipIndex, *, work: WorkSettings
+) -> dict[int, ClipMeasurement]:
     """Measures this share of the wanted clips; all that are known of them, by place.
 
     What failed for a reason that may have passed is tried again.
     """
     journal = Journal(work.folder, name=f"clips-v{VERSION}", shard=work.shard)
     known = {
-        place: Measured.from_json(entry)
+        place: ClipMeasurement.from_json(entry)
         for place in wanted
         if (entry := journal.entries.get(shown.clips[place].key))
     }
@@ -71,29 +73,29 @@ def measure_clips(wanted: Sequence[int], shown: Shown, *, work: Work) -> dict[in
     ]
     with work.decoders as decoders:
 
-        def measured(place: int) -> tuple[int, Measured]:
-            return place, measure(shown.clips[place], decoders=decoders)
+        def measured(place: int) -> tuple[int, ClipMeasurement]:
+            return place, measure_clip(shown.clips[place], decoders=decoders)
 
-        with in_parallel(measured, todo, workers=work.workers) as results:
+        with map_in_threads(measured, todo, workers=work.workers) as results:
             for place, found in work.progress(
                 results, name="measuring", unit="clip", total=len(todo)
             ):
                 journal.add(shown.clips[place].key, found.to_json())
-                known[place] = Measured.from_json(found.to_json())
+                known[place] = ClipMeasurement.from_json(found.to_json())
     return known
 
 
 def score_samples(
-    indices: Sequence[int], samples: Samples, *, scorer: Scorer, work: Work
-) -> dict[int, Losses]:
+    indices: Sequence[int], samples: Manifest, *, scorer: Scorer, work: WorkSettings
+) -> dict[int, ReplyLosses]:
     """Scores this share of the samples of `indices`; all losses that are known of them."""
     journal = Journal(work.folder, name=f"blind-{scorer.name}", shard=work.shard)
-    known: dict[int, Losses] = {}
+    known: dict[int, ReplyLosses] = {}
     keys: dict[int, str] = {}
     for number, index in enumerate(indices):
         key = samples[index].key
         if entry := journal.entries.get(key):
-            known[index] = Losses(**entry)
+            known[index] = ReplyLosses(**entry)
         elif work.shard.owns(number):
             keys[index] = key
     records = ((index, samples[index].record) for index in keys)
@@ -104,11 +106,11 @@ def score_samples(
     return known
 
 
-def can_be_asked(
-    samples: Samples,
-    verdicts: Sequence[Verdict | None],
-    shown: Shown,
-    measured: Mapping[int, Measured],
+def scorable_samples(
+    samples: Manifest,
+    verdicts: Sequence[Rejection | None],
+    shown: ClipIndex,
+    measured: Mapping[int, ClipMeasurement],
 ) -> list[int]:
     """The samples that no rule has dropped, with a conversation and something that can be read."""
     return [

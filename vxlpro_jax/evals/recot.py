@@ -73,9 +73,9 @@ def evaluate(
     """
     sizes = sizes or Sizes()
     read = functools.partial(
-        build.first_groups, image_size=config.model.vision.image_size, count=sizes.groups
+        build.read_first_groups, image_size=config.model.vision.image_size, count=sizes.groups
     )
-    known, held_out = read(config.data), read(build.held_out(config.data))
+    known, held_out = read(config.data), read(build.evaluation_data(config.data))
     model = Model(params, config)
     fresh = Model(params | {"dts": _fresh_dts(config)}, config)
     restored, own = model.restore(held_out), model.restore_own(held_out)

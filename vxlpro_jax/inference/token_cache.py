@@ -14,9 +14,9 @@ import jax
 
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.data.features.blocks import GroupType, Visual
-from vxlpro_jax.data.features.shards import sweep
+from vxlpro_jax.data.features.shards import remove_unused
 from vxlpro_jax.data.features.store import FeatureStore, FeatureWriter
-from vxlpro_jax.data.sources.content_hash import Contents, visual_key
+from vxlpro_jax.data.sources.content_hash import ContentHashes, visual_key
 from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import Failure, InputError
@@ -46,10 +46,10 @@ class TokenStore:
         self._folder = Path(root).expanduser() / f"tokens-{_name(params, config)}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._contents = Contents(self._folder.parent / "contents")
+            self._contents = ContentHashes(self._folder.parent / "contents")
         except OSError as error:
             raise InputError(_unusable(self._folder, error)) from error
-        sweep(self._folder, kind=self._kind)
+        remove_unused(self._folder, kind=self._kind)
         self._store = FeatureStore(self._folder, kind=self._kind)
 
     def key(self, path: str | Path, *, max_frames: int, fps: float | None = None) -> str:

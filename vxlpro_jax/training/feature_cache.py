@@ -20,10 +20,10 @@ from jax.experimental import multihost_utils
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data.features.blocks import GroupType, Visual
-from vxlpro_jax.data.features.shards import sweep
+from vxlpro_jax.data.features.shards import remove_unused
 from vxlpro_jax.data.features.store import FeatureStore, FeatureWriter, RunFeatures
 from vxlpro_jax.data.loader.batches import BatchSource
-from vxlpro_jax.data.sources.content_hash import Contents, media_name, visual_key
+from vxlpro_jax.data.sources.content_hash import ContentHashes, media_name, visual_key
 from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.training import optimizer
@@ -70,7 +70,7 @@ def fill(
     folder, kind = root / _name(parts, config), _kind(parts, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = _know(source, contents=Contents(root / "contents"))
+        known = _know(source, contents=ContentHashes(root / "contents"))
         missing = _missing(known.keys, folder=folder, kind=kind)
         _encode(missing, folder=folder, parts=parts, config=config, source=source, place=to_devices)
         multihost_utils.sync_global_devices("all features are there")
@@ -116,7 +116,7 @@ class _Known(NamedTuple):
     keys: np.ndarray
 
 
-def _know(source: BatchSource, *, contents: Contents) -> _Known:
+def _know(source: BatchSource, *, contents: ContentHashes) -> _Known:
     """Every process a part of the records, one after another, so that each file is read by few."""
     count = -(-len(source.records) // jax.process_count())
     first = jax.process_index() * count
@@ -135,7 +135,7 @@ def _know(source: BatchSource, *, contents: Contents) -> _Known:
     return _Known(*np.split(found, 2, axis=1))
 
 
-def _look(source: BatchSource, contents: Contents, index: int) -> bytes:
+def _look(source: BatchSource, contents: ContentHashes, index: int) -> bytes:
     """A record's name and key."""
     try:
         record = source.records[index]
@@ -163,7 +163,7 @@ def _missing(keys: np.ndarray, *, folder: Path, kind: GroupType) -> list[_Missin
         return []
     lacks = np.zeros(len(found), np.int32)
     if jax.process_index() == 0:
-        sweep(folder, kind=kind)
+        remove_unused(folder, kind=kind)
         store = FeatureStore(folder, kind=kind)
         lacks[:] = [missing.key not in store for missing in found]
     lacks = multihost_utils.broadcast_one_to_all(lacks)

@@ -10,7 +10,7 @@ from vxlpro_jax.checkpoints import init_from, params
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.config.schema import PRESETS, TrainConfig
 from vxlpro_jax.data.loader.batches import BatchIterator
-from vxlpro_jax.data.loader.build import build_pipeline, held_out
+from vxlpro_jax.data.loader.build import build_pipeline, evaluation_data
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.sharding.batch import readers
@@ -105,7 +105,7 @@ def _check_evaluation(config: TrainConfig) -> None:
             f"eval_every is {config.eval_every}: only stage 1 is evaluated while it trains; set it"
             " to 0."
         )
-    held_out(config.data)
+    evaluation_data(config.data)
 
 
 def _check_frozen_tower(config: TrainConfig) -> None:

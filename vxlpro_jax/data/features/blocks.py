@@ -55,7 +55,7 @@ class GroupType(NamedTuple):
         return _TIME.itemsize + math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
 
-def checked(blocks: Iterable[Visual], *, kind: GroupType) -> Iterator[Visual]:
+def check_blocks(blocks: Iterable[Visual], *, kind: GroupType) -> Iterator[Visual]:
     """The blocks, each of which is seen to be of this kind.
 
     Raises:
@@ -68,7 +68,7 @@ def checked(blocks: Iterable[Visual], *, kind: GroupType) -> Iterator[Visual]:
         yield block
 
 
-def of_size(blocks: Iterable[Visual], size: int) -> Iterator[Visual]:
+def rebatch(blocks: Iterable[Visual], size: int) -> Iterator[Visual]:
     """The same groups in blocks of `size`, the last of which may have fewer."""
     held: Visual | None = None
     for block in blocks:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from vxlpro_jax.data.features.blocks import GroupType, Visual, checked, of_size
+from vxlpro_jax.data.features.blocks import GroupType, Visual, check_blocks, rebatch
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 
@@ -30,7 +30,7 @@ _WRITING = "group_size:1,uncompressed"  # Random access; noise of this kind does
 _READING = "readahead_buffer_size:0,max_parallelism:0"  # As advised for random access.
 
 
-class Span(NamedTuple):
+class VisualLocation(NamedTuple):
     """Where a visual is.
 
     Attributes:
@@ -78,7 +78,7 @@ class ShardWriter:
             ValueError: a block is of another kind.
         """
         first, groups = self._records, 0
-        for block in of_size(checked(blocks, kind=self._kind), self._per_record):
+        for block in rebatch(check_blocks(blocks, kind=self._kind), self._per_record):
             data = block.to_bytes()
             with _writing():
                 self._writer.write(data)
@@ -111,7 +111,7 @@ def find_indices(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{_INDEX}"))
 
 
-def read_index(index: Path, *, kind: GroupType) -> dict[str, Span]:
+def read_index(index: Path, *, kind: GroupType) -> dict[str, VisualLocation]:
     """Where each visual of a shard is; of one that is damaged none, which is told."""
     shard = index.with_suffix(SHARD)
     try:
@@ -121,7 +121,7 @@ def read_index(index: Path, *, kind: GroupType) -> dict[str, Span]:
         if (size := shard.stat().st_size) != told["bytes"]:
             raise ValueError(f"it has {size} bytes instead of {told['bytes']}")
         return {
-            key: Span(shard, first, groups, told["per_record"])
+            key: VisualLocation(shard, first, groups, told["per_record"])
             for key, (first, groups) in told["visuals"].items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -129,7 +129,7 @@ def read_index(index: Path, *, kind: GroupType) -> dict[str, Span]:
         return {}
 
 
-def sweep(folder: Path, *, kind: GroupType) -> None:
+def remove_unused(folder: Path, *, kind: GroupType) -> None:
     """Removes what nobody reads: shards left unfinished by processes that are gone, damaged ones.
 
     What cannot be locked or removed stays, which costs nothing but space.
@@ -158,7 +158,9 @@ def open_shard(shard: Path) -> ArrayRecordReader:
     return reader
 
 
-def read_blocks(reader: ArrayRecordReader, span: Span, *, kind: GroupType) -> Iterator[Visual]:
+def read_blocks(
+    reader: ArrayRecordReader, span: VisualLocation, *, kind: GroupType
+) -> Iterator[Visual]:
     """The blocks of a visual; their arrays cannot be written to.
 
     A shard that turns out to be damaged loses its index, so that its visuals are absent henceforth.

@@ -13,7 +13,7 @@ from typing import Self
 from vxlpro_jax.data.features.blocks import GroupType, Visual
 from vxlpro_jax.data.features.shards import (
     ShardWriter,
-    Span,
+    VisualLocation,
     find_indices,
     open_shard,
     read_blocks,
@@ -39,7 +39,7 @@ class FeatureStore:
             kind: of a group of them.
         """
         self.folder, self.kind = folder, kind
-        self._spans: dict[str, Span] = {}
+        self._spans: dict[str, VisualLocation] = {}
         self._indices: set[Path] = set()
         self._open = functools.lru_cache(_OPEN_SHARDS)(open_shard)
         self.look()

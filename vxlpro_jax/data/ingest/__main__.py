@@ -21,11 +21,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vxlpro_jax.data.ingest.convert import Part, Task, convert, find, measure
-from vxlpro_jax.data.ingest.folder import Folder
-from vxlpro_jax.data.ingest.tfrecord import Shard
-from vxlpro_jax.data.ingest.workers import Done, IngestError, Workers
-from vxlpro_jax.data.sources.paths import expand, redact_url
+from vxlpro_jax.data.ingest.convert import (
+    ConvertedShard,
+    Task,
+    convert_shard,
+    find_shards,
+    shard_size,
+)
+from vxlpro_jax.data.ingest.folder import OutputFolder
+from vxlpro_jax.data.ingest.tfrecord import SourceShard
+from vxlpro_jax.data.ingest.workers import Finished, IngestError, Workers
+from vxlpro_jax.data.sources.paths import expand_braces, redact_url
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -38,7 +44,7 @@ class Tally:
     read_bytes: int = 0
     lost_bytes: int = 0
 
-    def add(self, shard: Shard, part: Part, *, repeated: int = 0) -> "Tally":
+    def add(self, shard: SourceShard, part: ConvertedShard, *, repeated: int = 0) -> "Tally":
         """The sums with one source more, of whose ids so many are an earlier one's."""
         return Tally(
             kept=self.kept + len(part.ids) - repeated,
@@ -80,7 +86,7 @@ def ingest(patterns: Sequence[str], *, out: Path, workers: int, max_bad: float) 
     """
     with Workers(workers) as pool:
         shards = _find_shards(patterns, pool=pool)
-        folder = Folder(out, shards)
+        folder = OutputFolder(out, shards)
         if (done := folder.finished()) is not None:
             return done
         with folder.locked():
@@ -88,12 +94,12 @@ def ingest(patterns: Sequence[str], *, out: Path, workers: int, max_bad: float) 
             return _finish(shards, parts, folder=folder, max_bad=max_bad)
 
 
-def _find_shards(patterns: Sequence[str], *, pool: Workers) -> list[Shard]:
-    patterns = [name for pattern in _listed(patterns) for name in expand(pattern)]
-    urls = [url for found in pool.results(find, patterns) for url in found]
+def _find_shards(patterns: Sequence[str], *, pool: Workers) -> list[SourceShard]:
+    patterns = [name for pattern in _listed(patterns) for name in expand_braces(pattern)]
+    urls = [url for found in pool.results(find_shards, patterns) for url in found]
     if twice := [url for url, count in Counter(urls).items() if count > 1]:
         raise InputError(f"Shard {redact_url(twice[0])} is named twice: name it once.")
-    return [Shard(*pair) for pair in zip(urls, pool.results(measure, urls), strict=True)]
+    return [SourceShard(*pair) for pair in zip(urls, pool.results(shard_size, urls), strict=True)]
 
 
 def _listed(patterns: Sequence[str]) -> Iterator[str]:
@@ -110,16 +116,16 @@ def _listed(patterns: Sequence[str]) -> Iterator[str]:
 
 
 def _convert_all(
-    shards: Sequence[Shard], *, folder: Folder, pool: Workers, max_bad: float
-) -> list[Part]:
+    shards: Sequence[SourceShard], *, folder: OutputFolder, pool: Workers, max_bad: float
+) -> list[ConvertedShard]:
     parts = folder.parts()
     missing = [index for index in range(len(shards)) if index not in parts]
     tasks = [Task(shards[index], str(folder.temporary(index))) for index in missing]
     quota = _Quota(shards, folder=folder, max_bad=max_bad)
     with _progress(shards, parts) as bar:
         quota.check(parts)
-        for message in pool.run(convert, tasks):
-            if not isinstance(message, Done):
+        for message in pool.run(convert_shard, tasks):
+            if not isinstance(message, Finished):
                 bar.update(message.bytes)
                 continue
             index = missing[message.index]
@@ -133,11 +139,11 @@ def _convert_all(
 class _Quota:
     """Ends a run as soon as too much is bad, whatever the order in which shards are done."""
 
-    def __init__(self, shards: Sequence[Shard], *, folder: Folder, max_bad: float):
+    def __init__(self, shards: Sequence[SourceShard], *, folder: OutputFolder, max_bad: float):
         self._shards, self._folder, self._max_bad = shards, folder, max_bad
         self._tally, self._known = Tally(), []
 
-    def check(self, parts: dict[int, Part]) -> None:
+    def check(self, parts: dict[int, ConvertedShard]) -> None:
         """Looks at what follows the parts looked at, up to the first that is missing.
 
         Raises:
@@ -155,7 +161,7 @@ class _Quota:
                 raise
 
 
-def _progress(shards: Sequence[Shard], parts: dict[int, Part]) -> tqdm:
+def _progress(shards: Sequence[SourceShard], parts: dict[int, ConvertedShard]) -> tqdm:
     """A bar of the bytes read, or a line every half minute where there is no terminal."""
     return tqdm(
         total=sum(shard.bytes for shard in shards),
@@ -168,7 +174,11 @@ def _progress(shards: Sequence[Shard], parts: dict[int, Part]) -> tqdm:
 
 
 def _finish(
-    shards: Sequence[Shard], parts: list[Part], *, folder: Folder, max_bad: float
+    shards: Sequence[SourceShard],
+    parts: list[ConvertedShard],
+    *,
+    folder: OutputFolder,
+    max_bad: float,
 ) -> dict[str, Any]:
     repeated = _repeated(parts)
     tally = Tally()
@@ -192,7 +202,7 @@ def _finish(
     return manifest
 
 
-def _repeated(parts: Sequence[Part]) -> list[dict[str, int]]:
+def _repeated(parts: Sequence[ConvertedShard]) -> list[dict[str, int]]:
     """For each part, the ids that an earlier one has, and which one."""
     first: dict[str, int] = {}
     repeated = []
@@ -202,7 +212,9 @@ def _repeated(parts: Sequence[Part]) -> list[dict[str, int]]:
     return repeated
 
 
-def _check_quota(tally: Tally, shards: Sequence[Shard], *, max_bad: float, folder: Folder) -> None:
+def _check_quota(
+    tally: Tally, shards: Sequence[SourceShard], *, max_bad: float, folder: OutputFolder
+) -> None:
     share = tally.bad_share(all_bytes=sum(shard.bytes for shard in shards))
     if share > max_bad:
         raise InputError(
@@ -213,7 +225,10 @@ def _check_quota(tally: Tally, shards: Sequence[Shard], *, max_bad: float, folde
 
 
 def _bad_records(
-    shards: Sequence[Shard], parts: Sequence[Part], *, repeated: Sequence[dict[str, int]]
+    shards: Sequence[SourceShard],
+    parts: Sequence[ConvertedShard],
+    *,
+    repeated: Sequence[dict[str, int]],
 ) -> list[dict[str, Any]]:
     """One object for each bad record and each damaged shard, in order."""
     listed = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vxlpro_jax.data.ingest import tfrecord
-from vxlpro_jax.data.ingest.tfrecord import Damage, Example, Shard, Unreachable
+from vxlpro_jax.data.ingest.tfrecord import Damage, Example, SourceShard, Unreachable
 from vxlpro_jax.data.ingest.workers import IngestError, Tell
 from vxlpro_jax.data.sources import arrayrecord_format as records
 from vxlpro_jax.data.sources.paths import redact_url
@@ -24,14 +24,14 @@ _OPTIONS = "group_size:1,uncompressed"  # Random access; videos are compressed a
 class Task(NamedTuple):
     """A source and the `file` that its good records go to."""
 
-    shard: Shard
+    shard: SourceShard
     file: str
 
     def __str__(self):
         return redact_url(self.shard.url)
 
 
-class Part(NamedTuple):
+class ConvertedShard(NamedTuple):
     """What became of one source.
 
     Attributes:
@@ -51,19 +51,19 @@ class Part(NamedTuple):
     sha256: str
 
 
-def find(pattern: str, tell: Tell) -> list[str]:
+def find_shards(pattern: str, tell: Tell) -> list[str]:
     """`tfrecord.find`, tried several times."""
     del tell
-    return _patiently(lambda: tfrecord.find(pattern))
+    return _patiently(lambda: tfrecord.find_shards(pattern))
 
 
-def measure(url: str, tell: Tell) -> int:
+def shard_size(url: str, tell: Tell) -> int:
     """`tfrecord.measure`, tried several times."""
     del tell
-    return _patiently(lambda: tfrecord.measure(url))
+    return _patiently(lambda: tfrecord.shard_size(url))
 
 
-def convert(task: Task, tell: Tell) -> Part:
+def convert_shard(task: Task, tell: Tell) -> ConvertedShard:
     """Writes a source's good records; damage is believed when a second reading finds it too."""
     damage = ""
     for _ in range(_READINGS):
@@ -74,12 +74,12 @@ def convert(task: Task, tell: Tell) -> Part:
     raise IngestError(f"{task} is damaged elsewhere each time that it is read: start again.")
 
 
-def _read_and_write(task: Task, tell: Tell) -> Part:
-    examples = tfrecord.read(task.shard)
-    return write_part(examples, file=Path(task.file), tell=tell)
+def _read_and_write(task: Task, tell: Tell) -> ConvertedShard:
+    examples = tfrecord.read_examples(task.shard)
+    return write_shard(examples, file=Path(task.file), tell=tell)
 
 
-def write_part(examples: Iterable[Example], *, file: Path, tell: Tell) -> Part:
+def write_shard(examples: Iterable[Example], *, file: Path, tell: Tell) -> ConvertedShard:
     """Writes the good records among `examples` to an ArrayRecord file; `tell` hears bytes read."""
     positions, bad, damage = {}, [], ""
     read_bytes = told = 0
@@ -99,7 +99,7 @@ def write_part(examples: Iterable[Example], *, file: Path, tell: Tell) -> Part:
         except Damage as error:
             damage = str(error)
     tell(read_bytes - told)
-    return Part(list(positions), bad, damage, read_bytes, *size_and_sum(file))
+    return ConvertedShard(list(positions), bad, damage, read_bytes, *size_and_sha256(file))
 
 
 def _checked(example: Example, positions: dict[str, int]) -> records.Record:
@@ -156,7 +156,7 @@ def copy_records(source: Path, target: Path, *, keep: Sequence[bool]) -> None:
     reader.close()
 
 
-def size_and_sum(file: Path) -> tuple[int, str]:
+def size_and_sha256(file: Path) -> tuple[int, str]:
     """The bytes that a file has, and their SHA-256."""
     with open(file, "rb") as stream:
         return file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()

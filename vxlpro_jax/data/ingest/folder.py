@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.data.ingest.convert import Part, copy_records, size_and_sum
-from vxlpro_jax.data.ingest.tfrecord import Shard
+from vxlpro_jax.data.ingest.convert import ConvertedShard, copy_records, size_and_sha256
+from vxlpro_jax.data.ingest.tfrecord import SourceShard
 from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 
 
-class Folder:
+class OutputFolder:
     """The output folder; what is not finished is under `partial`, one file a source."""
 
-    def __init__(self, out: Path, shards: Sequence[Shard]):
+    def __init__(self, out: Path, shards: Sequence[SourceShard]):
         self._shards = shards
         self._sources = [{"url": redact_url(shard.url), "bytes": shard.bytes} for shard in shards]
         self._partial = out / "partial"
@@ -70,21 +70,21 @@ class Folder:
                 " give another --out."
             )
 
-    def parts(self) -> dict[int, Part]:
+    def parts(self) -> dict[int, ConvertedShard]:
         """Those that are there, by the position of their source."""
         names = {i: self._part(i) for i in range(len(self._shards)) if self._part(i).exists()}
-        return {i: Part(**json.loads(name.read_text())) for i, name in names.items()}
+        return {i: ConvertedShard(**json.loads(name.read_text())) for i, name in names.items()}
 
     def temporary(self, index: int) -> Path:
         """Where a worker writes records."""
         return self._partial / f"{index:05d}.arrayrecord.tmp"
 
-    def keep(self, index: int, part: Part) -> None:
+    def keep(self, index: int, part: ConvertedShard) -> None:
         """Makes what a worker has written a part."""
         os.replace(self.temporary(index), self._records(index))
         write_atomically(self._part(index), json.dumps(part._asdict()))
 
-    def settle(self, index: int, part: Part, *, without: set[str]) -> dict[str, Any]:
+    def settle(self, index: int, part: ConvertedShard, *, without: set[str]) -> dict[str, Any]:
         """Makes a part an output shard, less some ids; returns its entry in the manifest."""
         entry = {"source": self._sources[index], "records": len(part.ids) - len(without)}
         staged, temporary = self._records(index), self.temporary(index)
@@ -98,7 +98,7 @@ class Folder:
                 staged.unlink()
             else:
                 os.replace(staged, file)
-        size, digest = size_and_sum(file) if without else (part.bytes, part.sha256)
+        size, digest = size_and_sha256(file) if without else (part.bytes, part.sha256)
         return entry | {"file": file.name, "bytes": size, "sha256": digest}
 
     def write_bad_records(self, items: Iterable[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ class Damage(Exception):
     """A shard cannot be read any further: its checksums do not fit, or its end is missing."""
 
 
-class Shard(NamedTuple):
+class SourceShard(NamedTuple):
     """A file of records: `url`, or a local path, and its size in `bytes`."""
 
     url: str
@@ -51,7 +51,7 @@ class Example(NamedTuple):
     bytes: int
 
 
-def find(pattern: str) -> list[str]:
+def find_shards(pattern: str) -> list[str]:
     """The shards that a pattern without braces names, in order; `*` matches in all but http.
 
     Raises:
@@ -73,7 +73,7 @@ def find(pattern: str) -> list[str]:
     return names
 
 
-def measure(url: str) -> int:
+def shard_size(url: str) -> int:
     """The bytes that a shard has.
 
     Raises:
@@ -86,7 +86,7 @@ def measure(url: str) -> int:
         return _tensorflow().io.gfile.stat(url).length
 
 
-def read(shard: Shard) -> Iterator[Example]:
+def read_examples(shard: SourceShard) -> Iterator[Example]:
     """The examples of a shard, streamed.
 
     Raises:

@@ -32,14 +32,14 @@ class IngestError(Exception):
     """Ends the command with a sentence and code 1: started again, it continues."""
 
 
-class Done(NamedTuple):
+class Finished(NamedTuple):
     """Attributes: `index`, an item's position; `result`, what the work on it returned."""
 
     index: int
     result: Any
 
 
-class Told(NamedTuple):
+class BytesRead(NamedTuple):
     """Attributes: `bytes`, that a worker has read since it last told."""
 
     bytes: int
@@ -62,7 +62,7 @@ class Workers:
         for process in self._processes.values():
             process.join()
 
-    def run(self, work: Work, items: Iterable[Any]) -> Iterator[Done | Told]:
+    def run(self, work: Work, items: Iterable[Any]) -> Iterator[Finished | BytesRead]:
         """Calls `work(item, tell)` for each item, in no particular order.
 
         Raises:
@@ -86,18 +86,18 @@ class Workers:
                     self._bury(pipe, item=item, tries=tries)
                     todo.appendleft((index, item, tries + 1))
                     continue
-                if isinstance(message, Told):
+                if isinstance(message, BytesRead):
                     yield message
                     continue
                 del running[pipe]
                 self._set_free(pipe, stays=message.stays)
                 if message.error is not None:
                     raise message.error
-                yield Done(index, message.result)
+                yield Finished(index, message.result)
 
     def results(self, work: Work, items: Iterable[Any]) -> list[Any]:
         """What `run` gives, in the order of the items."""
-        done = [message for message in self.run(work, items) if isinstance(message, Done)]
+        done = [message for message in self.run(work, items) if isinstance(message, Finished)]
         return [message.result for message in sorted(done, key=lambda message: message.index)]
 
     def _ready(self) -> Connection:
@@ -146,7 +146,7 @@ def _serve(pipe: Connection) -> None:
         work, item = tasks.get()
         result, error = None, None
         try:
-            result = work(item, lambda bytes: pipe.send(Told(bytes)))
+            result = work(item, lambda bytes: pipe.send(BytesRead(bytes)))
         except (InputError, IngestError) as failure:
             error = failure
         except Exception:

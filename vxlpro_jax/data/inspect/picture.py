@@ -13,12 +13,12 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from vxlpro_jax.data.inspect import words
-from vxlpro_jax.data.inspect.text import Kind, Span, width, wrap
+from vxlpro_jax.data.inspect.text import TextKind, TextSpan, width, wrap
 from vxlpro_jax.data.inspect.view import MOST_THUMBNAILS, SampleView, Thumbnail
 from vxlpro_jax.data.loader.batches import Batch
 from vxlpro_jax.utils.errors import InputError
 
-_COLOURS: dict[Kind, str] = {"context": "#3c4043", "learned": "#c2185b", "image": "#1a73e8"}
+_COLOURS: dict[TextKind, str] = {"context": "#3c4043", "learned": "#c2185b", "image": "#1a73e8"}
 _SAMPLES = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2")
 _PADDING = "#e0e3e7"
 _OTHER_SCRIPTS = (
@@ -38,15 +38,17 @@ _MOST_LINES = 12
 _MOST_NAMED = 80  # Characters.
 
 
-class Block(NamedTuple):
+class SampleBlock(NamedTuple):
     """Attributes: a `sample`, its text in `lines`, and the `height` that both take, in inches."""
 
     sample: SampleView
-    lines: list[list[Span]]
+    lines: list[list[TextSpan]]
     height: float
 
 
-def draw(shares: "Shares", *, samples: Sequence[SampleView], title: str, path: Path) -> None:
+def draw_batch(
+    shares: "RowShares", *, samples: Sequence[SampleView], title: str, path: Path
+) -> None:
     """Writes a PNG, a block a sample; beside the first of a row stands how full the row is.
 
     Raises:
@@ -66,7 +68,7 @@ def draw(shares: "Shares", *, samples: Sequence[SampleView], title: str, path: P
     _save(sheet.figure, path)
 
 
-class Shares(NamedTuple):
+class RowShares(NamedTuple):
     """How many places each sample of a row takes; the first number is that of the padding.
 
     Attributes: `groups` and `text`, each a list of numbers for each row.
@@ -76,7 +78,7 @@ class Shares(NamedTuple):
     text: list[list[int]]
 
     @classmethod
-    def of(cls, batch: Batch) -> "Shares":
+    def of(cls, batch: Batch) -> "RowShares":
         """Those of a batch."""
         columns = (batch[f"{name}_segments"] for name in ("group", "token"))
         return cls(*([np.bincount(row, minlength=1).tolist() for row in x] for x in columns))
@@ -112,17 +114,17 @@ def _legend(sheet: _Sheet) -> None:
         left += _BARS / len(_COLOURS)
 
 
-def _block(sample: SampleView) -> Block:
+def _block(sample: SampleView) -> SampleBlock:
     lines = [line for turn in sample.turns for line in wrap(turn, columns=_COLUMNS)]
     if len(lines) > _MOST_LINES:
         left_out = len(lines) - _MOST_LINES + 1
-        lines = [*lines[: _MOST_LINES - 1], [Span(f"… {left_out} more lines", "context")]]
+        lines = [*lines[: _MOST_LINES - 1], [TextSpan(f"… {left_out} more lines", "context")]]
     pictures = _PICTURES if sample.thumbnails else 0.0
     text = _LINE * (len(lines) + 1)
-    return Block(sample, lines, max(1.5 * _LINE + pictures + text + _GAP / 2, _BARS / 2))
+    return SampleBlock(sample, lines, max(1.5 * _LINE + pictures + text + _GAP / 2, _BARS / 2))
 
 
-def _draw_block(sheet: _Sheet, block: Block, *, top: float) -> None:
+def _draw_block(sheet: _Sheet, block: SampleBlock, *, top: float) -> None:
     sample = block.sample
     colour = _colour(sample.number)
     heading = words.heading(sample, most=_MOST_NAMED)
@@ -147,7 +149,7 @@ def _draw_thumbnail(sheet: _Sheet, thumbnail: Thumbnail, *, left: float, top: fl
     axes.set_axis_off()
 
 
-def _write_line(sheet: _Sheet, line: Sequence[Span], *, top: float) -> None:
+def _write_line(sheet: _Sheet, line: Sequence[TextSpan], *, top: float) -> None:
     column = 0
     for text, kind in line:
         style = {"family": _fonts(), "color": _COLOURS[kind]}
@@ -163,7 +165,7 @@ def _fonts() -> list[str]:
     return ["DejaVu Sans Mono", *others]
 
 
-def _draw_bars(sheet: _Sheet, shares: Shares, *, row: int, top: float) -> None:
+def _draw_bars(sheet: _Sheet, shares: RowShares, *, row: int, top: float) -> None:
     """A bar of the row's groups and, if there is any, one of its text."""
     left, height = _MARGIN + _CONTENT + _GAP, 1.5 * _LINE
     for name, unit, counts in (

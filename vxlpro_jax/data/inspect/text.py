@@ -16,32 +16,32 @@ from vxlpro_jax.data.text.tokenizer import Tokenizer
 
 LINE_END = "↵"
 
-Kind = Literal["learned", "context", "image"]
+TextKind = Literal["learned", "context", "image"]
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """Attributes: a piece of text, line ends visible, and its `kind`: learned means a target."""
 
     text: str
-    kind: Kind
+    kind: TextKind
 
 
 def split_turns(
     tokens: np.ndarray, labels: np.ndarray, *, tokenizer: Tokenizer
-) -> list[list[Span]]:
+) -> list[list[TextSpan]]:
     """Each turn of a sample as spans; tokens and labels are int32 [t]."""
     starts = np.flatnonzero(tokens == tokenizer.im_start)
     turns = np.split(np.arange(len(tokens)), starts[starts > 0])
     return [split_kinds(tokens[turn], labels[turn], tokenizer=tokenizer) for turn in turns]
 
 
-def split_kinds(tokens: np.ndarray, labels: np.ndarray, *, tokenizer: Tokenizer) -> list[Span]:
+def split_kinds(tokens: np.ndarray, labels: np.ndarray, *, tokenizer: Tokenizer) -> list[TextSpan]:
     """Ids as spans, each as long as the kind is the same; tokens and labels are int32 [t]."""
     is_image, is_learned = tokens == IMAGE_TOKEN, labels != IGNORE_LABEL
     kinds = np.select([is_image, is_learned], ["image", "learned"], "context")
     changes = 1 + np.flatnonzero(kinds[1:] != kinds[:-1])
     pieces = zip(np.split(tokens, changes), np.split(kinds, changes), strict=True)
-    return [Span(_text(ids, tokenizer=tokenizer), str(kind[0])) for ids, kind in pieces]
+    return [TextSpan(_text(ids, tokenizer=tokenizer), str(kind[0])) for ids, kind in pieces]
 
 
 def _text(ids: np.ndarray, *, tokenizer: Tokenizer) -> str:
@@ -67,7 +67,7 @@ def _columns(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def wrap(spans: Sequence[Span], *, columns: int) -> list[list[Span]]:
+def wrap(spans: Sequence[TextSpan], *, columns: int) -> list[list[TextSpan]]:
     """The spans in lines of at most so many columns, broken behind spaces where there are any.
 
     Joined, the lines are the spans' text.
@@ -83,10 +83,10 @@ def wrap(spans: Sequence[Span], *, columns: int) -> list[list[Span]]:
     return [list(_cut(spans, start, end)) for start, end in itertools.pairwise(cuts)]
 
 
-def _cut(spans: Sequence[Span], start: int, end: int) -> Iterator[Span]:
+def _cut(spans: Sequence[TextSpan], start: int, end: int) -> Iterator[TextSpan]:
     """The characters from `start` to `end`."""
     at = 0
     for text, kind in spans:
         if piece := text[max(start - at, 0) : max(end - at, 0)]:
-            yield Span(piece, kind)
+            yield TextSpan(piece, kind)
         at += len(text)

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
-from vxlpro_jax.data.inspect.text import Span, split_turns
+from vxlpro_jax.data.inspect.text import TextSpan, split_turns
 from vxlpro_jax.data.loader.batches import Batch, BatchSource
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 
 MOST_THUMBNAILS = 12  # Of a sample.
 
 
-class Use(NamedTuple):
+class Usage(NamedTuple):
     """Attributes: places `used`, `of` all that there are."""
 
     used: int
@@ -34,7 +34,7 @@ class Use(NamedTuple):
         return 1 - self.share if self.of else 0.0
 
 
-class Account(NamedTuple):
+class BatchUsage(NamedTuple):
     """How full a batch is.
 
     Attributes:
@@ -46,9 +46,9 @@ class Account(NamedTuple):
     """
 
     samples: tuple[int, ...]
-    groups: Use
-    text: Use
-    slots: Use
+    groups: Usage
+    text: Usage
+    slots: Usage
     targets: int
 
 
@@ -89,28 +89,28 @@ class SampleView(NamedTuple):
     repeated: int
     stamps: tuple[str, ...]
     thumbnails: tuple[Thumbnail, ...]
-    turns: list[list[Span]]
+    turns: list[list[TextSpan]]
     ids: int
     targets: int
 
 
-def account(batch: Batch, *, tokens_per_group: int) -> Account:
+def measure_usage(batch: Batch, *, tokens_per_group: int) -> BatchUsage:
     """Counts what is used of a batch, whose groups become so many visual tokens each."""
     groups, text = batch["group_segments"] > 0, batch["token_segments"] > 0
     read = np.count_nonzero(text & (batch["tokens"] != IMAGE_TOKEN))
     in_groups = np.array([groups.sum(), groups.size]) * (STAMP_TOKENS + tokens_per_group)
     slots = in_groups + np.array([read, text.size]) if text.size else (0, 0)
     last = [batch[name].max(1, initial=0) for name in ("group_segments", "token_segments")]
-    return Account(
+    return BatchUsage(
         samples=tuple(np.maximum(*last).tolist()),
-        groups=Use(int(groups.sum()), groups.size),
-        text=Use(int(text.sum()), text.size),
-        slots=Use(*map(int, slots)),
+        groups=Usage(int(groups.sum()), groups.size),
+        text=Usage(int(text.sum()), text.size),
+        slots=Usage(*map(int, slots)),
         targets=int(np.count_nonzero(batch["labels"] != IGNORE_LABEL)),
     )
 
 
-def names(
+def record_names(
     source: BatchSource, *, before: Mapping[str, Any], after: Mapping[str, Any], row: int
 ) -> list[str]:
     """Of the records in a row of a batch, in their order.
@@ -133,7 +133,7 @@ def names(
     return [source.records[record].name for record in records if int(indices[record]) not in bad]
 
 
-def look(
+def view_sample(
     batch: Batch, *, tokenizer: Tokenizer | None, row: int, number: int, name: str = ""
 ) -> SampleView:
     """The sample `number`, from 1, of a row; without a tokenizer it has neither text nor stamps."""

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
-from vxlpro_jax.data.inspect.text import Span
-from vxlpro_jax.data.inspect.view import Account, SampleView, Use
+from vxlpro_jax.data.inspect.text import TextSpan
+from vxlpro_jax.data.inspect.view import BatchUsage, SampleView, Usage
 from vxlpro_jax.data.loader.batches import Batch
 
 _MOST_STAMPS = 6
 _SECONDS = re.compile(r"[\d.]+")
 
 
-class Making(NamedTuple):
+class LoadStats(NamedTuple):
     """How a batch came about.
 
     Attributes:
@@ -27,7 +27,7 @@ class Making(NamedTuple):
     bad: Mapping[str, int]
 
 
-def batch_words(batch: Batch, *, account: Account, making: Making) -> str:
+def describe_batch(batch: Batch, *, account: BatchUsage, making: LoadStats) -> str:
     """Shapes, shares and speed, a line each."""
     samples = sum(account.samples)
     start = " with the start" if making.number == 0 else ""
@@ -47,7 +47,7 @@ def batch_words(batch: Batch, *, account: Account, making: Making) -> str:
     return "\n".join(lines)
 
 
-def sample_words(sample: SampleView) -> str:
+def describe_sample(sample: SampleView) -> str:
     """Its record, frames and conversation; what is learned stands between ⟦ and ⟧."""
     lines = [heading(sample), f"  {frames(sample)}"]
     if sample.stamps:
@@ -79,7 +79,7 @@ def frames(sample: SampleView) -> str:
     return text
 
 
-def marked(turn: Sequence[Span]) -> str:
+def marked(turn: Sequence[TextSpan]) -> str:
     """A turn's text, what is learned between ⟦ and ⟧."""
     return "".join(f"⟦{text}⟧" if kind == "learned" else text for text, kind in turn)
 
@@ -98,7 +98,7 @@ def _line(name: str, text: str) -> str:
     return f"  {name:<16}{text}"
 
 
-def _use(use: Use) -> str:
+def _use(use: Usage) -> str:
     return f"{use.used:,} of {use.of:,} used, {use.padding:.1%} padding"
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from vxlpro_jax.data.features.store import RunFeatures
 from vxlpro_jax.data.loader.batches import Batch, BatchIterator, BatchSource
 from vxlpro_jax.data.loader.samples import SampleReader
-from vxlpro_jax.data.sources.load import Chosen, Records
+from vxlpro_jax.data.sources.load import Records, RecordSubset
 from vxlpro_jax.utils.errors import InputError
 
 
-def split(
+def split_by_groups(
     records: Records, *, reader: SampleReader, groups: Sequence[int], least: int
 ) -> dict[int, Records]:
     """The records of each bucket by its groups a row.
@@ -64,11 +64,11 @@ def _subset(records: Records, indices: np.ndarray) -> Records:
     starts = np.cumsum([0, *records.counts])
     cuts = np.split(indices, np.searchsorted(indices, starts[1:-1]))
     chosen = zip(records.parts, cuts, starts[:-1], strict=True)
-    parts = [Chosen(part, cut - start) for part, cut, start in chosen]
+    parts = [RecordSubset(part, cut - start) for part, cut, start in chosen]
     return Records(parts, weights=records.weights, indices=indices)
 
 
-class Turns:
+class BucketSchedule:
     """Whose turn it is: the bucket that is furthest behind its share."""
 
     def __init__(self, shares: Sequence[int]):
@@ -87,7 +87,9 @@ class Turns:
 class BucketIterator(grain.DatasetIterator):
     """The batches of several iterators by turns; its state is theirs and how often each came."""
 
-    def __init__(self, parts: Sequence[BatchIterator], *, turns: Turns, source: BatchSource):
+    def __init__(
+        self, parts: Sequence[BatchIterator], *, turns: BucketSchedule, source: BatchSource
+    ):
         """Takes over the iterators.
 
         Args:

@@ -19,10 +19,10 @@ from vxlpro_jax.config.schema import FRAMES_PER_GROUP, DataConfig
 from vxlpro_jax.data.loader import bucketing
 from vxlpro_jax.data.loader.bad_samples import BadSamples
 from vxlpro_jax.data.loader.batches import BatchIterator, BatchSource
-from vxlpro_jax.data.loader.bucketing import BucketIterator, Turns
+from vxlpro_jax.data.loader.bucketing import BucketIterator, BucketSchedule
 from vxlpro_jax.data.loader.samples import RowShape, SampleReader, VideoReader
 from vxlpro_jax.data.loader.shuffle import epoch_length, record_order
-from vxlpro_jax.data.sources.load import Records, join, load_records, load_visual_records
+from vxlpro_jax.data.sources.load import Records, join_records, load_records, load_visual_records
 from vxlpro_jax.data.synthetic import haystacks
 from vxlpro_jax.data.synthetic.clips import synthetic_set
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
@@ -102,7 +102,7 @@ def build_pipeline(
         )
         parts.append(BatchIterator(source, bad=bad))
         sizes.append(epoch_length(some.counts, weights=some.weights))
-    return BucketIterator(parts, turns=Turns(sizes), source=whole)
+    return BucketIterator(parts, turns=BucketSchedule(sizes), source=whole)
 
 
 def _source(data, records, reader, *, rows, seed) -> BatchSource:
@@ -132,7 +132,7 @@ def _buckets(data: DataConfig, records: Records, *, reader: SampleReader) -> dic
             f" ({data.max_frames}), which is always one: leave it out."
         )
     sizes = sorted({*sizes, reader.shape.groups})
-    return bucketing.split(records, reader=reader, groups=sizes, least=data.batch_size)
+    return bucketing.split_by_groups(records, reader=reader, groups=sizes, least=data.batch_size)
 
 
 def _video_reader(data: DataConfig, *, image_size: int) -> VideoReader:
@@ -168,7 +168,7 @@ def _at_least_one(value: int, *, name: str) -> int:
     return value
 
 
-def held_out(data: DataConfig) -> DataConfig:
+def evaluation_data(data: DataConfig) -> DataConfig:
     """The same fields for `data.eval_path`, or for the embedded clips that training never sees.
 
     Raises:
@@ -189,7 +189,7 @@ def held_out(data: DataConfig) -> DataConfig:
     return dataclasses.replace(data, path=data.eval_path)
 
 
-def first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray:
+def read_first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray:
     """The first `count` groups of frames, or fewer if there are no more: uint8 [n,4,S,S,3].
 
     Every video and image is taken once, in the order of the data file; files that cannot be read
@@ -226,7 +226,7 @@ def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Recor
         cache = Path(data.workdir_cache).expanduser()
         most = data.frames_per_sample or data.max_frames
         files = haystacks.training_set(cache, most_frames=most)
-        return join(load(file) for file in (synthetic_set(cache).train, *files))
+        return join_records(load(file) for file in (synthetic_set(cache).train, *files))
     return load(
         data.path,
         video_root=data.video_root,

@@ -31,7 +31,7 @@ class RowState(NamedTuple):
     held: tuple[int, ...] = ()
 
 
-class Row(NamedTuple):
+class PackedRow(NamedTuple):
     """Attributes.
 
     samples: of the row; empty if it met more unreadable records than there may be.
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     state: RowState
 
 
-class Drawn(NamedTuple):
+class StreamItem(NamedTuple):
     """One place of a stream: a sample, or why there is none."""
 
     number: int
@@ -58,7 +58,7 @@ class Drawn(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RowSource(Sequence[Drawn]):
+class RowSource(Sequence[StreamItem]):
     """Random access to a stream: `source[n]` reads no state and leaves none.
 
     Attributes:
@@ -80,16 +80,16 @@ class RowSource(Sequence[Drawn]):
     def __len__(self) -> int:
         return (len(self.order) - self.row) // self.batch_size - self.first
 
-    def __getitem__(self, index: int) -> Drawn:
+    def __getitem__(self, index: int) -> StreamItem:
         number = self.first + index
         record = int(self.order[number * self.batch_size + self.row])
         name = f"record {record}"
         try:
             content = self.records[record]
             name = content.name
-            return Drawn(number, self.reader(content), None)
+            return StreamItem(number, self.reader(content), None)
         except InputError as error:
-            return Drawn(number, None, told(error, record=record, name=name))
+            return StreamItem(number, None, told(error, record=record, name=name))
 
 
 class RowStream:
@@ -105,14 +105,14 @@ class RowStream:
             most_bad: how many records may be unreadable, fewer than there are.
         """
         self._source, self._budget, self._most_bad = source, budget, most_bad
-        self._held: list[Drawn] | None = None
+        self._held: list[StreamItem] | None = None
         self._state = state
         ahead = grain.MapDataset.source(dataclasses.replace(source, first=state.next))
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_SAMPLES_AHEAD)
         self._ahead = iter(ahead.to_iter_dataset(options))
         self._ahead.start_prefetch()
 
-    def take(self) -> Row:
+    def take(self) -> PackedRow:
         """The next row."""
         bad: dict[int, BadSample] = {}
         if self._held is None:
@@ -121,7 +121,7 @@ class RowStream:
             self._held = [drawn for drawn in again if drawn.sample]
         read = self._state.next
 
-        def draw() -> Drawn:
+        def draw() -> StreamItem:
             nonlocal read
             while len(bad) <= self._most_bad:
                 drawn = next(self._ahead)
@@ -134,9 +134,9 @@ class RowStream:
         try:
             row = fill_row(self._held, draw, budget=self._budget)
         except _TooManyBadError:
-            return Row([], list(bad.values()), self._state)
+            return PackedRow([], list(bad.values()), self._state)
         self._state = RowState(read, tuple(drawn.number for drawn in self._held))
-        return Row([drawn.sample for drawn in row], list(bad.values()), self._state)
+        return PackedRow([drawn.sample for drawn in row], list(bad.values()), self._state)
 
     def close(self) -> None:
         """Ends its thread."""

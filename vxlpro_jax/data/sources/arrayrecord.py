@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # As advised for random access.
 
 
-class Shard(NamedTuple):
+class RecordShard(NamedTuple):
     """A file, a path or URL, of so many records; `version` changes with its bytes."""
 
     file: str
@@ -28,7 +28,7 @@ class Shard(NamedTuple):
     version: str = ""
 
 
-def shards_of_folder(folder: str) -> list[Shard]:
+def shards_of_folder(folder: str) -> list[RecordShard]:
     """What the manifest of an ingest names.
 
     Raises:
@@ -52,7 +52,7 @@ def shards_of_folder(folder: str) -> list[Shard]:
     return shards
 
 
-def _shard(entry: dict[str, Any], manifest: str) -> Shard:
+def _shard(entry: dict[str, Any], manifest: str) -> RecordShard:
     if paths.escapes_root(entry["file"]):
         raise ValueError("a shard elsewhere")
     file, size = paths.resolve_relative(manifest, entry["file"]), entry["bytes"]
@@ -64,7 +64,7 @@ def _shard(entry: dict[str, Any], manifest: str) -> Shard:
                 f"Shard {file} {found}, but its manifest says {size} bytes: copy it again or ingest"
                 " again."
             )
-    return Shard(file, entry["records"], entry["sha256"])
+    return RecordShard(file, entry["records"], entry["sha256"])
 
 
 class ShardRecords(Sequence[Record]):
@@ -81,7 +81,7 @@ class ShardRecords(Sequence[Record]):
     """
 
     def __init__(
-        self, shard: Shard, *, check: Callable[..., Record], video_root: str, copies: Path
+        self, shard: RecordShard, *, check: Callable[..., Record], video_root: str, copies: Path
     ):
         self._shard, self._check = shard, check
         self._video_root, self._copies = video_root, copies
@@ -112,19 +112,19 @@ class ShardRecords(Sequence[Record]):
         return self.__dict__ | {"_reader": None}
 
 
-def measure(file: str, *, copies: Path) -> Shard:
+def shard_of_file(file: str, *, copies: Path) -> RecordShard:
     """A shard whose manifest is not at hand.
 
     Raises:
         InputError: it cannot be read.
     """
     version = storage.version(file) if paths.is_remote(file) else ""
-    shard = Shard(file, 0, version)
+    shard = RecordShard(file, 0, version)
     reader = _open(local_copy(shard, folder=copies))
     return shard._replace(records=reader.num_records())
 
 
-def local_copy(shard: Shard, *, folder: Path) -> str:
+def local_copy(shard: RecordShard, *, folder: Path) -> str:
     """The shard's path on this machine.
 
     Raises:

@@ -49,7 +49,7 @@ def content_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Contents:
+class ContentHashes:
     """Content hashes of files; threads may share it, and any number of processes its folder."""
 
     def __init__(self, folder: Path):

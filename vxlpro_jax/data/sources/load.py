@@ -11,10 +11,10 @@ import numpy as np
 
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.data.sources import paths, schema, storage
-from vxlpro_jax.data.sources.arrayrecord import SHARD, ShardRecords, measure, shards_of_folder
+from vxlpro_jax.data.sources.arrayrecord import SHARD, ShardRecords, shard_of_file, shards_of_folder
 from vxlpro_jax.data.sources.json_files import JsonRecords
 from vxlpro_jax.data.sources.mixture import Dataset, is_mixture, read_mixture
-from vxlpro_jax.data.sources.paths import expand, redact_url
+from vxlpro_jax.data.sources.paths import expand_braces, redact_url
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.utils.errors import InputError
 
@@ -70,7 +70,7 @@ class Records(_Joined):
         self.weights = tuple(weights)
 
 
-def join(several: Iterable[Records]) -> Records:
+def join_records(several: Iterable[Records]) -> Records:
     """The datasets of all of them."""
     several = tuple(several)
     return Records(
@@ -103,8 +103,10 @@ def load_records(
             used; the sentence names file, record and field. Records of shards are checked when they
             are asked for.
     """
-    loader = Loader(schema.check_record, lambda record: True, video_root, image_root, seed, cache)
-    return loader.load(local(path))
+    loader = RecordLoader(
+        schema.check_record, lambda record: True, video_root, image_root, seed, cache
+    )
+    return loader.load(expand_user(path))
 
 
 def load_visual_records(
@@ -121,15 +123,15 @@ def load_visual_records(
         InputError: as `load_records`, or none has one.
     """
     check = schema.check_visual
-    loader = Loader(check, lambda r: r.has_visual, video_root, image_root, seed, cache)
-    records = loader.load(local(path))
+    loader = RecordLoader(check, lambda r: r.has_visual, video_root, image_root, seed, cache)
+    records = loader.load(expand_user(path))
     if not records:
         raise InputError(f"Data file {path} names no video and no image: stage 1 learns from them.")
     return records
 
 
 @dataclasses.dataclass(frozen=True)
-class Loader:
+class RecordLoader:
     """Reads records of some kind.
 
     Attributes:
@@ -161,7 +163,7 @@ class Loader:
         if dataset.strategy.kind == "all":
             return records
         seed = int(np.random.SeedSequence((self.seed, place)).generate_state(1)[0])
-        return Chosen(records, dataset.strategy.choose(len(records), seed=seed))
+        return RecordSubset(records, dataset.strategy.choose(len(records), seed=seed))
 
     def _opened(self, name: str, dataset: Dataset) -> list[Sequence[Record]]:
         """The records of one name: of a file, or of each shard of a folder."""
@@ -170,10 +172,10 @@ class Loader:
         if is_folder:
             shards = shards_of_folder(name)
         elif name.endswith(SHARD):
-            shards = [measure(_present(name), copies=copies)]
+            shards = [shard_of_file(_present(name), copies=copies)]
         folder = name if is_folder else paths.folder_of(name)
-        video_root = local(dataset.video_root or self.video_root) or folder
-        image_root = local(dataset.image_root or self.image_root) or folder
+        video_root = expand_user(dataset.video_root or self.video_root) or folder
+        image_root = expand_user(dataset.image_root or self.image_root) or folder
         if shards:
             return [
                 ShardRecords(shard, check=self.check, video_root=video_root, copies=copies)
@@ -190,7 +192,7 @@ class Loader:
         ]
 
 
-class Chosen(Sequence[Record]):
+class RecordSubset(Sequence[Record]):
     """Some of a sequence: those at `indices`."""
 
     def __init__(self, records: Sequence[Record], indices: Sequence[int]):
@@ -213,8 +215,8 @@ def _names(path: str) -> list[str]:
         return [path]
     return [
         found
-        for name in expand(path)
-        for found in (storage.matching(name) if paths.has_stars(name) else [name])
+        for name in expand_braces(path)
+        for found in (storage.matching(name) if paths.has_wildcard(name) else [name])
     ]
 
 
@@ -235,7 +237,7 @@ def _present(file: str) -> str:
     return file
 
 
-def local(place: str | Path) -> str:
+def expand_user(place: str | Path) -> str:
     """`~` stands for the user's folder."""
     text = str(place)
     return text if paths.is_remote(text) else os.path.expanduser(text)

@@ -16,7 +16,7 @@ import yaml
 from vxlpro_jax.config.parsing import nearest
 from vxlpro_jax.data.sources import paths, storage
 from vxlpro_jax.data.sources.paths import redact_url
-from vxlpro_jax.data.sources.schema import shortly
+from vxlpro_jax.data.sources.schema import short_repr
 from vxlpro_jax.utils.errors import InputError
 
 Kind = Literal["all", "first", "end", "random"]
@@ -92,7 +92,7 @@ def read_mixture(path: str) -> list[Dataset]:
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"Mixture {redact_url(path)}: field 'datasets' is {shortly(entries)}: expected a"
+            f"Mixture {redact_url(path)}: field 'datasets' is {short_repr(entries)}: expected a"
             " non-empty list."
         )
     return [_dataset(entry, i, path) for i, entry in enumerate(entries)]
@@ -101,7 +101,7 @@ def read_mixture(path: str) -> list[Dataset]:
 def _dataset(entry: Any, index: int, path: str) -> Dataset:
     where = f"Mixture {redact_url(path)}, dataset {index}"
     if not isinstance(entry, dict):
-        raise InputError(f"{where} is {shortly(entry)}: expected a mapping with 'json_path'.")
+        raise InputError(f"{where} is {short_repr(entry)}: expected a mapping with 'json_path'.")
     for key in entry:
         if key not in _KEYS:
             raise InputError(f"{where}: unknown field {key!r}{nearest(str(key), _KEYS)}")
@@ -122,7 +122,7 @@ def _dataset(entry: Any, index: int, path: str) -> Dataset:
 def _place(entry: dict, key: str, where: str, path: str) -> str:
     value = entry.get(key, "")
     if not isinstance(value, str) or "\0" in value:
-        raise InputError(f"{where}: field {key!r} is {shortly(value)}: expected a path or URL.")
+        raise InputError(f"{where}: field {key!r} is {short_repr(value)}: expected a path or URL.")
     return paths.resolve_relative(path, value) if value else ""
 
 
@@ -134,7 +134,7 @@ def _strategy(value: Any, where: str) -> Strategy:
     whole = amount.isdecimal() or percent
     if not float(amount) or not whole or (percent and float(amount) > 100):
         raise InputError(
-            f"{where}: field 'sampling_strategy' is {shortly(value)}: expected all, or first:N,"
+            f"{where}: field 'sampling_strategy' is {short_repr(value)}: expected all, or first:N,"
             " end:N or random:N with a number of records or, as in random:5%, percent."
         )
     return Strategy(kind, float(amount), bool(percent))
@@ -144,7 +144,7 @@ def _weight(value: Any, where: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value <= sys.float_info.max:
         raise InputError(
-            f"{where}: field 'weight' is {shortly(value)}: expected a number above 0, how often a"
-            " record comes in an epoch."
+            f"{where}: field 'weight' is {short_repr(value)}: expected a number above 0, the"
+            " number of times that an epoch repeats each record."
         )
     return float(value)

@@ -51,7 +51,7 @@ def folder_of(file: str) -> str:
     return str(Path(file).parent)
 
 
-def has_stars(pattern: str) -> bool:
+def has_wildcard(pattern: str) -> bool:
     """Whether a name holds `*`, `[` or, unless it is a web address with its query, `?`."""
     return bool(re.search(r"[*[]" if is_web(pattern) else r"[*?[]", pattern))
 
@@ -72,7 +72,7 @@ def redact_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def expand(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """What the braces in a pattern stand for: `{a,b}` and `{008..120}`.
 
     Raises:
@@ -82,7 +82,9 @@ def expand(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     before, after = pattern[: match.start()], pattern[match.end() :]
-    return [name for x in _options(match[1], pattern) for name in expand(f"{before}{x}{after}")]
+    return [
+        name for x in _options(match[1], pattern) for name in expand_braces(f"{before}{x}{after}")
+    ]
 
 
 def _options(inside: str, pattern: str) -> list[str]:

@@ -80,7 +80,7 @@ def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
 def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
     """`check_record` without the text, which need not be there."""
     if not isinstance(sample, dict):
-        raise _wrong(where, "", f"is {shortly(sample)}: expected an object")
+        raise _wrong(where, "", f"is {short_repr(sample)}: expected an object")
     where = f"{where} (id {sample['id']!r})" if "id" in sample else where
     video = _path(sample["video"], "video", where) if "video" in sample else ""
     images = _paths(sample["image"], "image", where) if "image" in sample else ()
@@ -90,7 +90,7 @@ def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
     return Record(where, (), video, images, scale=scale, duration=duration, content=content)
 
 
-def shortly(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -102,20 +102,20 @@ def _one_mark(text: str) -> str:
 
 def _turns(turns: Any, where: str) -> tuple[Turn, ...]:
     if not isinstance(turns, list) or not turns:
-        raise _wrong(where, "conversations", f"is {shortly(turns)}: expected a non-empty list")
+        raise _wrong(where, "conversations", f"is {short_repr(turns)}: expected a non-empty list")
     return tuple(_turn(turn, where, i) for i, turn in enumerate(turns))
 
 
 def _turn(turn: Any, where: str, index: int) -> Turn:
     field = "conversations"
     if not isinstance(turn, dict):
-        raise _wrong(where, f"{field}[{index}]", f"is {shortly(turn)}: expected an object")
+        raise _wrong(where, f"{field}[{index}]", f"is {short_repr(turn)}: expected an object")
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
         field = f"{field}[{index}].from"
-        raise _wrong(where, field, f"is {shortly(role)}: expected 'human' or 'gpt'")
+        raise _wrong(where, field, f"is {short_repr(role)}: expected 'human' or 'gpt'")
     if not _is_text(text):
-        raise _wrong(where, f"{field}[{index}].value", f"is {shortly(text)}: expected text")
+        raise _wrong(where, f"{field}[{index}].value", f"is {short_repr(text)}: expected text")
     return Turn(role, text)
 
 
@@ -142,17 +142,17 @@ def _paths(value: Any, key: str, where: str) -> tuple[str, ...]:
 
 def _path(name: Any, field: str, where: str) -> str:
     if not _is_text(name) or not name or "\0" in name:
-        raise _wrong(where, field, f"is {shortly(name)}: expected one file's path")
+        raise _wrong(where, field, f"is {short_repr(name)}: expected one file's path")
     if escapes_root(name):
         root = f"data.{field.partition('[')[0]}_root"
-        raise _wrong(where, field, f"is {shortly(name)}: expected a path inside {root}")
+        raise _wrong(where, field, f"is {short_repr(name)}: expected a path inside {root}")
     return name
 
 
 def _scale(sample: dict, where: str) -> float:
     scale = sample.get("scale", 1.0)
     if not _is_positive(scale):
-        raise _wrong(where, "scale", f"is {shortly(scale)}: expected a number above 0")
+        raise _wrong(where, "scale", f"is {short_repr(scale)}: expected a number above 0")
     return float(scale)
 
 

@@ -37,7 +37,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 NUMBERS = ("1", "2", "3", "4")
 
 
-class Question(NamedTuple):
+class ClipQuestion(NamedTuple):
     """Attributes: `kind` of skill, `text`, `answer`, and the `choices` it is one of."""
 
     kind: str
@@ -46,11 +46,11 @@ class Question(NamedTuple):
     choices: tuple[str, ...]
 
 
-class Clip(NamedTuple):
+class DrawnClip(NamedTuple):
     """frames uint8 [F,H,W,3], shown at `FPS`, and what can be asked of them."""
 
     frames: list[np.ndarray]
-    questions: list[Question]
+    questions: list[ClipQuestion]
 
 
 class SyntheticSet(NamedTuple):
@@ -61,7 +61,7 @@ class SyntheticSet(NamedTuple):
     eval: Path
 
 
-def make_clip(index: int, *, split: Split) -> Clip:
+def make_clip(index: int, *, split: Split) -> DrawnClip:
     """Clip number `index` of a split: its frames and questions, always the same."""
     rng = np.random.default_rng([SEED, split == "eval", index])
     turn, kind = divmod(index, len(_KINDS))
@@ -92,22 +92,22 @@ def _canvas(rng: np.random.Generator) -> Canvas:
     return Canvas(int(width), int(height), int(rng.integers(100, 156)))
 
 
-def _appearance(colour: str) -> Question:
-    return Question("appearance", "What colour is the shape?", colour, tuple(COLOURS))
+def _appearance(colour: str) -> ClipQuestion:
+    return ClipQuestion("appearance", "What colour is the shape?", colour, tuple(COLOURS))
 
 
-def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> Clip:
+def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> DrawnClip:
     """A large shape crosses a room from one wall to the other."""
     canvas = _canvas(rng)._replace(has_walls=True)
     middle, radius = rng.uniform(0.45, 0.55, 2), rng.uniform(0.2, 0.28)
     centres = middle + np.linspace(-0.35, 0.35, FRAMES)[:, None] * DIRECTIONS[way]
     figures = [Figure(shape, colour, tuple(at), radius) for at in centres]
-    question = Question("direction", "Which way does it move?", way, tuple(DIRECTIONS))
+    question = ClipQuestion("direction", "Which way does it move?", way, tuple(DIRECTIONS))
     frames = [canvas.draw([figure]) for figure in figures]
-    return Clip(frames, [question, _appearance(colour)])
+    return DrawnClip(frames, [question, _appearance(colour)])
 
 
-def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) -> Clip:
+def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) -> DrawnClip:
     """One to four shapes of a kind tremble in the corners.
 
     All shapes have the same area.
@@ -120,8 +120,8 @@ def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) ->
         moved = corners + rng.uniform(-0.02, 0.02, corners.shape)
         figures = [Figure(shape, colour, tuple(at), 0.14) for at in moved]
         frames.append(canvas.draw(figures))
-    question = Question("count", "How many shapes are there?", number, NUMBERS)
-    return Clip(frames, [question, _appearance(colour)])
+    question = ClipQuestion("count", "How many shapes are there?", number, NUMBERS)
+    return DrawnClip(frames, [question, _appearance(colour)])
 
 
 def _flashes(split: Split) -> list[tuple]:
@@ -146,17 +146,17 @@ def _held_out_slots(first: int, last: int) -> tuple[int, int] | None:
     return ((first + pairing + 1) % 2, 2 + first // 2) if pairing < 3 else None
 
 
-def _flashing(rng: np.random.Generator, colours, slots, asked: int) -> Clip:
+def _flashing(rng: np.random.Generator, colours, slots, asked: int) -> DrawnClip:
     """The background flashes in one colour, later in another."""
     canvas, shown = _canvas(rng), dict(zip(slots, colours, strict=True))
     frames = [canvas.draw([], background=shown.get(i // _FLASH, "")) for i in range(FRAMES)]
     first, last = (
-        Question("order", f"Which flash comes {place}?", colour, tuple(COLOURS))
+        ClipQuestion("order", f"Which flash comes {place}?", colour, tuple(COLOURS))
         for place, colour in zip(("first", "last"), colours, strict=True)
     )
     spans = tuple(_span(slot) for slot in range(FRAMES // _FLASH))
-    when = Question("when", f"When is the {colours[asked]} flash?", spans[slots[asked]], spans)
-    return Clip(frames, [first, last, when])
+    when = ClipQuestion("when", f"When is the {colours[asked]} flash?", spans[slots[asked]], spans)
+    return DrawnClip(frames, [first, last, when])
 
 
 def _span(slot: int) -> str:
@@ -168,7 +168,7 @@ def _needles(split: Split) -> list[tuple]:
     return list(itertools.product(COLOURS, (0.0, 1.0)))
 
 
-def _haystack(rng: np.random.Generator, colour: str, depth: float) -> Clip:
+def _haystack(rng: np.random.Generator, colour: str, depth: float) -> DrawnClip:
     """The shortest haystack."""
     return haystack(rng, colour=colour, groups=FRAMES // FRAMES_PER_GROUP, depth=depth)
 
@@ -182,7 +182,7 @@ _KINDS = (
 )
 
 
-def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float) -> Clip:
+def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float) -> DrawnClip:
     """Grey frames among which one group shows a coloured card, at `depth` from 0 to 1."""
     canvas = _canvas(rng)
     at = round(depth * (groups - 1))
@@ -193,7 +193,9 @@ def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float
         for _ in range(FRAMES_PER_GROUP):
             grey = Canvas(canvas.width, canvas.height, int(rng.integers(100, 156)))
             frames.append(grey.draw(card if group == at else []))
-    return Clip(frames, [Question("needle", "What colour is the card?", colour, tuple(COLOURS))])
+    return DrawnClip(
+        frames, [ClipQuestion("needle", "What colour is the card?", colour, tuple(COLOURS))]
+    )
 
 
 class MotionClips(NamedTuple):
@@ -234,11 +236,11 @@ def synthetic_set(cache: Path) -> SyntheticSet:
     Raises:
         InputError: the folder cannot be written.
     """
-    root = written_once(cache / f"synthetic-v{VERSION}", _write_task)
+    root = create_folder_once(cache / f"synthetic-v{VERSION}", _write_task)
     return SyntheticSet(root, root / "train.json", root / "eval.json")
 
 
-def written_once(root: Path, write: Callable[[Path], None]) -> Path:
+def create_folder_once(root: Path, write: Callable[[Path], None]) -> Path:
     """The folder `root`, which appears at once and whole.
 
     So an interrupted run leaves nothing that looks finished, and processes may race.
@@ -280,7 +282,7 @@ def _write_clip(index: int, split: Split, folder: Path) -> list[dict]:
     return clip_records(clip, name=name, split=split)
 
 
-def clip_records(clip: Clip, *, name: str, split: Split) -> list[dict]:
+def clip_records(clip: DrawnClip, *, name: str, split: Split) -> list[dict]:
     """LLaVA-format samples: one conversation to learn from, or each question by itself."""
     chats = [clip.questions] if split == "train" else [[q] for q in clip.questions]
     return [
@@ -295,7 +297,7 @@ def clip_records(clip: Clip, *, name: str, split: Split) -> list[dict]:
     ]
 
 
-def conversation(questions: Iterable[Question]) -> list[dict]:
+def conversation(questions: Iterable[ClipQuestion]) -> list[dict]:
     """Turns of a LLaVA-format sample; the video stands before the first question."""
     turns = []
     for i, question in enumerate(questions):

@@ -15,9 +15,9 @@ from vxlpro_jax.data.synthetic.clips import (
     SEED,
     VERSION,
     clip_records,
+    create_folder_once,
     haystack,
     write_json,
-    written_once,
 )
 from vxlpro_jax.data.synthetic.drawing import COLOURS, write_mp4
 
@@ -40,7 +40,7 @@ def needle_set(cache: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    return written_once(cache / f"needles-v{VERSION}", _write_needles) / "needles.json"
+    return create_folder_once(cache / f"needles-v{VERSION}", _write_needles) / "needles.json"
 
 
 def training_set(cache: Path, *, most_frames: int) -> list[Path]:
@@ -55,7 +55,7 @@ def training_set(cache: Path, *, most_frames: int) -> list[Path]:
     lengths = [frames for frames in TRAIN_FRAMES if frames <= most_frames]
     if not lengths:
         return []
-    root = written_once(cache / f"training-haystacks-v{VERSION}", _write_training)
+    root = create_folder_once(cache / f"training-haystacks-v{VERSION}", _write_training)
     return [root / f"{frames}.json" for frames in lengths]
 
 

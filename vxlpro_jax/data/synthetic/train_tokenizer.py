@@ -10,7 +10,7 @@ from vxlpro_jax.data.text.tokenizer import SPECIAL_TOKENS, byte_level
 VOCAB_SIZE = 1024
 
 
-def train() -> tokenizers.Tokenizer:
+def train_tokenizer() -> tokenizers.Tokenizer:
     """Trains it: at most 1024 ids, the 14 special ones last, and any byte can be written.
 
     Digits are split one by one as in Qwen2.5, so that a time stamp has exactly 10 ids.

@@ -20,7 +20,7 @@ from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video.containers import MOST_PIXELS, opened
-from vxlpro_jax.data.video.gop import span_frames, spans_of
+from vxlpro_jax.data.video.gop import decode_range, packet_ranges
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.packets import Packets, read_packets
 from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Shown, TimedFrame, Video
@@ -125,8 +125,8 @@ def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, Non
         _beside(_converter(source)) as convert,
         opened(media, threads=source.threads) as file,
     ):
-        for span in spans_of(packets, picks):
-            for frame in span_frames(media, file, packets=packets, span=span, wanted=places):
+        for span in packet_ranges(packets, picks):
+            for frame in decode_range(media, file, packets=packets, span=span, wanted=places):
                 if frame.pts in places:
                     held[frame.pts] = convert(frame)
                 if len(held) > _HELD:

@@ -20,14 +20,14 @@ _SKIPPING = ("h264",)
 _RESTART = 8
 
 
-class Span(NamedTuple):
+class PacketRange(NamedTuple):
     """Packets to decode in one go, from a key frame on: positions in the file, both inclusive."""
 
     start: int
     last: int
 
 
-def spans_of(packets: Packets, picks: np.ndarray) -> list[Span]:
+def packet_ranges(packets: Packets, picks: np.ndarray) -> list[PacketRange]:
     """What has to be decoded for the frames at `picks`.
 
     A frame needs the last key frame that is not shown after it, and the packets from there to its
@@ -36,21 +36,21 @@ def spans_of(packets: Packets, picks: np.ndarray) -> list[Span]:
     order = np.argsort(packets.pts)
     key_at = np.flatnonzero(packets.keys)
     nearest = np.searchsorted(packets.pts[key_at], packets.pts[order[picks]], side="right") - 1
-    spans: list[Span] = []
+    spans: list[PacketRange] = []
     for start, last in zip(key_at[nearest].tolist(), order[picks].tolist(), strict=True):
         if spans and start <= spans[-1].last + _RESTART:
             spans[-1] = spans[-1]._replace(last=max(last, spans[-1].last))
         else:
-            spans.append(Span(start, last))
+            spans.append(PacketRange(start, last))
     return spans
 
 
-def span_frames(
+def decode_range(
     media: MediaFile,
     file: Opened,
     *,
     packets: Packets,
-    span: Span,
+    span: PacketRange,
     wanted: Container[int],
 ) -> Iterator[av.VideoFrame]:
     """What a span's packets give, from its key frame on.
@@ -70,7 +70,7 @@ def span_frames(
 
 
 def _span_output(
-    file: Opened, *, packets: Packets, span: Span, wanted: Container[int]
+    file: Opened, *, packets: Packets, span: PacketRange, wanted: Container[int]
 ) -> Iterator[av.VideoFrame]:
     container, stream = file
     context = stream.codec_context

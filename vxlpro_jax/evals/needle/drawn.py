@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vxlpro_jax.data.synthetic.clips import written_once
+from vxlpro_jax.data.synthetic.clips import create_folder_once
 from vxlpro_jax.data.synthetic.drawing import COLOURS, Canvas, Figure, write_mp4
 
 VERSION = 1  # Part of the folders' names: raise it whenever what is drawn changes.
@@ -35,7 +35,7 @@ def haystack(cache: Path) -> Path:
     def write(folder: Path) -> None:
         write_mp4(folder / "haystack.mp4", scenes(FRAMES), fps=1)
 
-    return written_once(cache / f"haystack-v{VERSION}", write) / "haystack.mp4"
+    return create_folder_once(cache / f"haystack-v{VERSION}", write) / "haystack.mp4"
 
 
 def scenes(count: int) -> Iterator[np.ndarray]:
@@ -85,7 +85,7 @@ def _list(root: Path, needles: tuple[tuple[dict, Callable[[], Image.Image]], ...
         records = [record for record, _ in needles]
         (folder / "needles.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
 
-    return written_once(root, write) / "needles.json"
+    return create_folder_once(root, write) / "needles.json"
 
 
 def _card(colour: str) -> Image.Image:
