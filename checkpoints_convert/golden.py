@@ -23,9 +23,8 @@ from checkpoints_convert import mapping
 from vxlpro_jax.checkpoints.array_store import as_lazy
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
-from vxlpro_jax.inference.engine import compiled
 from vxlpro_jax.models.kv_cache import KVCache
-from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
+from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params, jit_method
 from vxlpro_jax.ops import patches
 from vxlpro_jax.ops.token_selection import keep_count
 from vxlpro_jax.training.losses import cross_entropy
@@ -152,7 +151,7 @@ class _Model:
 
     def run(self, method: str | Callable, *inputs: Any, parts: tuple[str, ...]) -> Any:
         """Applies a method of the model."""
-        return compiled(self.config, method)(self.params(*parts), *inputs)
+        return jit_method(self.config, method)(self.params(*parts), *inputs)
 
 
 _TOWER = ("vision/", "dts/", "projector/")
