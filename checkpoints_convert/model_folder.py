@@ -11,6 +11,7 @@ from typing import Any
 import vxlpro_jax
 from checkpoints_convert import folders, mapping, progress
 from vxlpro_jax.checkpoints.array_store import LazyLeaf, write_params
+from vxlpro_jax.checkpoints.inference_config import copy_inference_config
 from vxlpro_jax.checkpoints.params import copy_tokenizer
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils import tree
@@ -31,7 +32,7 @@ def write_model(
         destination: must not exist.
         tensors: by torch name, exactly those of the model.
         config_text: content of config.json, release format.
-        tokenizer_from: folder of the tokenizer files.
+        tokenizer_from: folder of the tokenizer files, and of an inference config if it has one.
         sources: files to name and hash in provenance.json.
         facts: what else provenance.json says.
 
@@ -48,6 +49,7 @@ def write_model(
         }
         _write_params(folder / "params", tree.flatten(params))
         copy_tokenizer(tokenizer_from, folder)
+        copy_inference_config(tokenizer_from, folder)
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
         (folder / "config.json").write_text(config_text)
 

@@ -16,6 +16,7 @@ import numpy as np
 from checkpoints_convert import cli, dts_file, folders, mapping, progress
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
 from vxlpro_jax.checkpoints.array_store import open_leaves
+from vxlpro_jax.checkpoints.inference_config import copy_inference_config
 from vxlpro_jax.checkpoints.params import copy_tokenizer, locate, read_json, read_model_config
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils import tree
@@ -57,6 +58,7 @@ def convert(source: Path, destination: Path, *, max_shard_bytes: int = 5 * 10**9
         shards = plan_shards(structs, max_shard_bytes=max_shard_bytes)
         write_shards(folder, shards=shards, arrays=_watch(arrays, advance))
         copy_tokenizer(root, folder)
+        copy_inference_config(root, folder)
         shutil.copyfile(root / "config.json", folder / "config.json")
 
 

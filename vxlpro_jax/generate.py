@@ -10,38 +10,44 @@ import json
 import sys
 from collections.abc import Sequence
 
+from vxlpro_jax.checkpoints.inference_config import read_inference_config
+from vxlpro_jax.checkpoints.params import locate
+from vxlpro_jax.config.schema import InferenceConfig
 from vxlpro_jax.inference import flags, memory_plan
 from vxlpro_jax.inference.engine import Encoded, Engine
-from vxlpro_jax.inference.memory_plan import Plan
+from vxlpro_jax.inference.memory_plan import Options, Plan
 from vxlpro_jax.utils import cli
-from vxlpro_jax.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name."""
     args = parse_arguments(argv)
+    defaults = read_inference_config(locate(args.checkpoint).root)
+    asked = flags.inference_config_of(args, defaults=defaults)
     options = flags.options_of(
         args,
-        keep_ratio=args.keep_ratio,
+        keep_ratio=asked.keep_ratio,
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
         max_new_tokens=args.max_new_tokens,
     )
-    if args.max_frames < 1:
-        raise InputError(f"--max_frames is {args.max_frames}: ask for at least one frame.")
     engine = Engine.load(
         args.checkpoint, dtype=args.dtype, progress=cli.progress, feature_cache=args.feature_cache
     )
     with contextlib.ExitStack() as opened:
         if args.video:
-            found = opened.enter_context(engine.open_video(args.video, max_frames=args.max_frames))
+            video = engine.open_video(
+                args.video, max_frames=asked.max_frames, fps=asked.fps or None
+            )
+            found = opened.enter_context(video)
             groups, encode = found.groups, found.encode
         else:
             encoded = engine.encode_image(args.image)
             groups, encode = len(encoded.visual), lambda: encoded
         plans = [engine.plan_groups(groups, prompt, options=options) for prompt in args.prompt]
-        print(_told(plans, groups=groups), file=sys.stderr)
+        seen = _describe_sampling(asked) if args.video else ""
+        print(_describe(plans, groups=groups, seen=seen, options=options), file=sys.stderr)
         encoded = encode()
     answer = functools.partial(engine.answer, encoded, options=options)
     if args.watch_once:
@@ -69,8 +75,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     source.add_argument("--image", help="picture file")
     add("--prompt", required=True, action="append", help="question; repeat it for several")
     add("--watch_once", action="store_true", help="choose visual tokens for all prompts together")
-    add("--max_frames", type=int, default=128, help="frames sampled uniformly from the video")
-    add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
+    flags.add_inference_flags(parser)
     add("--temperature", type=float, default=0.0, help="0 is deterministic")
     add("--top_p", type=float, default=1.0, help="nucleus of sampling")
     add("--seed", type=int, default=0, help="of sampling")
@@ -82,15 +87,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _told(plans: Sequence[Plan], *, groups: int) -> str:
-    """What is going to happen, before it takes long; of several prompts the longest."""
+def _describe_sampling(asked: InferenceConfig) -> str:
+    rate = f"{asked.fps:g} a second" if asked.fps else "uniformly spaced"
+    return f" (at most {asked.max_frames} frames, {rate})"
+
+
+def _describe(plans: Sequence[Plan], *, groups: int, seen: str, options: Options) -> str:
+    """Describes the longest of the plans, before carrying it out takes long."""
     plan = max(plans, key=lambda plan: plan.positions)
     memory, gib = plan.memory, memory_plan.gib
     return (
-        f"{groups} groups of four frames; {plan.keep} visual tokens kept, {plan.positions}"
-        f" positions to read. On the device up to {gib(memory.peak)}: weights"
-        f" {gib(memory.params)}, visual tokens {gib(memory.visual)}, input"
-        f" {gib(memory.embeddings)}, keys and values {gib(memory.cache)}, workspace"
+        f"{groups} groups of four frames{seen}; keep ratio {options.keep_ratio:g}: {plan.keep}"
+        f" visual tokens kept, {plan.positions} positions to read. On the device up to"
+        f" {gib(memory.peak)}: weights {gib(memory.params)}, visual tokens {gib(memory.visual)},"
+        f" input {gib(memory.embeddings)}, keys and values {gib(memory.cache)}, workspace"
         f" {gib(memory.workspace)}, not all of it at once."
     )
 

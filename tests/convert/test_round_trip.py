@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from checkpoints_convert import orbax_to_torch, torch_to_orbax
+from vxlpro_jax.checkpoints.inference_config import (
+    read_inference_config,
+    write_inference_config,
+)
 from vxlpro_jax.checkpoints.params import params_metadata, read_leaf, read_model_config
+from vxlpro_jax.config.schema import InferenceConfig
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
@@ -60,6 +65,15 @@ def test_bits_survive(tmp_path, helpers, layout, dtype, rows, head):
     assert helpers.read_release(tmp_path / "back") == helpers.as_stored(tensors)
     sizes = read_model_config(tmp_path / "orbax").decoder
     assert (sizes.vocab_size, sizes.tied_head) == (rows, head != "untied")
+
+
+def test_how_the_model_is_asked_travels_along(tmp_path, release):
+    wanted = InferenceConfig(max_frames=8, fps=0.5, keep_ratio=1.0)
+    write_inference_config(release, wanted)
+    torch_to_orbax.convert(release, tmp_path / "orbax")
+    orbax_to_torch.convert(tmp_path / "orbax", tmp_path / "back")
+    assert read_inference_config(tmp_path / "orbax") == wanted
+    assert read_inference_config(tmp_path / "back") == wanted
 
 
 def test_small_files_travel_byte_for_byte(tmp_path, release):

@@ -11,8 +11,9 @@ from helpers import MICRO, python, write_clip, write_sound
 from PIL import Image
 
 from vxlpro_jax import generate
+from vxlpro_jax.checkpoints.inference_config import write_inference_config
 from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
-from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig
+from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig, InferenceConfig
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.inference import engine as engine_module
@@ -122,7 +123,8 @@ def test_watching_once_is_the_same_for_a_single_question(run):
     options = ("--prompt=Why?", "--max_frames=8", "--max_new_tokens=6", "--json")
     code, out, told = run(*options, "--watch_once")
     assert (code, out) == (0, run(*options)[1])
-    assert told.startswith("2 groups of four frames; 256 visual tokens kept")
+    assert told.startswith("2 groups of four frames (at most 8 frames, uniformly spaced);")
+    assert "keep ratio 0.9: 256 visual tokens kept" in told
     both = run(*options, "--prompt=How?", "--watch_once")[1].splitlines()
     assert [json.loads(line)["prompt"] for line in both] == ["Why?", "How?"]
 
@@ -139,6 +141,23 @@ def test_json_says_what_was_seen(run):
         "visual_tokens": 288,
         "kept_visual_tokens": 256,
     }
+
+
+def test_a_model_is_asked_as_its_folder_says_unless_flags_do(run, folder, tmp_path):
+    model = damaged(folder, tmp_path / "model", lambda copy: None)
+    wanted = InferenceConfig(max_frames=4, fps=1.0, keep_ratio=1.0)
+    write_inference_config(model, wanted)
+    options = ("--prompt=Why?", "--max_new_tokens=2")
+    # The clip has six frames, two a second.
+    _, out, plan = run(*options, "--json", model=model)
+    assert (json.loads(out)["groups"], json.loads(out)["kept_visual_tokens"]) == (1, 144)
+    assert "(at most 4 frames, 1 a second); keep ratio 1: 144 visual tokens kept" in plan
+    flags = ("--max_frames=6", "--fps=0", "--keep_ratio=0.5")
+    _, _, plan = run(*options, *flags, model=model)
+    assert "(at most 6 frames, uniformly spaced); keep ratio 0.5: 144 visual tokens kept" in plan
+    (model / "inference_config.json").write_text('{"keep": 1}')
+    code, _, error = run(*options, model=model)
+    assert (code, "inference_config.json.keep" in error) == (2, True)
 
 
 def test_text_streams_and_names_the_prompt_only_if_several(run):
@@ -456,6 +475,7 @@ def test_prompt_has_one_image_position(engine, encoded):
         (["--prompt=Why?", "--max_new_tokens=5000"], "shorten the prompt or lower --max_new_tok"),
         (["--prompt=What is <image>?"], "remove it"),
         (["--prompt=Why?", "--max_frames=0"], "--max_frames is 0"),
+        (["--prompt=Why?", "--fps=-1"], "--fps is -1.0"),
         (["--prompt=Why?", "--keep_ratio=0"], "--keep_ratio is 0.0"),
         (["--prompt=Why?", "--keep_ratio=1.5"], "--keep_ratio is 1.5"),
         (["--prompt=Why?", "--temperature=-1"], "--temperature is -1.0"),

@@ -209,6 +209,14 @@ def test_changed_config_is_refused_in_the_same_folder(finished, data, change, na
     assert (finished / "train_config.json").read_text() == before
 
 
+def test_run_folder_says_how_its_model_is_asked(data, tmp_path):
+    config = dataclasses.replace(run_config(data), keep_ratio=(1.0, 1.0))
+    write_workdir(config, workdir=tmp_path)
+    written = json.loads((tmp_path / "inference_config.json").read_text())
+    frames = config.data.max_frames
+    assert written == {"max_frames": frames, "fps": 0.0, "keep_ratio": 1.0}
+
+
 def test_longer_run_of_the_same_config_is_welcome(data, tmp_path):
     config = resolve(run_config(data))
     write_workdir(config, workdir=tmp_path)

@@ -229,6 +229,28 @@ class RecotConfig:
         _require(fits, "recot.decoder_width must be a multiple of recot.decoder_heads")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How a model is asked unless the question says otherwise: what it was trained to see.
+
+    A model folder carries these values as `inference_config.json`; training writes them there.
+
+    Attributes:
+        max_frames: number of frames that are sampled from a video at most.
+        fps: frames sampled per second of a video; 0 samples uniformly.
+        keep_ratio: share of the visual tokens that the selector keeps, in (0, 1].
+    """
+
+    max_frames: int = 128
+    fps: float = 0.0
+    keep_ratio: float = 0.9
+
+    def __post_init__(self):
+        _require(self.max_frames > 0, "max_frames must be at least 1")
+        _require(self.fps >= 0, "fps must be 0 (uniform sampling) or more")
+        _require(0 < self.keep_ratio <= 1, "keep_ratio must be above 0 and at most 1")
+
+
 PRESETS: dict[str, ModelConfig] = {
     "3b": ModelConfig(),
     "tiny": ModelConfig(
@@ -380,3 +402,12 @@ class TrainConfig:
         if high <= 1 or low >= 1:
             return min((low + high) / 2, 1.0)
         return 1 - (1 - low) ** 2 / (2 * (high - low))
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """How the trained model is asked: with the frames and the mean keep ratio of training."""
+        return InferenceConfig(
+            max_frames=self.data.frames_per_sample or self.data.max_frames,
+            fps=self.data.fps,
+            keep_ratio=self.mean_keep_ratio,
+        )

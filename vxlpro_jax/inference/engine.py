@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vxlpro_jax.checkpoints.inference_config import read_inference_config
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
-from vxlpro_jax.config.schema import IMAGE_TOKEN, ModelConfig
+from vxlpro_jax.config.schema import IMAGE_TOKEN, InferenceConfig, ModelConfig
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.data.text.tokenizer import StreamDecoder, Tokenizer
 from vxlpro_jax.data.video import images
@@ -73,11 +74,13 @@ class Engine:
         *,
         config: ModelConfig,
         tokenizer: Tokenizer,
+        inference_config: InferenceConfig | None = None,
         pinpoints: Any = None,
         progress: Callable | None = None,
         store: TokenStore | None = None,
     ):
         self.config = config
+        self.inference_config = inference_config or InferenceConfig()
         self.tokenizer = tokenizer
         self._params = params
         self._pinpoints = pinpoints or images.DEFAULT_PINPOINTS
@@ -127,6 +130,7 @@ class Engine:
             params,
             config=config,
             tokenizer=tokenizer,
+            inference_config=read_inference_config(located.root),
             pinpoints=release.get("image_grid_pinpoints"),
             progress=progress,
             store=store,

@@ -1,11 +1,14 @@
 """Flags of the commands that ask a model: what its decoder reads, in how much memory."""
 
 import argparse
+import dataclasses
 import typing
 from typing import Any
 
+from vxlpro_jax.config.schema import InferenceConfig
 from vxlpro_jax.inference.memory_plan import KeepStamps, Options
 from vxlpro_jax.models.kv_cache import CacheType
+from vxlpro_jax.utils.errors import InputError
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _FLAGS = ("keep_stamps", "max_context", "kv_cache", "hbm_gib")
@@ -22,6 +25,36 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--kv_cache", choices=kinds, default="model", help="type of the keys and values kept")
     add("--hbm_gib", type=float, help="memory to use, GiB; if not given: all of the device's")
     add("--dtype", choices=_DTYPES, help="if not given: as stored, on a CPU float32")
+
+
+def add_inference_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds a flag for each field of `InferenceConfig`; not given means as the model folder says."""
+    add = parser.add_argument_group("sampling of frames and tokens").add_argument
+    unset = "if not given: as the model folder says"
+    add("--max_frames", type=int, help=f"most frames sampled from a video; {unset}")
+    add("--fps", type=float, help=f"frames sampled a second, 0 for uniformly spaced; {unset}")
+    add("--keep_ratio", type=float, help=f"share of the visual tokens kept; {unset}")
+
+
+def inference_config_of(args: argparse.Namespace, *, defaults: InferenceConfig) -> InferenceConfig:
+    """The values of the flags that were given; `defaults` for the others.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    names = [field.name for field in dataclasses.fields(InferenceConfig)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    _check(given)
+    return dataclasses.replace(defaults, **given)
+
+
+def _check(given: dict[str, Any]) -> None:
+    if given.get("max_frames", 1) < 1:
+        raise InputError(f"--max_frames is {given['max_frames']}: ask for at least one frame.")
+    if not given.get("fps", 0) >= 0:
+        raise InputError(f"--fps is {given['fps']}: it must be 0 or more.")
+    if not 0 < given.get("keep_ratio", 1) <= 1:
+        raise InputError(f"--keep_ratio is {given['keep_ratio']}: it must be in (0, 1].")
 
 
 def options_of(args: argparse.Namespace, **more: Any) -> Options:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from vxlpro_jax.checkpoints import init_from, params
+from vxlpro_jax.checkpoints.inference_config import write_inference_config
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.config.schema import PRESETS, TrainConfig
 from vxlpro_jax.data.loader.batches import BatchIterator
@@ -165,9 +166,10 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
 
 
 def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
-    """Writes the run's config, and what makes the folder a checkpoint: sizes and tokenizer."""
+    """Writes the run's config, and what makes the folder a model: sizes, tokenizer, defaults."""
     workdir.mkdir(parents=True, exist_ok=True)
     if config.data.tokenizer:
         params.copy_tokenizer(config.data.tokenizer, workdir)
     write_atomically(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
     write_atomically(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))
+    write_inference_config(workdir, config.inference)
