@@ -64,7 +64,7 @@ class Case(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Prints the table; returns 1 if a program failed."""
-    run = read_run(argv, define=_define)
+    run = read_run(argv, define=_define, doc=__doc__)
     names = run.flags.what.split(",")
     if unknown := set(names) - set(_CASES):
         raise InputError(f"--what has {', '.join(unknown)}: choose from {', '.join(_CASES)}.")

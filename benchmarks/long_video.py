@@ -42,7 +42,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args)))
         return
-    args.video = args.video or str(drawn.haystack(Path(DataConfig().workdir_cache).expanduser()))
+    args.video = args.video or str(drawn.haystack(Path(DataConfig().cache_dir).expanduser()))
     print("| " + " | ".join((*_COLUMNS, "resident MiB")) + " |")
     print("| --- " * (len(_COLUMNS) + 1) + "|")
     for frames in args.frames:

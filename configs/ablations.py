@@ -8,8 +8,6 @@ scratch, and keep ratios at which questions (beside the sweep's own) and needles
 
 import ml_collections
 
-from configs import stage1, stage2
-
 _STAGE1_STEPS = 80
 _STAGE2_STEPS = 200
 _KEEP_RATIO = 1.0
@@ -23,28 +21,28 @@ def base(run):
 
 
 def mask_random(run):
-    run.stage1.recot.policy = "random"
+    run.stage1["recot.policy"] = "random"
 
 
 def mask_tube(run):
-    run.stage1.recot.policy = "tube"
+    run.stage1["recot.policy"] = "tube"
 
 
 def mask_motion(run):
-    run.stage1.recot.policy = "motion"
+    run.stage1["recot.policy"] = "motion"
 
 
 def mask_ratio_50(run):
-    run.stage1.recot.mask_ratio = (0.5, 0.5)
+    run.stage1["recot.mask_ratio"] = (0.5, 0.5)
 
 
 def mask_ratio_90(run):
-    run.stage1.recot.mask_ratio = (0.9, 0.9)
+    run.stage1["recot.mask_ratio"] = (0.9, 0.9)
 
 
 def layout_temporal(run):
-    run.stage1.model.dts.layout = "temporal"
-    run.stage2.model.dts.layout = "temporal"
+    run.stage1["model.dts.layout"] = "temporal"
+    run.stage2["model.dts.layout"] = "temporal"
 
 
 def no_stage1(run):
@@ -65,49 +63,49 @@ def keep_all(run):
 
 def keep_half(run):
     """The selector drops half of the tokens in training."""
-    run.stage2.keep_ratio = (0.5, 0.5)
+    run.stage2["keep_ratio"] = (0.5, 0.5)
     run.keep_ratios = (0.5,)
     run.needle_keep_ratios = (0.3, 0.6, 1.0)
 
 
 def pool_1(run):
     """64 tokens a group."""
-    run.stage2.model.pool = 1
+    run.stage2["model.pool"] = 1
     run.needle_keep_ratios = (1.0,)
 
 
 def pool_1_keep_25(run):
     """As many tokens as `keep_all` has: a quarter chosen by the question, not means of four."""
-    run.stage2.model.pool = 1
-    run.stage2.keep_ratio = (0.25, 0.25)
+    run.stage2["model.pool"] = 1
+    run.stage2["keep_ratio"] = (0.25, 0.25)
     run.keep_ratios = (0.25,)
     run.needle_keep_ratios = (0.25,)
 
 
 def pool_1_keep_drawn(run):
     """A share drawn anew for each sample, as the release does, from a wider range."""
-    run.stage2.model.pool = 1
-    run.stage2.keep_ratio = (0.25, 1.0)
+    run.stage2["model.pool"] = 1
+    run.stage2["keep_ratio"] = (0.25, 1.0)
     run.keep_ratios = (0.25,)
     run.needle_keep_ratios = (0.25, 1.0)
 
 
 def pool_4(run):
     """4 tokens a group."""
-    run.stage2.model.pool = 4
+    run.stage2["model.pool"] = 4
     run.needle_keep_ratios = (1.0,)
 
 
 def frames_4(run):
     """Trained on every other frame of a clip, one group; asked about all of them."""
-    run.stage1.data.max_frames = 4
-    run.stage2.data.max_frames = 4
+    run.stage1["data.max_frames"] = 4
+    run.stage2["data.max_frames"] = 4
     run.needle_keep_ratios = (1.0,)
 
 
 def stage1_long(run):
     """Stage 1 takes three times as many steps."""
-    run.stage1.total_steps = run.stage1.checkpoint_every = 3 * _STAGE1_STEPS
+    run.stage1["total_steps"] = run.stage1["checkpoint_every"] = 3 * _STAGE1_STEPS
 
 
 GROUPS = {
@@ -140,41 +138,36 @@ def get_config(group=""):
     if group not in GROUPS:
         known = ", ".join(filter(None, GROUPS))
         raise ValueError(f"Unknown group {group!r}: known are {known}, or none for the first.")
-    begin, c = _run(), ml_collections.ConfigDict()
+    c = ml_collections.ConfigDict()
     c.seeds = (0, 1, 2)
-    c.stage1 = _changes(begin.stage1, since=stage1.get_config())
-    c.stage2 = _changes(begin.stage2, since=stage2.get_config())
+    c.stage1 = _settings(_steps(_STAGE1_STEPS))
+    c.stage2 = _settings(_steps(_STAGE2_STEPS))
     c.keep_ratio = _KEEP_RATIO
-    c.variants = ml_collections.ConfigDict()
+    c.variants = {}
     for change in GROUPS[group]:
-        run = _run()
+        run = _Run()
         change(run)
         c.variants[change.__name__] = {
             "has_stage1": run.has_stage1,
-            "stage1": _changes(run.stage1, since=begin.stage1),
-            "stage2": _changes(run.stage2, since=begin.stage2),
+            "stage1": _settings(run.stage1),
+            "stage2": _settings(run.stage2),
             "keep_ratios": run.keep_ratios,
             "needle_keep_ratios": run.needle_keep_ratios,
         }
     return c
 
 
-def _run():
-    """What every variant begins with; a name that it lacks cannot be set."""
-    c = ml_collections.ConfigDict()
-    c.stage1, c.stage2, c.has_stage1 = stage1.get_config(), stage2.get_config(), True
-    c.stage1.total_steps = c.stage1.checkpoint_every = _STAGE1_STEPS
-    c.stage2.total_steps = c.stage2.checkpoint_every = _STAGE2_STEPS
-    c.keep_ratios, c.needle_keep_ratios = (), ()
-    return c.lock()
+class _Run:
+    """What a variant changes: values of each stage by dotted path of the field, and the rest."""
+
+    def __init__(self):
+        self.stage1, self.stage2, self.has_stage1 = {}, {}, True
+        self.keep_ratios, self.needle_keep_ratios = (), ()
 
 
-def _changes(config, *, since, path=""):
-    """What differs, as settings `path=value`."""
-    changes = []
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            changes += _changes(value, since=since[name], path=f"{path}{name}.")
-        elif value != since[name]:
-            changes.append(f"{path}{name}={value}".replace(" ", ""))
-    return tuple(changes)
+def _steps(count):
+    return {"total_steps": count, "checkpoint_every": count}
+
+
+def _settings(values):
+    return tuple(f"{path}={value}".replace(" ", "") for path, value in values.items())

@@ -13,8 +13,9 @@ def get_config(arg=None):
     if preset == "tiny":
         c = common.base(preset, frames=options.frames or 8, text=0, batch=options.batch or 8)
         c.optim.lr = 2e-3
-        c.optim.groups = common.TINY_GROUPS
+        c.optim.groups = common.TINY_ENCODER_GROUPS
         c.total_steps = 240
+        c.checkpoint_every = 40
     else:
         c = common.base(preset, frames=options.frames or 64, text=0, batch=options.batch or 64)
         c.optim.lr = 2e-4
@@ -22,6 +23,6 @@ def get_config(arg=None):
         c.total_steps = 50_000
         c.checkpoint_every = 500
         c.optim.groups = ({"pattern": "^vision/", "lr_scale": 0.0},)
-    c.task = "recot"
+    c.objective = "recot"
     c.eval_every = 2_000
     return c

@@ -14,8 +14,6 @@ from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.preflight import Check, read_file, remove_what_is_left, write_file
 from vxlpro_jax.utils.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 CONFIG = f"--config={ROOT / 'configs/stage2.py'}"
 NAMES = ["devices", "all-reduce", "workdir", "batch", "data"]
 

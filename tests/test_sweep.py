@@ -23,8 +23,6 @@ from vxlpro_jax.sweep.plan import Run, Step, Sweep, plan
 from vxlpro_jax.sweep.results import Measured
 from vxlpro_jax.utils.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 ABLATIONS = f"--config={ROOT / 'configs/ablations.py'}"
 FIGURES = {"accuracy": {"order": 0.5, "count": 1.0}}
 

@@ -32,10 +32,10 @@ _WHAT = ("train", "stage1", "encode", "assemble", "prefill", "decode")
 def main(argv: list[str]) -> int:
     """Runs the command line `argv`."""
     jax.config.update("jax_platforms", "cpu")
-    run = read_run(argv, define=_define)
+    run = read_run(argv, define=_define, doc=__doc__)
     what, config = run.flags.what, run.config
     if what == "stage1":
-        config = dataclasses.replace(config, task="recot")
+        config = dataclasses.replace(config, objective="recot")
     config = dataclasses.replace(
         config, mesh=dataclasses.replace(config.mesh, num_slices=run.flags.num_slices)
     )

@@ -76,7 +76,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--benchmark", required=True, choices=(*BENCHMARKS, *registry.NAMES), help="what is asked")
     add("--out", required=True, type=Path, help="folder of the results")
     add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
-    cache = Path(DataConfig().workdir_cache)
+    cache = Path(DataConfig().cache_dir)
     add("--cache", type=Path, default=cache, help="folder of the embedded clips")
     benchmarking.add_flags(parser)
     return parser.parse_args(argv)

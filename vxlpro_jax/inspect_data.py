@@ -34,7 +34,7 @@ _BAD = "bad_samples.jsonl"
 def main(argv: list[str]) -> None:
     """Runs the command line `argv`."""
     jax.config.update("jax_platforms", "cpu")  # A run may hold the devices.
-    run = read_run(argv, define=_define)
+    run = read_run(argv, define=_define, doc=__doc__)
     config = resolve(run.config)
     folder = _make_folder(Path(run.flags.out or Path("runs") / run.name / "inspect"))
     data = open_data(config, folder=folder)
@@ -80,7 +80,7 @@ def open_data(config: TrainConfig, *, folder: Path) -> BatchIterator | BucketIte
     return build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,
-        with_text=config.task == "answer",
+        with_text=config.objective == "sft",
         seed=config.seed,
         bad_samples_path=folder / _BAD,
     )

@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--frames", type=_several(int), default="128,256,512", help="lengths of the haystack")
     add("--depths", type=_several(float), default="0,0.25,0.5,0.75,1", help="0 is the start")
     add("--keep_ratio", type=_several(float), default="0.9", help="shares of visual tokens kept")
-    cache = Path(DataConfig().workdir_cache)
+    cache = Path(DataConfig().cache_dir)
     add("--cache", type=Path, default=cache, help="folder of what is drawn")
     flags.add_flags(parser)
     return parser.parse_args(argv)

@@ -102,7 +102,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         for name, told in own.items():
             flags.DEFINE_string(name, "", told, flag_values=values)
 
-    run = read_run(argv, define=define)
+    run = read_run(argv, define=define, doc=__doc__)
     workdir = epath.Path(run.flags.workdir or Path("runs") / run.name).expanduser()
     rest = tuple(_without(argv[1:], names=own))
     given = {variable: run.flags[name].value for name, variable in cluster.FLAGS.items()}

@@ -85,7 +85,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--num_workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
     add("--seconds_per_file", type=float, default=data.seconds_per_file, help="then it is killed")
     add("--shard", type=_shard, help="INDEX/COUNT, this process's share of the work")
-    add("--cache", type=Path, default=Path(data.workdir_cache), help="copies of remote shards")
+    add("--cache", type=Path, default=Path(data.cache_dir), help="copies of remote shards")
     return parser.parse_args(argv)
 
 

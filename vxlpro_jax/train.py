@@ -219,7 +219,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         for name, variable in cluster.FLAGS.items():
             flags.DEFINE_string(name, None, f"Instead of {variable}.", flag_values=values)
 
-    run = read_run(argv, define=define)
+    run = read_run(argv, define=define, doc=__doc__)
     workdir = Path(run.flags.workdir or Path("runs") / run.name)
     given = {variable: run.flags[name].value for name, variable in cluster.FLAGS.items()}
     environ = os.environ | {variable: x for variable, x in given.items() if x is not None}

@@ -112,14 +112,13 @@ def test_a_gpu_has_the_memory_that_launchers_give_a_process():
     assert accelerators.chip_of("v5e:2x2").usable_bytes == 16 * 2**30
 
 
-@pytest.mark.parametrize("task", ["answer", "recot"])
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_abstract_batches_are_those_of_the_pipeline(task, tmp_path):
-    config = TrainConfig(task=task, data=DataConfig(workdir_cache=str(tmp_path)))
+@pytest.mark.parametrize("objective", ["sft", "recot"])
+def test_abstract_batches_are_those_of_the_pipeline(objective, tmp_path):
+    config = TrainConfig(objective=objective, data=DataConfig(cache_dir=str(tmp_path)))
     pipeline = build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,
-        with_text=task == "answer",
+        with_text=objective == "sft",
         seed=0,
         process_index=0,
         process_count=1,

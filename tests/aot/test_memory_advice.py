@@ -48,13 +48,13 @@ def test_training_keeps_what_the_decoder_does():
 
 
 def test_stage_1_has_no_decoder_of_text():
-    told = advice("stage1", task="recot", optim=FROZEN_TOWER)
+    told = advice("stage1", objective="recot", optim=FROZEN_TOWER)
     assert list(told) == [
         *("encode_microbatch", "grad_accum_steps", "mesh.context", "mesh.fsdp"),
         "data.max_frames",
     ]
     deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=64))
-    assert advice("stage1", task="recot", optim=FROZEN_TOWER, model=deep) == told
+    assert advice("stage1", objective="recot", optim=FROZEN_TOWER, model=deep) == told
 
 
 def test_a_frozen_tower_keeps_nothing():

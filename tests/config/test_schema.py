@@ -5,12 +5,11 @@ import importlib
 import math
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from configs import common, stage2
-from vxlpro_jax.config.parsing import from_mapping
+from vxlpro_jax.config.parsing import from_mapping, override
 from vxlpro_jax.config.schema import (
     PRESETS,
     DecoderConfig,
@@ -51,7 +50,7 @@ from vxlpro_jax.utils.errors import InputError
         ({"keep_ratio": (0.5,)}, "config.keep_ratio is .*: expected 2 values"),
     ],
 )
-def test_mistakes_are_told(values, message):
+def test_keys_and_values_that_do_not_fit_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         from_mapping(TrainConfig, values)
 
@@ -191,26 +190,15 @@ def test_options_follow_the_preset():
         ("3b,frames", "Option 'frames' is '': give a whole number"),
     ],
 )
-def test_wrong_arguments_are_told(argument, message):
+def test_arguments_that_no_config_file_takes_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):
         stage2.get_config(argument)
 
 
-def test_every_field_of_a_run_is_in_the_config_file():
-    """A field that the file lacks could not be set from a locked command line."""
-    config = stage2.get_config()
-
-    def missing(kind, values, path):
-        for field in dataclasses.fields(kind):
-            name = f"{path}.{field.name}"
-            if field.name not in values:
-                yield name
-            elif isinstance(values[field.name], ml_collections.ConfigDict):
-                yield from missing(type(getattr(kind(), field.name)), values[field.name], name)
-
-    sizes = {"model.vision", "model.dts", "model.decoder"}  # Come from the preset.
-    found = [name[1:] for name in missing(TrainConfig, config, "")]
-    assert [name for name in found if name.rpartition(".")[0] not in sizes] == []
+def test_feature_cache_of_the_tiny_preset_follows_cache_dir():
+    values = stage2.get_config().to_dict()
+    moved = override(TrainConfig, values, path="data.cache_dir", text="/elsewhere")
+    assert from_mapping(TrainConfig, moved).data.feature_cache == "/elsewhere/features"
 
 
 @pytest.mark.parametrize("bounds", [(0.7, 0.99), (1.0, 1.0), (1.2, 1.4), (0.4, 1.6), (0.5, 3.0)])

@@ -72,7 +72,7 @@ def test_a_clip_comes_with_several_time_scales(few, tmp_path):
 def test_a_row_holds_the_haystacks_that_fit(few, tmp_path, frames, of_sample, lengths):
     data = DataConfig(
         frames_per_sample=of_sample,
-        workdir_cache=str(tmp_path),
+        cache_dir=str(tmp_path),
         max_frames=frames,
         batch_size=8,
         max_text_tokens=80,

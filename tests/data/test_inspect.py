@@ -21,9 +21,6 @@ from vxlpro_jax.utils.errors import InputError
 SIZE = 28
 LEARNED = (0xC2, 0x18, 0x5B)
 
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -333,7 +330,7 @@ def test_command_without_text_and_with_a_bad_record(tmp_path, capsys):
     argv = [
         *("inspect", "--config=configs/stage1.py:tiny,batch=3", f"--config.data.path={data}"),
         *("--config.data.bad_sample_quota=0.4", f"--out={tmp_path / 'out'}"),
-        *("--config.eval_every=0", f"--config.data.workdir_cache={tmp_path}"),
+        *("--config.eval_every=0", f"--config.data.cache_dir={tmp_path}"),
     ]
     for _ in range(2):  # What an earlier start has listed does not count.
         command.main(argv)

@@ -24,7 +24,7 @@ TEXT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
 
 @pytest.fixture
 def embedded(cache):
-    return DataConfig(workdir_cache=str(cache), batch_size=4)
+    return DataConfig(cache_dir=str(cache), batch_size=4)
 
 
 @pytest.fixture

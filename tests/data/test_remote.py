@@ -126,7 +126,7 @@ def test_a_file_object_seeks(place, files):
 
 def test_batches_are_those_of_local_files(place, files, tmp_path):
     def batch(path):
-        data = DataConfig(path=path, batch_size=2, workdir_cache=str(tmp_path))
+        data = DataConfig(path=path, batch_size=2, cache_dir=str(tmp_path))
         pipeline = build_pipeline(data, image_size=28, seed=0)
         with_all = next(pipeline)
         pipeline.close()

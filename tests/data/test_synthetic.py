@@ -216,7 +216,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"set data.workdir_cache"):
+    with pytest.raises(InputError, match=r"set data.cache_dir"):
         synthetic_set(tmp_path / "file")
 
 

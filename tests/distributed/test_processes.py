@@ -441,7 +441,6 @@ def test_other_sizes_are_not_damage(run, data):
 # ---- The command --------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_flags_go_before_the_environment(monkeypatch):
     monkeypatch.setenv("VXLPRO_NUM_PROCESSES", "8")
     monkeypatch.setenv("VXLPRO_COORDINATOR", "host-a:1")

@@ -79,7 +79,7 @@ def test_targets_are_normalised_tokens(config, frames):
 
 def loss_and_grads(config, params, frames, segments):
     run = TrainConfig(
-        task="recot", model=config, recot=OPTIONS, data=DataConfig(), compute_dtype="float64"
+        objective="recot", model=config, recot=OPTIONS, data=DataConfig(), compute_dtype="float64"
     )
     batch = {"frames": frames[None], "group_segments": np.asarray([segments])}
     return jax.value_and_grad(lambda p: recot_loss(p, batch, key=KEY, config=run).value)(params)

@@ -36,7 +36,7 @@ def run_config(data: Path):
     )
 
     return TrainConfig(
-        task="recot",
+        objective="recot",
         model=dataclasses.replace(MICRO, dts=DtsConfig(grid=4)),
         recot=RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2),
         data=DataConfig(path=str(data), batch_size=4, bad_sample_quota=0.5),

@@ -45,7 +45,7 @@ def main():
         results["answer, skipping, in float64"] = compare(skipping, meshes=meshes)
         params, batches = begin(exact)
         results["plain in float64"] = train(exact, params, batches[:1])["losses"]
-        pretraining = dataclasses.replace(exact, task="recot")
+        pretraining = dataclasses.replace(exact, objective="recot")
         results["recot in float64"] = compare(pretraining, meshes=meshes)
     results["explicit"] = explicit_losses(config)
     print(json.dumps(results))

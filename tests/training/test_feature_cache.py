@@ -81,7 +81,7 @@ def fill(config: TrainConfig) -> Run:
     mesh = make_mesh(MeshConfig())
     jax.set_mesh(mesh)
     side = config.model.vision.image_size
-    with_text = config.task == "answer"
+    with_text = config.objective == "sft"
     data = build_pipeline(config.data, image_size=side, seed=0, with_text=with_text)
     params = jit(task_of(config).init_params)(jax.random.key(config.seed))
     place = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
@@ -97,15 +97,15 @@ def shards(config: TrainConfig) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("task", "optim", "kept"),
+    ("objective", "optim", "kept"),
     [
-        ("answer", TOWER, "features"),
-        ("answer", TOWER_AND_DTS, "compressed"),
+        ("sft", TOWER, "features"),
+        ("sft", TOWER_AND_DTS, "compressed"),
         ("recot", TOWER, "features"),
     ],
 )
-def test_loss_and_gradients_are_those_of_frames(task, optim, kept, config, no_mesh):
-    config = dataclasses.replace(config, task=task, optim=optim, encode_microbatch=1)
+def test_loss_and_gradients_are_those_of_frames(objective, optim, kept, config, no_mesh):
+    config = dataclasses.replace(config, objective=objective, optim=optim, encode_microbatch=1)
     data, params, features = fill(config)
 
     @jit
@@ -133,17 +133,17 @@ def test_loss_and_gradients_are_those_of_frames(task, optim, kept, config, no_me
 
 
 @pytest.mark.parametrize(
-    ("task", "pattern", "kept"),
+    ("objective", "pattern", "kept"),
     [
-        ("answer", "^(vision|dts)/", True),
-        ("answer", "^(vision|dts|projector|decoder)/", True),
-        ("answer", "^vision/", False),
-        ("answer", "^(vision/|dts/block0)", False),
+        ("sft", "^(vision|dts)/", True),
+        ("sft", "^(vision|dts|projector|decoder)/", True),
+        ("sft", "^vision/", False),
+        ("sft", "^(vision/|dts/block0)", False),
         ("recot", "^(vision|dts)/", False),
     ],
 )
-def test_the_compressors_output_is_kept_where_it_stays_the_same(task, pattern, kept, config):
-    config = dataclasses.replace(config, task=task, optim=freezing(pattern))
+def test_the_compressors_output_is_kept_where_it_stays_the_same(objective, pattern, kept, config):
+    config = dataclasses.replace(config, objective=objective, optim=freezing(pattern))
     assert feature_cache.keeps_compressed(config) == kept
 
 

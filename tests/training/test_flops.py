@@ -94,9 +94,9 @@ def test_frozen_parts_cost_less():
     assert flops.trained(forward, frozen=("vision", "dts", *forward._fields)) == 111
 
 
-@pytest.mark.parametrize("task", ["answer", "recot"])
-def test_padding_does_not_count_in_a_step(task):
-    config = TrainConfig(task=task, model=WIDE, keep_ratio=(1.0, 1.0))
+@pytest.mark.parametrize("objective", ["sft", "recot"])
+def test_padding_does_not_count_in_a_step(objective):
+    config = TrainConfig(objective=objective, model=WIDE, keep_ratio=(1.0, 1.0))
     segments = {"group_segments": (2, 3), "token_segments": (2, 20)}
     full = {name: jnp.ones(shape, jnp.int32) for name, shape in segments.items()}
     full["labels"] = full["token_segments"]
@@ -106,7 +106,7 @@ def test_padding_does_not_count_in_a_step(task):
     assert told == pytest.approx(again)
     forward = (
         flops.recot_forward(WIDE, options=config.recot, groups=3)
-        if task == "recot"
+        if objective == "recot"
         else flops.answer_forward(WIDE, groups=3, text_tokens=20, keep_ratio=1.0, targets=20)
     )
     assert told == pytest.approx(2 * flops.trained(forward, frozen=()))

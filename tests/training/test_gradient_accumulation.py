@@ -35,9 +35,9 @@ def batch():
     return batch
 
 
-def setup(task):
+def setup(objective):
     """A loss in float64, and parameters."""
-    task = task_of(dataclasses.replace(CONFIG, task=task))
+    task = task_of(dataclasses.replace(CONFIG, objective=objective))
     params = tree.cast(jit(task.init_params)(jax.random.key(0)), "float64")
     return lambda params, batch, key: task.loss(params, batch, key=key), params
 
@@ -50,7 +50,7 @@ def run(loss_fn, params, batch, *, parts):
 def answers(batch):
     """With all tokens kept nothing is drawn, so that parts and whole compute the same."""
     with jax.enable_x64(True):
-        loss_fn, params = setup("answer")
+        loss_fn, params = setup("sft")
         found = {parts: run(loss_fn, params, batch, parts=parts) for parts in (1, 2, 8)}
         return jax.device_get(found)
 

@@ -303,7 +303,7 @@ def stage1(tmp_path):
         write_clip(tmp_path / f"{name}.mp4", frames=8, seed=seed)
         (tmp_path / f"{name}.json").write_text(json.dumps([{"video": f"{name}.mp4"}]))
     return TrainConfig(
-        task="recot",
+        objective="recot",
         model=dataclasses.replace(MICRO, dts=DtsConfig(grid=4)),
         recot=RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2),
         data=DataConfig(

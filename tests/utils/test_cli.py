@@ -12,9 +12,6 @@ from vxlpro_jax.utils.errors import InputError
 
 CONFIG = "configs/stage2.py"
 
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 def run(main, argv, capsys):
     """Exit code and stderr of a command run in this process."""

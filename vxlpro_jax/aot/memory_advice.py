@@ -68,7 +68,7 @@ def _training_advice(config, *, rows, mesh):
     shapes = param_shapes(config)
     frozen = optimizer.frozen_branches(shapes, config=config.optim)
     groups = max(rows * _groups(config) // mesh.shape["context"], 1)
-    if config.task == "recot":
+    if config.objective == "recot":
         held = groups * _KEPT * FRAMES_PER_GROUP * _feature_bytes(config)
         if not config.encode_microbatch:
             held += groups * (_dts_bytes(config) + _restoring_bytes(config))
@@ -102,7 +102,7 @@ def _tower_advice(config, *, groups, is_trained):
     vision = config.model.vision
     at_once = min(config.encode_microbatch or groups, groups)
     compressor = _dts_bytes(config)
-    if config.task == "recot":
+    if config.objective == "recot":
         compressor += _restoring_bytes(config)
     frame = vision.grid**2 * vision.width * _itemsize(config)
     # A tower that is not trained forgets each layer after the next.
@@ -182,7 +182,7 @@ def _gib(size):
 
 def _forward(config):
     groups = _groups(config)
-    if config.task == "recot":
+    if config.objective == "recot":
         return flops.recot_forward(config.model, options=config.recot, groups=groups)
     return flops.answer_forward(
         config.model,

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     def define(values):
         flags.DEFINE_integer("devices", 0, "Devices of the mesh.", flag_values=values)
 
-    run = read_run(argv, define=define)
+    run = read_run(argv, define=define, doc=__doc__)
     count = run.flags.devices or _named_devices(run.config.mesh) or jax.device_count()
     sizes = axis_sizes(run.config.mesh, devices=count)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))

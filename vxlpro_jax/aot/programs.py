@@ -186,7 +186,7 @@ def abstract_batch(config: TrainConfig, *, mesh: Mesh) -> dict[str, jax.ShapeDty
         "stamp_ids": _rows((*groups, STAMP_TOKENS), mesh=mesh),
         "group_segments": _rows(groups, mesh=mesh),
     }
-    if config.task == "answer":
+    if config.objective == "sft":
         for name in ("tokens", "token_segments", "labels"):
             batch[name] = _rows(text, mesh=mesh)
     return batch

@@ -1,8 +1,9 @@
 """Frozen configuration of a model and of a run: every size and option is declared here, once.
 
-A run's config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `from_mapping` turns it
-into these dataclasses and answers an unknown key with the nearest known one. On disk a model's
-sizes live in the release's own `config.json` (`ModelConfig.from_release`, `.to_release`).
+A run's config file (`configs/*.py`) sets what differs from these defaults; `parsing.from_mapping`
+turns it into these dataclasses. The string below a field is its meaning: `--help` and the table of
+config fields show the first sentence (see `schema_table`). On disk a model's sizes are in the
+release's own `config.json` (`ModelConfig.from_release`, `.to_release`).
 """
 
 import dataclasses
@@ -22,7 +23,6 @@ Layout = Literal["released", "temporal"]
 AttentionBackend = Literal["auto", "xla", "chunked", "splash", "cudnn"]
 SelectorGradient = Literal["scores", "straight_through"]
 MaskPolicy = Literal["sgm", "random", "tube", "motion"]
-Task = Literal["answer", "recot"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -35,13 +35,21 @@ class VisionConfig:
     """SigLIP tower. Defaults: so400m-patch14-384 less its last layer, which the release deletes."""
 
     width: int = 1152
+    """Channels of a patch."""
     depth: int = 26
+    """Transformer layers."""
     num_heads: int = 16
+    """Attention heads."""
     mlp_width: int = 4304
+    """Hidden units of the MLP."""
     image_size: int = 384
+    """Side of the input in pixels."""
     patch_size: int = 14
+    """Side of a patch in pixels."""
     norm_eps: float = 1e-6
+    """Epsilon of the layer norms."""
     remat: bool = False
+    """Recompute each layer in the backward pass to save activation memory."""
 
     @property
     def grid(self) -> int:
@@ -51,37 +59,46 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DtsConfig:
-    """Dynamic Token Synthesizer. Its width is the tower's.
-
-    `released` is the channel/time order that the released weights were trained through (a reshape
-    of frame-major channels, no transpose); `temporal` puts channel c of frame f at (c, f). `grid`
-    is the side, 24 in the release, to which each frame's features are resized.
-    """
+    """Dynamic Token Synthesizer. Its width is the tower's."""
 
     layout: Layout = "released"
+    """Order of channels and time. `released` is the order that the released weights were trained
+    with (a reshape of frame-major channels, no transpose); `temporal` puts channel c of frame f at
+    (c, f)."""
     grid: int = 24
+    """Side of the grid to which each frame's features are resized."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Qwen2.5 decoder. Defaults: Qwen2.5-3B-Instruct as released.
-
-    With `scan_layers` the layers' parameters are stacked and compile time does not grow with depth;
-    without, each layer has its own, which saves the copy that a scan on a CPU makes of them.
-    """
+    """Qwen2.5 decoder. Defaults: Qwen2.5-3B-Instruct as released."""
 
     vocab_size: int = 151_936
+    """Rows of the token embedding."""
     width: int = 2048
+    """Channels of a position."""
     depth: int = 36
+    """Transformer layers."""
     num_heads: int = 16
+    """Attention heads of the queries."""
     num_kv_heads: int = 2
+    """Attention heads of keys and values."""
     mlp_width: int = 11_008
+    """Hidden units of the MLP."""
     rope_theta: float = 1e6
+    """Base of the rotary frequencies."""
     norm_eps: float = 1e-6
+    """Epsilon of the RMS norms."""
     tied_head: bool = True
+    """Whether the output head is the token embedding."""
     max_positions: int = 32_768
+    """Context length that the weights were trained for."""
     remat: bool = False
+    """Recompute each layer in the backward pass to save activation memory."""
     scan_layers: bool = True
+    """Stack the layers' parameters and scan over them, so that compile time does not grow with
+    depth. Without it each layer has its own parameters, which saves the copy that a scan makes of
+    them on a CPU."""
 
     @property
     def head_dim(self) -> int:
@@ -91,21 +108,20 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The whole model: tower, DTS, projector and selector (sized by the two widths), decoder.
-
-    Behind the projector the mean of `pool` x `pool` places is one visual token; differs from the
-    release unless 2. The choice of tokens has no gradient: with `selector_gradient="scores"` the
-    selector learns as in the release, through its scores alone, which are added to the tokens that
-    are kept; with `"straight_through"` also as if each of these were multiplied by its score, so
-    that tokens which help to answer rise.
-    """
+    """The whole model: tower, DTS, projector and selector (sized by the two widths), decoder."""
 
     vision: VisionConfig = VisionConfig()
     dts: DtsConfig = DtsConfig()
     decoder: DecoderConfig = DecoderConfig()
     pool: int = 2
+    """Side of the square of places that are averaged to one visual token; 2 in the release."""
     attention: AttentionBackend = "auto"
+    """Attention backend; `auto` chooses by platform and length."""
     selector_gradient: SelectorGradient = "scores"
+    """How the selector learns, since its choice of tokens has no gradient. `scores` is as in the
+    release: through the scores that are added to the kept tokens. With `straight_through` the
+    selector also learns as if each kept token were multiplied by its score, so that tokens which
+    help to answer get higher scores."""
 
     def __post_init__(self):
         _require(self.vision.width % 32 == 0, "vision.width must be a multiple of 32 (GroupNorm)")
@@ -122,7 +138,7 @@ class ModelConfig:
 
     @property
     def tokens_per_group(self) -> int:
-        """Visual tokens that four frames become."""
+        """Visual tokens that the model makes of four frames."""
         return (self.dts.grid // self.pool) ** 2
 
     @classmethod
@@ -208,18 +224,23 @@ _RELEASE_DECODER = {
 class RecotConfig:
     """ReCoT: what is hidden from the compressor, the decoder that restores it, and the loss.
 
-    Only the scores of `sgm` are published; all else is ours. `random` ignores the content, `tube`
-    hides places throughout the four frames, `motion` keeps what changes. `mask_ratio` is the share
-    hidden of a clip whose frames have nothing in common, and of a still one. `difference_weight`
-    weighs the error of the changes between frames against that of the tokens.
+    Only the scores of the policy `sgm` are published; all else is ours.
     """
 
     policy: MaskPolicy = "sgm"
+    """Which tokens are hidden. `sgm` follows its learned scores, `random` ignores the content,
+    `tube` hides the same places in all four frames, `motion` keeps what changes."""
     mask_ratio: tuple[float, float] = (0.75, 0.75)
+    """Share of hidden tokens, in [0.05, 0.95]: of a clip whose frames have nothing in common, and
+    of a still one."""
     difference_weight: float = 1.0
+    """Weight of the error of changes between frames, relative to the error of the tokens."""
     decoder_width: int = 512
+    """Channels of the reconstruction decoder."""
     decoder_depth: int = 2
+    """Layers of the reconstruction decoder."""
     decoder_heads: int = 8
+    """Attention heads of the reconstruction decoder."""
 
     def __post_init__(self):
         low, high = self.mask_ratio
@@ -273,122 +294,147 @@ PRESETS: dict[str, ModelConfig] = {
 class DataConfig:
     """Where samples come from and the static shapes that they are padded to.
 
-    `path` names data files: a LLaVA-format JSON list, a JSONL file (`*.jsonl`), ArrayRecord shards
-    (`*.arrayrecord`) or the folder of their ingest, several of these by braces or stars
-    (`a/{x,y}.json`, `shards/*.arrayrecord`), or a mixture (`*.yaml`). Empty means the embedded
-    synthetic clips, written once to `workdir_cache`. `eval_path` is another, of samples that are
-    only evaluated. Videos and pictures are under `video_root` and `image_root`; one that is empty
-    means each data file's own folder. Each of these may be a URL (`http`, `https`, `s3`, `gs`) with
-    the extra `remote` installed; copies of remote shards go to `workdir_cache`. `feature_cache` is
-    a folder where the features of a frozen tower, or of tower and DTS if both are frozen, are kept.
-
-    A row of the batch has `max_frames` frames, a multiple of four, and `max_text_tokens` text ids,
-    template and answers included. Up to `samples_per_row` samples share it. A video gives `fps`
-    frames a second or, with 0, uniformly spaced ones: at most `frames_per_sample`, or with 0 as
-    many as a row has. With `frame_buckets`, multiples of four, a batch has just so many frames a
-    row, and samples that need so many but not fewer; a step is compiled for each. How many a video
-    needs is known at a fixed `fps` from its record's `duration`; else it may be all. `num_workers`
-    processes read videos, each for at most `seconds_per_file`;
-    with 0 workers threads do, without a limit. More unreadable records than the share
-    `bad_sample_quota` stop the run.
+    Paths may be URLs (`http`, `https`, `s3`, `gs`) if the extra `remote` is installed.
     """
 
     path: str = ""
+    """Data files; empty for the embedded synthetic clips. A LLaVA-format JSON list, JSONL
+    (`*.jsonl`), ArrayRecord shards (`*.arrayrecord`) or the folder of their ingest, several of
+    these by braces or stars (`a/{x,y}.json`, `shards/*.arrayrecord`), or a mixture (`*.yaml`)."""
     eval_path: str = ""
+    """Data files of held-out samples, which are only evaluated."""
     video_root: str = ""
+    """Folder of the videos; empty for each data file's own folder."""
     image_root: str = ""
-    workdir_cache: str = "~/.cache/vxlpro_jax"
+    """Folder of the images; empty for each data file's own folder."""
+    cache_dir: str = "~/.cache/vxlpro_jax"
+    """Folder of files that can be made again: embedded clips and copies of remote shards."""
     feature_cache: str = ""
+    """Folder of the features of a frozen tower, or of tower and DTS if both are frozen; empty for
+    none. `{cache_dir}` in it stands for that field."""
     tokenizer: str = ""
+    """Folder of `tokenizer.json`; empty for the one of `init_from`, or the tiny one."""
     batch_size: int = 8
+    """Rows of a batch, over all devices."""
     max_frames: int = 8
+    """Frames of a row, a multiple of 4."""
     max_text_tokens: int = 96
+    """Text ids of a row, template and answers included."""
     samples_per_row: int = 1
+    """Most samples that share a row."""
     fps: float = 0.0
+    """Frames per second that a video is sampled at; 0 for uniformly spaced frames."""
     frames_per_sample: int = 0
+    """Most frames of a sample; 0 for as many as a row has."""
     frame_buckets: tuple[int, ...] = ()
+    """Smaller numbers of frames per row, multiples of 4. A batch holds samples of one bucket, and
+    the step is compiled once per bucket. At a fixed `fps` a video's bucket follows from its
+    record's `duration`; otherwise a video may need all frames."""
     num_workers: int = 0
+    """Processes that decode videos; with 0, threads decode without a time limit."""
     seconds_per_file: float = 120.0
+    """Time limit for decoding a video."""
     bad_sample_quota: float = 0.05
+    """Share of records that may be unreadable before the run stops."""
+
+    def __post_init__(self):
+        folder = self.feature_cache.replace("{cache_dir}", self.cache_dir)
+        object.__setattr__(self, "feature_cache", folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParamGroup:
-    """Parameters whose path matches `pattern` (regular expression, searched); first match wins.
-
-    With the rule `muon` matrices that multiply get orthogonal updates; the rest stays with AdamW.
-    """
+    """Parameters chosen by path, with their learning rate and update rule; first match wins."""
 
     pattern: str = ""
+    """Regular expression that is searched in a parameter's path, `decoder/embed`."""
     lr_scale: float = 1.0
+    """Factor of the learning rate; 0 freezes the group."""
     rule: Literal["adamw", "muon"] = "adamw"
+    """Update rule. `muon` gives matrices that multiply orthogonal updates; vectors and tables stay
+    with AdamW."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW or Muon, with linear warm-up and cosine decay to zero; `lr_scale=0` freezes a group.
-
-    The first moments, or Muon's momentum, are kept in `momentum_dtype`, or float32 if it is empty.
-    Second moments change by a thousandth a step, too little for bfloat16, and are always float32.
-    """
+    """AdamW or Muon, with linear warm-up and cosine decay to zero."""
 
     lr: float = 1e-3
+    """Peak learning rate."""
     warmup: float = 0.03
+    """Share of the steps that the learning rate rises."""
     b1: float = 0.9
+    """Decay of AdamW's first moments."""
     b2: float = 0.999
+    """Decay of AdamW's second moments."""
     eps: float = 1e-8
+    """Epsilon of AdamW."""
     weight_decay: float = 0.0
+    """Decoupled weight decay of matrices and the embedding."""
     clip_norm: float = 1.0
+    """Largest global norm of the gradients."""
     momentum_dtype: str = ""
+    """Type of first moments and Muon's momentum; empty for float32. Second moments are always
+    float32: they change by a thousandth a step, too little for bfloat16."""
     groups: tuple[ParamGroup, ...] = ()
+    """Parameter groups, `({"pattern": "^vision/", "lr_scale": 0.0},)`; the first match wins."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each mesh axis; one axis may be -1, meaning all that are left.
-
-    `num_slices` groups of devices, each of which has its own fast network, share the axis `data`.
-    """
+    """Devices along each mesh axis; one axis may be -1, which takes all remaining devices."""
 
     data: int = 1
+    """Replicas that split the batch."""
     fsdp: int = -1
+    """Devices that split the batch and hold shards of the parameters."""
     tensor: int = 1
+    """Devices that split heads and MLP units."""
     context: int = 1
+    """Devices that split the sequence."""
     num_slices: int = 1
+    """Groups of devices with a fast network of their own, along the axis `data`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run.
+    """One training run."""
 
-    `task` is what it learns: `answer` questions with the whole model, or `recot`, restoring hidden
-    tokens with the compressor alone. `keep_ratio` bounds the uniform draw of the selector's keep
-    ratio; what is above 1 keeps all. With `pose_max_frames` samples take the places of pieces of
-    videos of up to so many frames, so that positions of longer videos than are shown are learned.
-    Held-out samples are evaluated every `eval_every` steps and at the end; with 0 never.
-    `encode_microbatch` is how many groups of four frames a device encodes at a time, which bounds
-    the memory of the tower and the compressor; with 0 all that it has. The rows of a batch go
-    through the model in `grad_accum_steps` parts, whose gradients are averaged.
-    """
-
-    task: Task = "answer"
+    objective: str = "sft"
+    """What is learned: `sft` (answer questions, whole model), `recot` (restore hidden tokens,
+    compressor alone), or a Python file that defines an objective of your own."""
     model: ModelConfig = PRESETS["tiny"]
     recot: RecotConfig = RecotConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = 0
+    """Seed of initialisation, shuffles and draws."""
     total_steps: int = 100
+    """Optimizer steps of the run; the learning rate reaches zero there."""
     checkpoint_every: int = 50
+    """Steps between checkpoints."""
     eval_every: int = 0
+    """Steps between evaluations on held-out samples, with one more at the end; 0 for none."""
     log_every: int = 10
+    """Steps between console lines."""
     init_from: str = ""
+    """Checkpoints or model folders to start from, separated by commas; the first that holds a part
+    gives it."""
     keep_ratio: tuple[float, float] = (0.7, 0.99)
+    """Bounds of the uniform draw of the selector's keep ratio; a draw above 1 keeps all tokens."""
     pose_max_frames: int = 0
+    """Longest video, in frames, whose positions are learned by position skipping (PoSE); 0 for
+    none. Samples take the positions of pieces of longer videos than are shown."""
     param_dtype: str = "float32"
+    """Type of the parameters and of the gradients."""
     compute_dtype: str = "float32"
+    """Type that the forward pass casts parameters and activations to."""
     encode_microbatch: int = 0
+    """Groups of four frames that a device encodes at a time, which bounds the memory of tower and
+    compressor; 0 for all."""
     grad_accum_steps: int = 1
+    """Gradient accumulation steps: parts of a batch whose gradients are averaged."""
 
     def __post_init__(self):
         low, high = self.keep_ratio
@@ -397,7 +443,7 @@ class TrainConfig:
 
     @property
     def mean_keep_ratio(self) -> float:
-        """Of the draws, of which those above 1 count as 1."""
+        """Mean of the drawn keep ratios, where a draw above 1 counts as 1."""
         low, high = self.keep_ratio
         if high <= 1 or low >= 1:
             return min((low + high) / 2, 1.0)

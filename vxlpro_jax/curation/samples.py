@@ -64,7 +64,7 @@ def load_manifest(
     *,
     video_root: str = "",
     image_root: str = "",
-    cache: str | Path = DataConfig.workdir_cache,
+    cache: str | Path = DataConfig.cache_dir,
 ) -> Manifest:
     """The samples that a manifest names, however badly formed each is.
 

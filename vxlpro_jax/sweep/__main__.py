@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from vxlpro_jax.config.flags import read_flags
+from vxlpro_jax.config.flags import read_config_flags
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.sweep.executors import gke, local, slurm
 from vxlpro_jax.sweep.executors.base import Launcher, Outcome
@@ -79,19 +78,15 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     Raises:
         InputError: a flag or a key is unknown, a value does not fit, or no variant is left.
     """
-    values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", "configs/ablations.py", lock_config=True, flag_values=values, sys_argv=argv
+    given = read_config_flags(
+        argv, schema=Sweep, define=_define, doc=__doc__, default_file="configs/ablations.py"
     )
-    _define(values)
-    given, rest = read_flags(values, list(argv), config=config)
+    values, fields = given.flags, dict(given.values)
     try:
         only = re.compile(values.only)
     except re.error as error:
         raise InputError(f"--only={values.only} is no regular expression: {error}.") from error
-    if rest:
-        raise InputError(f"Command line: {' '.join(rest)} is not known.")
-    described = given.pop("variants", {})
+    described = fields.pop("variants", {})
     variants = {
         name: from_mapping(Variant, settings, path=f"config.variants.{name}")
         for name, settings in described.items()
@@ -100,7 +95,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     if not variants:
         raise InputError(f"No variant fits --only={values.only}: known are {', '.join(described)}.")
     workdir = Path(values.workdir).expanduser().absolute()
-    sweep = from_mapping(Sweep, given)
+    sweep = from_mapping(Sweep, fields)
     return Arguments(
         sweep, variants, workdir, values.launcher, values.template, dry_run=values.dry_run
     )

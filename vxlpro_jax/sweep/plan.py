@@ -26,13 +26,18 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What all variants share: config files of the stages, settings, seeds, keep ratio."""
+    """What all variants of a sweep share."""
 
     configs: tuple[str, ...] = ("configs/stage1.py", "configs/stage2.py")
+    """Config files of stages 1 and 2."""
     seeds: tuple[int, ...] = (0,)
+    """Seeds; every variant runs once for each."""
     stage1: tuple[str, ...] = ()
+    """Settings `path=value` of stage 1."""
     stage2: tuple[str, ...] = ()
+    """Settings `path=value` of stage 2."""
     keep_ratio: float = 0.9
+    """Keep ratio at which the embedded questions are asked."""
 
 
 @dataclasses.dataclass(frozen=True)

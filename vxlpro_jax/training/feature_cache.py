@@ -87,7 +87,7 @@ def fill(
 def keeps_compressed(config: TrainConfig) -> bool:
     """Whether neither tower nor DTS learns; ReCoT gives the DTS something else at each step."""
     frozen = optimizer.frozen_branches(param_shapes(config), config=config.optim)
-    return config.task == "answer" and {"vision", "dts"} <= set(frozen)
+    return config.objective == "sft" and {"vision", "dts"} <= set(frozen)
 
 
 def _kind(parts, config):

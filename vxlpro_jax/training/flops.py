@@ -106,7 +106,7 @@ def step_flops(
     """
     count = functools.partial(seg.one_hot, num_segments=config.data.samples_per_row)
     groups = count(batch["group_segments"]).sum(1, dtype=jnp.float32)
-    if config.task == "recot":
+    if config.objective == "recot":
         forward = recot_forward(config.model, options=config.recot, groups=groups)
     else:
         forward = answer_forward(

@@ -49,7 +49,7 @@ class Task(NamedTuple):
 
 def task_of(config: TrainConfig) -> Task:
     """The task that the config names."""
-    return {"answer": _answer, "recot": _recot}[config.task](config)
+    return {"sft": _answer, "recot": _recot}[config.objective](config)
 
 
 def param_shapes(config: TrainConfig) -> dict:

@@ -24,7 +24,7 @@ _OWN_DATA = (
     "--config.init_from=CHECKPOINT --config.data.path=FILE.json --config.data.video_root=DIR"
 )
 _FULL_SIZE = {
-    "answer": f"--config=configs/stage2.py:3b {_OWN_DATA}",
+    "sft": f"--config=configs/stage2.py:3b {_OWN_DATA}",
     "recot": f"--config=configs/stage1.py:3b {_OWN_DATA} --config.data.eval_path=OTHERS.json",
 }
 
@@ -43,7 +43,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
             f"{compressor.root} was trained with DTS layout {layout!r}: set"
             f" --config.model.dts.layout={layout}."
         )
-    if config.task == "answer":
+    if config.objective == "sft":
         config = _with_language(config, source=init_from.holder(sources, "decoder"))
     if not config.data.path and not is_tiny(config):
         raise InputError(
@@ -62,7 +62,7 @@ def announce(config: TrainConfig, *, workdir: Path) -> None:
     if is_tiny(config):
         print(
             "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
-            f" everything run.\nThe released size: {_FULL_SIZE[config.task]}"
+            f" everything run.\nThe released size: {_FULL_SIZE[config.objective]}"
         )
     shapes = param_shapes(config)
     count = sum(x.size for x in jax.tree.leaves(shapes))
@@ -101,7 +101,7 @@ def _with_language(config: TrainConfig, *, source: init_from.Source | None) -> T
 
 def _check_evaluation(config: TrainConfig) -> None:
     """Told now rather than when the training is over."""
-    if config.task != "recot":
+    if config.objective != "recot":
         raise InputError(
             f"eval_every is {config.eval_every}: only stage 1 is evaluated while it trains; set it"
             " to 0."
@@ -131,7 +131,7 @@ def open_data(
     return build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,
-        with_text=config.task == "answer",
+        with_text=config.objective == "sft",
         seed=config.seed,
         process_index=reader.index,
         process_count=reader.count,
@@ -155,8 +155,8 @@ def check_workdir(config: TrainConfig, *, workdir: Path) -> None:
         dataclasses.replace(run, data=dataclasses.replace(run.data, eval_path="", feature_cache=""))
         for run in (from_mapping(TrainConfig, params.read_json(written)), config)
     )
-    own = {"answer": ("keep_ratio", "pose_max_frames"), "recot": ("recot",)}[config.task]
-    fixed = ("task", "model", "data", "optim", "seed", *own)
+    own = {"sft": ("keep_ratio", "pose_max_frames"), "recot": ("recot",)}[config.objective]
+    fixed = ("objective", "model", "data", "optim", "seed", *own)
     changed = [key for key in fixed if getattr(old, key) != getattr(new, key)]
     if changed:
         raise InputError(

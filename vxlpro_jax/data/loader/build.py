@@ -180,10 +180,10 @@ def evaluation_data(data: DataConfig) -> DataConfig:
             " data file of them, or --config.eval_every=0."
         )
     if not data.eval_path:
-        synthetic = synthetic_set(Path(data.workdir_cache).expanduser())
+        synthetic = synthetic_set(Path(data.cache_dir).expanduser())
         return dataclasses.replace(data, path=str(synthetic.eval), video_root=str(synthetic.root))
     try:
-        load_visual_records(data.eval_path, cache=data.workdir_cache)
+        load_visual_records(data.eval_path, cache=data.cache_dir)
     except InputError as error:
         raise InputError(f"data.eval_path: {error}") from error
     return dataclasses.replace(data, path=data.eval_path)
@@ -223,7 +223,7 @@ def read_first_groups(data: DataConfig, *, image_size: int, count: int) -> np.nd
 def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Records:
     """The records of `data.path`, or of the embedded clips that fit a row."""
     if not data.path:
-        cache = Path(data.workdir_cache).expanduser()
+        cache = Path(data.cache_dir).expanduser()
         most = data.frames_per_sample or data.max_frames
         files = haystacks.training_set(cache, most_frames=most)
         return join_records(load(file) for file in (synthetic_set(cache).train, *files))
@@ -232,7 +232,7 @@ def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Recor
         video_root=data.video_root,
         image_root=data.image_root,
         seed=seed,
-        cache=data.workdir_cache,
+        cache=data.cache_dir,
     )
 
 

@@ -85,7 +85,7 @@ def load_records(
     video_root: str | Path = "",
     image_root: str | Path = "",
     seed: int = 0,
-    cache: str | Path = DataConfig.workdir_cache,
+    cache: str | Path = DataConfig.cache_dir,
 ) -> Records:
     """The samples of data files, checked; see `schema.check_record` for their fields.
 
@@ -115,7 +115,7 @@ def load_visual_records(
     video_root: str | Path = "",
     image_root: str | Path = "",
     seed: int = 0,
-    cache: str | Path = DataConfig.workdir_cache,
+    cache: str | Path = DataConfig.cache_dir,
 ) -> Records:
     """The samples of `load_records` that have a video or images; they need no `conversations`.
 

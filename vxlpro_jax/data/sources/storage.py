@@ -132,7 +132,7 @@ def fetch(url: str, *, folder: Path, version: str) -> Path:
     except OSError as error:
         raise InputError(
             f"A copy of {redact_url(url)} cannot be written to {folder} ({error}): set"
-            " data.workdir_cache to a folder that can."
+            " data.cache_dir to a folder that can."
         ) from error
     return copy
 

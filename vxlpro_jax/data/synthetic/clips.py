@@ -256,7 +256,7 @@ def create_folder_once(root: Path, write: Callable[[Path], None]) -> Path:
     except OSError as error:
         if not root.is_dir():  # Otherwise another process was faster, with the same content.
             raise InputError(
-                f"{root} cannot be written ({error}): set data.workdir_cache, or --cache, to a"
+                f"{root} cannot be written ({error}): set data.cache_dir, or --cache, to a"
                 " folder that can."
             ) from error
     finally:
