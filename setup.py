@@ -25,6 +25,10 @@ TEST = [
     "pytest-xdist>=3.8",
     "transformers>=4.56",
 ]
+DOCS = [
+    "mkdocs-material>=9.8",
+    "mkdocstrings[python]>=1.0",
+]
 
 setup(
     name="vxlpro_jax",
@@ -35,7 +39,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vxlpro_jax*", "checkpoints_convert*", "configs*"]),
-    package_data={"vxlpro_jax.data.text.tiny_tokenizer": ["tokenizer.json"]},
+    package_data={
+        "vxlpro_jax": ["py.typed"],
+        "vxlpro_jax.data.text.tiny_tokenizer": ["tokenizer.json"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.6",
@@ -64,6 +71,7 @@ setup(
         "convert": CONVERT,
         "remote": [*HTTP_AND_S3, "gcsfs>=2025.2"],
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.14"],
+        "docs": DOCS,
+        "dev": [*TEST, *DOCS, "pyright[nodejs]>=1.1.414", "ruff>=0.14"],
     },
 )
