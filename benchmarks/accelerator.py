@@ -86,8 +86,9 @@ def _define(values):
     flags.DEFINE_string("what", ",".join(_ANSWER), "Programs, by commas.", flag_values=values)
     kinds = typing.get_args(CacheType)
     flags.DEFINE_enum("kv_cache", "model", kinds, "Of answers.", flag_values=values)
-    rounds = {"lower_bound": 2, "upper_bound": 100}
-    flags.DEFINE_integer("rounds", 5, "Runs of each program.", **rounds, flag_values=values)
+    flags.DEFINE_integer(
+        "rounds", 5, "Runs of each program.", lower_bound=2, upper_bound=100, flag_values=values
+    )
     flags.DEFINE_bool("one", False, "Measures in this process.", flag_values=values)
 
 

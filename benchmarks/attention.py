@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384, 131072])
     parser.add_argument("--heads", type=int, default=2, help="of queries; half as many of keys")
     parser.add_argument("--width", type=int, default=64, help="of a head")
@@ -86,7 +86,9 @@ def measured(length: int, *, backend: str, what: str, rounds: int, heads: int, w
     function = _function(what, backend=backend)
     shapes = [(1, length, n, width) for n in (heads, heads // 2, heads // 2)]
     compiled = jax.jit(function).lower(*(_struct(s, dtype, rounds) for s in shapes)).compile()
-    mib = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    memory = compiled.memory_analysis()
+    assert memory is not None, "every backend reports its memory"
+    mib = memory.temp_size_in_bytes / 2**20
     seconds = differs = None
     if rounds:
         keys = jax.random.split(jax.random.key(0), 3)

@@ -33,7 +33,7 @@ _ENDLESS_FRAMES = 200_000
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--broken", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=3)

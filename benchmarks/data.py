@@ -35,8 +35,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
 import av
-import cv2
-import decord
+import cv2  # pyright: ignore[reportMissingImports]
+import decord  # pyright: ignore[reportMissingImports]
 import numpy as np
 from PIL import Image
 
@@ -73,7 +73,7 @@ Read = Callable[[Path, int], np.ndarray]
 
 def main() -> None:
     """Prints a table of each case."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contestant")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     args = parser.parse_args()

@@ -52,7 +52,7 @@ class Measured(NamedTuple):
 
 def main() -> None:
     """Runs the workloads and prints a table of each."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--workload", choices=(*WORKLOADS, "all"), default="all")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contestant")
     parser.add_argument("--layers", type=int, help="of tower and decoder, at most: a quick look")

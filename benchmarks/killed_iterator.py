@@ -36,7 +36,7 @@ _COUNTS = (4, 2, 1)
 
 def main() -> None:
     """Prints what was killed when, and whether all is the same."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

@@ -31,7 +31,7 @@ _QUESTIONS = ("What is shown?", "Which colour is the card?")
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--video", default="")
     parser.add_argument("--frames", type=int, nargs="+", default=[1000, 2000, 5000, 10_000])

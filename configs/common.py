@@ -1,11 +1,16 @@
 """What the stages share. Imports nothing but ml_collections, so that launchers can read it."""
 
+from typing import Any
+
 import ml_collections
+
+# A ConfigDict: assignment creates its fields, so their types are not known statically.
+Config = Any
 
 PRESETS = ("tiny", "3b")
 
 
-def parse_arg(arg, **defaults):
+def parse_arg(arg, **defaults) -> tuple[str, Config]:
     """`"3b,frames=256"` to a preset and integer options; absent options keep their defaults."""
     preset, *pairs = (arg or "tiny").split(",")
     if preset not in PRESETS:
@@ -35,14 +40,17 @@ TINY_GROUPS = (
 )
 
 
-def base(preset, *, frames, batch, text=None):
+def base(preset, *, frames, batch, text=None) -> Config:
     """What all stages set; all else is as `vxlpro_jax.config.schema` declares it."""
-    c = ml_collections.ConfigDict()
-    c.model = {"preset": preset}
-    c.data = {"max_frames": frames, "batch_size": batch}
+    c: Config = ml_collections.ConfigDict(
+        {
+            "model": {"preset": preset},
+            "data": {"max_frames": frames, "batch_size": batch},
+            "optim": {},
+        }
+    )
     if text is not None:
         c.data.max_text_tokens = text
-    c.optim = {}
     if preset == "tiny":
         # A tiny clip has 32 visual tokens; rounded down to 16, as the release does, lower ratios
         # would always drop half of them.
