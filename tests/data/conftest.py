@@ -43,10 +43,20 @@ def write_video(tmp_path):
     """Writes a video of coded frames shown at `times` (milliseconds) and returns its path."""
 
     def write(
-        times, *, name="clip.mp4", codec="libx264", height=64, width=128, rotation=0, options=None
+        times,
+        *,
+        name="clip.mp4",
+        codec="libx264",
+        height=64,
+        width=128,
+        rotation=0,
+        title="",
+        options=None,
     ) -> Path:
         path = tmp_path / name
         with av.open(str(path), "w", options=options or {}) as container:
+            if title:
+                container.metadata["title"] = title
             stream = container.add_stream(codec, rate=25)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
             stream.codec_context.time_base = Fraction(1, 1000)

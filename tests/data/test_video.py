@@ -69,6 +69,15 @@ def test_rotation_metadata_turns_frames_upright(rotation, write_video, codes):
     assert codes(turned) != list(range(100))
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_title_that_is_not_utf8_does_no_harm(name, write_video, codes):
+    path = write_video([0, 40, 80], name=name, title="a title")
+    content = path.read_bytes()
+    assert b"a title" in content
+    path.write_bytes(content.replace(b"a title", b"\xff\xfe\xa0\xe9\xe8\xc0\x80"))
+    assert codes(read_video(path, max_frames=60, size=32).frames) == [0, 1, 2]
+
+
 def test_frames_are_resized_as_pillow_does_it(write_video):
     path = write_video([0, 40], height=48, width=160)
     with av.open(str(path)) as container:

@@ -11,6 +11,12 @@ from vxlpro_jax.data.video.media_file import MediaFile
 # The largest picture of H.264 and HEVC up to level 6.2, 8192 x 4352; 8K has 33 million.
 MOST_PIXELS = 35_651_584
 
+# PyAV before 19 refuses a file whose title is not UTF-8 unless it is asked to be lenient. Later
+# versions always are, and do not take the option.
+_LENIENT = (
+    {"metadata_errors": "ignore"} if hasattr(av.container.InputContainer, "metadata_errors") else {}
+)
+
 
 class Opened(NamedTuple):
     """A container and the video stream in it that is read."""
@@ -47,7 +53,7 @@ def _av_open(media: MediaFile, *, most_pixels: int, **options: str) -> Iterator:
     if media.path is None:
         media.file.seek(0)
     file = media.file if media.path is None else f"file:{media.path}"
-    with av.open(file, options=options, metadata_errors="ignore") as container:
+    with av.open(file, options=options, **_LENIENT) as container:
         yield container
 
 
