@@ -42,6 +42,7 @@ setup(
     package_data={
         "vxlpro_jax": ["py.typed"],
         "vxlpro_jax.data.text.tiny_tokenizer": ["tokenizer.json"],
+        "vxlpro_jax.data.video": ["known_good.mp4"],
     },
     install_requires=[
         "absl-py>=2.1",

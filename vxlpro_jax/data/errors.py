@@ -1,4 +1,4 @@
-"""What can be wrong with one file of a data set."""
+"""What can be wrong with one file of a data set, and what is wrong with the program instead."""
 
 import functools
 from typing import Literal
@@ -17,6 +17,13 @@ Kind = Literal[
     "timeout",  # took longer than its limit; the process that read it was killed
     "crashed",  # took the process that read it down with it
 ]
+
+
+class ProgramError(RuntimeError):
+    """A mistake of this program, or a library that does not do what it is expected to.
+
+    It is never counted as a bad file: it ends the run, with a traceback and exit code 1.
+    """
 
 
 class BadFile(InputError):

@@ -58,6 +58,7 @@ def _rate(video: Path) -> float:
         return _FOLDER_RATE
     try:
         with av.open(str(video)) as container:
-            return float(container.streams.video[0].average_rate)
-    except (av.FFmpegError, IndexError, TypeError):
+            videos = container.streams.video
+            return float(videos[0].average_rate or _FOLDER_RATE) if videos else _FOLDER_RATE
+    except av.FFmpegError:
         return _FOLDER_RATE

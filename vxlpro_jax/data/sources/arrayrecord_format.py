@@ -90,17 +90,22 @@ def decode(data: bytes) -> Record:
         magic, length = _START.unpack_from(data)
         start = _START.size + length
         header = json.loads(data[_START.size : start])
-        record = Record(
-            header["id"],
-            tuple(header["conversations"]),
-            header["video"] if "video" in header else data[start:],
-        )
-        whole = len(data) - start == header.get("video_bytes", 0)
-    except (struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise _foreign() from error
-    if magic != _MAGIC or not whole:
+    if magic != _MAGIC or not _is_header(header):
         raise _foreign()
-    return record
+    if len(data) - start != header.get("video_bytes", 0):
+        raise _foreign()
+    video = header["video"] if "video" in header else data[start:]
+    return Record(header["id"], tuple(header["conversations"]), video)
+
+
+def _is_header(header: Any) -> bool:
+    return (
+        isinstance(header, dict)
+        and "id" in header
+        and isinstance(header.get("conversations"), list)
+    )
 
 
 def check(*, id: Any, conversations: Any, video: Any) -> Record:

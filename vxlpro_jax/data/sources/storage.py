@@ -203,7 +203,9 @@ def _told(place: str) -> Iterator[None]:
             f"{redact_url(place)} needs a package that is not installed ({error}): pip install"
             " 'vxlpro_jax[remote]'."
         ) from error
-    except Exception as error:
+    except (TypeError, AttributeError, NameError, AssertionError):
+        raise  # A mistake in a call; it tells nothing about the place.
+    except Exception as error:  # The libraries' errors have no common type.
         raise _unreadable(place, error) from error
 
 

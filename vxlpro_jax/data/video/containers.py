@@ -38,6 +38,11 @@ def opened(media: MediaFile, *, threads: int = 1) -> Iterator[Opened]:
             raise media.bad(
                 "has no video stream, only sound or data: give a video file", kind="no_video"
             )
+        if stream.codec_context is None:
+            raise media.bad(
+                "is in a codec that FFmpeg does not know: convert or remove the file",
+                kind="damaged",
+            )
         if not stream.width:
             _check_size(media)
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
@@ -66,7 +71,8 @@ def _check_size(media: MediaFile) -> None:
     with _av_open(
         media, most_pixels=4 * MOST_PIXELS, skip_frame="all", probesize="32"
     ) as container:
-        for stream in filter(_moving, container.streams.video):
+        known = (s for s in container.streams.video if _moving(s) and s.codec_context is not None)
+        for stream in known:
             media.check_pixels(stream.width, stream.height, most=MOST_PIXELS)
     raise media.bad(
         "has no picture size that can be read: replace or remove the file", kind="damaged"

@@ -5,6 +5,7 @@ Shapes: n frames, F taken ones, H and W height and width.
 
 import os
 import re
+import tokenize
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageSequence
 
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video.containers import MOST_PIXELS
-from vxlpro_jax.data.video.images import open_picture
+from vxlpro_jax.data.video.images import PILLOW_FAULTS, open_picture
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Shown, TimedFrame
 
@@ -59,9 +60,15 @@ def stream_array(media: MediaFile, *, sampling: Sampling) -> FrameStream:
         BadFile: another type or shape, cut off, or too large.
     """
     with media.opened() as file:
-        version = np.lib.format.read_magic(file)
-        read_header = _HEADERS[version]
-        shape, is_transposed, dtype = read_header(file)
+        # NumPy parses the header as Python, which may end in more than its own ValueError.
+        with media.reading(ValueError, SyntaxError, tokenize.TokenError, RecursionError):
+            version = np.lib.format.read_magic(file)
+            if version not in _HEADERS:
+                raise media.bad(
+                    f"is an array of format {version}: save it as format 1.0 or 2.0",
+                    kind="damaged",
+                )
+            shape, is_transposed, dtype = _HEADERS[version](file)
         if dtype != np.uint8 or is_transposed or len(shape) != 4 or shape[3] != 3:
             raise media.bad(
                 f"holds {dtype} {list(shape)}{' in Fortran order' if is_transposed else ''}:"
@@ -69,7 +76,7 @@ def stream_array(media: MediaFile, *, sampling: Sampling) -> FrameStream:
                 kind="no_video",
             )
         count, height, width, _ = shape
-        if count * height * width == 0:
+        if min(shape) < 1:
             raise media.bad("holds no frames: replace or remove the file", kind="no_frames")
         media.check_pixels(width, height, most=MOST_PIXELS)
         first, step = file.tell(), height * width * 3
@@ -108,7 +115,7 @@ def stream_webp(media: MediaFile, *, sampling: Sampling) -> FrameStream:
         BadFile: damaged, or too large.
     """
     durations = []
-    with _webp_opened(media) as animation:
+    with media.reading(*PILLOW_FAULTS), _webp_opened(media) as animation:
         media.check_pixels(animation.width, animation.height, most=MOST_PIXELS)
         for frame in ImageSequence.Iterator(animation):
             frame.load()
@@ -118,8 +125,10 @@ def stream_webp(media: MediaFile, *, sampling: Sampling) -> FrameStream:
     def pictures(indices: Sequence[int]) -> Generator[Image.Image, None, None]:
         with _webp_opened(media) as animation:
             for index in indices:
-                animation.seek(index)
-                yield animation.convert("RGB")
+                with media.reading(*PILLOW_FAULTS):
+                    animation.seek(index)
+                    picture = animation.convert("RGB")
+                yield picture
 
     shown = Shown(ends - durations, float(ends[-1]))
     return _taken(media, pictures, shown=shown, sampling=sampling)
@@ -127,8 +136,11 @@ def stream_webp(media: MediaFile, *, sampling: Sampling) -> FrameStream:
 
 @contextmanager
 def _webp_opened(media: MediaFile) -> Iterator[Image.Image]:
-    with media.opened() as file, Image.open(file, formats=("WEBP",)) as animation:
-        yield animation
+    with media.opened() as file:
+        with media.reading(*PILLOW_FAULTS):
+            animation = Image.open(file, formats=("WEBP",))
+        with animation:
+            yield animation
 
 
 def _natural(name: str) -> Sequence[int | str]:

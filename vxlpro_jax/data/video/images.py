@@ -6,6 +6,8 @@ Shapes: N kept crops, S side of a crop.
 import functools
 import math
 import re
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,6 +27,18 @@ MOST_PIXELS = 89_478_485
 
 # What data sets hold. Pillow knows more, some of which start other programs (EPS).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+# What Pillow raises, beside OSError, when the bytes of a picture make no sense. Its documentation
+# names few of them; RuntimeError is AVIF's.
+PILLOW_FAULTS = (
+    SyntaxError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 class Grid(NamedTuple):
@@ -110,7 +124,12 @@ def open_picture(file: str | Path | BinaryIO) -> Image.Image:
     media = MediaFile("Picture", file)
     with media.reading():
         media.check()
-        with media.opened() as opened, Image.open(opened, formats=_formats()) as found:
+        formats = _formats()
+        with (
+            media.opened() as opened,
+            media.reading(*PILLOW_FAULTS),
+            Image.open(opened, formats=formats) as found,
+        ):
             media.check_pixels(found.width, found.height, most=MOST_PIXELS)
             found.load()
             return found if found.mode == "RGB" else found.convert("RGB")

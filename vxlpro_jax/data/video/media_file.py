@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
+import av
 from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile, Kind
@@ -57,8 +58,17 @@ class MediaFile(NamedTuple):
                 yield file
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Turns whatever a parser trips on meanwhile into a `BadFile`."""
+    def reading(self, *faults: type[Exception]) -> Iterator[None]:
+        """Turns what libraries raise about a file into a `BadFile`.
+
+        A mistake of this program, or a call that a library no longer takes, raises other errors
+        (TypeError, AttributeError, ...), and these pass through.
+
+        Args:
+            faults: errors by which a parser says that it cannot make sense of the file, beside
+                FFmpeg's, the system's and those for a lack of memory. General ones, such as
+                ValueError, belong around the call of a library alone.
+        """
         try:
             yield
         except InputError:
@@ -69,7 +79,7 @@ class MediaFile(NamedTuple):
             raise self.bad(
                 "needs more memory than there is: remove it", kind="too_large"
             ) from error
-        except Exception as error:  # Parsers raise whatever a broken file makes them trip on.
+        except (OSError, av.FFmpegError, *faults) as error:
             if isinstance(error, OSError) and error.errno:
                 raise self.bad(
                     f"cannot be read ({error.strerror}): check rights, disk and network",

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vxlpro_jax.data.errors import BadFile
+from vxlpro_jax.data.errors import BadFile, ProgramError
 from vxlpro_jax.data.video import worker
 from vxlpro_jax.data.video.reader import DECODER_THREADS, Video
 from vxlpro_jax.utils.errors import InputError
@@ -76,6 +76,7 @@ class DecoderPool:
             BadFile: as `read_video`; `timeout` if it takes longer than the limit; `crashed` if the
                 process that reads it dies, twice.
             InputError: as `read_video`.
+            ProgramError: the program, not the file, is at fault.
             RuntimeError: the pool is closed, or processes cannot start.
         """
         content = file if isinstance(file, bytes) else b""
@@ -212,6 +213,7 @@ class _Process:
 
         Raises:
             BadFile: or InputError, as it was told.
+            ProgramError: something else went wrong there, which ends the reading of all files.
             TimeoutError: nothing within the limit.
             _Died: instead of an answer.
         """
@@ -234,8 +236,17 @@ class _Process:
         except TimeoutError:
             raise
         except (EOFError, OSError, ValueError) as error:
-            raise _Died(self._last_word()) from error
+            last_word = self._last_word()
+            if (self._process.poll() or 0) > 0:  # An exception ended it, not a signal.
+                raise ProgramError(
+                    f"A decoder process failed ({last_word}): its own message stands above."
+                ) from error
+            raise _Died(last_word) from error
         self.is_at_rest = True
+        if "fault" in answer:
+            raise ProgramError(
+                f"A decoder process failed in a way that no file explains:\n\n{answer['fault']}"
+            )
         if "error" in answer:
             message, kind = answer["error"], answer["kind"]
             raise InputError(message) if kind is None else BadFile(message, kind=kind)
@@ -259,7 +270,7 @@ class _Process:
         self._socket.sendall(worker.pack(request | {"bytes": len(content)}))
         self._socket.sendall(content)
         answer = worker.receive(self._receiver(deadline))
-        if "error" in answer:
+        if "shape" not in answer:
             return answer, None
         self._socket.settimeout(_left(deadline))
         return answer, worker.receive_frames(self._socket, answer["shape"])

@@ -13,6 +13,7 @@ import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video import decode, image_sequences
+from vxlpro_jax.data.video.known_good import check_decoding
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Video
 
@@ -72,6 +73,7 @@ def read_video(
         BadFile: it is missing, empty, no video, without frames, cut off, damaged, or has frames of
             more than 35 million pixels.
         InputError: `max_frames` or `fps` is not above 0.
+        ProgramError: not even a clip that is known to be good can be decoded.
     """
     sampling = Sampling(max_frames=max_frames, fps=fps, size=size)
     sampling.check()
@@ -79,6 +81,7 @@ def read_video(
     with media.reading():
         stream = _stills_stream(media)
         if stream is None:
+            check_decoding()
             return decode.read_container(media, sampling=sampling, threads=threads)
         return stream(media, sampling=sampling).collect()
 
@@ -115,6 +118,7 @@ def stream_video(
     Raises:
         BadFile: as `read_video`; now, or with the frame where it shows.
         InputError: `max_frames` or `fps` is not above 0.
+        ProgramError: as `read_video`.
     """
     sampling = Sampling(max_frames=max_frames, fps=fps, size=size)
     sampling.check()
@@ -122,6 +126,7 @@ def stream_video(
     with media.reading():
         stream = _stills_stream(media)
         if stream is None:
+            check_decoding()
             return decode.stream_container(media, sampling=sampling, threads=threads)
         return stream(media, sampling=sampling)
 

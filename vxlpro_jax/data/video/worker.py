@@ -14,6 +14,7 @@ import struct
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,7 +72,10 @@ def serve(descriptor: int, *, parent: int, memory_limit: int | None) -> None:
     with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError, OSError):
         connection.sendall(pack({"ready": True}))
         while True:
-            _serve_one(connection)
+            try:
+                _serve_one(connection)
+            except MemoryError:
+                os.abort()  # It is the file that is too large: the parent takes it for a crash.
 
 
 def _serve_one(connection: socket.socket) -> None:
@@ -107,13 +111,18 @@ def receive_frames(connection: socket.socket, shape: Sequence[int]) -> np.ndarra
 def _answer(
     content: bytearray, *, path: str | None, **options: Any
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The message about one file, and its frames if it has any."""
+    """The message about one file, and its frames if it has any.
+
+    Whatever is not said of the file is a fault of the program, and its traceback is the message.
+    """
     try:
         video: Video = read_video(io.BytesIO(content) if path is None else path, **options)
     except BadFile as error:
         return {"error": str(error), "kind": error.kind}, None
     except InputError as error:
         return {"error": str(error), "kind": None}, None
+    except Exception:
+        return {"fault": traceback.format_exc()}, None
     return {"shape": video.frames.shape, "times": video.times.tolist()}, video.frames
 
 
