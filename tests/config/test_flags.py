@@ -126,5 +126,6 @@ def test_every_field_has_a_meaning():
 
 def test_table_for_the_documentation_has_a_row_for_each_field():
     lines = schema_table.markdown().splitlines()
-    assert len(lines) == 2 + len(list(schema_table.rows()))
+    for row in schema_table.rows():
+        assert sum(line.startswith(f"| `{row.path}` |") for line in lines) == 1
     assert "| `seed` | `int` | `0` | Seed of initialisation, shuffles and draws. |" in lines

@@ -79,11 +79,19 @@ def text(cls: type = TrainConfig, *, width: int = 100) -> str:
 
 
 def markdown(cls: type = TrainConfig) -> str:
-    """The table of all fields for the documentation."""
-    lines = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+    """The tables of all fields for the documentation, one for each dataclass."""
+    groups: dict[str, list[FieldRow]] = {}
     for row in rows(cls):
-        cells = (f"`{row.path}`", f"`{row.type}`", f"`{row.default}`", row.meaning)
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        groups.setdefault(row.path.rpartition(".")[0], []).append(row)
+    return "\n\n".join(map(_section, groups, groups.values()))
+
+
+def _section(path: str, fields: list[FieldRow]) -> str:
+    title = f"### `{path}`" if path else "### The run"
+    lines = [title, "", "| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for row in fields:
+        kind = ", ".join(f"`{choice}`" for choice in row.type.split(" | "))
+        lines.append(f"| `{row.path}` | {kind} | `{row.default}` | {row.meaning} |")
     return "\n".join(lines)
 
 
