@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import add_module
 
 from vxlpro_jax.config.schema import DataConfig, DtsConfig, RecotConfig, TrainConfig
 from vxlpro_jax.models import recot
+from vxlpro_jax.sharding.params import spec_of
 from vxlpro_jax.training.objectives import recot_loss
 from vxlpro_jax.utils import tree
 
@@ -77,9 +79,9 @@ def test_targets_are_normalised_tokens(config, frames):
     np.testing.assert_allclose(targets.var(-1), 1, rtol=1e-5)
 
 
-def loss_and_grads(config, params, frames, segments):
+def loss_and_grads(config, params, frames, segments, options=OPTIONS):
     run = TrainConfig(
-        objective="recot", model=config, recot=OPTIONS, data=DataConfig(), compute_dtype="float64"
+        objective="recot", model=config, recot=options, data=DataConfig(), compute_dtype="float64"
     )
     batch = {"frames": frames[None], "group_segments": np.asarray([segments])}
     return jax.value_and_grad(lambda p: recot_loss(p, batch, key=KEY, config=run).value)(params)
@@ -102,3 +104,26 @@ def test_padding_groups_change_nothing(config, frames):
     np.testing.assert_array_equal(value, same_value)
     jax.tree.map(np.testing.assert_array_equal, grads, same_grads)
     assert value != loss_and_grads(config, params, other, [1, 1, 1])[0]
+
+
+DUMMY_POLICY = """
+from vxlpro_jax.ops.token_masking import Policy
+
+
+def scores(features, queries):
+    return queries["dummy"](features).sum(-1)
+
+
+POLICY = Policy(scores, queries=("dummy",))
+"""
+
+
+def test_a_policy_is_added_by_one_file(config, frames, monkeypatch, tmp_path):
+    """With a learned query of its own, which has a sharding and gets a gradient."""
+    policies = "vxlpro_jax.ops.mask_policies"
+    add_module(monkeypatch, tmp_path, package=policies, name="dummy", source=DUMMY_POLICY)
+    options = dataclasses.replace(OPTIONS, policy="dummy")
+    params = parameters(config, options)
+    assert spec_of("recot/dummy_query/kernel")
+    _, grads = loss_and_grads(config, params, frames, [1, 1], options)
+    assert jnp.linalg.norm(grads["recot"]["dummy_query"]["kernel"]) > 1e-6

@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import add_module
 from jax.extend.core import jaxprs_in_params
 
 from vxlpro_jax.models.kv_cache import merge
-from vxlpro_jax.ops import attention as attention_module
-from vxlpro_jax.ops.attention import cudnn, splash, xla
+from vxlpro_jax.ops.attention import dispatch
+from vxlpro_jax.ops.attention.backends import cudnn, splash, xla
 from vxlpro_jax.ops.attention.dispatch import attention, attention_part
 from vxlpro_jax.ops.attention.interface import Inputs
 from vxlpro_jax.sharding import activations
+from vxlpro_jax.utils.errors import InputError
 
 BACKENDS = ("xla", "chunked", "auto")
 
@@ -187,8 +189,8 @@ def test_splash_parts_interpreted_equal_the_definition(is_causal):
     at = self_causal(2, length)
     lengths = None if is_causal else jnp.array([100, 0])
     given = Inputs(q, k, v, at if is_causal else None, kv_lengths=lengths, is_self_causal=is_causal)
-    assert not splash.unsupported_reason(given, axes=activations.Axes())
-    kernel = splash.part_kernel(given, axes=activations.Axes(), interpret=True)
+    assert not splash.unsupported_reason(given, activations.Axes())
+    kernel = splash.part_kernel(given, activations.Axes(), interpret=True)
     part, wanted = kernel.attend(given, kernel.tables), xla.attend_part(given)
     rows = slice(0, 2 if is_causal else 1)
     np.testing.assert_allclose(part.out[rows], wanted.out[rows], atol=1e-5)
@@ -209,11 +211,11 @@ def test_splash_kernel_interpreted_equals_the_definition(has_segments):
     at, segments = self_causal(2, length), segments_of(2, length, np.random.default_rng(4))
     segments = segments if has_segments else None
     given = Inputs(q, k, v, at, segments, segments, is_self_causal=True)
-    assert not splash.unsupported_reason(given, axes=activations.Axes())
+    assert not splash.unsupported_reason(given, activations.Axes())
 
     def attend(q, k, v):
         x = given.replace(q=q, k=k, v=v)
-        kernel = splash.kernel(x, axes=activations.Axes(), interpret=True)
+        kernel = splash.kernel(x, activations.Axes(), interpret=True)
         return kernel.attend(x, kernel.tables)
 
     out, pullback = jax.vjp(attend, q, k, v)
@@ -243,7 +245,7 @@ def test_splash_names_what_it_cannot_do(change, axes, message):
     q = jnp.zeros((1, size["length"], 1, size["width"]), jnp.bfloat16)
     k = jnp.zeros((1, size["keys"], 1, size["width"]), jnp.bfloat16)
     given = Inputs(q, k, k, self_causal(1, size["length"]) if size["is_causal"] else None)
-    assert message in splash.unsupported_reason(given, axes=axes)
+    assert message in splash.unsupported_reason(given, axes)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_cudnn_names_what_it_cannot_do(change, axes, message):
     size = {"dtype": jnp.bfloat16, "width": 72, "segments": None, "positions": None} | change
     x = jnp.zeros((1, 4, 1, size["width"]), size["dtype"])
     given = Inputs(x, x, x, size["positions"], size["segments"], size["segments"])
-    reason = cudnn.unsupported_reason(given, axes=axes)
+    reason = cudnn.unsupported_reason(given, axes)
     assert message in reason if message else not reason
 
 
@@ -296,7 +298,7 @@ def test_auto_takes_rows_then_chunks_and_stays_the_same(monkeypatch, limit):
     """`limit` is how many rows' logits fit: all but one, one, and none."""
     q, k, v = inputs(rows=3, queries=1024, keys=30)
     row_size = 4 * 1024 * 30
-    monkeypatch.setattr(attention_module, "_CPU_LOGITS_BYTES", int(limit * 4 * row_size))
+    monkeypatch.setattr(dispatch, "_CPU_LOGITS_BYTES", int(limit * 4 * row_size))
     assert largest_intermediate(lambda *x: attention(*x), q, k, v) <= limit * row_size
     np.testing.assert_allclose(attention(q, k, v), naive(q, k, v), atol=1e-12)
 
@@ -336,3 +338,27 @@ def test_places_without_causal_and_unequal_sequences_are_refused():
         attention(q, k, v, q_positions=self_causal(2, 37))
     with pytest.raises(ValueError, match="37 causal queries are not the same sequence as the 21"):
         attention(q, k, v, causal=True)
+
+
+DUMMY_BACKEND = """
+from vxlpro_jax.ops.attention.interface import Backend, Part
+
+
+def attend(x):
+    return 0 * x.q + 7
+
+
+BACKEND = Backend.of_functions(attend, lambda x: Part(out=attend(x), log_sum=x.q[..., 0]))
+"""
+
+
+def test_a_backend_is_added_by_one_file(monkeypatch, tmp_path):
+    backends = "vxlpro_jax.ops.attention.backends"
+    add_module(monkeypatch, tmp_path, package=backends, name="sevens", source=DUMMY_BACKEND)
+    np.testing.assert_array_equal(attention(*inputs(), backend="sevens"), 7)
+    np.testing.assert_array_equal(attention_part(*inputs(), backend="sevens").out, 7)
+
+
+def test_an_unknown_backend_is_answered_with_the_nearest():
+    with pytest.raises(InputError, match="Unknown attention backend 'chunk': did you mean 'chunke"):
+        attention(*inputs(), backend="chunk")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.ops import token_masking
+from vxlpro_jax.ops.mask_policies import motion, sgm
 
 RNG = np.random.default_rng(0)
 CLIPS, FRAMES, TOKENS, WIDTH = 3, 4, 10, 6
@@ -29,7 +30,7 @@ def ranked():
 
 def test_semantic_scores_are_two_products(features):
     temporal, spatial = RNG.standard_normal(features.shape), RNG.standard_normal((CLIPS, FRAMES, 6))
-    scores = token_masking.semantic_scores(features, temporal=temporal, spatial=spatial)
+    scores = sgm.semantic_scores(features, temporal=temporal, spatial=spatial)
     for clip, frame, token in ((0, 0, 0), (1, 3, 9), (2, 2, 4)):
         x = features[clip, frame, token]
         expected = x @ temporal[clip, frame, token] + x @ spatial[clip, frame]
@@ -37,7 +38,7 @@ def test_semantic_scores_are_two_products(features):
 
 
 def test_neighbour_is_the_frame_before_and_of_the_first_the_one_after(features):
-    neighbours = token_masking.neighbours(features)
+    neighbours = sgm.neighbours(features)
     np.testing.assert_array_equal(neighbours[:, 0], features[:, 1])
     np.testing.assert_array_equal(neighbours[:, 1:], features[:, :-1])
 
@@ -45,7 +46,7 @@ def test_neighbour_is_the_frame_before_and_of_the_first_the_one_after(features):
 def test_motion_scores_rank_what_moves_above_what_stands(features):
     still = np.repeat(features[:, :1], FRAMES, axis=1)
     still[:, 2:, 3] += 1
-    scores = np.array(token_masking.motion_scores(still))
+    scores = np.array(motion.motion_scores(still))
     np.testing.assert_allclose(scores[:, 2, 3], 1)
     scores[:, 2, 3] = 0
     np.testing.assert_array_equal(scores, 0)

@@ -1,5 +1,6 @@
 """What several tests share: a micro model, a small data set, and subprocesses that run commands."""
 
+import importlib
 import json
 import os
 import socket
@@ -111,3 +112,14 @@ def free_port() -> int:
     """A port that nothing on this host listens at."""
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
+
+
+def add_module(monkeypatch, folder: Path, *, package: str, name: str, source: str) -> None:
+    """Adds a file to a package until the test ends, without touching the package's folder."""
+    (folder / f"{name}.py").write_text(source)
+    parent = importlib.import_module(package)
+    monkeypatch.setattr(parent, "__path__", [*parent.__path__, str(folder)])
+    # The first entry is forgotten again when the test ends, and so is the attribute of the package.
+    monkeypatch.setitem(sys.modules, f"{package}.{name}", None)
+    del sys.modules[f"{package}.{name}"]
+    monkeypatch.setattr(parent, name, None, raising=False)

@@ -2,14 +2,14 @@
 
 import ast
 import dataclasses
-import difflib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from vxlpro_jax.config.migration import current_path, migrate
 from vxlpro_jax.config.schema import PRESETS, ModelConfig, T, TrainConfig
 from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.registry import nearest
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 

@@ -20,9 +20,7 @@ IMAGE_TOKEN = -200
 IGNORE_LABEL = -100
 
 Layout = Literal["released", "temporal"]
-AttentionBackend = Literal["auto", "xla", "chunked", "splash", "cudnn"]
 SelectorGradient = Literal["scores", "straight_through"]
-MaskPolicy = Literal["sgm", "random", "tube", "motion"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -115,8 +113,9 @@ class ModelConfig:
     decoder: DecoderConfig = DecoderConfig()
     pool: int = 2
     """Side of the square of places that are averaged to one visual token; 2 in the release."""
-    attention: AttentionBackend = "auto"
-    """Attention backend; `auto` chooses by platform and length."""
+    attention: str = "auto"
+    """Attention backend, a module of `ops/attention/backends`; `auto` chooses by platform and
+    length."""
     selector_gradient: SelectorGradient = "scores"
     """How the selector learns, since its choice of tokens has no gradient. `scores` is as in the
     release: through the scores that are added to the kept tokens. With `straight_through` the
@@ -227,8 +226,8 @@ class RecotConfig:
     Only the scores of the policy `sgm` are published; all else is ours.
     """
 
-    policy: MaskPolicy = "sgm"
-    """Which tokens are hidden. `sgm` follows its learned scores, `random` ignores the content,
+    policy: str = "sgm"
+    """Mask policy, a module of `ops/mask_policies`. `sgm` follows its learned scores, `random` ignores the content,
     `tube` hides the same places in all four frames, `motion` keeps what changes."""
     mask_ratio: tuple[float, float] = (0.75, 0.75)
     """Share of hidden tokens, in [0.05, 0.95]: of a clip whose frames have nothing in common, and

@@ -23,8 +23,9 @@ from vxlpro_jax.data.loader import build
 from vxlpro_jax.data.synthetic.clips import DIRECTIONS, motion_clips
 from vxlpro_jax.evals import probe
 from vxlpro_jax.models import recot
-from vxlpro_jax.ops import patches, token_masking
+from vxlpro_jax.ops import patches
 from vxlpro_jax.ops.filling import impute
+from vxlpro_jax.ops.mask_policies.motion import motion_scores
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils import tree
@@ -202,7 +203,7 @@ def mask_pattern(share: np.ndarray, *, targets: np.ndarray) -> dict[str, float]:
         `unevenness`, the standard deviation of a group's shares: chance alone leaves little of it;
         `motion`, their correlation with how much each token changes between frames.
     """
-    motion = np.asarray(token_masking.motion_scores(jnp.asarray(targets)))
+    motion = np.asarray(motion_scores(jnp.asarray(targets)))
     shares, changes = (x.reshape(len(x), -1) for x in (share, motion))
     shares, changes = (x - x.mean(1, keepdims=True) for x in (shares, changes))
     spread = shares.std(1) * changes.std(1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config.schema import FRAMES_PER_GROUP, AttentionBackend
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.models.layers import Dense, GroupNorm, torch_uniform, zeros
 from vxlpro_jax.ops.attention.dispatch import attention
 from vxlpro_jax.ops.conv3d import halve_time
@@ -20,7 +20,7 @@ _MAX_DISTANCE = 64
 class Dts(nn.Module):
     """The release's `sae.py::SiglipAE`: twice spatial attention, temporal attention, halving."""
 
-    attention: AttentionBackend = "auto"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -33,7 +33,7 @@ class Dts(nn.Module):
 
 
 class _Block(nn.Module):
-    attention: AttentionBackend
+    attention: str
 
     @nn.compact
     def __call__(self, x):
@@ -45,7 +45,7 @@ class _Block(nn.Module):
 class _SpatialAttention(nn.Module):
     """One head of width C over the positions of each time slot."""
 
-    attention: AttentionBackend
+    attention: str
 
     @nn.compact
     def __call__(self, x):

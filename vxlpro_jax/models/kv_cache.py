@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from vxlpro_jax.config.schema import AttentionBackend, DecoderConfig
+from vxlpro_jax.config.schema import DecoderConfig
 from vxlpro_jax.ops.attention.dispatch import attention_part
 from vxlpro_jax.ops.attention.interface import Part
 from vxlpro_jax.ops.precision import at_least_float32
@@ -163,7 +163,7 @@ def attend(
     cache: KVCache,
     layer: jax.Array | int,
     at: jax.Array | None,
-    backend: AttentionBackend,
+    backend: str,
 ) -> jax.Array:
     """Attention of one layer.
 

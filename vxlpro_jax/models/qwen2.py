@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config.schema import AttentionBackend, DecoderConfig
+from vxlpro_jax.config.schema import DecoderConfig
 from vxlpro_jax.models import kv_cache
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
@@ -55,7 +55,7 @@ class Qwen2(nn.Module):
     """The decoder; its layers are one scanned `layers`, or `layers_0`, `layers_1` and so on."""
 
     config: DecoderConfig
-    attention: AttentionBackend = "auto"
+    attention: str = "auto"
 
     def setup(self) -> None:
         """Parameters: `embed`, the layers, `norm` and, if untied, `lm_head`."""
@@ -134,7 +134,7 @@ class Qwen2(nn.Module):
 
 class _Block(nn.Module):
     config: DecoderConfig
-    attention: AttentionBackend
+    attention: str
 
     @nn.compact
     def __call__(self, state, index, where, at=None):
@@ -148,7 +148,7 @@ class _Block(nn.Module):
 
 class _SelfAttention(nn.Module):
     config: DecoderConfig
-    backend: AttentionBackend
+    backend: str
 
     @nn.compact
     def __call__(self, x, index, where, cache, at):

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config.schema import FRAMES_PER_GROUP, AttentionBackend, ModelConfig, RecotConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, ModelConfig, RecotConfig
 from vxlpro_jax.models.dts import Dts
 from vxlpro_jax.models.layers import Dense, LayerNorm
 from vxlpro_jax.models.siglip import EncoderBlock, Siglip
 from vxlpro_jax.ops import patches, token_masking
 from vxlpro_jax.ops.norms import layer_norm
-from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 
 _NORM_EPS = 1e-6
@@ -112,42 +111,32 @@ def normalize(features: jax.Array) -> jax.Array:
 
 
 class _Extras(nn.Module):
-    """The two queries, the mask token and the decoder."""
+    """What only ReCoT has: the policy's learned queries, the mask token and the decoder."""
 
     options: RecotConfig
     width: int
-    attention: AttentionBackend
+    attention: str
 
     def setup(self) -> None:
-        if self.options.policy == "sgm":
-            self.temporal_query = Dense(self.width, use_bias=False)
-            self.spatial_query = Dense(self.width, use_bias=False)
+        for name in self.policy.queries:
+            setattr(self, f"{name}_query", Dense(self.width, use_bias=False))
         init = nn.initializers.normal(0.02)
         self.mask_token = self.param("mask_token", init, (self.width,), jnp.float32)
         self.decoder = _Decoder(self.options, self.attention)
 
-    def scores(self, features):
-        """How much each token deserves to stay visible: [G, f, P, C] -> [G, f, P]."""
-        match self.options.policy:
-            case "sgm":
-                # Held to their places: left alone, XLA's partitioner gets the gradient of the mean
-                # wrong on meshes that spread frames over two axes and the query over a third.
-                temporal = activations.shard_frames(
-                    self.temporal_query(token_masking.neighbours(features))
-                )
-                spatial = activations.shard_frames(self.spatial_query(features.mean(axis=2)))
-                return token_masking.semantic_scores(features, temporal=temporal, spatial=spatial)
-            case "motion":
-                return token_masking.motion_scores(features)
-            case "random" | "tube":
-                return jnp.zeros(features.shape[:3], at_least_float32(features).dtype)
+    @property
+    def policy(self) -> token_masking.Policy:
+        """The policy that the options name."""
+        return token_masking.POLICIES.find(self.options.policy)
 
     def choose(self, features, *, key):
-        """What stays visible: [G, f, P, C] -> [G, f, P], exactly 0 or 1."""
+        """The visible tokens: [G, f, P, C] -> [G, f, P], exactly 0 or 1."""
         low, high = self.options.mask_ratio
         ratio = token_masking.adaptive_ratio(features, low=low, high=high)
-        tube = self.options.policy == "tube"
-        ranked = token_masking.noisy_scores(self.scores(features), key=key, tube=tube)
+        queries = {name: getattr(self, f"{name}_query") for name in self.policy.queries}
+        scores = self.policy.scores(features, queries)
+        tube = self.policy.hides_tubes
+        ranked = token_masking.noisy_scores(scores, key=key, tube=tube)
         return token_masking.choose_visible(ranked, ratio=ratio)
 
     def hide(self, features, *, visible):
@@ -164,7 +153,7 @@ class _Decoder(nn.Module):
     """Unmixes each place's four frames linearly, then lets the places of a frame attend."""
 
     options: RecotConfig
-    attention: AttentionBackend
+    attention: str
 
     @nn.compact
     def __call__(self, compressed):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.config.schema import AttentionBackend, VisionConfig
+from vxlpro_jax.config.schema import VisionConfig
 from vxlpro_jax.models.layers import Dense, LayerNorm, zeros
 from vxlpro_jax.ops.attention.dispatch import attention
 
@@ -25,7 +25,7 @@ class Siglip(nn.Module):
     """
 
     config: VisionConfig
-    attention: AttentionBackend = "auto"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ class EncoderBlock(nn.Module):
     num_heads: int
     mlp_width: int
     norm_eps: float
-    attention: AttentionBackend = "auto"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None = None) -> tuple[jax.Array, None]:
@@ -82,7 +82,7 @@ class EncoderBlock(nn.Module):
 
 class _SelfAttention(nn.Module):
     num_heads: int
-    backend: AttentionBackend
+    backend: str
 
     @nn.compact
     def __call__(self, x):

@@ -1,61 +1,49 @@
-"""Which tokens of a clip ReCoT hides from the compressor.
+"""The mask of ReCoT: which tokens of a clip are hidden from the compressor.
 
-Semantic-guided masking follows what is public of Video-XL-Pro's Algorithm 1: a token scores its
-product with a query made from the token at the same place one frame earlier, plus its product with
-a query made from the mean of its own frame; low scores are hidden at random, guided by the score.
-The noise, how many are hidden and the gradient to the scores are not public: here they are ours. So
-is that a clip is one group of four frames.
+A policy of `ops/mask_policies` scores every token; low scores are hidden at random, guided by the
+score. The noise, the number of hidden tokens and the gradient of the choice are unpublished: here
+they are ours. So is the choice of a group of four frames as a clip.
 
 Shapes: `B` clips, `T` frames of a clip, `N` tokens of a frame, `C` width.
 """
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.utils.registry import Registry
 
 _EPS = 1e-6
 
 
-def neighbours(features: jax.Array) -> jax.Array:
-    """Each token's predecessor at the same place; in the first frame its successor. [B, T, N, C].
+class Policy(NamedTuple):
+    """One way to choose the tokens that are hidden.
 
-    Differs from the public algorithm, which gives zeros to the first frame of a video, because of a
-    group of four frames that is a quarter, which would be scored by one product and not by two.
+    Attributes:
+        scores: from features [B, T, N, C] and the learned queries by name to scores [B, T, N] in at
+            least float32. Tokens with low scores are hidden at random, guided by the score.
+        queries: names of the learned queries; each is a linear map [..., C] -> [..., C] without a
+            bias, whose parameters are named `NAME_query`.
+        hides_tubes: whether all frames share the noise, so that a place is hidden throughout.
     """
-    return jnp.concatenate([features[:, 1:2], features[:, :-1]], axis=1)
+
+    scores: Callable[[jax.Array, Mapping[str, Callable]], jax.Array]
+    queries: tuple[str, ...] = ()
+    hides_tubes: bool = False
 
 
-def semantic_scores(features: jax.Array, *, temporal: jax.Array, spatial: jax.Array) -> jax.Array:
-    """SGM's score of every token, in at least float32.
-
-    Args:
-        features: [B, T, N, C].
-        temporal: [B, T, N, C], the learned query of `neighbours`.
-        spatial: [B, T, C], the learned query of the frames' means.
-
-    Returns:
-        [B, T, N].
-    """
-    features, temporal, spatial = (at_least_float32(x) for x in (features, temporal, spatial))
-    same_place = jnp.einsum("btnc,btnc->btn", features, temporal)
-    return same_place + jnp.einsum("btnc,btc->btn", features, spatial)
+POLICIES: Registry[Policy] = Registry(
+    "vxlpro_jax.ops.mask_policies", attribute="POLICY", kind="mask policy"
+)
 
 
-def motion_scores(features: jax.Array) -> jax.Array:
-    """Mean squared difference from the neighbouring frame: what stands still scores low.
-
-    The first frame is compared with the second, so that it is not hidden for being the first.
-
-    Args:
-        features: [B, T, N, C], T at least 2.
-
-    Returns:
-        [B, T, N] in at least float32.
-    """
-    change = jnp.square(jnp.diff(at_least_float32(features), axis=1)).mean(axis=-1)
-    return jnp.concatenate([change[:, :1], change], axis=1)
+def equal_scores(features: jax.Array, queries: Mapping[str, Callable]) -> jax.Array:
+    """The scores of a policy that ignores the content: zeros [B, T, N]."""
+    return jnp.zeros(features.shape[:3], at_least_float32(features).dtype)
 
 
 def noisy_scores(scores: jax.Array, *, key: jax.Array, tube: bool = False) -> jax.Array:

@@ -40,7 +40,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"dts/block\d/conv/kernel", P(None, None, None, "fsdp", "tensor")),
     (r"dts/block\d/conv/bias", P()),
     (r"recot/mask_token", P()),
-    (r"recot/(temporal|spatial)_query/kernel", P("fsdp", "tensor")),
+    (r"recot/\w+_query/kernel", P("fsdp", "tensor")),
     (r"recot/decoder/unmix/kernel", P("fsdp", "tensor")),
     (r"recot/decoder/pos_embed", P(None, "fsdp")),
     (r"recot/decoder/layer\d+/(attn/[qkv]|mlp/fc1)/kernel", P("fsdp", "tensor")),

@@ -14,6 +14,8 @@ from vxlpro_jax.data.loader.batches import BatchIterator
 from vxlpro_jax.data.loader.build import build_pipeline, evaluation_data
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
+from vxlpro_jax.ops.attention.interface import BACKENDS
+from vxlpro_jax.ops.token_masking import POLICIES
 from vxlpro_jax.sharding.batch import readers
 from vxlpro_jax.training import optimizer
 from vxlpro_jax.training.objectives import param_shapes
@@ -33,8 +35,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in what follows from other fields: the tokenizer, and the vocabulary of `init_from`.
 
     Raises:
-        InputError: a full-size run without data or tokenizer, or a layout unlike `init_from`'s.
+        InputError: a full-size run has no data or tokenizer, the DTS layout differs from that of
+            `init_from`, or there is no such attention backend or mask policy.
     """
+    if config.model.attention != "auto":
+        BACKENDS.find(config.model.attention)
+    POLICIES.find(config.recot.policy)
     sources = init_from.open_sources(config.init_from)
     compressor = init_from.holder(sources, "dts")
     if compressor and compressor.config.dts != config.model.dts:

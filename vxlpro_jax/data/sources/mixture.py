@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import yaml
 
-from vxlpro_jax.config.parsing import nearest
 from vxlpro_jax.data.sources import paths, storage
 from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.data.sources.schema import short_repr
 from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.registry import nearest
 
 Kind = Literal["all", "first", "end", "random"]
 

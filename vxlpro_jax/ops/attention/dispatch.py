@@ -4,23 +4,19 @@ Shapes: `B` rows, `T` queries, `S` keys, `N` query heads, `K` key/value heads (N
 `H` head width.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.config.schema import AttentionBackend
-from vxlpro_jax.ops.attention import chunked, cudnn, splash, xla
-from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.ops.attention.backends import chunked, xla
+from vxlpro_jax.ops.attention.interface import BACKENDS, Backend, Inputs, Kernel, Part
 from vxlpro_jax.sharding import activations
 
 # Logits in memory at once. On a CPU they should stay in its cache.
 _CPU_LOGITS_BYTES = 2**26
-
-
 _LOGITS_BYTES = 2**30
 
 
@@ -34,7 +30,7 @@ def attention(
     q_segments: jax.Array | None = None,
     kv_segments: jax.Array | None = None,
     partition: P = activations.FRAMES,
-    backend: AttentionBackend = "auto",
+    backend: str = "auto",
 ) -> jax.Array:
     """Softmax attention with grouped key/value heads, scaled by H^-0.5, softmax in float32 or more.
 
@@ -64,7 +60,7 @@ def attention(
     inputs = Inputs(q, k, v, q_positions, q_segments, kv_segments)
     if causal and q_positions is None:
         inputs = _in_order(inputs)
-    return _run(inputs, partition=partition, backend=backend, backends=_WHOLE)
+    return _run(inputs, partition=partition, backend=backend, form=_WHOLE)
 
 
 def attention_part(
@@ -76,7 +72,7 @@ def attention_part(
     q_positions: jax.Array | None = None,
     kv_lengths: jax.Array | None = None,
     partition: P = activations.FRAMES,
-    backend: AttentionBackend = "auto",
+    backend: str = "auto",
 ) -> Part:
     """`attention` to some of the keys, to be merged with that to others; it has no gradient.
 
@@ -99,7 +95,7 @@ def attention_part(
         places = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
         is_self = not activations.splits_sequence(q.shape[1])
         inputs = inputs.replace(q_positions=places, is_self_causal=is_self)
-    return _run(inputs, partition=P(partition[0]), backend=backend, backends=_PARTS)
+    return _run(inputs, partition=P(partition[0]), backend=backend, form=_PART)
 
 
 def _in_order(x: Inputs) -> Inputs:
@@ -115,42 +111,47 @@ def _in_order(x: Inputs) -> Inputs:
     )
 
 
-class _Backends(NamedTuple):
-    """What makes the result of one kind.
+class _Form(NamedTuple):
+    """One of the two results of attention: the whole, or a part to be merged.
 
     Attributes:
-        xla, rows, chunked: functions of inputs; `rows` also of how many at a time.
-        kernel: name of the function that makes a platform's kernel.
-        specs: places of the result on the mesh, from those of the queries.
+        kernel_of: a backend's function that makes the kernel.
+        xla, rows, chunked: functions of one device's inputs that `auto` chooses from by size;
+            `rows` also takes the number of rows whose logits are in memory at once.
+        specs: from the sharding of the queries to that of the result.
     """
 
+    kernel_of: Callable[[Backend], Callable[[Inputs, activations.Axes], Kernel]]
     xla: Callable
     rows: Callable
     chunked: Callable
-    kernel: str
     specs: Callable[[P], Any]
 
 
-_WHOLE = _Backends(xla.attend, xla.attend_rows, chunked.attend, "kernel", lambda spec: spec)
-
-
-_PARTS = _Backends(
-    xla.attend_part,
-    lambda x, rows: chunked.attend_part(x),
-    chunked.attend_part,
-    "part_kernel",
-    lambda spec: Part(out=spec, log_sum=spec),
+_WHOLE = _Form(
+    kernel_of=lambda backend: backend.kernel,
+    xla=xla.attend,
+    rows=xla.attend_rows,
+    chunked=chunked.attend,
+    specs=lambda spec: spec,
+)
+_PART = _Form(
+    kernel_of=lambda backend: backend.part_kernel,
+    xla=xla.attend_part,
+    rows=lambda x, rows: chunked.attend_part(x),
+    chunked=chunked.attend_part,
+    specs=lambda spec: Part(out=spec, log_sum=spec),
 )
 
 
-def _run(x: Inputs, *, partition: P, backend: AttentionBackend, backends: _Backends) -> Any:
+def _run(x: Inputs, *, partition: P, backend: str, form: _Form) -> Any:
     if activations.axis_size() == 1:
-        kernel = _kernel(x, backend=backend, axes=activations.Axes(), backends=backends)
+        kernel = _kernel(x, activations.Axes(), backend=backend, form=form)
         return kernel.attend(x, kernel.tables)
-    return _over_mesh(x, partition=partition, backend=backend, backends=backends)
+    return _over_mesh(x, partition=partition, backend=backend, form=form)
 
 
-def _over_mesh(x: Inputs, *, partition, backend, backends) -> Any:
+def _over_mesh(x: Inputs, *, partition, backend, form: _Form) -> Any:
     """Each device attends with its own rows, queries and heads to all keys of the rows."""
     (rows, length, heads, _), kv_heads = x.q.shape, x.k.shape[2]
     axes = activations.attention_axes(
@@ -159,7 +160,7 @@ def _over_mesh(x: Inputs, *, partition, backend, backends) -> Any:
     repeats = activations.axis_size((axes.heads,)) // kv_heads if axes.heads else 1
     if repeats > 1:
         x = x.replace(k=jnp.repeat(x.k, repeats, axis=2), v=jnp.repeat(x.v, repeats, axis=2))
-    kernel = _kernel(x, backend=backend, axes=axes, backends=backends)
+    kernel = _kernel(x, axes, backend=backend, form=form)
     queries, keys = P(axes.rows, axes.positions), P(axes.rows)
     q_spec, kv_spec = P(*queries, axes.heads), P(*keys, None, axes.heads)
     specs = x.replace(
@@ -174,7 +175,7 @@ def _over_mesh(x: Inputs, *, partition, backend, backends) -> Any:
     spread_out = jax.shard_map(
         kernel.attend,
         in_specs=(specs, kernel.specs),
-        out_specs=backends.specs(q_spec),
+        out_specs=form.specs(q_spec),
         axis_names=activations.free_axes(),
         check_vma=False,
     )
@@ -185,28 +186,37 @@ def _where_given(x: jax.Array | None, spec: P) -> P | None:
     return None if x is None else spec
 
 
-def _kernel(x: Inputs, *, backend: AttentionBackend, axes: activations.Axes, backends: _Backends):
-    """The backend's kernel for inputs of the whole mesh."""
-    module = {"tpu": splash, "gpu": cudnn}.get(activations.platform())
-    if backend == "auto" and module and not module.unsupported_reason(x, axes=axes):
-        return getattr(module, backends.kernel)(x, axes=axes)
-    if backend in ("splash", "cudnn"):
-        module = {"splash": splash, "cudnn": cudnn}[backend]
-        if reason := module.unsupported_reason(x, axes=axes):
+def _kernel(x: Inputs, axes: activations.Axes, *, backend: str, form: _Form) -> Kernel:
+    """The kernel for inputs of the whole mesh.
+
+    Raises:
+        InputError: there is no such backend.
+        ValueError: the backend cannot compute this attention.
+    """
+    if backend != "auto":
+        found = BACKENDS.find(backend)
+        if reason := found.unsupported_reason(x, axes):
             raise ValueError(f"Attention backend {backend!r}: {reason}.")
-        return getattr(module, backends.kernel)(x, axes=axes)
-    by_size = functools.partial(_attend_by_size, backends=backends)
-    attend = {"xla": backends.xla, "chunked": backends.chunked, "auto": by_size}[backend]
-    return Kernel(lambda part, _: attend(part))
+        return form.kernel_of(found)(x, axes)
+    for found in _preferred(activations.platform()):
+        if not found.unsupported_reason(x, axes):
+            return form.kernel_of(found)(x, axes)
+    return Kernel(lambda part, tables: _attend_by_size(part, form=form))
 
 
-def _attend_by_size(x: Inputs, *, backends: _Backends) -> Any:
+def _preferred(platform: str) -> Iterator[Backend]:
+    """The backends that `auto` prefers on a platform; a CPU has none, so none is imported."""
+    if platform != "cpu":
+        yield from (x for x in map(BACKENDS.find, BACKENDS.names()) if x.platform == platform)
+
+
+def _attend_by_size(x: Inputs, *, form: _Form) -> Any:
     row_bytes = 4 * x.q.shape[1] * x.q.shape[2] * x.k.shape[1]
     limit = _CPU_LOGITS_BYTES if activations.platform() == "cpu" else _LOGITS_BYTES
     rows = limit // row_bytes
     if rows >= len(x.q):
-        return backends.xla(x)
-    return backends.rows(x, rows=rows) if rows else backends.chunked(x)
+        return form.xla(x)
+    return form.rows(x, rows=rows) if rows else form.chunked(x)
 
 
 def _check(q, k, v, *, causal, q_positions):

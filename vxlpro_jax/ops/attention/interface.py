@@ -10,6 +10,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vxlpro_jax.sharding.activations import Axes
+from vxlpro_jax.utils.registry import Registry
+
 
 @flax.struct.dataclass
 class Inputs:
@@ -79,3 +82,43 @@ class Kernel(NamedTuple):
     attend: Callable[[Inputs, Any], jax.Array | Part]
     tables: Any = ()
     specs: Any = ()
+
+
+def always(x: Inputs, axes: Axes) -> str:
+    """The `unsupported_reason` of a backend that computes any attention."""
+    return ""
+
+
+class Backend(NamedTuple):
+    """One way to compute attention.
+
+    Each function takes the inputs of the whole mesh and the mesh axes over which they are sharded.
+
+    Attributes:
+        kernel: makes the kernel of `attention`, whose result is [B, T, N, H].
+        part_kernel: makes the kernel of `attention_part`, whose result is a `Part`.
+        unsupported_reason: says why the backend cannot compute this attention; empty if it can.
+        platform: `tpu` or `gpu` where `auto` prefers this backend; empty for one that is only
+            used by its name.
+    """
+
+    kernel: Callable[[Inputs, Axes], Kernel]
+    part_kernel: Callable[[Inputs, Axes], Kernel]
+    unsupported_reason: Callable[[Inputs, Axes], str] = always
+    platform: str = ""
+
+    @classmethod
+    def of_functions(
+        cls, attend: Callable[[Inputs], jax.Array], attend_part: Callable[[Inputs], Part]
+    ) -> Self:
+        """A backend of two functions of one device's inputs, which need no tables."""
+
+        def kernel_of(function) -> Callable[[Inputs, Axes], Kernel]:
+            return lambda x, axes: Kernel(lambda part, tables: function(part))
+
+        return cls(kernel_of(attend), kernel_of(attend_part))
+
+
+BACKENDS: Registry[Backend] = Registry(
+    "vxlpro_jax.ops.attention.backends", attribute="BACKEND", kind="attention backend"
+)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.ops.attention.interface import Inputs, Part
+from vxlpro_jax.ops.attention.interface import Backend, Inputs, Part
 
 
 def attend(x: Inputs) -> jax.Array:
@@ -52,3 +52,6 @@ def _mask(x: Inputs) -> jax.Array | None:
         same = x.kv_segments[:, :, None] == x.q_segments[:, None, :]
         mask = same if mask is None else mask & same
     return mask
+
+
+BACKEND = Backend.of_functions(attend, attend_part)

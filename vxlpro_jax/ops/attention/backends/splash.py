@@ -6,13 +6,13 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.ops.attention.interface import Backend, Inputs, Kernel, Part
 from vxlpro_jax.sharding import activations
 
 _BLOCKS = (1024, 512, 256, activations.LANES)
 
 
-def unsupported_reason(x: Inputs, *, axes: activations.Axes) -> str:
+def unsupported_reason(x: Inputs, axes: activations.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
     if x.q_positions is not None and not x.is_self_causal:
         return "causal queries must be the same sequence as the keys"
@@ -26,13 +26,13 @@ def unsupported_reason(x: Inputs, *, axes: activations.Axes) -> str:
     return ""
 
 
-def kernel(x: Inputs, *, axes: activations.Axes, interpret: bool = False) -> Kernel:
+def kernel(x: Inputs, axes: activations.Axes, *, interpret: bool = False) -> Kernel:
     """The kernel for inputs of the whole mesh; `interpret` runs it where there is no TPU."""
     made, specs = _make(x, axes=axes, interpret=interpret)
     return Kernel(_attend, made, specs)
 
 
-def part_kernel(x: Inputs, *, axes: activations.Axes, interpret: bool = False) -> Kernel:
+def part_kernel(x: Inputs, axes: activations.Axes, *, interpret: bool = False) -> Kernel:
     """The same for `Part`, without a gradient."""
     made, specs = _make(x, axes=axes, interpret=interpret, save_residuals=True)
     return Kernel(_attend_part, made, specs)
@@ -97,3 +97,6 @@ def _block_sizes(*, queries: int, keys: int) -> splash_attention.BlockSizes:
 
 def _shards(axis: str | None) -> int:
     return activations.axis_size((axis,)) if axis else 1
+
+
+BACKEND = Backend(kernel, part_kernel, unsupported_reason, platform="tpu")

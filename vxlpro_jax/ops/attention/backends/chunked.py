@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vxlpro_jax.ops.attention.interface import Inputs, Part
+from vxlpro_jax.ops.attention.interface import Backend, Inputs, Part
 
 _BLOCK = 512
 _PADDING = -1
@@ -228,3 +228,6 @@ def _fill(x, value):
     missing = -len(x) % _block(len(x))
     rest = jnp.broadcast_to(value, (missing, *x.shape[1:])).astype(x.dtype)
     return jnp.concatenate([x, rest]) if missing else x
+
+
+BACKEND = Backend.of_functions(attend, attend_part)

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from vxlpro_jax.ops.attention.interface import Inputs, Kernel, Part
+from vxlpro_jax.ops.attention.interface import Backend, Inputs, Part
 from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils import jax_internals
 
 
-def unsupported_reason(x: Inputs, *, axes: activations.Axes) -> str:
+def unsupported_reason(x: Inputs, axes: activations.Axes) -> str:
     """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
     if x.q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"the type must be bfloat16 or float16, not {x.q.dtype}"
@@ -23,25 +23,14 @@ def unsupported_reason(x: Inputs, *, axes: activations.Axes) -> str:
     return ""
 
 
-def kernel(_: Inputs, *, axes: activations.Axes) -> Kernel:
-    """The kernel for inputs of the whole mesh, whatever the axes."""
-    del axes
-    return Kernel(_attend)
-
-
-def _attend(x: Inputs, _) -> jax.Array:
+def _attend(x: Inputs) -> jax.Array:
     return jax.nn.dot_product_attention(
         x.q, x.k, x.v, is_causal=x.is_self_causal, implementation="cudnn"
     )
 
 
-def part_kernel(_: Inputs, *, axes: activations.Axes) -> Kernel:
-    """The same for `Part`, without a gradient."""
-    del axes
-    return Kernel(_attend_part)
-
-
-def _attend_part(x: Inputs, _) -> Part:
+def _attend_part(x: Inputs) -> Part:
+    """`_attend` with the logarithm of the sums; it has no gradient."""
     out, log_sum = jax_internals.cudnn_attention(
         x.q, x.k, x.v, is_causal=x.is_self_causal, kv_lengths=x.kv_lengths
     )
@@ -51,3 +40,8 @@ def _attend_part(x: Inputs, _) -> Part:
     sees = (x.kv_lengths > 0)[:, None, None]
     lowest = jnp.finfo(log_sum.dtype).min
     return Part(jnp.where(sees[..., None], out, 0), jnp.where(sees, log_sum, lowest))
+
+
+BACKEND = Backend.of_functions(_attend, _attend_part)._replace(
+    unsupported_reason=unsupported_reason, platform="gpu"
+)

@@ -1,0 +1,1 @@
+"""The mask policies of ReCoT: each module here is one, named after its file, with a `POLICY`."""

@@ -1,0 +1,53 @@
+"""Semantic-guided masking, as far as Algorithm 1 of Video-XL-Pro is public.
+
+A token's score is its product with a query made from the token at the same place one frame earlier,
+plus its product with a query made from the mean of its own frame.
+
+Shapes: `B` clips, `T` frames of a clip, `N` tokens of a frame, `C` width.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.ops.token_masking import Policy
+from vxlpro_jax.sharding import activations
+
+
+def scores(features: jax.Array, queries: Mapping[str, Callable]) -> jax.Array:
+    """Scores [B, T, N] of features [B, T, N, C]."""
+    # The queries are constrained: XLA's partitioner otherwise gets the gradient of the mean wrong
+    # on meshes that shard frames over two axes and the query over a third.
+    temporal = activations.shard_frames(queries["temporal"](neighbours(features)))
+    spatial = activations.shard_frames(queries["spatial"](features.mean(axis=2)))
+    return semantic_scores(features, temporal=temporal, spatial=spatial)
+
+
+def neighbours(features: jax.Array) -> jax.Array:
+    """Each token's predecessor at the same place; in the first frame its successor. [B, T, N, C].
+
+    Differs from the public algorithm, which gives zeros to the first frame of a video, because of a
+    group of four frames that is a quarter, which would be scored by one product and not by two.
+    """
+    return jnp.concatenate([features[:, 1:2], features[:, :-1]], axis=1)
+
+
+def semantic_scores(features: jax.Array, *, temporal: jax.Array, spatial: jax.Array) -> jax.Array:
+    """SGM's score of every token, in at least float32.
+
+    Args:
+        features: [B, T, N, C].
+        temporal: [B, T, N, C], the learned query of `neighbours`.
+        spatial: [B, T, C], the learned query of the frames' means.
+
+    Returns:
+        [B, T, N].
+    """
+    features, temporal, spatial = (at_least_float32(x) for x in (features, temporal, spatial))
+    same_place = jnp.einsum("btnc,btnc->btn", features, temporal)
+    return same_place + jnp.einsum("btnc,btc->btn", features, spatial)
+
+
+POLICY = Policy(scores, queries=("temporal", "spatial"))
