@@ -1,0 +1,161 @@
+"""The rooms of the package, the imports that are allowed between them, and what is there.
+
+`python tests/support/house.py` prints the number of entries of `vxlpro_jax/`, the storeys (the
+rooms on the longest path of imports), the arrows between rooms, and any cycles.
+"""
+
+import ast
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "vxlpro_jax"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / PACKAGE).rglob("*.py"))
+}
+
+_FOUNDATION = ("utils", "config")
+_BELOW_OPS = (*_FOUNDATION, "data", "sharding", "checkpoints")
+_BELOW_TRAINING = (*_BELOW_OPS, "ops", "models", "distributed")
+_BELOW_EVALS = (*_BELOW_TRAINING, "training", "inference")
+_ALL_ROOMS = (*_BELOW_EVALS, "evals", "curation", "aot")
+
+# Each room and the other rooms that it may import. Every folder of the package is one of these or a
+# command.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "utils": (),
+    "config": ("utils",),
+    "distributed": ("utils",),
+    "data": _FOUNDATION,
+    "sharding": _FOUNDATION,
+    "checkpoints": _FOUNDATION,
+    "ops": _BELOW_OPS,
+    "models": (*_BELOW_OPS, "ops"),
+    "training": _BELOW_TRAINING,
+    "inference": _BELOW_TRAINING,
+    "evals": _BELOW_EVALS,
+    "curation": _BELOW_EVALS,
+    "aot": _BELOW_EVALS,
+}
+# Each may import every room. No room and no other command imports one.
+COMMANDS = (
+    "compile",
+    "evaluate",
+    "generate",
+    "inspect_data",
+    "needle",
+    "preflight",
+    "prune",
+    "score",
+    "sweep",
+    "train",
+)
+# The front door `vxlpro_jax/__init__.py` and the console script, which starts the commands.
+FRONT = ("", "__main__")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    **ROOMS,
+    **dict.fromkeys(COMMANDS, (*_ALL_ROOMS, "")),
+    "evaluate": (*_ALL_ROOMS, "", "benchmarking"),
+    "benchmarking": _ALL_ROOMS,
+    "": _ALL_ROOMS,
+    "__main__": (*_ALL_ROOMS, *COMMANDS, ""),
+}
+
+MAX_ENTRIES = 26
+
+
+def room_of(module: str) -> str:
+    """The folder or file below the package that a module is in; empty for the front door."""
+    return module.split(".")[1] if "." in module else ""
+
+
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Every module that a file may import, at its top or inside a function; aliases resolved."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return frozenset(found)
+
+
+def graph() -> dict[str, set[str]]:
+    """The modules of the package that each of them imports."""
+    return {
+        module: {name for name in imports_of(path) if name in MODULES} - {module}
+        for module, path in MODULES.items()
+    }
+
+
+def all_imports_of(modules: Iterable[str]) -> set[str]:
+    """What some modules import directly and indirectly, with the packages that each import runs."""
+    found: set[str] = set()
+    pending = list(modules)
+    while pending:
+        module = pending.pop()
+        if module in found:
+            continue
+        found.add(module)
+        if module in MODULES:
+            parents = module.rpartition(".")[0]
+            pending += [*imports_of(MODULES[module]), *([parents] if parents else [])]
+    return found
+
+
+def arrows() -> dict[str, set[str]]:
+    """The rooms, commands and front that each of them imports."""
+    found: dict[str, set[str]] = {room_of(module): set() for module in MODULES}
+    for module, names in graph().items():
+        found[room_of(module)] |= {room_of(name) for name in names} - {room_of(module)}
+    return found
+
+
+def in_cycles(edges: Mapping[str, set[str]]) -> list[str]:
+    """The nodes that are on a cycle or above one; empty if there is none."""
+    left = dict(edges)
+    while free := [node for node, names in left.items() if not names & left.keys()]:
+        for node in free:
+            del left[node]
+    return sorted(left)
+
+
+def storeys(edges: Mapping[str, set[str]]) -> list[str]:
+    """The longest path of imports, from the top down. There must be no cycle."""
+
+    @functools.cache
+    def below(node: str) -> tuple[str, ...]:
+        return (node, *max(map(below, sorted(edges[node])), key=len, default=()))
+
+    return list(max(map(below, sorted(edges)), key=len))
+
+
+def entries() -> list[str]:
+    """What `ls vxlpro_jax` shows in a fresh checkout."""
+    return sorted(
+        path.name for path in (ROOT / PACKAGE).iterdir() if not path.name.startswith((".", "__py"))
+    )
+
+
+def main() -> None:
+    """Prints the figures."""
+    edges = arrows()
+    rooms = {room: names & ROOMS.keys() for room, names in edges.items() if room in ROOMS}
+    print(f"{len(entries())} entries: {' '.join(entries())}")
+    cycle = in_cycles(edges) or in_cycles(graph())
+    if not cycle:
+        path = storeys({room: names - set(FRONT) for room, names in edges.items()})
+        print(f"{len(path)} storeys: {' > '.join(path)}")
+    print(f"{sum(map(len, rooms.values()))} arrows between {len(rooms)} rooms:")
+    for room, names in rooms.items():
+        print(f"  {room} -> {', '.join(sorted(names)) or 'none'}")
+    print(f"cycles: {', '.join(cycle) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()
