@@ -212,7 +212,7 @@ def prefill(config: ModelConfig) -> Contestants:
     def ours(params, x):
         def run(model, x):
             cache = KVCache.empty(decoder, batch=1, slots=POSITIONS, dtype=x.dtype)
-            hidden, cache = model.extend(x, cache, at=jnp.full((1, 1), POSITIONS - 1))
+            hidden, cache = model.extend(x, cache, query_index=jnp.full((1, 1), POSITIONS - 1))
             return model.logits(hidden[:, 0]), cache
 
         return Qwen2(decoder).apply({"params": params}, x, method=run)

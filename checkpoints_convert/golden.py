@@ -26,7 +26,7 @@ from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params, jit_method
 from vxlpro_jax.ops import patches
-from vxlpro_jax.ops.token_selection import keep_count
+from vxlpro_jax.ops.token_selection import num_kept
 from vxlpro_jax.training.losses import cross_entropy
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
@@ -285,7 +285,7 @@ class _Stages:
         return self.case["time_ids"].reshape(-1, window)[:, :STAMP_TOKENS]
 
     def _text(self, ids: np.ndarray) -> Text:
-        count = keep_count(self._visual[0, :, :, 0].size, ratio=float(self.case["keep_ratio"]))
+        count = num_kept(self._visual[0, :, :, 0].size, ratio=float(self.case["keep_ratio"]))
         return Text(
             tokens=ids[None].astype(np.int32),
             token_segments=np.ones((1, len(ids)), np.int32),
@@ -375,7 +375,7 @@ class _Stages:
         rows = [logits[0]]
         for token in tokens[:-1]:
             ids = jnp.array([token], jnp.int32)
-            logits, cache = self.model.run("step", ids, cache, parts=_DECODER)
+            logits, cache = self.model.run("decode_step", ids, cache, parts=_DECODER)
             rows.append(logits[0])
         return jnp.stack(rows)
 

@@ -15,12 +15,12 @@ from vxlpro_jax import evaluate, train
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.sweep import __main__ as sweep
 from vxlpro_jax.sweep import measures, results
-from vxlpro_jax.sweep.executors.base import Outcome
+from vxlpro_jax.sweep.executors.base import LaunchStatus
 from vxlpro_jax.sweep.executors.gke import Gke
 from vxlpro_jax.sweep.executors.local import Local
 from vxlpro_jax.sweep.executors.slurm import Slurm
 from vxlpro_jax.sweep.plan import Run, Step, Sweep, plan
-from vxlpro_jax.sweep.results import Measured
+from vxlpro_jax.sweep.results import Measurement
 from vxlpro_jax.utils.errors import InputError
 
 ABLATIONS = f"--config={ROOT / 'configs/ablations.py'}"
@@ -159,10 +159,10 @@ def test_a_failure_stops_its_own_run_only_and_what_is_done_stays(tmp_path):
     launcher = Local(environment=os.environ)
     for _ in range(2):
         outcomes = [launcher.launch(run, label="") for run in runs]
-        assert outcomes == [Outcome.DONE, Outcome.FAILED]
+        assert outcomes == [LaunchStatus.DONE, LaunchStatus.FAILED]
     assert "no luck" in (tmp_path / "bad/log.txt").read_text()
     assert (tmp_path / "good/keep_0.9/results.json.ran").read_text() == "x"
-    assert [dataclasses.astuple(number) for number in results.measured(runs)] == [
+    assert [dataclasses.astuple(number) for number in results.collect(runs)] == [
         ("good", 0, 0.9, "mean", 0.75),
         ("good", 0, 0.9, "order", 0.5),
         ("good", 0, 0.9, "count", 1.0),
@@ -213,7 +213,7 @@ def on_slurm(folder) -> Slurm:
 def test_slurm_gets_a_script_a_run_and_results_are_collected_later(tmp_path, cluster, capsys):
     runs = two_runs(tmp_path, is_parallel=True)
     outcomes = [on_slurm(tmp_path).launch(run, label=run.variant) for run in runs]
-    assert outcomes == [Outcome.SUBMITTED] * 2
+    assert outcomes == [LaunchStatus.SUBMITTED] * 2
     submitted = [call for call in cluster.calls() if call.startswith("sbatch")]
     assert submitted == [f"sbatch --parsable {run.folder / 'run.sbatch'}" for run in runs]
     assert "good: submitted as job 42\n" in capsys.readouterr().out
@@ -223,10 +223,10 @@ def test_slurm_gets_a_script_a_run_and_results_are_collected_later(tmp_path, clu
     assert not (tmp_path / "bad/keep_0.9").exists()
 
     outcomes = [on_slurm(tmp_path).launch(run, label=run.variant) for run in runs]
-    assert outcomes == [Outcome.DONE, Outcome.SUBMITTED]
+    assert outcomes == [LaunchStatus.DONE, LaunchStatus.SUBMITTED]
     assert "bad: submitted as job 42, because job 42 has ended before" in capsys.readouterr().out
     cluster.queue.write_text("42 batch\n")
-    assert on_slurm(tmp_path).launch(runs[1], label="") is Outcome.WAITING
+    assert on_slurm(tmp_path).launch(runs[1], label="") is LaunchStatus.WAITING
     assert (tmp_path / "good/keep_0.9/results.json.ran").read_text() == "x"
 
 
@@ -262,11 +262,11 @@ def test_only_training_is_started_in_all_tasks_of_a_job(tmp_path, cluster):
 def test_what_a_cluster_refuses_is_told_and_the_rest_goes_on(tmp_path, cluster, capsys):
     cluster("sbatch", "echo 'no such partition' >&2; exit 1")
     outcomes = [on_slurm(tmp_path).launch(run, label=run.variant) for run in two_runs(tmp_path)]
-    assert outcomes == [Outcome.FAILED] * 2
+    assert outcomes == [LaunchStatus.FAILED] * 2
     assert "good: sbatch failed: no such partition" in capsys.readouterr().out
     (tmp_path / "good/job.txt").write_text("42\n")
     cluster("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    assert on_slurm(tmp_path).launch(two_runs(tmp_path)[0], label="") is Outcome.FAILED
+    assert on_slurm(tmp_path).launch(two_runs(tmp_path)[0], label="") is LaunchStatus.FAILED
     cluster("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(InputError, match="squeue failed: Unable to contact"):
         on_slurm(tmp_path).launch(two_runs(tmp_path)[0], label="")
@@ -301,7 +301,7 @@ def on_gke(folder, name="vxlpro-tpu") -> Gke:
 def test_gke_gets_a_jobset_a_run(tmp_path, kubernetes, capsys):
     run = two_runs(tmp_path)[0]
     launcher = on_gke(tmp_path)
-    assert launcher.launch(run, label="good") is Outcome.SUBMITTED
+    assert launcher.launch(run, label="good") is LaunchStatus.SUBMITTED
     file = tmp_path / "good/jobset.yaml"
     assert kubernetes.calls()[-1] == f"kubectl apply --filename={file}"
     jobset = yaml.safe_load(file.read_text())
@@ -312,10 +312,10 @@ def test_gke_gets_a_jobset_a_run(tmp_path, kubernetes, capsys):
     assert spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x2"
 
     kubernetes.state.write_text("ablations-good-seed0/")
-    assert launcher.launch(run, label="good") is Outcome.WAITING
+    assert launcher.launch(run, label="good") is LaunchStatus.WAITING
     kubernetes.calls()
     kubernetes.state.write_text("ablations-good-seed0/Failed")
-    assert launcher.launch(run, label="good") is Outcome.SUBMITTED
+    assert launcher.launch(run, label="good") is LaunchStatus.SUBMITTED
     assert [call.split()[1] for call in kubernetes.calls()] == ["get", "delete", "apply"]
     assert "because it has ended before it was done (Failed)" in capsys.readouterr().out
     kubernetes("kubectl", "echo forbidden >&2; exit 1")
@@ -399,7 +399,7 @@ def test_needles_are_averaged_over_the_grid():
 
 def test_tables_hold_mean_and_spread(tmp_path):
     found = [
-        Measured("base", seed, ratio, measure, value + seed)
+        Measurement("base", seed, ratio, measure, value + seed)
         for seed in range(3)
         for ratio, measure, value in (
             (None, "restore error", 0.0),

@@ -17,7 +17,7 @@ import jax
 from absl import flags
 
 from vxlpro_jax.aot import memory_advice, programs
-from vxlpro_jax.aot.report import _table, compile_program, make_report
+from vxlpro_jax.aot.report import compile_program, format_table, make_report
 from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.flags import read_run
 from vxlpro_jax.models.kv_cache import CacheType
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     config = dataclasses.replace(
         config, mesh=dataclasses.replace(config.mesh, num_slices=run.flags.num_slices)
     )
-    chip = accelerators.chip_of(run.flags.topology)
+    chip = accelerators.accelerator_of_topology(run.flags.topology)
     devices = topology_devices(run.flags.topology, num_slices=run.flags.num_slices)
     mesh = make_mesh(config.mesh, devices=devices)
     batch.check_batch(config.data.batch_size, parts=config.grad_accum_steps, mesh=mesh)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     program = programs.build(what, config, mesh=mesh, cache=run.flags.kv_cache)
     compiled = compile_program(program, hbm_bytes=chip.usable_bytes)
     report = make_report(compiled, config=config, what=what, chip=chip, mesh=mesh)
-    print(_table(report, topology=run.flags.topology))
+    print(format_table(report, topology=run.flags.topology))
     if not report["fits"]:
         print("\nIt does not fit. What would help, by estimate:")
         print("\n".join(f"- {line}" for line in memory_advice.advice(config, what=what, mesh=mesh)))

@@ -101,7 +101,7 @@ def test_every_gpu_is_described():
         text = describe(name)
         assert f"device_memory_size: {chip.hbm_bytes}\n" in text
         kind = re.search(r'device_description_str: "(.*)"', text)[1]
-        assert accelerators.chip_of_kind(kind) == chip
+        assert accelerators.accelerator_of_kind(kind) == chip
 
 
 def test_a_gpu_has_the_memory_that_launchers_give_a_process():
@@ -109,7 +109,7 @@ def test_a_gpu_has_the_memory_that_launchers_give_a_process():
     share = float(re.search(r"^XLA_PYTHON_CLIENT_MEM_FRACTION=(.*)$", text, re.MULTILINE)[1])
     for chip in accelerators.GPUS.values():
         assert chip.usable_bytes == int(share * chip.hbm_bytes)
-    assert accelerators.chip_of("v5e:2x2").usable_bytes == 16 * 2**30
+    assert accelerators.accelerator_of_topology("v5e:2x2").usable_bytes == 16 * 2**30
 
 
 @pytest.mark.parametrize("objective", ["sft", "recot"])

@@ -8,7 +8,7 @@ import pytest
 from helpers import free_port
 
 from vxlpro_jax.distributed.cluster import Cluster
-from vxlpro_jax.distributed.rendezvous import call_roll
+from vxlpro_jax.distributed.rendezvous import wait_for_all
 from vxlpro_jax.utils.errors import InputError, LostProcess
 
 
@@ -22,7 +22,7 @@ def called(clusters, *, timeout=20.0):
 
     def call(cluster):
         try:
-            return call_roll(cluster, timeout=timeout)
+            return wait_for_all(cluster, timeout=timeout)
         except (InputError, LostProcess) as error:
             return error
 
@@ -66,10 +66,10 @@ def test_two_processes_of_one_number_are_told(port):
     """The other one is a line of this test's own, from another process by what it says."""
     other = {"index": 1, "count": 3, "host": "elsewhere", "pid": 1}
     with ThreadPoolExecutor(2) as pool:
-        lead = pool.submit(call_roll, members(port, 0)[0], timeout=20.0)
+        lead = pool.submit(wait_for_all, members(port, 0)[0], timeout=20.0)
         with connected(port) as line:
             line.sendall(json.dumps(other).encode() + b"\n")
-            pool.submit(call_roll, members(port, 1)[0], timeout=20.0)
+            pool.submit(wait_for_all, members(port, 1)[0], timeout=20.0)
             told = json.loads(line.makefile().readline())["mistake"]
         with pytest.raises(InputError, match="is a process 1: give each"):
             lead.result()
@@ -79,17 +79,17 @@ def test_two_processes_of_one_number_are_told(port):
 def test_a_process_that_was_started_again_takes_its_place(port):
     other = {"index": 1, "count": 2, "host": "elsewhere", "pid": 1}
     with ThreadPoolExecutor(2) as pool:
-        lead = pool.submit(call_roll, members(port, 0, count=3)[0], timeout=20.0)
+        lead = pool.submit(wait_for_all, members(port, 0, count=3)[0], timeout=20.0)
         with connected(port) as line:
             line.sendall(json.dumps(other | {"count": 3}).encode() + b"\n")
-        hosts = [pool.submit(call_roll, m, timeout=20.0) for m in members(port, 1)]
+        hosts = [pool.submit(wait_for_all, m, timeout=20.0) for m in members(port, 1)]
         hosts += called(members(port, 2))
         assert lead.result() == [socket.gethostname()] * 3
 
 
 def test_strangers_are_not_counted(port):
     with ThreadPoolExecutor(1) as pool:
-        lead = pool.submit(call_roll, members(port, 0, count=2)[0], timeout=20.0)
+        lead = pool.submit(wait_for_all, members(port, 0, count=2)[0], timeout=20.0)
         for text in (b"GET / HTTP/1.1\r\n\r\n", b"", b"[]\n", b'{"index": 1}\n'):
             with connected(port) as line:
                 line.sendall(text)

@@ -80,7 +80,7 @@ def test_cache_equals_full_forward(config, params, embeddings):
     full = decoder(config, params)(embeddings)
     extend = jax.jit(
         lambda x, cache: model.apply(
-            {"params": params["decoder"]}, x, cache, at=every_position(x), method="extend"
+            {"params": params["decoder"]}, x, cache, query_index=every_position(x), method="extend"
         )
     )
     logits = jax.jit(
@@ -112,7 +112,9 @@ def test_pieces_equal_the_whole(config, params, embeddings, pieces, monkeypatch)
         x = embeddings[:, start : start + size]
         start += size
         at = every_position(x)
-        read, cache = model.apply({"params": params["decoder"]}, x, cache, at=at, method="extend")
+        read, cache = model.apply(
+            {"params": params["decoder"]}, x, cache, query_index=at, method="extend"
+        )
         hidden.append(read)
     whole = model.apply(
         {"params": params["decoder"]},
@@ -132,7 +134,11 @@ def test_int8_cache_is_near(config, params, embeddings):
         for start in range(0, 512, 128):
             x = embeddings[:, start : start + 128]
             read, cache = model.apply(
-                {"params": params["decoder"]}, x, cache, at=every_position(x), method="extend"
+                {"params": params["decoder"]},
+                x,
+                cache,
+                query_index=every_position(x),
+                method="extend",
             )
             found.append(read)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves((cache.keys, cache.values)))

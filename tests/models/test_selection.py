@@ -19,7 +19,7 @@ def scene(config):
     """One row of two samples, one and three groups, then a group of padding."""
     rng = np.random.default_rng(0)
     width = config.decoder.width
-    counts = token_selection.keep_count(np.array([[144, 3 * 144]]), ratio=np.array([RATIOS]))
+    counts = token_selection.num_kept(np.array([[144, 3 * 144]]), ratio=np.array([RATIOS]))
     return {
         "windows": rng.standard_normal((1, 5, 154, width)),
         "group_segments": np.array([[1, 2, 2, 2, 0]], np.int32),
@@ -127,13 +127,13 @@ def test_ties_go_to_the_lower_index(levels):
 )
 def test_count(tokens, ratio, count):
     """1440 x 0.7 is 1007 in double precision and 1008 in single."""
-    assert token_selection.keep_count(tokens, ratio=ratio) == count
+    assert token_selection.num_kept(tokens, ratio=ratio) == count
 
 
 def test_count_follows_exact_arithmetic():
     tokens = 144 * np.arange(1, 400)
     for percent in (70, 77, 85, 90, 99):
-        ours = token_selection.keep_count(tokens, ratio=percent / 100)
+        ours = token_selection.num_kept(tokens, ratio=percent / 100)
         theirs = [max(16, int(n * (percent / 100)) // 16 * 16) for n in tokens.tolist()]
         np.testing.assert_array_equal(ours, theirs)
 

@@ -79,7 +79,7 @@ def test_projector(config, oracle, params):
 def test_visual_tokens_are_means_of_places(config, oracle, params, size):
     config = dataclasses.replace(config, pool=size)
     features = np.random.default_rng(2).standard_normal((2, 4, 576, config.vision.width))
-    ours = apply(config, params, "condense", features)
+    ours = apply(config, params, "compress_and_project", features)
     compressed = apply(config, params, "compress", features.reshape(8, 24, 24, -1))
     projected = oracle.model.mm_projector(torch.from_numpy(compressed.copy()).flatten(1, 2))
     grid = projected.transpose(1, 2).unflatten(-1, (24, 24))

@@ -169,7 +169,7 @@ def test_prefill_and_steps_continue_as_the_oracle(config, oracle, params, sample
 
     @jax.jit
     def step(params, ids, cache):
-        return model.apply({"params": params}, ids, cache, method="step")
+        return model.apply({"params": params}, ids, cache, method="decode_step")
 
     logits, cache = start(params, batch)
     ids = []

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.splice import lay_out
+from vxlpro_jax.ops.splice import compute_layout
 
 TEXT, VISUAL, SAMPLES = 30, 24, 3
 
@@ -64,7 +64,7 @@ def oracle(is_image, text, kept, visual, gaps):
 @pytest.fixture(scope="module")
 def compiled():
     def run(is_image, text, kept, visual, gaps=None):
-        return lay_out(
+        return compute_layout(
             is_image=is_image,
             text_segments=text,
             kept=kept,

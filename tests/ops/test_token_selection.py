@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.token_selection import keep_count, keep_highest, normalize
+from vxlpro_jax.ops.token_selection import keep_highest, normalize, num_kept
 
 
 @pytest.mark.parametrize(
@@ -21,15 +21,15 @@ from vxlpro_jax.ops.token_selection import keep_count, keep_highest, normalize
     ],
 )
 def test_keep_count(tokens, ratio, kept):
-    assert keep_count(tokens, ratio=ratio) == kept
-    assert np.array_equal(keep_count(np.array([tokens, tokens]), ratio=ratio), [kept, kept])
+    assert num_kept(tokens, ratio=ratio) == kept
+    assert np.array_equal(num_kept(np.array([tokens, tokens]), ratio=ratio), [kept, kept])
 
 
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
 def test_keep_count_of_arrays_is_bounded(convert):
     rng = np.random.default_rng(0)
     tokens, ratio = 144 * rng.integers(0, 99, 500), rng.uniform(0.05, 1, 500)
-    kept = np.asarray(keep_count(convert(tokens), ratio=convert(ratio)))
+    kept = np.asarray(num_kept(convert(tokens), ratio=convert(ratio)))
     assert kept.dtype in (np.int32, np.int64)
     assert np.all(kept <= tokens)
     assert np.all(kept >= np.minimum(16, tokens))

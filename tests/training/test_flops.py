@@ -53,7 +53,7 @@ def test_tower():
 
 
 def test_compressor_and_projector():
-    xla = counted(apply("condense"), array(GROUPS, 4, 64, 256))
+    xla = counted(apply("compress_and_project"), array(GROUPS, 4, 64, 256))
     forward = flops.answer_forward(WIDE, groups=GROUPS, text_tokens=0, keep_ratio=1.0, targets=0)
     assert forward.dts + forward.projector == pytest.approx(xla, rel=0.05)
 

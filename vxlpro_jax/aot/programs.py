@@ -50,7 +50,7 @@ class Program(NamedTuple):
         )
 
 
-class Held(NamedTuple):
+class DeviceMemory(NamedTuple):
     """Bytes of a compiled program on each device; `outputs` of which `aliased` are arguments'."""
 
     arguments: int
@@ -168,7 +168,7 @@ def decode(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Pr
     """One more id a row, after a full prefill."""
 
     def run(cache, params, ids):
-        return _apply(config, params, ids, cache, method="step")
+        return _apply(config, params, ids, cache, method="decode_step")
 
     ids = _rows((config.data.batch_size,), mesh=mesh)
     params = _params(config, mesh=mesh)

@@ -34,7 +34,7 @@ class Memory(NamedTuple):
     limit: int
 
 
-class Compiled(NamedTuple):
+class CompiledProgram(NamedTuple):
     """Attributes: `memory`, `seconds` to compile, and `text` of the program, "" if none came."""
 
     memory: Memory
@@ -42,7 +42,7 @@ class Compiled(NamedTuple):
     text: str
 
 
-def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
+def compile_program(program: programs.Program, *, hbm_bytes: int) -> CompiledProgram:
     """Compiles for the current mesh. Where memory does not do, the compiler's own sum is taken.
 
     Raises:
@@ -66,10 +66,10 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> Compiled:
             raise
         total, limit = _bytes(used[1], used[2]), _bytes(used[3], used[4])
         memory = Memory(None, None, None, None, None, total=total, limit=min(limit, hbm_bytes))
-        return Compiled(memory, time.monotonic() - started, "")
-    held = programs.Held.by(compiled)
+        return CompiledProgram(memory, time.monotonic() - started, "")
+    held = programs.DeviceMemory.by(compiled)
     memory = Memory(*held, total=held.total, limit=hbm_bytes)
-    return Compiled(memory, time.monotonic() - started, compiled.as_text())
+    return CompiledProgram(memory, time.monotonic() - started, compiled.as_text())
 
 
 def _bytes(number: str, unit: str) -> int:
@@ -77,11 +77,11 @@ def _bytes(number: str, unit: str) -> int:
 
 
 def make_report(
-    compiled: Compiled,
+    compiled: CompiledProgram,
     *,
     config: TrainConfig,
     what: str,
-    chip: accelerators.Chip,
+    chip: accelerators.Accelerator,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
     """The figures of `--json`: bytes, operations and seconds, of one step."""
@@ -114,7 +114,8 @@ def make_report(
     }
 
 
-def _table(report: dict[str, Any], *, topology: str) -> str:
+def format_table(report: dict[str, Any], *, topology: str) -> str:
+    """Formats the figures as text for people."""
     kinds = {name: size for name, size in report["hbm_bytes_by_kind"].items() if size is not None}
     seconds = report["least_seconds"]
     lines = [

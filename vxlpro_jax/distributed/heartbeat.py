@@ -15,7 +15,7 @@ _FOLDER = "vxlpro/alive/"
 _BEAT, _SILENCE = 1 / 40, 1 / 2
 
 
-class Progress(NamedTuple):
+class StepProgress(NamedTuple):
     """How far a process is. Attributes: `step`; `has_data`, whether it has read the step's data."""
 
     step: int = 0
@@ -34,7 +34,7 @@ class ProcessStatus(NamedTuple):
 
     state: str = "alive"
     beat: int = 0
-    progress: Progress = Progress()
+    progress: StepProgress = StepProgress()
 
     def __str__(self) -> str:
         return f"{self.state} {self.beat} {self.progress.step} {int(self.progress.has_data)}"
@@ -43,7 +43,7 @@ class ProcessStatus(NamedTuple):
     def from_text(cls, text: str) -> Self:
         """The inverse of `str`."""
         state, beat, step, has_data = text.split()
-        return cls(state, int(beat), Progress(int(step), has_data == "1"))
+        return cls(state, int(beat), StepProgress(int(step), has_data == "1"))
 
 
 class Heartbeat:
@@ -63,7 +63,7 @@ class Heartbeat:
         self._beats = itertools.count(1)
         self._heard = dict.fromkeys(others, time.monotonic())
 
-    def tell(self, progress: Progress, *, state: str = "alive") -> None:
+    def tell(self, progress: StepProgress, *, state: str = "alive") -> None:
         """Gives a sign to the others. If process 0 is gone, nobody hears it."""
         if self._peers.store is None:
             return
@@ -89,7 +89,7 @@ class Heartbeat:
         silent = [index for index in self._alive() if self._is_silent(index)]
         return self._gone(silent) if silent else None
 
-    def explain(self, progress: Progress) -> LostProcess | None:
+    def explain(self, progress: StepProgress) -> LostProcess | None:
         """Whether an error that broke off a computation came of a lost process.
 
         Waits until either is clear: a process is gone, or each of the others lives.

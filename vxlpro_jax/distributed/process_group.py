@@ -22,7 +22,7 @@ from vxlpro_jax.distributed.cluster import (
     find_local_devices,
     find_timeout,
 )
-from vxlpro_jax.distributed.rendezvous import call_roll
+from vxlpro_jax.distributed.rendezvous import wait_for_all
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import LostProcess
 from vxlpro_jax.utils.jax_internals import KeyValueStore, before_abort, key_value_store
@@ -147,7 +147,7 @@ def join(environ: Mapping[str, str]) -> Iterator[ProcessGroup]:
         return
     told = f"Process {cluster.process_id} of {cluster.num_processes} on {socket.gethostname()}"
     print(f"{told} meets the others at {cluster.coordinator}.", file=sys.stderr, flush=True)
-    hosts = call_roll(cluster, timeout=timeout)
+    hosts = wait_for_all(cluster, timeout=timeout)
     with before_abort(lambda: _tell_of_coordinator(cluster, hosts[0])):
         try:
             yield _connect(

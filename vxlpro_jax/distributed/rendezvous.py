@@ -22,7 +22,7 @@ _GRACE_SECONDS = 5.0
 _LONGEST_NAME = 4096
 
 
-class Caller(NamedTuple):
+class Participant(NamedTuple):
     """What a process tells of itself: `index`, of how many (`count`), and `host` and `pid`."""
 
     index: int
@@ -36,14 +36,14 @@ class Caller(NamedTuple):
         return cls(cluster.process_id, cluster.num_processes, socket.gethostname(), os.getpid())
 
 
-def call_roll(cluster: Cluster, *, timeout: float) -> list[str]:
+def wait_for_all(cluster: Cluster, *, timeout: float) -> list[str]:
     """Waits for all processes; returns the name of the host of each.
 
     Raises:
         LostProcess: some did not come within `timeout` seconds.
         InputError: the port is taken, or what two processes say of themselves contradicts.
     """
-    roll = _lead if cluster.process_id == 0 else _follow
+    roll = _coordinate if cluster.process_id == 0 else _join_coordinator
     answer = roll(cluster, timeout=timeout)
     if "missing" in answer:
         raise LostProcess(answer["missing"])
@@ -52,10 +52,10 @@ def call_roll(cluster: Cluster, *, timeout: float) -> list[str]:
     return answer["hosts"]
 
 
-def _lead(cluster: Cluster, *, timeout: float) -> dict[str, Any]:
+def _coordinate(cluster: Cluster, *, timeout: float) -> dict[str, Any]:
     """Listens to the others, and tells all of them the same answer."""
     deadline = time.monotonic() + timeout
-    present = {0: Caller.of_this_process(cluster)}
+    present = {0: Participant.of_this_process(cluster)}
     lines: dict[int, socket.socket] = {}
     waiting, answer = [], {}
     with contextlib.ExitStack() as stack, _listen(cluster) as server:
@@ -64,18 +64,18 @@ def _lead(cluster: Cluster, *, timeout: float) -> dict[str, Any]:
             try:
                 waiting.append(stack.enter_context(server.accept()[0]))
             except TimeoutError:
-                _strike_out(present, lines)
-                answer = {"missing": _missing(present, cluster, timeout=timeout)}
+                _drop_disconnected(present, lines)
+                answer = {"missing": _timeout_message(present, cluster, timeout=timeout)}
                 break
-            if caller := _name(waiting[-1]):
-                _strike_out(present, lines)
-                answer = _contradiction(caller, present)
+            if caller := _read_participant(waiting[-1]):
+                _drop_disconnected(present, lines)
+                answer = _conflict_message(caller, present)
                 present[caller.index], lines[caller.index] = caller, waiting[-1]
             if len(present) == cluster.num_processes and not answer:
                 answer = {"hosts": [present[index].host for index in range(len(present))]}
         for line in waiting:
             with contextlib.suppress(OSError):
-                line.sendall(_coded(answer))
+                line.sendall(_encode(answer))
     return answer
 
 
@@ -91,16 +91,16 @@ def _listen(cluster: Cluster) -> socket.socket:
         ) from error
 
 
-def _name(line: socket.socket) -> Caller | None:
+def _read_participant(line: socket.socket) -> Participant | None:
     """Who calls, or None if it is no process of ours."""
     line.settimeout(_NAME_SECONDS)
     try:
-        return Caller(**json.loads(line.makefile().readline(_LONGEST_NAME)))
+        return Participant(**json.loads(line.makefile().readline(_LONGEST_NAME)))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _strike_out(present: dict[int, Caller], lines: dict[int, socket.socket]) -> None:
+def _drop_disconnected(present: dict[int, Participant], lines: dict[int, socket.socket]) -> None:
     """Those who have come and are gone again."""
     for index in [index for index, line in lines.items() if _is_closed(line)]:
         del present[index], lines[index]
@@ -118,7 +118,7 @@ def _is_closed(line: socket.socket) -> bool:
         line.settimeout(_NAME_SECONDS)
 
 
-def _contradiction(caller: Caller, present: dict[int, Caller]) -> dict[str, str]:
+def _conflict_message(caller: Participant, present: dict[int, Participant]) -> dict[str, str]:
     """An answer if there cannot be such a process beside those that are here."""
     own = present[0]
     if caller.count != own.count or not 0 < caller.index < own.count:
@@ -134,7 +134,7 @@ def _contradiction(caller: Caller, present: dict[int, Caller]) -> dict[str, str]
     return {}
 
 
-def _missing(present: dict[int, Caller], cluster: Cluster, *, timeout: float) -> str:
+def _timeout_message(present: dict[int, Participant], cluster: Cluster, *, timeout: float) -> str:
     absent = [str(i) for i in range(cluster.num_processes) if i not in present]
     here = ", ".join(f"{index} on {caller.host}" for index, caller in sorted(present.items()))
     return (
@@ -143,10 +143,10 @@ def _missing(present: dict[int, Caller], cluster: Cluster, *, timeout: float) ->
     )
 
 
-def _follow(cluster: Cluster, *, timeout: float) -> dict[str, Any]:
+def _join_coordinator(cluster: Cluster, *, timeout: float) -> dict[str, Any]:
     """Tells process 0 who this is, until it answers."""
     deadline = time.monotonic() + timeout + _GRACE_SECONDS
-    own, reason = _coded(Caller.of_this_process(cluster)._asdict()), "no answer"
+    own, reason = _encode(Participant.of_this_process(cluster)._asdict()), "no answer"
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection(
@@ -163,5 +163,5 @@ def _follow(cluster: Cluster, *, timeout: float) -> dict[str, Any]:
     return {"missing": f"Process 0 was not met at {where}, within {timeout:.0f} s ({reason})."}
 
 
-def _coded(message: dict[str, Any]) -> bytes:
+def _encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"

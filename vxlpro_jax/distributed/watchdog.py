@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from vxlpro_jax.distributed.heartbeat import Heartbeat, Progress
+from vxlpro_jax.distributed.heartbeat import Heartbeat, StepProgress
 from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.utils import cli, errors
 from vxlpro_jax.utils.errors import InputError, LostProcess
@@ -41,7 +41,7 @@ class Watchdog:
 
     def __init__(self, peers: ProcessGroup):
         self._peers, self._pulse = peers, Heartbeat(peers)
-        self._progress = Progress()
+        self._progress = StepProgress()
         self._steps: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
         self._is_usual = False  # whether the step that is now is not the first
         self._began, self._limit = time.monotonic(), float("inf")
@@ -76,11 +76,11 @@ class Watchdog:
             self._steps.append(now - self._began)
         self._is_usual = self._progress.step > 0
         self._limit = self._slowest() if self._is_usual else _PATIENCE * self._peers.timeout
-        self._progress, self._began = Progress(step), now
+        self._progress, self._began = StepProgress(step), now
 
     def computes(self, step: int) -> None:
         """The data of the step is there."""
-        self._progress = Progress(step, has_data=True)
+        self._progress = StepProgress(step, has_data=True)
 
     def is_overdue(self) -> bool:
         """Whether the step takes too long."""

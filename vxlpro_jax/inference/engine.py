@@ -259,7 +259,9 @@ class Engine:
                 break
             yield text.push(int(token[0]))
             if index + 1 < options.max_new_tokens:
-                logits, watched.cache = self._apply("step", token, watched.cache, donate=(1,))
+                logits, watched.cache = self._apply(
+                    "decode_step", token, watched.cache, donate=(1,)
+                )
         yield text.finish()
 
     def predict(self, encoded: Encoded, plan: Plan, reply: str, *, options: Options) -> Predicted:
@@ -283,7 +285,7 @@ class Engine:
     def _follow(self, watched: PrefillState, ids: np.ndarray) -> jax.Array:
         """Reads ids [T] behind the video; logits [T', V], T' >= T, of what comes after each."""
         cache = watched.cache.replace(lengths=jnp.array([watched.length]))
-        logits, watched.cache = self._apply("follow", _padded_text(ids), cache, donate=(1,))
+        logits, watched.cache = self._apply("extend", _padded_text(ids), cache, donate=(1,))
         return logits[0]
 
     def _assemble(

@@ -10,7 +10,7 @@ import numpy as np
 
 from vxlpro_jax.config.schema import STAMP_TOKENS, ModelConfig
 from vxlpro_jax.models.kv_cache import BLOCK, CHUNK, CacheType
-from vxlpro_jax.ops.token_selection import keep_count
+from vxlpro_jax.ops.token_selection import num_kept
 from vxlpro_jax.utils.errors import InputError
 
 KeepStamps = Literal["all", "touched"]
@@ -132,9 +132,9 @@ def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Pl
         InputError: not even the prompt and the time stamps fit.
     """
     tokens = groups * model.config.tokens_per_group
-    least = int(keep_count(tokens, ratio=0))
+    least = int(num_kept(tokens, ratio=0))
     keep = min(
-        int(keep_count(tokens, ratio=options.keep_ratio)),
+        int(num_kept(tokens, ratio=options.keep_ratio)),
         _fitting_context(ids, groups=groups, least=least, model=model, options=options),
     )
     limit = model.device_bytes if options.hbm_gib is None else int(options.hbm_gib * 2**30)

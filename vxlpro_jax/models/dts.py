@@ -1,4 +1,4 @@
-"""Dynamic Token Synthesizer: four frames' features become one.
+"""The Dynamic Token Synthesizer (DTS), which compresses the features of four frames into one.
 
 Shapes: `G` groups of four frames, `t` time slots (4, 2, 1), `h`, `w` grid, `C` width.
 """
@@ -18,7 +18,10 @@ _MAX_DISTANCE = 64
 
 
 class Dts(nn.Module):
-    """The release's `sae.py::SiglipAE`: twice spatial attention, temporal attention, halving."""
+    """The release's `sae.py::SiglipAE`.
+
+    Each of two blocks applies spatial attention and temporal attention and halves the time axis.
+    """
 
     attention: str = "auto"
 
@@ -43,7 +46,7 @@ class _Block(nn.Module):
 
 
 class _SpatialAttention(nn.Module):
-    """One head of width C over the positions of each time slot."""
+    """Attention with one head of width C over the positions of each time slot."""
 
     attention: str
 
@@ -57,11 +60,11 @@ class _SpatialAttention(nn.Module):
 
 
 class _TemporalAttention(nn.Module):
-    """One head of width C over the time slots of each position, with relative tables.
+    """Attention with one head of width C over the time slots of each position.
 
-    Quirks of the release (`attention_temporal_videoae.py`) that its weights need: q and k are each
-    scaled by C^-0.25, and the relative term of the logits is transposed, so that logits[i, j]
-    gains q_j . rel_k[distance from j to i].
+    The released weights need two quirks of `attention_temporal_videoae.py`: q and k are each scaled
+    by C^-0.25, and the relative term of the logits is transposed, so that logits[i, j] contains
+    q_j . rel_k[distance from j to i].
     """
 
     @nn.compact
@@ -72,8 +75,9 @@ class _TemporalAttention(nn.Module):
         q, k, v = jnp.split(qkv, 3, axis=-1)
         q, k = q * width**-0.25, k * width**-0.25
         rel_k, rel_v = (self._relative(name, slots, width) for name in ("rel_k", "rel_v"))
-        # Sums, not matrix products: so few slots fill no matrix unit, and thousands of products as
-        # small take XLA long to compile for TPUs. Axes: groups, slots i, slots j, places, channels.
+        # Sums instead of matrix products: four slots fill no matrix unit, and XLA compiles
+        # thousands of such small products slowly for TPUs. Axes: groups, slots i, slots j, places,
+        # channels.
         q, k, rel_k = (at_least_float32(part) for part in (q, k, rel_k))
         pairs = q[:, :, None] * k[:, None] + q[:, None] * rel_k.swapaxes(0, 1)[:, :, None]
         weights = jax.nn.softmax(pairs.sum(-1), axis=2).astype(v.dtype)[..., None]
@@ -82,7 +86,7 @@ class _TemporalAttention(nn.Module):
         return out.reshape(x.shape)
 
     def _relative(self, name, slots, width):
-        """[from, to, C]: the table's row for the clipped distance to - from."""
+        """Looks up the table's row for each clipped distance to - from: [from, to, C]."""
         shape = (2 * _MAX_DISTANCE + 1, width)
         table = self.param(name, nn.initializers.xavier_uniform(), shape, jnp.float32)
         at = jnp.arange(slots)

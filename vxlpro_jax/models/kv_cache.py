@@ -1,7 +1,7 @@
-"""The decoder's key/value cache: an argument and a result, never hidden state.
+"""The decoder's key/value cache, which is an argument and a result, never hidden state.
 
-One array holds all layers, so that a loop over them writes in place. Shapes: `L` layers, `B` rows,
-`S` slots, `K` key/value heads, `H` head width, `T` new positions.
+One array holds all layers, so that a loop over layers writes in place. Shapes: `L` layers, `B`
+rows, `S` slots, `K` key/value heads, `H` head width, `T` new positions, `A` queried positions.
 """
 
 from typing import Literal, Self
@@ -18,10 +18,10 @@ from vxlpro_jax.ops.attention.interface import Part
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 
-# Attention reads a long cache so many slots at a time.
+# Attention reads a long cache in blocks of this many slots.
 BLOCK = 8192
 
-# New positions that go through the decoder at once.
+# Prefill runs the decoder on this many new positions at once.
 CHUNK = 4096
 
 CacheType = Literal["model", "int8"]
@@ -32,20 +32,20 @@ _INT8_MAX = 127
 class Slots:
     """Keys or values of all layers.
 
-    Heads are not an axis of their own: XLA would lay few heads out apart on one platform and pad
-    them on another.
+    Heads and their width share an axis, because XLA would separate few heads in memory on one
+    platform and pad them on another.
 
     Attributes:
-        data: [L, B, S, K H]; whole numbers to be multiplied with `scales` where those are.
-        scales: float32 [L, B, K, S], of each position and head, or None. Slots come last because
-            TPUs fill the last axis up to 128.
+        data: [L, B, S, K H]; int8 multiples of `scales` if there are scales.
+        scales: float32 [L, B, K, S], one for each position and head, or None. Slots are the last
+            axis because TPUs pad the last axis to a multiple of 128.
     """
 
     data: jax.Array
     scales: jax.Array | None = None
 
     def write(self, new: jax.Array, *, layer: jax.Array | int, starts: jax.Array) -> Self:
-        """Writes each row's new positions [B, T, K, H] from its own slot `starts` [B] on."""
+        """Writes new positions [B, T, K, H] of a layer from each row's own slot `starts` [B] on."""
         at = {"layer": layer, "starts": starts}
         if self.scales is None:
             return self.replace(data=_put(self.data, _flat(new), axis=2, **at))
@@ -58,7 +58,11 @@ class Slots:
         )
 
     def read(self, *, layer: jax.Array | int, start: jax.Array, size: int, like) -> jax.Array:
-        """Slots `start` to `start + size` of a layer, [B, size, K, H]; type and heads of `like`."""
+        """Reads slots `start` to `start + size` of a layer in the type of `like` [B, T, K, H].
+
+        Returns:
+            [B, size, K, H].
+        """
         at = {"layer": layer, "start": start, "size": size}
         part = _take(self.data, axis=2, **at).astype(like.dtype)
         part = rearrange(part, "b s (k h) -> b s k h", k=like.shape[2])
@@ -70,12 +74,12 @@ class Slots:
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys and values of the positions seen so far.
+    """Keys and values of the positions read so far.
 
     Attributes:
-        keys: of all layers.
-        values: likewise.
-        lengths: int32 [B], slots in use.
+        keys: keys of all layers.
+        values: values of all layers.
+        lengths: int32 [B], number of slots in use.
     """
 
     keys: Slots
@@ -86,15 +90,15 @@ class KVCache:
     def empty(
         cls, config: DecoderConfig, *, batch: int, slots: int, dtype, kind: CacheType = "model"
     ) -> Self:
-        """A cache of zeros with no slot in use.
+        """Makes a cache of zeros with no slot in use.
 
         Args:
-            config: of the decoder.
-            batch: B.
-            slots: at least so many; more than `BLOCK` are rounded up to a multiple of it.
-            dtype: of the model.
-            kind: `model` keeps that type; `int8` rounds each head's vector to 255 steps of a scale
-                of its own, which takes half of bfloat16.
+            config: sizes of the decoder.
+            batch: number of rows B.
+            slots: smallest number of slots S; above `BLOCK` it is rounded up to a multiple of it.
+            dtype: type of the model's activations.
+            kind: `model` stores that type; `int8` rounds each head's vector to 255 steps of a scale
+                of its own, which takes half the memory of bfloat16.
         """
         if slots > BLOCK:
             slots = -(-slots // BLOCK) * BLOCK
@@ -110,7 +114,7 @@ class KVCache:
         return cls(keys=zeros(), values=zeros(), lengths=jnp.zeros((batch,), jnp.int32))
 
     def write(self, keys: jax.Array, values: jax.Array, *, layer: jax.Array | int) -> Self:
-        """A layer's new keys and values [B, T, K, H] behind what is there; `lengths` stay."""
+        """Appends a layer's new keys and values [B, T, K, H]; `lengths` are left unchanged."""
         at = {"layer": layer, "starts": self.lengths}
         return self.replace(
             keys=self.keys.write(keys, **at), values=self.values.write(values, **at)
@@ -118,7 +122,7 @@ class KVCache:
 
     @property
     def block(self) -> int:
-        """How many slots attention reads at a time; a divisor of S."""
+        """The number of slots that attention reads at a time, a divisor of S."""
         return min(BLOCK, self.keys.data.shape[2])
 
 
@@ -127,7 +131,7 @@ def _flat(x):
 
 
 def _put(slots, new, *, axis, layer, starts):
-    """[L, B, ...] with [B, ...], shorter along `axis`, at the layer and each row's start."""
+    """Writes [B, ...] into [L, B, ...] at the layer and, along `axis`, at each row's start."""
     new = new.astype(slots.dtype)
     if len(starts) == 1:  # A plain update of a slice, which XLA does in place everywhere.
         at = _index(slots.ndim, {0: layer, axis: starts[0]})
@@ -141,17 +145,17 @@ def _put(slots, new, *, axis, layer, starts):
 
 
 def _take(slots, *, axis, layer, start, size):
-    """[L, B, ...] to the layer's [B, ...], `size` of `axis` from `start` on."""
+    """Takes a layer's [B, ...] of [L, B, ...], `size` entries of `axis` from `start` on."""
     sizes = [1, *slots.shape[1:]]
     sizes[axis] = size
     at = _index(slots.ndim, {0: layer, axis: start})
     part = jax.lax.dynamic_slice(slots, at, sizes)[0]
-    # Else XLA may want the part in another layout and, for that, a copy of all slots.
+    # Otherwise XLA may choose another layout for the part and copy all slots to get it.
     return with_layout_constraint(part, Layout(range(part.ndim)))
 
 
 def _index(ndim, places):
-    """Zeros but for the given axes, all of one type."""
+    """Start indices of a slice: zero except along the given axes, all of one type."""
     return [jnp.asarray(places.get(axis, 0), jnp.int32) for axis in range(ndim)]
 
 
@@ -162,25 +166,26 @@ def attend(
     *,
     cache: KVCache,
     layer: jax.Array | int,
-    at: jax.Array | None,
+    query_index: jax.Array | None,
     backend: str,
 ) -> jax.Array:
-    """Attention of one layer.
+    """Computes attention of one layer to the cached and the new positions.
 
     Args:
-        q: [B, A, N, H], rotated.
-        k: [B, T, K, H], rotated.
-        v: [B, T, K, H].
-        cache: of what came before; only slots before its `lengths` are read.
-        layer: whose.
-        at: int32 [B, A], which of the new positions ask; None when all do.
-        backend: see `ops.attention`.
+        q: [B, A, N, H] rotated queries.
+        k: [B, T, K, H] rotated keys of the new positions.
+        v: [B, T, K, H] values of the new positions.
+        cache: keys and values of earlier positions; only slots before its `lengths` are read.
+        layer: index of the layer.
+        query_index: int32 [B, A], indices of the queries among the new positions; None when every
+            new position is one.
+        backend: name of the attention backend.
 
     Returns:
         [B, A, N, H] in q's type.
     """
     where = {"partition": activations.SEQUENCES, "backend": backend}
-    own = attention_part(q, k, v, causal=True, q_positions=at, **where)
+    own = attention_part(q, k, v, causal=True, q_positions=query_index, **where)
     own = own.replace(out=at_least_float32(own.out))
 
     def visit(index, so_far: Part) -> Part:
@@ -197,7 +202,7 @@ def attend(
 
 
 def merge(one: Part, other: Part) -> Part:
-    """Attention to the keys of both; in the type of `one`, of which each query sees a key."""
+    """Combines attention to two sets of keys, of which each query sees a key of the first."""
     log_sum = jnp.logaddexp(one.log_sum, other.log_sum)
     first, second = (jnp.exp(part.log_sum - log_sum)[..., None] for part in (one, other))
     return Part(one.out * first + other.out * second, log_sum)

@@ -1,6 +1,6 @@
 """Parameter-holding layers shared by the parts of the model.
 
-Every layer computes in the type of its parameters; `ops` decides what is promoted.
+Every layer computes in the type of its parameters, except where a function of `ops` promotes it.
 Shapes: `...` any leading axes, `C` channels.
 """
 
@@ -14,7 +14,7 @@ zeros = nn.initializers.zeros_init()
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for linear and convolution layers: uniform up to fan_in^-0.5."""
+    """Returns PyTorch's default initialiser of linear layers: uniform in +- fan_in^-0.5."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, minval=-bound, maxval=bound
@@ -22,7 +22,7 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Dense(nn.Module):
-    """Affine map of the last axis; kernel [in, out]. Initialised as PyTorch does by default."""
+    """An affine map of the last axis with a kernel [in, out], by default initialised as PyTorch."""
 
     features: int
     use_bias: bool = True
@@ -31,7 +31,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in] -> [..., features]."""
+        """Maps [..., in] to [..., features]."""
         default = torch_uniform(x.shape[-1])
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init or default, shape, jnp.float32)
@@ -42,38 +42,38 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over the last axis."""
+    """LayerNorm over the last axis with a learned scale and bias."""
 
     eps: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., C]."""
+        """Normalises [..., C]."""
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
         bias = self.param("bias", zeros, x.shape[-1:], jnp.float32)
         return norms.layer_norm(x, scale=scale, bias=bias, eps=self.eps)
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm over the last axis."""
+    """RMSNorm over the last axis with a learned scale."""
 
     eps: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., C]."""
+        """Normalises [..., C]."""
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
         return norms.rms_norm(x, scale=scale, eps=self.eps)
 
 
 class GroupNorm(nn.Module):
-    """GroupNorm with 32 groups of channels, pooled over `axes` too."""
+    """GroupNorm with 32 groups of channels, whose statistics are taken over `axes` too."""
 
     axes: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., C]."""
+        """Normalises [..., C]."""
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
         bias = self.param("bias", zeros, x.shape[-1:], jnp.float32)
         return norms.group_norm(x, scale=scale, bias=bias, axes=self.axes)
@@ -86,6 +86,6 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., D]."""
+        """Projects [..., C] to [..., D]."""
         hidden = nn.gelu(Dense(self.width, name="fc1")(x), approximate=False)
         return Dense(self.width, name="fc2")(hidden)

@@ -1,6 +1,6 @@
 """Qwen2.5 decoder on embeddings, with or without a key/value cache.
 
-Shapes: `B` rows, `T` positions, `A` positions asked for, `D` width, `N` query heads, `K` key/value
+Shapes: `B` rows, `T` positions, `A` queried positions, `D` width, `N` query heads, `K` key/value
 heads, `H` head width, `V` vocabulary, `L` layers.
 """
 
@@ -26,25 +26,26 @@ _Linear = functools.partial(Dense, kernel_init=_normal, bias_init=zeros)
 
 
 @flax.struct.dataclass
-class _Where:
-    """Positions of the new tokens.
+class _Positions:
+    """The positions of the new tokens.
 
     Attributes:
-        positions: int32 [B, T], index within the sample.
-        segments: int32 [B, T], or None when each row is one sample.
+        index: int32 [B, T], index of each position within its sample.
+        segments: int32 [B, T], sample of each position; None when each row is one sample.
     """
 
-    positions: jax.Array
+    index: jax.Array
     segments: jax.Array | None = None
 
 
 @flax.struct.dataclass
 class _State:
-    """What goes from layer to layer.
+    """The values that each layer hands to the next.
 
     Attributes:
-        x: [B, T, D]; after the last layer, layers apart, only the positions asked for, [B, A, D].
-        cache: None without one; its lengths stay those before the new tokens.
+        x: [B, T, D]. The last layer returns [B, A, D], only the queried positions, when the layers
+            are not scanned.
+        cache: keys and values, or None without a cache. Its lengths do not count the new tokens.
     """
 
     x: jax.Array
@@ -52,13 +53,13 @@ class _State:
 
 
 class Qwen2(nn.Module):
-    """The decoder; its layers are one scanned `layers`, or `layers_0`, `layers_1` and so on."""
+    """The decoder. Its layers are one scanned `layers`, or `layers_0`, `layers_1` and so on."""
 
     config: DecoderConfig
     attention: str = "auto"
 
     def setup(self) -> None:
-        """Parameters: `embed`, the layers, `norm` and, if untied, `lm_head`."""
+        """Creates the parameters `embed`, the layers, `norm` and, if it is untied, `lm_head`."""
         c = self.config
         self.embedding = self.param("embed", _normal, (c.vocab_size, c.width), jnp.float32)
         block = nn.remat(_Block, prevent_cse=False) if c.remat else _Block
@@ -77,55 +78,58 @@ class Qwen2(nn.Module):
             self.lm_head = _Linear(c.vocab_size, use_bias=False)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """int32 [...] -> [..., D]; negative ids read row 0."""
+        """Embeds ids, int32 [...] -> [..., D]; negative ids get the embedding of id 0."""
         return self.embedding[jnp.maximum(ids, 0)]
 
     def __call__(
         self, x: jax.Array, *, positions: jax.Array, segments: jax.Array | None = None
     ) -> jax.Array:
-        """Hidden states after the final norm, causal within each sample.
+        """Computes hidden states with attention that is causal within each sample.
 
         Args:
-            x: [B, T, D] embeddings, positions in the order of `mesh.sequence_order`.
-            positions: int32 [B, T], index within the sample.
+            x: [B, T, D] embeddings, in the order of `activations.sequence_order`.
+            positions: int32 [B, T], index of each position within its sample.
             segments: int32 [B, T], sample of each position; None when each row is one sample.
 
         Returns:
-            [B, T, D].
+            Hidden states [B, T, D] after the final norm.
         """
-        return self.norm(self._run(_State(x), _Where(positions, segments)).x)
+        return self.norm(self._run(_State(x), _Positions(positions, segments)).x)
 
-    def extend(self, x: jax.Array, cache: KVCache, *, at: jax.Array) -> tuple[jax.Array, KVCache]:
-        """Reads new positions that follow the cached ones; each row is one sample.
+    def extend(
+        self, x: jax.Array, cache: KVCache, *, query_index: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        """Reads new positions that follow the cached ones. Each row is one sample.
 
-        `lengths` of the returned cache counts all T positions; a caller whose rows end in padding
-        sets it back, and the padding is overwritten.
+        The `lengths` of the returned cache count all T positions. A caller whose rows end in
+        padding sets them back, and the padding is overwritten by the next call.
 
         Args:
             x: [B, T, D] embeddings.
-            cache: at least T free slots in each row.
-            at: int32 [B, A], which of the T positions to return.
+            cache: keys and values so far, with at least T free slots in each row.
+            query_index: int32 [B, A], indices among the T positions of those to return.
 
         Returns:
             Hidden states [B, A, D] after the final norm, and the cache with the T positions.
         """
-        where = _Where(cache.lengths[:, None] + jnp.arange(x.shape[1]))
-        state = self._run(_State(x, cache), where, at=at)
+        positions = _Positions(cache.lengths[:, None] + jnp.arange(x.shape[1]))
+        state = self._run(_State(x, cache), positions, query_index=query_index)
+        assert state.cache is not None
         lengths = cache.lengths + x.shape[1]
         return self.norm(state.x), state.cache.replace(lengths=lengths)
 
-    def _run(self, state, where, *, at=None):
-        """All layers; layers apart, the last one asks only at the positions `at`."""
+    def _run(self, state: _State, positions: _Positions, *, query_index=None) -> _State:
+        """Runs all layers. When they are not scanned, the last one has only the given queries."""
         if self.config.scan_layers:
-            state, _ = self.layers(state, jnp.arange(self.config.depth), where)
-            return state.replace(x=_pick(state.x, at))
+            state, _ = self.layers(state, jnp.arange(self.config.depth), positions)
+            return state.replace(x=_gather_positions(state.x, query_index))
         for index, layer in enumerate(self.layers):
             is_last = index == len(self.layers) - 1
-            state, _ = layer(state, index, where, at if is_last else None)
+            state, _ = layer(state, index, positions, query_index if is_last else None)
         return state
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., D] -> [..., V] in at least float32."""
+        """Computes logits in at least float32, [..., D] -> [..., V]."""
         acc = jnp.promote_types(hidden.dtype, jnp.float32)
         if not self.config.tied_head:
             return self.lm_head(hidden).astype(acc)
@@ -137,11 +141,13 @@ class _Block(nn.Module):
     attention: str
 
     @nn.compact
-    def __call__(self, state, index, where, at=None):
+    def __call__(self, state: _State, layer, positions: _Positions, query_index=None):
         c, x = self.config, state.x
         attn = _SelfAttention(c, self.attention, name="attn")
-        out, cache = attn(RMSNorm(c.norm_eps, name="ln1")(x), index, where, state.cache, at)
-        x = _pick(x, at) + out
+        out, cache = attn(
+            RMSNorm(c.norm_eps, name="ln1")(x), layer, positions, state.cache, query_index
+        )
+        x = _gather_positions(x, query_index) + out
         x = x + _Mlp(c.mlp_width, name="mlp")(RMSNorm(c.norm_eps, name="ln2")(x))
         return _State(x, cache), None
 
@@ -151,28 +157,32 @@ class _SelfAttention(nn.Module):
     backend: str
 
     @nn.compact
-    def __call__(self, x, index, where, cache, at):
+    def __call__(self, x, layer, positions, cache, query_index):
         c = self.config
-        q = self._heads("q", _pick(x, at), c.num_heads)
+        q = self._heads("q", _gather_positions(x, query_index), c.num_heads)
         k = self._heads("k", x, c.num_kv_heads)
         v = self._heads("v", x, c.num_kv_heads)
-        q = rotate_heads(q, positions=_pick(where.positions, at), theta=c.rope_theta)
-        k = rotate_heads(k, positions=where.positions, theta=c.rope_theta)
+        q = rotate_heads(
+            q, positions=_gather_positions(positions.index, query_index), theta=c.rope_theta
+        )
+        k = rotate_heads(k, positions=positions.index, theta=c.rope_theta)
         if cache is None:
             out = attention(
                 q,
                 k,
                 v,
                 causal=True,
-                q_segments=where.segments,
-                kv_segments=where.segments,
+                q_segments=positions.segments,
+                kv_segments=positions.segments,
                 partition=activations.SEQUENCES,
                 backend=self.backend,
             )
         else:
             # Written first: XLA copies an array that is written after a loop has read it.
-            cache = cache.write(k, v, layer=index)
-            out = kv_cache.attend(q, k, v, cache=cache, layer=index, at=at, backend=self.backend)
+            cache = cache.write(k, v, layer=layer)
+            out = kv_cache.attend(
+                q, k, v, cache=cache, layer=layer, query_index=query_index, backend=self.backend
+            )
         out = rearrange(out, "b t n h -> b t (n h)")
         out = _Linear(c.width, use_bias=False, name="out")(out)
         return out, cache
@@ -196,6 +206,6 @@ class _Mlp(nn.Module):
         )
 
 
-def _pick(x: jax.Array, at: jax.Array | None) -> jax.Array:
-    """[B, T, ...] at positions `at`, int32 [B, A]; all if None."""
-    return x if at is None else jax.vmap(lambda row, index: row[index])(x, at)
+def _gather_positions(x: jax.Array, index: jax.Array | None) -> jax.Array:
+    """Takes some positions of each row, int32 [B, A], from [B, T, ...]; all of them if None."""
+    return x if index is None else jax.vmap(lambda row, i: row[i])(x, index)

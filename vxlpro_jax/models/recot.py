@@ -1,8 +1,8 @@
-"""ReCoT: the compressor's self-supervised training by masking and restoring tokens.
+"""ReCoT, the self-supervised training of the compressor by masking and restoring tokens.
 
-Public of it are the scores of semantic-guided masking and that masked tokens are compressed and
-restored. Mask ratio, decoder, loss and the way of the gradient to the queries are unpublished; here
-they are ours. A clip is one group of four frames, as far as the compressor ever sees.
+The paper publishes the scores of semantic-guided masking, and that masked tokens are compressed and
+restored. The mask ratio, the decoder, the loss and the gradient of the queries are unpublished;
+here they are ours. A clip is one group of four frames, which is all that the compressor sees.
 
 Shapes: `G` groups, `f` frames of a group (4), `h`, `w` grid, `P = h w` places, `C` width of
 the tower, `W` width of the decoder.
@@ -27,11 +27,11 @@ _NORM_EPS = 1e-6
 
 @flax.struct.dataclass
 class Masked:
-    """What the compressor is given of some groups.
+    """The masked input of the compressor.
 
     Attributes:
-        features: [G, f, P, C], the mask token in the place of what is hidden.
-        visible: [G, f, P], 1 for what it sees, 0 for what it has to restore.
+        features: [G, f, P, C], with the mask token in the place of hidden tokens.
+        visible: [G, f, P], 1 for visible tokens, 0 for hidden ones.
     """
 
     features: jax.Array
@@ -40,13 +40,13 @@ class Masked:
 
 @flax.struct.dataclass
 class Restored:
-    """What comes of one pass over some groups.
+    """The result of masking, compressing and restoring some groups.
 
     Attributes:
         targets: [G, f, P, C], the tower's features, each token normalised.
-        predicted: [G, f, P, C].
-        visible: [G, f, P], 1 for what the compressor saw, 0 for what it had to restore.
-        compressed: [G, P, C], what it made of that.
+        predicted: [G, f, P, C], the restored tokens.
+        visible: [G, f, P], 1 for visible tokens, 0 for hidden ones.
+        compressed: [G, P, C], the compressor's output.
     """
 
     targets: jax.Array
@@ -56,36 +56,36 @@ class Restored:
 
 
 class Recot(nn.Module):
-    """Tower, compressor, and what only this training needs; parts `vision`, `dts`, `recot`."""
+    """The tower, the compressor, and the parts that only ReCoT needs."""
 
     config: ModelConfig
     options: RecotConfig
 
     def setup(self) -> None:
-        """`vision` and `dts` are those of `VideoXLPro`."""
+        """Creates `vision` and `dts`, as `VideoXLPro` has them, and `recot`."""
         self.vision = Siglip(self.config.vision, self.config.attention)
         self.dts = Dts(self.config.attention)
         self.recot = _Extras(self.options, self.config.vision.width, self.config.attention)
 
     def features(self, frames: jax.Array) -> jax.Array:
-        """Tower and resize: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
+        """Runs the tower and resizes its grid: uint8 [G, f, H, W, 3] -> [G, f, P, C]."""
         flat = activations.shard_frames(rearrange(frames, "g f ... -> (g f) ..."))
         grid = patches.resize(self.vision(flat), side=self.config.dts.grid)
         return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
 
     def compress(self, features: jax.Array) -> jax.Array:
-        """The compressor in the model's layout: [G, f, P, C] -> [G, P, C]."""
+        """Runs the compressor in the model's layout: [G, f, P, C] -> [G, P, C]."""
         grid = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
         groups = patches.group_frames(grid, layout=self.config.dts.layout)
         return rearrange(self.dts(activations.shard_frames(groups)), "g h w c -> g (h w) c")
 
     def mask(self, features: jax.Array, *, key: jax.Array) -> Masked:
-        """Hides some of [G, f, P, C]; `key` draws what."""
+        """Hides tokens of [G, f, P, C] that `key` draws."""
         visible = self.recot.choose(features, key=key)
         return Masked(self.recot.hide(features, visible=visible), visible)
 
     def rebuild(self, masked: jax.Array) -> jax.Array:
-        """Compresses and restores [G, f, P, C], each group by itself."""
+        """Compresses and restores [G, f, P, C], each group independently."""
         return self.recot.restore(self.compress(masked))
 
     def __call__(self, features: jax.Array, *, key: jax.Array) -> Restored:
@@ -101,12 +101,12 @@ class Recot(nn.Module):
 
 
 def targets(features: jax.Array) -> jax.Array:
-    """What is to be restored of [G, f, P, C]: itself, each token normalised, without gradient."""
+    """Returns the targets for features [G, f, P, C]: each token normalised, without gradient."""
     return jax.lax.stop_gradient(normalize(features))
 
 
 def normalize(features: jax.Array) -> jax.Array:
-    """Every token with mean 0 and variance 1 over its channels, as MAE's targets."""
+    """Normalises every token to mean 0 and variance 1 over its channels, as MAE's targets."""
     return layer_norm(features, scale=1.0, bias=0.0, eps=_NORM_EPS)
 
 
@@ -130,7 +130,7 @@ class _Extras(nn.Module):
         return token_masking.POLICIES.find(self.options.policy)
 
     def choose(self, features, *, key):
-        """The visible tokens: [G, f, P, C] -> [G, f, P], exactly 0 or 1."""
+        """Draws the visible tokens: [G, f, P, C] -> [G, f, P], exactly 0 or 1."""
         low, high = self.options.mask_ratio
         ratio = token_masking.adaptive_ratio(features, low=low, high=high)
         queries = {name: getattr(self, f"{name}_query") for name in self.policy.queries}
@@ -140,17 +140,17 @@ class _Extras(nn.Module):
         return token_masking.choose_visible(ranked, ratio=ratio)
 
     def hide(self, features, *, visible):
-        """The mask token in the place of what is hidden."""
+        """Replaces hidden tokens by the mask token."""
         share = visible[..., None].astype(features.dtype)
         return share * features + (1 - share) * self.mask_token
 
     def restore(self, compressed):
-        """[G, P, C] -> [G, f, P, C]."""
+        """Restores all tokens: [G, P, C] -> [G, f, P, C]."""
         return self.decoder(compressed)
 
 
 class _Decoder(nn.Module):
-    """Unmixes each place's four frames linearly, then lets the places of a frame attend."""
+    """Separates each place's four frames linearly, then applies attention within each frame."""
 
     options: RecotConfig
     attention: str
@@ -176,7 +176,7 @@ class _Decoder(nn.Module):
 
 
 def init_params(config: ModelConfig, *, options: RecotConfig, key: jax.Array) -> dict:
-    """Parameters of all parts, float32; `vision` and `dts` are initialised as in `VideoXLPro`."""
+    """Initialises all parameters in float32; `vision` and `dts` as in `VideoXLPro`."""
     size = config.vision.image_size
     frames = jnp.zeros((1, FRAMES_PER_GROUP, size, size, 3), jnp.uint8)
 

@@ -1,4 +1,4 @@
-"""Query-aware selector: scores each visual token against the prompt.
+"""The query-aware selector, which scores each visual token against the prompt.
 
 Shapes: `B` rows, `G` groups (windows), `T` text slots, `S` samples of a row, `D` decoder width,
 `N` visual positions of a window (144 in the release), behind its 10 stamps.
@@ -22,12 +22,12 @@ _NUM_HEADS = 4
 
 @flax.struct.dataclass
 class Selected:
-    """What selection leaves.
+    """The result of the selection.
 
     Attributes:
-        windows: [B, G, 10+N, D], rotated, scores added to the visual positions.
+        windows: [B, G, 10+N, D], rotated, with the scores added to the visual positions.
         kept: bool [B, G, 10+N]; stamps of real groups are always kept.
-        scores: [B, G, N] in [0, 1].
+        scores: [B, G, N] scores of the visual tokens in [0, 1].
     """
 
     windows: jax.Array
@@ -36,23 +36,23 @@ class Selected:
 
 
 class Selector(nn.Module):
-    """Scores per window, ranks per sample, in static shapes.
+    """Scores visual tokens within each window and ranks them within each sample.
 
-    Differs from the release, which builds one dense matrix over all windows and masks it, because
-    that takes 48 GB at 8,192 frames; the numbers are the same. `gradient` is
-    `ModelConfig.selector_gradient`, which changes no result.
+    The release builds one dense matrix over all windows and masks it, which takes 48 GB at 8,192
+    frames; the numbers here are the same. `gradient` is `ModelConfig.selector_gradient`, which
+    changes no result.
     """
 
     width: int
     gradient: SelectorGradient = "scores"
 
     def setup(self) -> None:
-        """Parameters: `text` and `window`."""
+        """Creates the parameters `text` and `window`."""
         self.text = Dense(self.width)
         self.window = WindowAttention(self.width)
 
     def text_features(self, text: jax.Array) -> jax.Array:
-        """The release's `text_mlp`: Linear, GELU (erf). [B, T, D] -> [B, T, D]."""
+        """Applies the release's `text_mlp`, Linear and GELU (erf): [B, T, D] -> [B, T, D]."""
         return nn.gelu(self.text(text), approximate=False)
 
     def __call__(
@@ -65,15 +65,16 @@ class Selector(nn.Module):
         keep_counts: jax.Array,
         skipped: jax.Array | None = None,
     ) -> Selected:
-        """Selects.
+        """Scores the visual tokens and marks the highest of each sample.
 
         Args:
             windows: [B, G, 10+N, D] stamp embeddings followed by visual tokens.
-            group_segments: int32 [B, G].
+            group_segments: int32 [B, G], sample of each group; 0 in padding.
             text: [B, T, D] embeddings of the text ids.
-            text_segments: int32 [B, T], 0 at padding and at the image position.
-            keep_counts: int32 [B, S], visual tokens to keep of each sample.
-            skipped: int32 [B, G], groups left out of the sample before each one; none if None.
+            text_segments: int32 [B, T], sample of each id; 0 at padding and at the image position.
+            keep_counts: int32 [B, S], number of visual tokens to keep of each sample.
+            skipped: int32 [B, G], number of groups left out of the sample before each group; None
+                if none is left out.
         """
         num_segments, tokens = keep_counts.shape[1], windows.shape[2] - STAMP_TOKENS
         features = self.text_features(text)
@@ -106,9 +107,9 @@ def drop_untouched(selected: Selected) -> Selected:
 
 
 def mean_text(text: jax.Array, *, segments: jax.Array, num_segments: int) -> jax.Array:
-    """Mean of each sample's text in at least float32. [B, T, D], int32 [B, T] -> [B, S, D].
+    """Averages each sample's text in at least float32: [B, T, D], int32 [B, T] -> [B, S, D].
 
-    The score is linear in the text side, so this replaces the release's mean over scores.
+    The score is linear in the text, so that the score of the mean is the release's mean of scores.
     """
     member = seg.one_hot(segments, num_segments=num_segments).astype(at_least_float32(text).dtype)
     total = jnp.einsum("bts,btd->bsd", member, at_least_float32(text))
@@ -116,38 +117,38 @@ def mean_text(text: jax.Array, *, segments: jax.Array, num_segments: int) -> jax
 
 
 class WindowAttention(nn.Module):
-    """Each visual position attends to the stamps of its own window; used for scoring only.
+    """Attention of each visual position to the stamps of its own window, for scoring only.
 
-    Quirks of the release (`WindowTimeToTokenAttention`): visual positions use `k` and stamps `q`;
-    the stamps' `q` serves as their value; the result replaces the visual token. `v` is in every
-    checkpoint, so its parameters exist, but its output is never used.
+    The release (`WindowTimeToTokenAttention`) has three quirks: visual positions use `k` and stamps
+    `q`, the stamps' `q` is also their value, and the result replaces the visual token. Every
+    checkpoint has `v`, so its parameters exist, but its output is never used.
     """
 
     width: int
 
     def setup(self) -> None:
-        """Parameters: `q`, `k`, `v` and `out`."""
+        """Creates the parameters `q`, `k`, `v` and `out`."""
         self.q, self.k, self.v = (Dense(self.width) for _ in range(3))
         self.out = _Projection(self.width)
 
     def __call__(self, windows: jax.Array) -> jax.Array:
-        """[B, G, 10+N, D] unrotated -> [B, G, N, D]."""
+        """Maps unrotated windows [B, G, 10+N, D] to [B, G, N, D]."""
         weights, q = self._attend(windows)
         out = jnp.einsum("bgnvs,bgsnh->bgvnh", weights.astype(q.dtype), q)
         return self.out(rearrange(out, "b g v n h -> b g v (n h)"))
 
     def scores(self, windows: jax.Array, *, query: jax.Array) -> jax.Array:
-        """Products of the attended positions and a query, up to a constant for each query.
+        """Computes products of the attended positions and a query, up to a constant per query.
 
-        Differs from the release, which projects every position and then multiplies: here the query
-        goes through the projection, whose bias shifts all scores alike. Scores differ from one
+        The release projects every position and then multiplies. Here the query is multiplied with
+        the transposed projection, whose bias would shift all scores alike. Scores differ from one
         another by a thousandth of their size and are stretched to [0, 1], so that in float32 the
-        release's order loses three of seven digits; this one has about half its error, and takes D
-        fewer products a position.
+        release's order loses three of seven digits. This order has about half that error and needs
+        D fewer products per position.
 
         Args:
-            windows: [B, G, 10+N, D] unrotated.
-            query: [B, G, D].
+            windows: [B, G, 10+N, D] unrotated windows.
+            query: [B, G, D], mean text of each group's sample.
 
         Returns:
             [B, G, N] in at least float32.
@@ -158,7 +159,7 @@ class WindowAttention(nn.Module):
         return jnp.einsum("bgnvs,bgns->bgv", weights, values)
 
     def _attend(self, windows):
-        """Weights [B, G, heads, N, 10] in at least float32 and values [B, G, 10, heads, H]."""
+        """Computes weights [B, G, heads, N, 10] (float32 or more), values [B, G, 10, heads, H]."""
         stamps, visual = windows[:, :, :STAMP_TOKENS], windows[:, :, STAMP_TOKENS:]
         q = rearrange(self.q(stamps), "b g s (n h) -> b g s n h", n=_NUM_HEADS)
         k = rearrange(self.k(visual), "b g v (n h) -> b g v n h", n=_NUM_HEADS)
@@ -168,7 +169,7 @@ class WindowAttention(nn.Module):
 
 
 class _Projection(nn.Module):
-    """An affine map, and where a product with its result comes from."""
+    """An affine map that can also be applied transposed, without its bias."""
 
     width: int
 
@@ -181,12 +182,12 @@ class _Projection(nn.Module):
         return x.astype(self.kernel.dtype) @ self.kernel + self.bias
 
     def pull_back(self, query):
-        """The vectors whose products with x are those of `query` with the result, less the bias."""
+        """Returns vectors y such that y . x = query . (kernel x) for every x."""
         return query @ at_least_float32(self.kernel).T
 
 
 def _rotate(windows, group_segments, skipped):
-    """Full-width rotary by the index in the sample's visual sequence."""
+    """Applies the full-width rotary embedding by the index in the sample's visual sequence."""
     size, places = windows.shape[2], seg.index_in_segment(group_segments)
     starts = (places if skipped is None else places + skipped) * size
     positions = starts[..., None] + jnp.arange(size)
@@ -194,7 +195,7 @@ def _rotate(windows, group_segments, skipped):
 
 
 def _add_scores(windows, scores, gradient):
-    """Adds each visual token's score to all its channels: the release's only gradient path."""
+    """Adds each visual token's score to all its channels, the release's only gradient path."""
     added = jnp.pad(scores, ((0, 0), (0, 0), (STAMP_TOKENS, 0)))[..., None].astype(windows.dtype)
     if gradient == "straight_through":
         windows = windows * (1 + (added - jax.lax.stop_gradient(added)))

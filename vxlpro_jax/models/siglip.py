@@ -1,4 +1,4 @@
-"""SigLIP vision tower, as far as the release runs it.
+"""The SigLIP vision tower, up to the last layer that the release runs.
 
 Shapes: `F` frames, `P` patches (grid x grid), `C` width.
 """
@@ -14,14 +14,14 @@ from vxlpro_jax.config.schema import VisionConfig
 from vxlpro_jax.models.layers import Dense, LayerNorm, zeros
 from vxlpro_jax.ops.attention.dispatch import attention
 
-pass
+Linear = functools.partial(Dense, kernel_init=nn.initializers.xavier_uniform(), bias_init=zeros)
 
 
 class Siglip(nn.Module):
-    """Frames to the residual stream of the last layer that runs.
+    """Computes the residual stream after the last layer that runs.
 
-    `post_ln` is in every checkpoint, so its parameters exist, but its output is never used
-    (the release reads `hidden_states[-1]`).
+    Every checkpoint has `post_ln`, so its parameters exist, but its output is never used: the
+    release reads `hidden_states[-1]`.
     """
 
     config: VisionConfig
@@ -35,7 +35,7 @@ class Siglip(nn.Module):
             frames: uint8 [F, image_size, image_size, 3], RGB.
 
         Returns:
-            [F, P, C] in the parameters' type.
+            Features [F, P, C] in the parameters' type.
         """
         c = self.config
         pixels = c.grid * c.patch_size
@@ -59,11 +59,8 @@ class Siglip(nn.Module):
         return x
 
 
-Linear = functools.partial(Dense, kernel_init=nn.initializers.xavier_uniform(), bias_init=zeros)
-
-
 class EncoderBlock(nn.Module):
-    """Attention and MLP (GELU, tanh form), each behind a LayerNorm, added to the stream."""
+    """Adds attention and an MLP (GELU, tanh form) to the stream, each after a LayerNorm."""
 
     num_heads: int
     mlp_width: int
@@ -72,7 +69,7 @@ class EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None = None) -> tuple[jax.Array, None]:
-        """[F, P, C] -> [F, P, C]; the second argument and result are for `nn.scan`."""
+        """Maps [F, P, C] to [F, P, C]; `nn.scan` needs the second argument and result."""
         x = x + _SelfAttention(self.num_heads, self.attention, name="attn")(
             LayerNorm(self.norm_eps, name="ln1")(x)
         )

@@ -1,4 +1,4 @@
-"""Video-XL-Pro: frames and text to hidden states, and the pieces that answering needs.
+"""The whole model: from frames and text to hidden states, and the methods that generation uses.
 
 Shapes: `B` rows, `G` groups of four frames a row, `N` visual tokens of a group (144 in the
 release), `T` text slots, `S` samples of a row, `D` decoder width, `V` vocabulary, `L = T + (10 + N)
@@ -29,16 +29,17 @@ from vxlpro_jax.utils.jit import jit
 
 @flax.struct.dataclass
 class Text:
-    """Text and stamps of a batch, one or several samples a row (contiguous, numbered from 1).
+    """Text and time stamps of a batch. A row holds one or several samples, numbered from 1.
 
     Attributes:
-        tokens: int32 [B, T], -200 at the image position (at most one a sample).
+        tokens: int32 [B, T] ids, -200 at the image position, of which a sample has at most one.
         token_segments: int32 [B, T], sample of each id; 0 in padding.
-        stamp_ids: int32 [B, G, 10].
+        stamp_ids: int32 [B, G, 10], ids of the time stamp of each group.
         group_segments: int32 [B, G], sample of each group; 0 in padding.
-        keep_counts: int32 [B, S], visual tokens kept of each sample.
-        skipped: int32 [B, G], groups that are left out of the sample before each one, not falling:
-            what follows stands at places as if they were there. None if there are none.
+        keep_counts: int32 [B, S], number of visual tokens to keep of each sample.
+        skipped: int32 [B, G], number of groups of a longer video that are left out before each
+            group, which never falls within a sample. Later positions are shifted as if the left-out
+            groups were present. None if nothing is left out.
     """
 
     tokens: jax.Array
@@ -51,12 +52,12 @@ class Text:
 
 @flax.struct.dataclass
 class Sequence:
-    """What the decoder reads.
+    """The input of the decoder.
 
     Attributes:
         embeddings: [B, L, D], zeros in padding.
-        layout: where each position comes from.
-        num_samples: of a row, at most.
+        layout: source, sample and index of each position.
+        num_samples: largest number of samples in a row.
     """
 
     embeddings: jax.Array
@@ -65,12 +66,12 @@ class Sequence:
 
 
 class VideoXLPro(nn.Module):
-    """The whole model; each stage is a method, to be called with `apply(..., method=...)`."""
+    """The whole model. Each stage is a method, which `apply(..., method=...)` calls."""
 
     config: ModelConfig
 
     def setup(self) -> None:
-        """Parts: `vision`, `dts`, `projector`, `selector`, `decoder`."""
+        """Creates the parts `vision`, `dts`, `projector`, `selector` and `decoder`."""
         c = self.config
         self.vision = Siglip(c.vision, c.attention)
         self.dts = Dts(c.attention)
@@ -79,46 +80,47 @@ class VideoXLPro(nn.Module):
         self.decoder = Qwen2(c.decoder, c.attention)
 
     def features(self, frames: jax.Array) -> jax.Array:
-        """Tower and resize: uint8 [F, H, W, 3] -> [F, h, w, C]."""
+        """Runs the vision tower and resizes its grid: uint8 [F, H, W, 3] -> [F, h, w, C]."""
         return patches.resize(self.vision(frames), side=self.config.dts.grid)
 
     def compress(self, features: jax.Array) -> jax.Array:
-        """DTS: [4G, h, w, C], four frames a group -> [G, h, w, C]."""
+        """Runs the DTS on groups of four frames: [4G, h, w, C] -> [G, h, w, C]."""
         return self.dts(patches.group_frames(features, layout=self.config.dts.layout))
 
     def project(self, compressed: jax.Array) -> jax.Array:
-        """Projector: [G, h, w, C] -> [G, h*w, D]."""
+        """Projects to the decoder's width: [G, h, w, C] -> [G, h*w, D]."""
         return self.projector(rearrange(compressed, "g h w c -> g (h w) c"))
 
     def group_features(self, frames: jax.Array) -> jax.Array:
-        """`features` by group: uint8 [G, 4, H, W, 3] -> [G, 4, h*w, C]."""
+        """Computes `features` of groups: uint8 [G, 4, H, W, 3] -> [G, 4, h*w, C]."""
         grid = self.features(activations.shard_frames(rearrange(frames, "g f ... -> (g f) ...")))
         return rearrange(grid, "(g f) h w c -> g f (h w) c", f=FRAMES_PER_GROUP)
 
-    def condense(self, features: jax.Array) -> jax.Array:
-        """DTS, projector and pooling: [G, 4, h*w, C] -> [G, N, D]."""
-        return self.shorten(self.compress_groups(features))
+    def compress_and_project(self, features: jax.Array) -> jax.Array:
+        """Runs the DTS and the projector and pools: [G, 4, h*w, C] -> [G, N, D]."""
+        return self.project_and_pool(self.compress_groups(features))
 
     def compress_groups(self, features: jax.Array) -> jax.Array:
-        """`compress` by group: [G, 4, h*w, C] -> [G, h*w, C]."""
+        """Runs the DTS on groups: [G, 4, h*w, C] -> [G, h*w, C]."""
         flat = rearrange(features, "g f (h w) c -> (g f) h w c", h=self.config.dts.grid)
         return rearrange(activations.shard_frames(self.compress(flat)), "g h w c -> g (h w) c")
 
-    def shorten(self, compressed: jax.Array) -> jax.Array:
-        """Projector and pooling: [G, h*w, C] -> [G, N, D]."""
+    def project_and_pool(self, compressed: jax.Array) -> jax.Array:
+        """Runs the projector and pools: [G, h*w, C] -> [G, N, D]."""
         return patches.pool(self.projector(compressed), size=self.config.pool)
 
     def encode(self, frames: jax.Array) -> jax.Array:
-        """Frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""
-        tokens = self.condense(self.group_features(rearrange(frames, "b g ... -> (b g) ...")))
+        """Encodes frames to visual tokens: uint8 [B, G, 4, H, W, 3] -> [B, G, N, D]."""
+        features = self.group_features(rearrange(frames, "b g ... -> (b g) ..."))
+        tokens = self.compress_and_project(features)
         return rearrange(tokens, "(b g) n d -> b g n d", b=len(frames))
 
     def windows(self, visual: jax.Array, text: Text) -> jax.Array:
-        """Stamps before each group's visual tokens: [B, G, N, D] -> [B, G, 10+N, D]."""
+        """Puts the stamps before each group's visual tokens: [B, G, N, D] -> [B, G, 10+N, D]."""
         return jnp.concatenate([self.decoder.embed(text.stamp_ids), visual], axis=2)
 
     def select(self, visual: jax.Array, text: Text) -> Selected:
-        """Stamps and selection: [B, G, N, D] to windows of which some positions are kept."""
+        """Scores visual tokens [B, G, N, D] against the text and chooses those that are kept."""
         return self.selector(
             self.windows(visual, text),
             group_segments=text.group_segments,
@@ -129,12 +131,16 @@ class VideoXLPro(nn.Module):
         )
 
     def splice(self, selected: Selected, text: Text, *, slots: int | None = None) -> Sequence:
-        """Puts the kept positions in the place of each sample's image position.
+        """Replaces each sample's image position by its kept visual positions.
 
-        `slots` is L where fewer or more are wanted; rows must not be longer.
+        Args:
+            selected: windows of the visual tokens and the choice among them.
+            text: text and stamps of the batch.
+            slots: length L of the result, which must hold the longest row; None for the number of
+                text and visual slots.
         """
         num_samples = text.keep_counts.shape[1]
-        layout = splice.lay_out(
+        layout = splice.compute_layout(
             is_image=text.tokens == IMAGE_TOKEN,
             text_segments=text.token_segments,
             kept=rearrange(selected.kept, "b g n -> b (g n)"),
@@ -150,13 +156,13 @@ class VideoXLPro(nn.Module):
         return Sequence(activations.shard_rows(embeddings), layout, num_samples)
 
     def assemble(self, visual: jax.Array, text: Text, *, slots: int | None = None) -> Sequence:
-        """Visual tokens [B, G, N, D] and text to the decoder's input; `slots` as in `splice`."""
+        """Builds the decoder's input of visual tokens [B, G, N, D]; `slots` as in `splice`."""
         return self.splice(self.select(visual, text), text, slots=slots)
 
     def decode(self, sequence: Sequence) -> jax.Array:
-        """Hidden states after the final norm, [B, L, D]."""
+        """Computes hidden states [B, L, D] after the final norm."""
         x, layout = sequence.embeddings, sequence.layout
-        # A row's only sample stands before its padding, which causal attention does not see.
+        # Padding comes after a row's only sample, and causal attention never looks ahead.
         segments = layout.segments if sequence.num_samples > 1 else None
         hidden = self.decoder(
             activations.scatter_sequence(x),
@@ -166,22 +172,22 @@ class VideoXLPro(nn.Module):
         return activations.gather_sequence(hidden)[:, : x.shape[1]]
 
     def __call__(self, frames: jax.Array, text: Text) -> jax.Array:
-        """`read` of encoded frames, uint8 [B, G, 4, H, W, 3]."""
+        """Encodes frames, uint8 [B, G, 4, H, W, 3], and calls `read`."""
         return self.read(self.encode(frames), text)
 
     def read(self, visual: jax.Array, text: Text) -> jax.Array:
-        """Hidden states that predict each text id.
+        """Computes the hidden states that predict each text id.
 
-        Only text ids are ever targets, so only their predictors leave the decoder: the logits of
-        the visual positions, most of the sequence, are never formed.
+        Only text ids are targets, so only the states before them leave the decoder. The logits of
+        the visual positions, which are most of the sequence, are never computed.
 
         Args:
-            visual: tokens [B, G, N, D].
-            text: the batch's text.
+            visual: visual tokens [B, G, N, D].
+            text: text and stamps of the batch.
 
         Returns:
-            [B, T, D]: row t is the state one position before text id t; the first id of a sample
-            and padding get an arbitrary state.
+            Hidden states [B, T, D]. Entry t is the state one position before text id t; the first
+            id of a sample and padding get an arbitrary state.
         """
         sequence = self.assemble(visual, text)
         hidden = self.decode(sequence)
@@ -189,42 +195,43 @@ class VideoXLPro(nn.Module):
         return jnp.take_along_axis(hidden, before[..., None], axis=1)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., D] -> [..., V] in at least float32."""
+        """Computes logits in at least float32, [..., D] -> [..., V]."""
         return self.decoder.logits(hidden)
 
     def prefill(
         self, embeddings: jax.Array, cache: KVCache, last: jax.Array
     ) -> tuple[jax.Array, KVCache]:
-        """Reads the next piece of each row, of one sample, behind what the cache holds.
+        """Reads the next chunk of each row's sequence. Each row is one sample.
 
         Args:
-            embeddings: [B, T, D], a piece of `Sequence.embeddings`.
-            cache: with room for T more positions.
-            last: int32 [B], index in the piece of the row's last position; padding follows. -1
-                where the row has ended before.
+            embeddings: [B, T, D], a chunk of `Sequence.embeddings`.
+            cache: keys and values of the chunks before, with room for T more positions.
+            last: int32 [B], index of each row's last position in the chunk, which padding follows;
+                -1 where the row ended in an earlier chunk.
 
         Returns:
-            Logits [B, V] of the position `last`, and the cache without the padding.
+            Logits [B, V] at the position `last`, and the cache without the padding.
         """
-        hidden, read = self.decoder.extend(embeddings, cache, at=jnp.maximum(last, 0)[:, None])
+        queries = jnp.maximum(last, 0)[:, None]
+        hidden, read = self.decoder.extend(embeddings, cache, query_index=queries)
         return self.decoder.logits(hidden[:, 0]), read.replace(lengths=cache.lengths + last + 1)
 
-    def follow(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Reads more ids, int32 [B, T]; logits [B, T, V] of what comes after each."""
+    def extend(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Reads more ids, int32 [B, T], and returns the logits [B, T, V] after each of them."""
         every = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        hidden, cache = self.decoder.extend(self.decoder.embed(ids), cache, at=every)
+        hidden, cache = self.decoder.extend(self.decoder.embed(ids), cache, query_index=every)
         return self.decoder.logits(hidden), cache
 
-    def step(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Reads one more id a row, int32 [B]; logits [B, V] of the next."""
-        logits, cache = self.follow(ids[:, None], cache)
+    def decode_step(self, ids: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Reads one more id in each row, int32 [B], and returns the logits [B, V] of the next."""
+        logits, cache = self.extend(ids[:, None], cache)
         return logits[:, 0], cache
 
 
 def _gaps(text: Text, *, tokens: int) -> jax.Array | None:
-    """Decoder positions that skipped groups would take: int32 [B, G*(10+N)].
+    """Counts the decoder positions that skipped groups would take: int32 [B, G*(10+N)].
 
-    Of each group as many as are kept, on average, of the sample's own.
+    A skipped group counts as many positions as the sample's own groups keep on average.
     """
     if text.skipped is None:
         return None
@@ -235,7 +242,7 @@ def _gaps(text: Text, *, tokens: int) -> jax.Array | None:
 
 
 def init_params(config: ModelConfig, *, key: jax.Array) -> dict:
-    """All parameters, float32, initialised as the release and its backbones do; nested dict."""
+    """Initialises all parameters in float32 as the release and its backbones do; a nested dict."""
     size = config.vision.image_size
     frames = jnp.zeros((1, 1, FRAMES_PER_GROUP, size, size, 3), jnp.uint8)
     ints = functools.partial(jnp.ones, dtype=jnp.int32)
@@ -248,7 +255,7 @@ def init_params(config: ModelConfig, *, key: jax.Array) -> dict:
 
 
 def abstract_params(config: ModelConfig) -> dict:
-    """The tree of `init_params` as `jax.ShapeDtypeStruct`, without computing anything."""
+    """Describes the tree of `init_params` by `jax.ShapeDtypeStruct`, without computing anything."""
     return jax.eval_shape(functools.partial(init_params, config), key=jax.random.key(0))
 
 
@@ -256,12 +263,12 @@ def abstract_params(config: ModelConfig) -> dict:
 def jit_method(
     config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()
 ) -> Callable:
-    """A method of the model as a jitted function of parameters and inputs, made once.
+    """Compiles a method of the model as a function of parameters and inputs, once.
 
     Args:
-        config: of the model.
-        method: its name, or a function of the bound model and the inputs.
-        donate: which inputs, counted from 0, may be overwritten.
+        config: sizes of the model.
+        method: name of the method, or a function of the bound model and the inputs.
+        donate: indices of the inputs, counted from 0, whose memory may be overwritten.
     """
 
     def apply(params, *inputs):

@@ -1,6 +1,6 @@
-"""A function of many frames on a few at a time, so that memory does not grow with their number.
+"""Maps a function over many frames a few at a time, so that memory stays bounded.
 
-Shapes: `F` frames, or groups of frames, `f` those of a part, `N` parts of a device.
+Shapes: `F` frames, or groups of frames, `f` frames of a microbatch, `N` microbatches of a device.
 """
 
 import functools
@@ -19,17 +19,17 @@ Function = Callable[[Any, jax.Array], jax.Array]
 
 
 def microbatched_map(function: Function, params: Any, x: jax.Array, *, at_once: int) -> jax.Array:
-    """`function(params, x)` for one that treats each of x's leading axis alike.
+    """Computes `function(params, x)`, a few entries of x's leading axis at a time.
 
-    Of the parts only what goes in and what comes out is kept; the backward pass computes the rest
-    again, a part at a time. A device gathers the parameters once for all of its parts, adds up
-    their gradients in float32 or more, and shares the sum with the others once.
+    Only inputs and outputs of a microbatch are kept. The backward pass computes the rest again, one
+    microbatch at a time. A device gathers the parameters once for all of its microbatches, adds
+    their gradients in at least float32, and reduces the sum over devices once.
 
     Args:
-        function: parameters and a part [f, ...] to [f, ...].
-        params: of arrays, all of which the function uses.
-        x: [F, ...], to be spread over the mesh as `mesh.shard_frames` does.
-        at_once: the most that a device works on at a time; 0 for all that it has.
+        function: maps parameters and a microbatch [f, ...] to [f, ...], each entry by itself.
+        params: tree of arrays, all of which the function uses.
+        x: [F, ...], which is sharded as `activations.shard_frames` does.
+        at_once: largest number of entries that a device works on at a time; 0 for all of them.
 
     Returns:
         [F, ...].
@@ -37,28 +37,28 @@ def microbatched_map(function: Function, params: Any, x: jax.Array, *, at_once: 
     x = activations.shard_frames(x)
     axes = activations.frame_axes(len(x))
     devices = activations.axis_size(axes)
-    parts = _parts(len(x) // devices, at_once=at_once)
-    if parts == 1:
+    count = _num_microbatches(len(x) // devices, size=at_once)
+    if count == 1:
         return function(params, x)
-    share = functools.partial(_map_share, function, parts)
+    on_device = functools.partial(_map_on_device, function, count)
     if devices == 1:
-        return share(params, x)
-    spread = jax.shard_map(
-        share, in_specs=(P(), P(axes)), out_specs=P(axes), axis_names=set(axes), check_vma=False
+        return on_device(params, x)
+    sharded = jax.shard_map(
+        on_device, in_specs=(P(), P(axes)), out_specs=P(axes), axis_names=set(axes), check_vma=False
     )
-    return spread(params, x)
+    return sharded(params, x)
 
 
-def _parts(count: int, *, at_once: int) -> int:
-    """The least number of equal parts of at most `at_once`."""
-    if not at_once:
+def _num_microbatches(entries: int, *, size: int) -> int:
+    """The smallest number of equal microbatches of at most `size` entries."""
+    if not size:
         return 1
-    return next(n for n in range(1, count + 1) if count % n == 0 and count // n <= at_once)
+    return next(n for n in range(1, entries + 1) if entries % n == 0 and entries // n <= size)
 
 
-def _map_share(function, parts, params, x):
-    """A device's frames."""
-    mapped = _map(function, params, rearrange(x, "(n f) ... -> n f ...", n=parts))
+def _map_on_device(function, count, params, x):
+    """Maps the frames of one device."""
+    mapped = _map(function, params, rearrange(x, "(n f) ... -> n f ...", n=count))
     return rearrange(mapped, "n f ... -> (n f) ...")
 
 
@@ -74,21 +74,22 @@ def _forward(function, params, x):
 
 def _backward(function, saved, grads):
     params, x = saved
-    is_given = not jnp.issubdtype(x.dtype, jnp.inexact)
+    is_discrete = not jnp.issubdtype(x.dtype, jnp.inexact)
 
-    def add(total, part):
-        given, grad = part
-        if is_given:
-            _, pull_back = jax.vjp(lambda p: function(p, given), params)
-            (own,), back = pull_back(grad), None
+    def accumulate(total, microbatch):
+        inputs, grad = microbatch
+        if is_discrete:
+            _, pull_back = jax.vjp(lambda p: function(p, inputs), params)
+            (d_params,), d_inputs = pull_back(grad), None
         else:
-            _, pull_back = jax.vjp(function, params, given)
-            own, back = pull_back(grad)
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, own), back
+            _, pull_back = jax.vjp(function, params, inputs)
+            d_params, d_inputs = pull_back(grad)
+        total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, d_params)
+        return total, d_inputs
 
     zeros = jax.tree.map(lambda p: jnp.zeros_like(at_least_float32(p)), params)
-    total, back = jax.lax.scan(add, zeros, (x, grads))
-    return jax.tree.map(lambda t, p: t.astype(p.dtype), total, params), back
+    total, d_x = jax.lax.scan(accumulate, zeros, (x, grads))
+    return jax.tree.map(lambda t, p: t.astype(p.dtype), total, params), d_x
 
 
 _map.defvjp(_forward, _backward)

@@ -1,10 +1,10 @@
-"""Where each text id and each kept visual position lands in the decoder's sequence.
+"""The decoder's sequence: the index of each text id and each kept visual position.
 
 A sample's sequence is its text with the single image position replaced by its kept visual
-positions, in order. The samples of a row stand one after another from index 0; padding follows.
+positions, in order. The samples of a row follow one another from index 0, and padding comes last.
 
-Shapes: `B` rows, `T` text slots, `E` visual slots, `S` samples of a row, `L` decoder slots, T + E
-unless asked otherwise.
+Shapes: `B` rows, `T` text slots, `E` visual slots, `S` samples of a row, `L` decoder slots, which
+are T + E by default.
 """
 
 import flax.struct
@@ -20,10 +20,10 @@ class Layout:
 
     Attributes:
         sources: int32 [B, L], index into text slots followed by visual slots; T + E in padding.
-        segments: int32 [B, L], the sample's number from 1; 0 in padding.
-        positions: int32 [B, L], index within the sample, gaps counted.
-        text_at: int32 [B, T], the decoder index of each text id; L for image position and padding.
-        lengths: int32 [B], decoder slots in use.
+        segments: int32 [B, L], number of the sample, from 1; 0 in padding.
+        positions: int32 [B, L], index within the sample, gaps included.
+        text_at: int32 [B, T], decoder index of each text id; L for image position and padding.
+        lengths: int32 [B], number of decoder slots in use.
     """
 
     sources: jax.Array
@@ -33,7 +33,7 @@ class Layout:
     lengths: jax.Array
 
 
-def lay_out(
+def compute_layout(
     *,
     is_image: jax.Array,
     text_segments: jax.Array,
@@ -46,54 +46,86 @@ def lay_out(
     """Computes the sequence of each row.
 
     Args:
-        is_image: bool [B, T], the image position of each sample (at most one a sample).
-        text_segments: int32 [B, T].
-        kept: bool [B, E], visual positions that stay.
-        visual_segments: int32 [B, E].
-        num_segments: S.
-        gaps: int32 [B, E], how many positions of its sample are left out before each visual one,
-            not falling; none if None.
-        slots: L; whatever of a row is beyond is lost.
+        is_image: bool [B, T], image position of each sample, of which it has at most one.
+        text_segments: int32 [B, T], sample of each text slot.
+        kept: bool [B, E], visual positions that stay in the sequence.
+        visual_segments: int32 [B, E], sample of each visual slot.
+        num_segments: largest number S of samples in a row.
+        gaps: int32 [B, E], number of positions that are left out of the sample before each visual
+            one, which never falls; None if nothing is left out.
+        slots: length L of the sequence; entries of a row beyond it are dropped.
     """
-    batch, num_text = is_image.shape
-    elements = num_text + kept.shape[1]
+    members = _Members.of(is_image, text_segments, kept, visual_segments, num_segments)
+    elements = is_image.shape[1] + kept.shape[1]
     length = slots or elements
-    text = seg.one_hot(text_segments, num_segments=num_segments) & ~is_image[..., None]
-    visual = seg.one_hot(visual_segments, num_segments=num_segments) & kept[..., None]
-    num_kept = visual.sum(1)
-    sizes = text.sum(1) + num_kept
-    starts = jnp.cumsum(sizes, -1) - sizes
-    image = seg.one_hot(text_segments, num_segments=num_segments) & is_image[..., None]
-    after_image = (jnp.cumsum(image, 1) > 0) & text
-    before_image = (text & ~after_image).sum(1)
-
-    def place(member, offset):
-        """Decoder index of each element: the sample's start, an offset, its rank in the sample."""
-        rank = jnp.cumsum(member, 1) - 1
-        return jnp.where(member, starts[:, None] + offset + rank, 0).sum(-1)
-
-    text_at = place(text, after_image * num_kept[:, None])
-    visual_at = place(visual, before_image[:, None])
-    text_at = jnp.where(text.any(-1), text_at, length)
-    visual_at = jnp.where(visual.any(-1), visual_at, length)
+    text_at, visual_at = members.indices(length)
     targets = jnp.concatenate([text_at, visual_at], axis=1)
 
-    def scatter(values, fill):
-        rows = jnp.full((batch, length), fill, jnp.int32)
+    def scatter(text: jax.Array, visual: jax.Array, *, fill: int) -> jax.Array:
+        """Moves the values of text and visual slots to their decoder indices, int32 [B, L]."""
+        values = jnp.concatenate([text, visual], axis=1).astype(jnp.int32)
+        rows = jnp.full((len(values), length), fill, jnp.int32)
         put = jax.vmap(lambda row, at, value: row.at[at].set(value, mode="drop"))
-        return put(rows, targets, values.astype(jnp.int32))
+        return put(rows, targets, values)
 
-    element = jnp.broadcast_to(jnp.arange(elements), (batch, elements))
-    segments = scatter(jnp.concatenate([text_segments, visual_segments], axis=1), 0)
+    slot = jnp.broadcast_to(jnp.arange(elements), targets.shape)
+    text_slot, visual_slot = jnp.split(slot, [is_image.shape[1]], axis=1)
+    segments = scatter(text_segments, visual_segments, fill=0)
     positions = seg.index_in_segment(segments)
     if gaps is not None:
-        all_gaps = jnp.where(visual, gaps[..., None], 0).max(1)
-        behind = (after_image * all_gaps[:, None]).sum(-1)
-        positions += scatter(jnp.concatenate([behind, gaps], axis=1), 0)
+        positions += scatter(members.gaps_before_text(gaps), gaps, fill=0)
     return Layout(
-        sources=scatter(element, elements),
+        sources=scatter(text_slot, visual_slot, fill=elements),
         segments=segments,
         positions=positions,
         text_at=text_at,
-        lengths=sizes.sum(-1),
+        lengths=members.sizes.sum(-1),
     )
+
+
+@flax.struct.dataclass
+class _Members:
+    """Which text ids and kept visual positions belong to which sample.
+
+    Attributes:
+        text: bool [B, T, S], without image positions.
+        after_image: bool [B, T, S], the part of `text` behind the image position.
+        visual: bool [B, E, S].
+    """
+
+    text: jax.Array
+    after_image: jax.Array
+    visual: jax.Array
+
+    @classmethod
+    def of(cls, is_image, text_segments, kept, visual_segments, num_segments) -> "_Members":
+        """The members from the arguments of `compute_layout`."""
+        in_text = seg.one_hot(text_segments, num_segments=num_segments)
+        image, text = in_text & is_image[..., None], in_text & ~is_image[..., None]
+        visual = seg.one_hot(visual_segments, num_segments=num_segments) & kept[..., None]
+        return cls(text, (jnp.cumsum(image, 1) > 0) & text, visual)
+
+    @property
+    def sizes(self) -> jax.Array:
+        """int32 [B, S], number of positions of each sample."""
+        return self.text.sum(1) + self.visual.sum(1)
+
+    def indices(self, length: int) -> tuple[jax.Array, jax.Array]:
+        """The decoder index of each text and visual slot; `length` for one that is left out."""
+        starts = jnp.cumsum(self.sizes, -1) - self.sizes
+        before_image = (self.text & ~self.after_image).sum(1)
+
+        def place(member, offset):
+            """Adds the sample's start, an offset, and the rank within the sample."""
+            rank = jnp.cumsum(member, 1) - 1
+            index = jnp.where(member, starts[:, None] + offset + rank, 0).sum(-1)
+            return jnp.where(member.any(-1), index, length)
+
+        num_visual = self.visual.sum(1)[:, None]
+        text_at = place(self.text, self.after_image * num_visual)
+        return text_at, place(self.visual, before_image[:, None])
+
+    def gaps_before_text(self, gaps: jax.Array) -> jax.Array:
+        """int32 [B, T]: all gaps of its sample for text behind the image, 0 for text before it."""
+        whole = jnp.where(self.visual, gaps[..., None], 0).max(1)
+        return (self.after_image * whole[:, None]).sum(-1)

@@ -13,7 +13,7 @@ from vxlpro_jax.ops.precision import at_least_float32
 _MULTIPLE = 16
 
 
-def keep_count(num_tokens, *, ratio):
+def num_kept(num_tokens, *, ratio):
     """How many of a sample's visual tokens are kept: floor(N r) rounded down to a multiple of 16.
 
     Given Python or NumPy numbers it computes in double precision, as the release does on the host

@@ -43,7 +43,7 @@ def shard_rows(x: jax.Array) -> jax.Array:
     return _constrain(x, P(BATCH_AXES))
 
 
-def cut_rows(x: jax.Array, *, parts: int) -> jax.Array:
+def split_microbatches(x: jax.Array, *, parts: int) -> jax.Array:
     """[B, ...], spread as by `shard_rows`, to [parts, B / parts, ...]; no row moves."""
     # Each step is held to its place: left to itself, XLA's partitioner has mixed rows up.
     cut = rearrange(x, "(d n b) ... -> n d b ...", d=axis_size(BATCH_AXES), n=parts)

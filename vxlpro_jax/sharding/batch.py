@@ -14,14 +14,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
-class Reader(NamedTuple):
+class RowBlock(NamedTuple):
     """Attributes: `index` of the block of a batch's rows that a process reads; `count` of them."""
 
     index: int
     count: int
 
 
-def readers(mesh: Mesh) -> dict[int, Reader]:
+def row_blocks(mesh: Mesh) -> dict[int, RowBlock]:
     """By process, which rows it reads: those of its devices.
 
     Raises:
@@ -31,7 +31,7 @@ def readers(mesh: Mesh) -> dict[int, Reader]:
     return assign_rows([[device.process_index for device in devices] for devices in rows])
 
 
-def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, Reader]:
+def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, RowBlock]:
     """As `readers`, for the processes of the devices that hold each row.
 
     Processes that hold the same rows, because another axis than data and fsdp spans them, read the
@@ -51,7 +51,7 @@ def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, Reader]:
             " make one a multiple of the other."
         )
     return {
-        process: Reader(blocks.index(tuple(rows)), len(blocks)) for process, rows in held.items()
+        process: RowBlock(blocks.index(tuple(rows)), len(blocks)) for process, rows in held.items()
     }
 
 

@@ -21,9 +21,9 @@ from absl import flags
 from vxlpro_jax.config.flags import read_config_flags
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.sweep.executors import gke, local, slurm
-from vxlpro_jax.sweep.executors.base import Launcher, Outcome
+from vxlpro_jax.sweep.executors.base import Executor, LaunchStatus
 from vxlpro_jax.sweep.plan import Run, Sweep, Variant, plan
-from vxlpro_jax.sweep.results import measured, write_results
+from vxlpro_jax.sweep.results import collect, write_results
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
     workdir = arguments.workdir
     runs = plan(arguments.sweep, arguments.variants, workdir=workdir)
-    launcher = make_launcher(arguments)
+    launcher = make_executor(arguments)
     if arguments.dry_run:
         for run in runs:
             print(launcher.show(run))
@@ -43,20 +43,20 @@ def main(argv: Sequence[str]) -> int:
         outcome = launcher.launch(run, label=f"[{number}/{len(runs)}] {run}")
         runs_by[outcome].append(run)
         if arguments.launcher == "local" or number == len(runs):
-            found = list(measured(runs))
+            found = list(collect(runs))
             write_results(found, usual_ratio=arguments.sweep.keep_ratio, workdir=workdir)
-    tell(runs_by, workdir=workdir)
-    return 1 if runs_by[Outcome.FAILED] else 0
+    print_summary(runs_by, workdir=workdir)
+    return 1 if runs_by[LaunchStatus.FAILED] else 0
 
 
-def tell(runs_by: dict[Outcome, list[Run]], *, workdir: Path) -> None:
+def print_summary(runs_by: dict[LaunchStatus, list[Run]], *, workdir: Path) -> None:
     """Prints the table so far, what is not done, and where to look for failures."""
     print((workdir / "results.md").read_text())
     counts = {outcome.value: len(runs) for outcome, runs in runs_by.items()}
-    if counts.keys() - {Outcome.DONE.value, Outcome.FAILED.value}:
+    if counts.keys() - {LaunchStatus.DONE.value, LaunchStatus.FAILED.value}:
         told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         print(f"Runs: {told}. Start this command again to collect what they measure.")
-    for run in runs_by.get(Outcome.FAILED, ()):
+    for run in runs_by.get(LaunchStatus.FAILED, ()):
         print(f"Failed: {run}; see {run.folder / 'log.txt'}")
 
 
@@ -111,7 +111,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("dry_run", False, "Print what would be done.", flag_values=values)
 
 
-def make_launcher(arguments: Arguments) -> Launcher:
+def make_executor(arguments: Arguments) -> Executor:
     """The launcher that the command line names.
 
     Raises:

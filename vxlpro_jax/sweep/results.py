@@ -18,7 +18,7 @@ Summary = dict[str, dict[str, list[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One measured number; `keep_ratio` is None where the selector has no part in it."""
 
     variant: str
@@ -28,21 +28,21 @@ class Measured:
     value: float
 
 
-def measured(runs: Iterable[Run]) -> Iterator[Measured]:
+def collect(runs: Iterable[Run]) -> Iterator[Measurement]:
     """Whatever the runs have measured so far."""
     for run in runs:
         for step in run.steps:
             if step.measures and step.leaves.exists():
                 values = step.measures(json.loads(step.leaves.read_text()))
                 for measure, value in values.items():
-                    yield Measured(run.variant, run.seed, step.keep_ratio, measure, value)
+                    yield Measurement(run.variant, run.seed, step.keep_ratio, measure, value)
 
 
-def write_results(found: Sequence[Measured], *, usual_ratio: float, workdir: Path) -> None:
+def write_results(found: Sequence[Measurement], *, usual_ratio: float, workdir: Path) -> None:
     """`results.csv`, a line a number; `results.md`, mean and deviation over seeds; a plot."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Measured)])
+    writer.writerow([field.name for field in dataclasses.fields(Measurement)])
     writer.writerows(dataclasses.astuple(number) for number in found)
     workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(workdir / "results.csv", text.getvalue())
@@ -51,7 +51,7 @@ def write_results(found: Sequence[Measured], *, usual_ratio: float, workdir: Pat
     draw(summary, path=workdir / "results.png")
 
 
-def summarize(found: Iterable[Measured], *, usual_ratio: float) -> Summary:
+def summarize(found: Iterable[Measurement], *, usual_ratio: float) -> Summary:
     """The seeds' values by row, a variant and perhaps its unusual keep ratio, and by measure."""
     rows: Summary = defaultdict(lambda: defaultdict(list))
     for number in found:

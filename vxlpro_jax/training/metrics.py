@@ -131,7 +131,7 @@ def _rates(rows, *, seconds, peak_flops):
 
 def _peak_flops() -> float | None:
     """Of all devices together; None if their kind is not known."""
-    chip = accelerators.chip_of_kind(jax.devices()[0].device_kind)
+    chip = accelerators.accelerator_of_kind(jax.devices()[0].device_kind)
     return chip.flops * jax.device_count() if chip else None
 
 

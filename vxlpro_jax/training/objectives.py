@@ -16,7 +16,7 @@ from vxlpro_jax.models import microbatched_encoder, recot, video_xl_pro
 from vxlpro_jax.ops import segments as seg
 from vxlpro_jax.ops.microbatch import microbatched_map
 from vxlpro_jax.ops.position_skipping import draw_skips
-from vxlpro_jax.ops.token_selection import keep_count
+from vxlpro_jax.ops.token_selection import num_kept
 from vxlpro_jax.training.losses import head_cross_entropy, reconstruction
 from vxlpro_jax.utils import tree
 
@@ -86,7 +86,7 @@ def answer_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConf
         token_segments=batch["token_segments"],
         stamp_ids=batch["stamp_ids"],
         group_segments=batch["group_segments"],
-        keep_counts=keep_count(counts, ratio=ratio),
+        keep_counts=num_kept(counts, ratio=ratio),
         skipped=_skipped(batch, key=jax.random.fold_in(key, 1), config=config),
     )
 

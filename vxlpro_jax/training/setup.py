@@ -16,7 +16,7 @@ from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.ops.attention.interface import BACKENDS
 from vxlpro_jax.ops.token_masking import POLICIES
-from vxlpro_jax.sharding.batch import readers
+from vxlpro_jax.sharding.batch import row_blocks
 from vxlpro_jax.training import optimizer
 from vxlpro_jax.training.objectives import param_shapes
 from vxlpro_jax.utils.errors import InputError
@@ -133,7 +133,7 @@ def open_data(
     Raises:
         InputError: as `build_pipeline`.
     """
-    reader = readers(mesh)[jax.process_index()]
+    reader = row_blocks(mesh)[jax.process_index()]
     return build_pipeline(
         config.data,
         image_size=config.model.vision.image_size,

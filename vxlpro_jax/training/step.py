@@ -97,7 +97,7 @@ def gradients(
 
     if parts == 1:
         return one(batch, key)[0]
-    pieces = jax.tree.map(functools.partial(activations.cut_rows, parts=parts), batch)
+    pieces = jax.tree.map(functools.partial(activations.split_microbatches, parts=parts), batch)
     shapes = jax.eval_shape(weighted, jax.tree.map(lambda x: x[0], pieces), key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (total, weight), _ = jax.lax.scan(add, zeros, (jnp.arange(parts), pieces))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from vxlpro_jax.utils.errors import InputError
 
 
-class Chip(NamedTuple):
+class Accelerator(NamedTuple):
     """One device as JAX counts them.
 
     Attributes:
@@ -36,19 +36,19 @@ _GIB = 2**30
 # https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e. Links: 1,600, 4,800 and 3,584 Gbit/s a chip,
 # both ways together.
 TPUS = {
-    "v5e": Chip(197e12, 16 * _GIB, 819e9, 100e9),
-    "v5p": Chip(459e12, 95 * _GIB, 2765e9, 300e9),
-    "v6e": Chip(918e12, 32 * _GIB, 1640e9, 224e9),
+    "v5e": Accelerator(197e12, 16 * _GIB, 819e9, 100e9),
+    "v5p": Accelerator(459e12, 95 * _GIB, 2765e9, 300e9),
+    "v6e": Accelerator(918e12, 32 * _GIB, 1640e9, 224e9),
 }
 
 # https://resources.nvidia.com/en-us-tensor-core (H100, H200) and the A100 data sheet: SXM boards,
 # NVLink one way; memory as the driver reports it. The share is that of launch/xla_flags.env.
 _GPU_SHARE = 0.92
 GPUS = {
-    "h100": Chip(989e12, 84_942_979_072, 3350e9, 450e9, _GPU_SHARE),
-    "h200": Chip(989e12, 151_397_597_184, 4800e9, 450e9, _GPU_SHARE),
-    "a100": Chip(312e12, 85_100_068_864, 2039e9, 300e9, _GPU_SHARE),
-    "a100-40": Chip(312e12, 42_331_013_120, 1555e9, 300e9, _GPU_SHARE),
+    "h100": Accelerator(989e12, 84_942_979_072, 3350e9, 450e9, _GPU_SHARE),
+    "h200": Accelerator(989e12, 151_397_597_184, 4800e9, 450e9, _GPU_SHARE),
+    "a100": Accelerator(312e12, 85_100_068_864, 2039e9, 300e9, _GPU_SHARE),
+    "a100-40": Accelerator(312e12, 42_331_013_120, 1555e9, 300e9, _GPU_SHARE),
 }
 
 # As `jax.Device.device_kind` has them, the longer first.
@@ -63,12 +63,12 @@ _KINDS = {
 }
 
 
-def chip_of_kind(kind: str) -> Chip | None:
+def accelerator_of_kind(kind: str) -> Accelerator | None:
     """The chip of a `jax.Device.device_kind`, `NVIDIA H100 80GB HBM3` say; None if unknown."""
     return next((chip for name, chip in _KINDS.items() if name in kind), None)
 
 
-def chip_of(topology: str) -> Chip:
+def accelerator_of_topology(topology: str) -> Accelerator:
     """The chip of a topology's name, `v5p:4x4x4` or `h100:8`.
 
     Raises:

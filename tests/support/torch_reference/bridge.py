@@ -14,7 +14,7 @@ from torch_reference.model import IGNORE, IMAGE, Sample, VideoXLPro
 from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import Text
-from vxlpro_jax.ops.token_selection import keep_count
+from vxlpro_jax.ops.token_selection import num_kept
 
 
 def randomized(config: ModelConfig, *, seed: int = 0, kind: str = "eager") -> VideoXLPro:
@@ -88,7 +88,7 @@ def pack(rows: list[list[Sample]], *, size: int, groups: int, slots: int) -> Bat
             here = slice(group, group := group + len(grouped))
             frames[row, here], group_segments[row, here] = grouped, index + 1
             stamp_ids[row, here] = sample.stamp_ids
-            keep_counts[row, index] = keep_count(144 * len(grouped), ratio=sample.keep_ratio)
+            keep_counts[row, index] = num_kept(144 * len(grouped), ratio=sample.keep_ratio)
     text = Text(tokens, token_segments, stamp_ids, group_segments, keep_counts)
     return Batch(frames, text, labels)
 

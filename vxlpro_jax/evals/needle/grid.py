@@ -18,7 +18,7 @@ from vxlpro_jax.evals.needle.asking import Mode
 from vxlpro_jax.evals.needle.needles import Needle
 from vxlpro_jax.evals.needle.replies import Cell, Reply
 from vxlpro_jax.inference.engine import Engine, Options, Plan
-from vxlpro_jax.ops.token_selection import keep_count
+from vxlpro_jax.ops.token_selection import num_kept
 from vxlpro_jax.utils import cli
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _tell_lowered(plans: Mapping[Cell, Plan], *, tokens_per_group: int) -> None:
         at = cell.frames, cell.keep_ratio
         kept[at] = min(plan.keep, kept.get(at, plan.keep))
     for (frames, ratio), least in sorted(kept.items()):
-        asked = keep_count(-(-frames // FRAMES_PER_GROUP) * tokens_per_group, ratio=ratio)
+        asked = num_kept(-(-frames // FRAMES_PER_GROUP) * tokens_per_group, ratio=ratio)
         if least < asked:
             log.warning(
                 "Of %d frames only %d visual tokens are kept instead of %d (keep ratio %g), as more"

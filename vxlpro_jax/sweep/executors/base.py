@@ -8,7 +8,7 @@ from vxlpro_jax.sweep.plan import Run
 from vxlpro_jax.utils.errors import InputError
 
 
-class Outcome(enum.Enum):
+class LaunchStatus(enum.Enum):
     """Of launching a run: nothing is left to do, handed to a cluster, still there, or failed."""
 
     DONE = "done"
@@ -17,17 +17,17 @@ class Outcome(enum.Enum):
     FAILED = "failed"
 
 
-class Launcher(Protocol):
+class Executor(Protocol):
     """Does what is missing of a run, here or on a cluster."""
 
     def show(self, run: Run) -> str:
         """What `launch` would do, as text."""
 
-    def launch(self, run: Run, *, label: str) -> Outcome:
+    def launch(self, run: Run, *, label: str) -> LaunchStatus:
         """Begins, and says so behind `label`."""
 
 
-def ask(*command: str) -> subprocess.CompletedProcess[str]:
+def run_client(*command: str) -> subprocess.CompletedProcess[str]:
     """Runs a cluster's client; its output is text.
 
     Raises:
@@ -42,6 +42,6 @@ def ask(*command: str) -> subprocess.CompletedProcess[str]:
         ) from error
 
 
-def refused(client: str, answer: subprocess.CompletedProcess[str]) -> InputError:
+def client_error(client: str, answer: subprocess.CompletedProcess[str]) -> InputError:
     """The mistake to raise when a client could not answer at all."""
     return InputError(f"{client} failed: {(answer.stderr or answer.stdout).strip()}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vxlpro_jax.sweep.executors.base import Outcome, ask, refused
+from vxlpro_jax.sweep.executors.base import LaunchStatus, client_error, run_client
 from vxlpro_jax.sweep.plan import Run
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
@@ -53,28 +53,28 @@ class Gke:
         """The manifest, and how it is applied."""
         return f"---\n{self.manifest(run)}$ {shlex.join(_apply(run))}"
 
-    def launch(self, run: Run, *, label: str) -> Outcome:
+    def launch(self, run: Run, *, label: str) -> LaunchStatus:
         """Applies a run that is neither done nor on the cluster."""
         if not run.missing:
-            return Outcome.DONE
+            return LaunchStatus.DONE
         name, before = self.name(run), ""
         state = _state(name)
         if state == "active":
             print(f"{label}: JobSet {name} is on the cluster", flush=True)
-            return Outcome.WAITING
+            return LaunchStatus.WAITING
         if state:
             before = f", because it has ended before it was done ({state})"
-            gone = ask("kubectl", "delete", "jobset", name)
+            gone = run_client("kubectl", "delete", "jobset", name)
             if gone.returncode:
-                raise refused("kubectl delete", gone)
+                raise client_error("kubectl delete", gone)
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(_manifest_of(run), self.manifest(run))
-        answer = ask(*_apply(run))
+        answer = run_client(*_apply(run))
         if answer.returncode:
             print(f"{label}: kubectl failed: {answer.stderr.strip()}", flush=True)
-            return Outcome.FAILED
+            return LaunchStatus.FAILED
         print(f"{label}: applied as JobSet {name}{before}", flush=True)
-        return Outcome.SUBMITTED
+        return LaunchStatus.SUBMITTED
 
     def name(self, run: Run) -> str:
         """The run's JobSet: lower-case letters, digits and dashes.
@@ -173,8 +173,8 @@ def _apply(run: Run) -> tuple[str, ...]:
 def _state(name: str) -> str:
     """Empty if there is no such JobSet, `active`, or how it ended."""
     path = "jsonpath={.metadata.name}/{.status.terminalState}"
-    answer = ask("kubectl", "get", "jobset", name, "--ignore-not-found", f"--output={path}")
+    answer = run_client("kubectl", "get", "jobset", name, "--ignore-not-found", f"--output={path}")
     if answer.returncode:
-        raise refused("kubectl get", answer)
+        raise client_error("kubectl get", answer)
     _, _, ended = answer.stdout.strip().partition("/")
     return ended or ("active" if answer.stdout.strip() else "")

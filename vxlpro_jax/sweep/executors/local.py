@@ -4,7 +4,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 
-from vxlpro_jax.sweep.executors.base import Outcome
+from vxlpro_jax.sweep.executors.base import LaunchStatus
 from vxlpro_jax.sweep.plan import Run
 
 
@@ -18,7 +18,7 @@ class Local:
         """The commands, one a line."""
         return "\n".join(shlex.join(step.command) for step in run.steps)
 
-    def launch(self, run: Run, *, label: str) -> Outcome:
+    def launch(self, run: Run, *, label: str) -> LaunchStatus:
         """Does the missing steps, up to one that fails."""
         run.folder.mkdir(parents=True, exist_ok=True)
         for step in run.missing:
@@ -34,5 +34,5 @@ class Local:
                     check=False,
                 )
             if ended.returncode:
-                return Outcome.FAILED
-        return Outcome.DONE
+                return LaunchStatus.FAILED
+        return LaunchStatus.DONE

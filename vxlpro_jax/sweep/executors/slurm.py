@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vxlpro_jax.sweep.executors.base import Outcome, ask, refused
+from vxlpro_jax.sweep.executors.base import LaunchStatus, client_error, run_client
 from vxlpro_jax.sweep.plan import Run, Step
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
@@ -35,27 +35,27 @@ class Slurm:
         """The script, and how it is submitted."""
         return f"{self.script(run)}$ {shlex.join(_submit(run))}"
 
-    def launch(self, run: Run, *, label: str) -> Outcome:
+    def launch(self, run: Run, *, label: str) -> LaunchStatus:
         """Submits a run that is neither done nor in the queue."""
         if not run.missing:
-            return Outcome.DONE
+            return LaunchStatus.DONE
         job, before = run.folder / "job.txt", ""
         if job.exists():
             number = job.read_text(encoding="utf-8").strip()
             if _is_queued(number):
                 print(f"{label}: job {number} is in the queue", flush=True)
-                return Outcome.WAITING
+                return LaunchStatus.WAITING
             before = f", because job {number} has ended before it was done: see log.txt"
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(_script_of(run), self.script(run))
-        answer = ask(*_submit(run))
+        answer = run_client(*_submit(run))
         if answer.returncode:
             print(f"{label}: sbatch failed: {answer.stderr.strip()}", flush=True)
-            return Outcome.FAILED
+            return LaunchStatus.FAILED
         number = answer.stdout.strip().split(";")[0]  # A cluster's name may follow.
         write_atomically(job, f"{number}\n")
         print(f"{label}: submitted as job {number}{before}", flush=True)
-        return Outcome.SUBMITTED
+        return LaunchStatus.SUBMITTED
 
     def script(self, run: Run) -> str:
         """The text of the run's script."""
@@ -88,7 +88,7 @@ def _submit(run: Run) -> tuple[str, ...]:
 
 
 def _is_queued(number: str) -> bool:
-    answer = ask("squeue", "--noheader", f"--jobs={number}")
+    answer = run_client("squeue", "--noheader", f"--jobs={number}")
     if answer.returncode and "invalid job id" not in answer.stderr.lower():
-        raise refused("squeue", answer)
+        raise client_error("squeue", answer)
     return bool(answer.stdout.strip())
