@@ -48,12 +48,6 @@ def override(cls: type, values: Mapping[str, Any], *, path: str, text: str) -> d
     return _with(values, path.split("."), value)
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """The end of an unknown-key message: `: did you mean 'x'?` or the list of known keys."""
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(sorted(known))}."
-
-
 def _base(cls: type[T], values: Mapping[str, Any]) -> T:
     if cls is not ModelConfig:
         return cls()

@@ -227,8 +227,9 @@ class RecotConfig:
     """
 
     policy: str = "sgm"
-    """Mask policy, a module of `ops/mask_policies`. `sgm` follows its learned scores, `random` ignores the content,
-    `tube` hides the same places in all four frames, `motion` keeps what changes."""
+    """Mask policy, a module of `ops/mask_policies`. `sgm` follows its learned scores, `random`
+    ignores the content, `tube` hides the same places in all four frames, `motion` keeps what
+    changes."""
     mask_ratio: tuple[float, float] = (0.75, 0.75)
     """Share of hidden tokens, in [0.05, 0.95]: of a clip whose frames have nothing in common, and
     of a still one."""
