@@ -31,8 +31,13 @@ from absl import flags
 
 from vxlpro_jax.aot import programs
 from vxlpro_jax.config.flags import read_run
-from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, TrainConfig
-from vxlpro_jax.models.kv_cache import CacheType
+from vxlpro_jax.config.schema import (
+    FRAMES_PER_GROUP,
+    IGNORE_LABEL,
+    IMAGE_TOKEN,
+    CacheType,
+    TrainConfig,
+)
 from vxlpro_jax.models.video_xl_pro import Text, init_params
 from vxlpro_jax.sharding.batch import check_batch
 from vxlpro_jax.sharding.mesh import make_mesh

@@ -28,7 +28,7 @@ def config(tmp_path_factory):
         path=str(folder / "train.json"), eval_path=str(folder / "eval.json"), batch_size=1
     )
     options = RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2)
-    return TrainConfig(task="recot", model=MICRO, recot=options, data=data)
+    return TrainConfig(objective="recot", model=MICRO, recot=options, data=data)
 
 
 def test_report_and_picture(config, tmp_path):

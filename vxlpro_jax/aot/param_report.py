@@ -1,71 +1,102 @@
-"""Prints where a run's parameters live, before a device is there.
+"""Lists where a run's parameters live on a mesh, without any device.
 
-`python -m vxlpro_jax.sharding --config=configs/stage2.py:3b [--devices N]` lists every parameter
-with its shape, spec and bytes per device. Without `--devices` it counts those that the mesh names,
-or those of this machine if an axis is -1.
+`python -m vxlpro_jax.aot.param_report --config=configs/stage2.py:3b [--devices N]` prints every
+parameter with its shape, spec and bytes per device. Without `--devices` it takes the number of
+devices that the mesh names, or that of this machine if an axis of the mesh is -1.
 """
 
 import math
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 from absl import flags
-from jax.sharding import AbstractMesh, PartitionSpec
 
 from vxlpro_jax.config.flags import read_run
-from vxlpro_jax.config.schema import MeshConfig
-from vxlpro_jax.sharding.mesh import AXES, axis_sizes
-from vxlpro_jax.training import optimizer as optimizer_lib
-from vxlpro_jax.training.state import abstract_state
-from vxlpro_jax.utils import cli, tree
+from vxlpro_jax.config.schema import MeshConfig, TrainConfig
+from vxlpro_jax.utils import cli
+
+if TYPE_CHECKING:
+    import jax
+
+_GIB = 2**30
 
 
 class Placed(NamedTuple):
-    """One array of the state: where it lives and what it takes on a device."""
+    """One array of the state and its place.
+
+    Attributes:
+        path: path of the array in its tree.
+        shape: its whole shape.
+        dtype: name of its type.
+        spec: its `PartitionSpec`, as text.
+        bytes_per_device: bytes of the part that one device holds.
+    """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
-    spec: PartitionSpec
+    spec: str
     bytes_per_device: int
 
 
 def main(argv: list[str]) -> None:
     """Runs the command line `argv`."""
+    run = read_run(argv, define=_define, doc=__doc__)
+    report(run.config, devices=run.flags.devices)
 
-    def define(values):
-        flags.DEFINE_integer("devices", 0, "Devices of the mesh.", flag_values=values)
 
-    run = read_run(argv, define=define, doc=__doc__)
-    count = run.flags.devices or _named_devices(run.config.mesh) or jax.device_count()
-    sizes = axis_sizes(run.config.mesh, devices=count)
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer("devices", 0, "Number of devices of the mesh.", flag_values=values)
+
+
+def report(config: TrainConfig, *, devices: int = 0) -> None:
+    """Prints the parameters of a run, and the memory that they and the optimizer's state take.
+
+    Args:
+        config: config of the run.
+        devices: number of devices; 0 for those of the mesh, or of this machine.
+
+    Raises:
+        InputError: the mesh does not fit the devices.
+    """
+    # JAX is imported only after the flags are read.
+    import jax
+    from jax.sharding import AbstractMesh
+
+    from vxlpro_jax.sharding.mesh import axis_sizes
+    from vxlpro_jax.training import optimizer as optimizer_lib
+    from vxlpro_jax.training.state import abstract_state
+    from vxlpro_jax.utils import tree
+
+    count = devices or _named_devices(config.mesh) or jax.device_count()
+    sizes = axis_sizes(config.mesh, devices=count)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    optimizer = optimizer_lib.optimizer(run.config.optim, total_steps=run.config.total_steps)
-    state = abstract_state(run.config, optimizer=optimizer, mesh=mesh)
+    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
+    state = abstract_state(config, optimizer=optimizer, mesh=mesh)
     params = [placed(path, x) for path, x in tree.flatten(state.params).items()]
     moments = [placed("", x) for x in jax.tree.leaves(state.opt_state)]
-    print(table(params))
+    print(format_table(params))
     print(f"\nMesh {sizes}, {count} devices.")
     for name, part in (("Parameters", params), ("Optimizer state", moments)):
         elements = sum(math.prod(x.shape) for x in part)
-        gib = sum(x.bytes_per_device for x in part) / 2**30
+        gib = sum(x.bytes_per_device for x in part) / _GIB
         print(f"{name}: {elements:,} elements, {gib:.3f} GiB per device.")
 
 
-def placed(path: str, leaf: jax.ShapeDtypeStruct) -> Placed:
-    """Tells of an array with a sharding."""
+def placed(path: str, leaf: "jax.ShapeDtypeStruct") -> Placed:
+    """Describes an array that has a sharding."""
     shard = leaf.sharding.shard_shape(leaf.shape)
     size = math.prod(shard) * leaf.dtype.itemsize
-    return Placed(path, leaf.shape, str(leaf.dtype), leaf.sharding.spec, size)
+    spec = f"({', '.join(map(str, leaf.sharding.spec))})"
+    return Placed(path, leaf.shape, str(leaf.dtype), spec, size)
 
 
-def table(rows: list[Placed]) -> str:
-    """One aligned line an array."""
+def format_table(rows: list[Placed]) -> str:
+    """Formats one aligned line for each array."""
     cells = [("parameter", "shape", "type", "spec", "bytes per device")]
     for row in rows:
-        shape, spec = (", ".join(map(str, x)) for x in (row.shape, row.spec))
-        cells.append((row.path, f"[{shape}]", row.dtype, f"({spec})", f"{row.bytes_per_device:,}"))
+        shape = ", ".join(map(str, row.shape))
+        cells.append((row.path, f"[{shape}]", row.dtype, row.spec, f"{row.bytes_per_device:,}"))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -74,8 +105,8 @@ def table(rows: list[Placed]) -> str:
 
 
 def _named_devices(mesh: MeshConfig) -> int:
-    """The product of the axes; 0 if one of them is left open."""
-    return max(0, math.prod(getattr(mesh, axis) for axis in AXES))
+    """The product of the mesh axes; 0 if one of them is left open."""
+    return max(0, math.prod((mesh.data, mesh.fsdp, mesh.tensor, mesh.context)))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, CacheType, TrainConfig
 from vxlpro_jax.models import microbatched_encoder as encoding
-from vxlpro_jax.models.kv_cache import CHUNK, CacheType, KVCache
+from vxlpro_jax.models.kv_cache import CHUNK, KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.params import state_shardings

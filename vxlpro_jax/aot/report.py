@@ -1,5 +1,6 @@
 """Compiles a program ahead of time and reports its memory, operations and communication."""
 
+import dataclasses
 import re
 import time
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from typing import Any, NamedTuple
 import jax
 
 from vxlpro_jax.aot import hlo, memory_advice, programs
-from vxlpro_jax.config.schema import TrainConfig
+from vxlpro_jax.aot.topology import topology_devices
+from vxlpro_jax.config.schema import CacheType, TrainConfig
+from vxlpro_jax.sharding import batch
+from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.utils import accelerators
 from vxlpro_jax.utils.errors import InputError
 
 _GIB = 2**30
-
 
 # "Used 19.35G of 15.75G hbm", or what the temporaries alone take.
 _USED = re.compile(
@@ -22,8 +25,68 @@ _USED = re.compile(
 )
 
 
+class Target(NamedTuple):
+    """The program to compile, and the devices to compile it for.
+
+    Attributes:
+        program: name of the program, one of `programs.build`.
+        topology: accelerator and shape, such as `v5p:4x4x4` or `h100:8`.
+        num_slices: number of slices of that shape.
+        cache: type of the keys and values that `prefill` and `decode` keep.
+    """
+
+    program: str
+    topology: str
+    num_slices: int = 1
+    cache: CacheType = "model"
+
+
+class Report(NamedTuple):
+    """Figures of a program, as `--json` writes them, and advice if it does not fit."""
+
+    figures: dict[str, Any]
+    advice: list[str]
+
+
+def report_on(config: TrainConfig, target: Target) -> Report:
+    """Compiles a program of a run for a topology, on the CPU, and reports its figures.
+
+    Raises:
+        InputError: there is no such topology, the mesh or the batch does not fit it, or the
+            compiler is not installed.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    if target.program == "stage1":
+        config = dataclasses.replace(config, objective="recot")
+    mesh_config = dataclasses.replace(config.mesh, num_slices=target.num_slices)
+    config = dataclasses.replace(config, mesh=mesh_config)
+    accelerator = accelerators.accelerator_of_topology(target.topology)
+    devices = topology_devices(target.topology, num_slices=target.num_slices)
+    mesh = make_mesh(config.mesh, devices=devices)
+    batch.check_batch(config.data.batch_size, parts=config.grad_accum_steps, mesh=mesh)
+    jax.set_mesh(mesh)
+    program = programs.build(target.program, config, mesh=mesh, cache=target.cache)
+    compiled = compile_program(program, hbm_bytes=accelerator.usable_bytes)
+    figures = make_report(
+        compiled, config=config, what=target.program, accelerator=accelerator, mesh=mesh
+    )
+    if figures["fits"]:
+        return Report(figures, [])
+    return Report(figures, list(memory_advice.advice(config, what=target.program, mesh=mesh)))
+
+
 class Memory(NamedTuple):
-    """Bytes on each device; `temporary` is None if the compiler gave up before it knew."""
+    """Bytes on each device. All but `total` are None if the compiler gave up before it knew them.
+
+    Attributes:
+        arguments: parameters, optimizer state and inputs.
+        outputs: results.
+        aliased: the part of the results that takes the memory of arguments.
+        temporary: intermediate values.
+        code: the program itself.
+        total: sum of all, aliased memory counted once.
+        limit: memory that a process may use.
+    """
 
     arguments: int | None
     outputs: int | None
@@ -35,7 +98,7 @@ class Memory(NamedTuple):
 
 
 class CompiledProgram(NamedTuple):
-    """Attributes: `memory`, `seconds` to compile, and `text` of the program, "" if none came."""
+    """Its memory, the seconds that compiling took, and its text, empty if compiling failed."""
 
     memory: Memory
     seconds: float
@@ -43,7 +106,7 @@ class CompiledProgram(NamedTuple):
 
 
 def compile_program(program: programs.Program, *, hbm_bytes: int) -> CompiledProgram:
-    """Compiles for the current mesh. Where memory does not do, the compiler's own sum is taken.
+    """Compiles for the current mesh. If memory is too small, the compiler's own sum is reported.
 
     Raises:
         InputError: a library that the program calls is not installed.
@@ -81,17 +144,18 @@ def make_report(
     *,
     config: TrainConfig,
     what: str,
-    chip: accelerators.Accelerator,
+    accelerator: accelerators.Accelerator,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
-    """The figures of `--json`: bytes, operations and seconds, of one step."""
+    """Collects the figures of `--json`: bytes, operations and seconds of one step."""
     memory, sent = compiled.memory, hlo.collectives(compiled.text)
     work = memory_advice.work(config, what=what)
     network_bytes = sum(kind.bytes for kind in sent.values())
+    peak = mesh.size * accelerator.flops
     seconds = {
-        "compute": work.executed / mesh.size / chip.flops,
-        "network": network_bytes / chip.network_bandwidth,
-        "memory": ((memory.arguments or 0) + (memory.outputs or 0)) / chip.hbm_bandwidth,
+        "compute": work.executed / peak,
+        "network": network_bytes / accelerator.network_bandwidth,
+        "memory": ((memory.arguments or 0) + (memory.outputs or 0)) / accelerator.hbm_bandwidth,
     }
     return {
         "fits": memory.total <= memory.limit,
@@ -109,7 +173,7 @@ def make_report(
         "attention": hlo.attention_kernels(compiled.text),
         "collectives": {kind: value._asdict() for kind, value in sorted(sent.items())},
         "least_seconds": seconds,
-        "mfu_bound": work.useful / mesh.size / chip.flops / max(seconds.values()),
+        "mfu_bound": work.useful / peak / max(seconds.values()),
         "mesh": dict(mesh.shape),
     }
 

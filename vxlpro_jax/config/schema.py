@@ -21,6 +21,7 @@ IGNORE_LABEL = -100
 
 Layout = Literal["released", "temporal"]
 SelectorGradient = Literal["scores", "straight_through"]
+CacheType = Literal["model", "int8"]
 
 
 def _require(condition: bool, message: str) -> None:

@@ -4,7 +4,7 @@ One array holds all layers, so that a loop over layers writes in place. Shapes: 
 rows, `S` slots, `K` key/value heads, `H` head width, `T` new positions, `A` queried positions.
 """
 
-from typing import Literal, Self
+from typing import Self
 
 import flax.struct
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from vxlpro_jax.config.schema import DecoderConfig
+from vxlpro_jax.config.schema import CacheType, DecoderConfig
 from vxlpro_jax.ops.attention.dispatch import attention_part
 from vxlpro_jax.ops.attention.interface import Part
 from vxlpro_jax.ops.precision import at_least_float32
@@ -24,7 +24,6 @@ BLOCK = 8192
 # Prefill runs the decoder on this many new positions at once.
 CHUNK = 4096
 
-CacheType = Literal["model", "int8"]
 _INT8_MAX = 127
 
 

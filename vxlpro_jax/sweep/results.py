@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from vxlpro_jax.sweep.plan import Run
 from vxlpro_jax.utils.files import write_atomically
@@ -82,7 +81,9 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def draw(summary: Summary, *, path: Path) -> None:
-    """A panel a measure: every seed a dot, the mean a line."""
+    """Draws a panel for each measure: a dot for every seed and a line at the mean."""
+    from matplotlib.figure import Figure  # Late, because `--help` must not wait for it.
+
     measures, rows = _measures(summary), list(summary)
     size = (2.2 * len(measures) + 2, 0.35 * len(rows) + 1.2)
     figure = Figure(figsize=size, layout="constrained")
