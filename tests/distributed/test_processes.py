@@ -298,22 +298,22 @@ def test_barrier_names_who_is_missing(start):
     first, second, last = start(3, "late", timeout=3)
     done = ended([first, second])
     assert [code for code, *_ in done] == [80, 80]
-    assert f"process 2 ({HOST}) did not come to 'evaluation' within 3 s" in done[0][2]
+    assert f"process 2 ({HOST}) did not reach 'evaluation' within 3 s" in done[0][2]
     ended([last])
 
 
-def test_stall_is_told_with_stacks_and_names(start):
+def test_a_stall_is_reported_with_stacks_and_the_slow_process(start):
     (code, _, error), _ = ended(start(2, "stall", timeout=3))
     assert code == 81
     assert "in stall" in error, "no stack of the main thread"
     assert f"process 1 ({HOST}) is still waiting for the data of step 3" in error
 
 
-def test_stall_of_one_process_is_told_with_its_stacks(start):
+def test_a_stall_of_a_single_process_is_reported_with_its_stacks(start):
     ((code, _, error),) = ended(start(1, "stall", timeout=1))
     assert code == 81
     assert "in stall" in error
-    assert "in step 3 nothing moves since 1 s" in error
+    assert "in step 3: no progress for 1 s" in error
 
 
 def test_no_thread_is_left(alone, data, no_mesh):

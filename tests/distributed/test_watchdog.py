@@ -1,4 +1,4 @@
-"""How long a step may take, by a clock of this test's own."""
+"""The limits of the watchdog, measured with a clock that the test sets."""
 
 import pytest
 
@@ -22,12 +22,12 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def watchdog(clock):
-    """Of a run that waits ten seconds for others; its thread is not started."""
+    """The watchdog of a run with a timeout of ten seconds; its thread is not started."""
     return Watchdog(ProcessGroup(timeout=10))
 
 
 def limit(watchdog, clock):
-    """Seconds after which what is going on takes too long, to a tenth."""
+    """Seconds after which the step is overdue, to a tenth."""
     began = clock.now
     while not watchdog.is_overdue():
         clock.now += 0.1

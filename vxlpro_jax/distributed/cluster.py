@@ -1,8 +1,8 @@
-"""Which process of a run this is, read from the environment that a launcher sets.
+"""Reads from the environment variables of a launcher which process of a run this is.
 
 Every launcher may set VXLPRO_COORDINATOR (host:port where process 0 listens),
 VXLPRO_NUM_PROCESSES and VXLPRO_PROCESS_ID. Without them Open MPI, a Slurm step and TPU pods are
-known by what they set themselves. Functions here are pure: environment in, answer out.
+recognised by the variables that they set themselves. The functions here are pure.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ TIMEOUT = "VXLPRO_TIMEOUT"
 
 DEFAULT_TIMEOUT = 600.0
 
-# Flags of commands that stand for variables.
+# Flags of commands that set these variables.
 FLAGS = {
     "coordinator": COORDINATOR,
     "num_processes": NUM_PROCESSES,
@@ -28,18 +28,19 @@ FLAGS = {
 }
 
 _CONTRACT = tuple(FLAGS.values())
-# Of the 4,096 ports from 61,440 a job takes one by its number, as in JAX, so that jobs on one host
-# rarely meet. JAX's own port of TPU pods: others may be closed by a firewall.
+# A job takes one of the 4,096 ports from 61,440 by its number, as in JAX, so that jobs on one host
+# rarely use the same. TPU pods use JAX's own port, because a firewall may close others.
 _FIRST_PORT, _NUM_PORTS = 61_440, 4_096
 _TPU_PORT = 8_482
 
 
 class Cluster(NamedTuple):
-    """Attributes.
+    """The place of this process among those of the run.
 
-    coordinator: host:port where process 0 listens.
-    num_processes: at least 2.
-    process_id: of this process, from 0.
+    Attributes:
+        coordinator: host:port where process 0 listens.
+        num_processes: number of processes, at least 2.
+        process_id: rank of this process, from 0.
     """
 
     coordinator: str
@@ -48,17 +49,17 @@ class Cluster(NamedTuple):
 
     @property
     def host(self) -> str:
-        """The coordinator's, without the brackets of an IPv6 address."""
+        """The coordinator's host, without the brackets of an IPv6 address."""
         return self.coordinator.rpartition(":")[0].strip("[]")
 
     @property
     def port(self) -> int:
-        """The coordinator's."""
+        """The coordinator's port."""
         return int(self.coordinator.rpartition(":")[2])
 
 
 def find_cluster(environ: Mapping[str, str]) -> Cluster | None:
-    """The processes of this run, or None when it is the only one.
+    """Finds the processes of this run; None if this is the only one.
 
     Raises:
         InputError: values are missing, contradict each other, or are no numbers.
@@ -71,10 +72,10 @@ def find_cluster(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def find_timeout(environ: Mapping[str, str]) -> float:
-    """Seconds to wait for other processes.
+    """Reads the number of seconds to wait for other processes.
 
     Raises:
-        InputError: VXLPRO_TIMEOUT is no positive number.
+        InputError: VXLPRO_TIMEOUT is not a positive number.
     """
     value = environ.get(TIMEOUT, DEFAULT_TIMEOUT)
     try:
@@ -87,16 +88,16 @@ def find_timeout(environ: Mapping[str, str]) -> float:
 
 
 def find_local_devices(environ: Mapping[str, str]) -> list[int] | None:
-    """The GPUs of this process where several share a host, or None for all that it sees.
+    """Finds the GPUs of this process if several processes share a host; None for all visible ones.
 
-    JAX reads JAX_LOCAL_DEVICE_IDS itself, which goes before all else.
+    JAX reads JAX_LOCAL_DEVICE_IDS itself, which takes precedence.
 
     Raises:
-        InputError: a value is no number.
+        InputError: a value is not a number.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     if "JAX_LOCAL_DEVICE_IDS" in environ or (visible and "," not in visible):
-        return None  # said, or bound to one by the launcher
+        return None  # Given explicitly, or restricted to one device by the launcher.
     if _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", default=1) > 1:
         return [_number(environ, "OMPI_COMM_WORLD_LOCAL_RANK")]
     tasks = _number(environ, "SLURM_STEP_NUM_TASKS", default=1)
@@ -111,7 +112,7 @@ def _contract(environ: Mapping[str, str]) -> Cluster | None:
     missing = [name for name in _CONTRACT if not environ.get(name)]
     if missing:
         raise InputError(
-            f"{', '.join(missing)} missing: set {', '.join(_CONTRACT)} (or the flags"
+            f"{', '.join(missing)} not set: set {', '.join(_CONTRACT)} (or the flags"
             " --coordinator, --num_processes, --process_id), or none of them."
         )
     return Cluster(
@@ -120,18 +121,18 @@ def _contract(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _agreed(*found: Cluster | None) -> Cluster | None:
-    """What the launchers say, if they say the same."""
+    """The cluster that the launchers describe, if they do not contradict each other."""
     clusters = [cluster for cluster in found if cluster]
     if len({cluster[1:] for cluster in clusters}) > 1:
-        told = " but ".join(f"process {c.process_id} of {c.num_processes}" for c in clusters)
+        both = " but ".join(f"process {c.process_id} of {c.num_processes}" for c in clusters)
         raise InputError(
-            f"Slurm and the TPU pod contradict each other ({told}): set {', '.join(_CONTRACT)}."
+            f"Slurm and the TPU pod contradict each other ({both}): set {', '.join(_CONTRACT)}."
         )
     return clusters[0] if clusters else None
 
 
 def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
-    """Before Slurm: `mpirun` within a job inherits what Slurm has set for the whole of it."""
+    """The cluster of Open MPI, which precedes Slurm: `mpirun` inherits the variables of its job."""
     count = _number(environ, "OMPI_COMM_WORLD_SIZE", default=1)
     if count == 1:
         return None
@@ -149,7 +150,7 @@ def _open_mpi_host(environ: Mapping[str, str]) -> str:
     )
     if not address:
         raise InputError(
-            "Open MPI does not tell where process 0 runs: set"
+            "Open MPI does not name the host of process 0: set"
             f" {COORDINATOR}=HOST:PORT, {NUM_PROCESSES}=$OMPI_COMM_WORLD_SIZE and"
             f" {PROCESS_ID}=$OMPI_COMM_WORLD_RANK."
         )
@@ -157,7 +158,7 @@ def _open_mpi_host(environ: Mapping[str, str]) -> str:
 
 
 def _slurm(environ: Mapping[str, str]) -> Cluster | None:
-    """Only within `srun`: a batch script has SLURM_NTASKS, too, but is one process."""
+    """The cluster of an `srun` step. A batch script has SLURM_NTASKS, too, but is one process."""
     nodes = environ.get("SLURM_STEP_NODELIST")
     if not nodes:
         return None
@@ -176,7 +177,7 @@ def _first_node(nodes: str) -> str:
 
 
 def _tpu(environ: Mapping[str, str]) -> Cluster | None:
-    """Slices of a pod: the hosts of each, one slice after the other."""
+    """The cluster of a TPU pod: the hosts of each slice, one slice after the other."""
     hosts = [host for host in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     slices = _number(environ, "MEGASCALE_NUM_SLICES", default=1)
     if len(hosts) * slices < 2:
@@ -194,19 +195,19 @@ def _tpu(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _checked(cluster: Cluster, environ: Mapping[str, str]) -> Cluster:
-    """The cluster, if one can exist like this."""
+    """Returns the cluster after checking that it is possible."""
     count, index = cluster.num_processes, cluster.process_id
     if not 0 <= index < count:
         raise InputError(
-            f"Process {index} of {count}: processes are counted from 0, so the last is {count - 1}."
+            f"There is no process {index} of {count}: they are numbered from 0 to {count - 1}."
         )
     port = cluster.coordinator.rpartition(":")[2]
     if not cluster.host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise InputError(f"The coordinator is {cluster.coordinator!r}: give host:port.")
     if _is_loopback(cluster.host) and _spans_hosts(environ):
         raise InputError(
-            f"The coordinator is {cluster.coordinator!r}, but the processes are on several hosts,"
-            f" of which each would wait for itself: name the host of process 0 in {COORDINATOR}."
+            f"The coordinator is {cluster.coordinator!r}, but the processes are on several hosts:"
+            f" name the host of process 0 in {COORDINATOR}."
         )
     return cluster
 
@@ -220,7 +221,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _spans_hosts(environ: Mapping[str, str]) -> bool:
-    """Whether the environment tells that the processes are on several hosts."""
+    """Whether the environment shows that the processes are on several hosts."""
     local = _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", default=0)
     return (
         0 < local < _number(environ, "OMPI_COMM_WORLD_SIZE", default=local)
@@ -236,12 +237,12 @@ def _job_port(job: int) -> int:
 
 def _text(environ: Mapping[str, str], name: str) -> str:
     if not environ.get(name):
-        raise InputError(f"{name} is not set, though other variables tell of several processes.")
+        raise InputError(f"{name} is not set, but other variables name several processes: set it.")
     return environ[name]
 
 
 def _number(environ: Mapping[str, str], name: str, *, default: int | None = None) -> int:
-    """The value of a variable that counts something."""
+    """Reads a variable that holds a whole number."""
     if default is not None and not environ.get(name):
         return default
     text = _text(environ, name)

@@ -1,4 +1,4 @@
-"""Signs of life: what each process tells the others of itself, and who has fallen silent."""
+"""Heartbeats: each process publishes its state, and notices which others have fallen silent."""
 
 import contextlib
 import itertools
@@ -11,12 +11,18 @@ from vxlpro_jax.distributed.process_group import ProcessGroup, read_folder
 from vxlpro_jax.utils.errors import LostProcess
 
 _FOLDER = "vxlpro/alive/"
-# Shares of the timeout: how often a process is heard, and the silence after which it is gone.
-_BEAT, _SILENCE = 1 / 40, 1 / 2
+# Fractions of the timeout: the time between two heartbeats, and the silence after which a process
+# counts as lost.
+_INTERVAL, _SILENCE = 1 / 40, 1 / 2
 
 
 class StepProgress(NamedTuple):
-    """How far a process is. Attributes: `step`; `has_data`, whether it has read the step's data."""
+    """How far a process is in training.
+
+    Attributes:
+        step: number of the step.
+        has_data: whether the process has read the data of the step.
+    """
 
     step: int = 0
     has_data: bool = False
@@ -26,10 +32,13 @@ class StepProgress(NamedTuple):
 
 
 class ProcessStatus(NamedTuple):
-    """What a process last told.
+    """The last heartbeat of a process.
 
-    Attributes: `state`, "alive" until it has "ended" well, "failed" by itself, or "left" because
-    another process is lost; `beat`, which grows as long as it lives; `progress`.
+    Attributes:
+        state: "alive" until the process has "ended" without an error, "failed" by an error of its
+            own, or "left" because another process is lost.
+        beat: number of the heartbeat, which grows as long as the process lives.
+        progress: the step that the process is in.
     """
 
     state: str = "alive"
@@ -41,83 +50,86 @@ class ProcessStatus(NamedTuple):
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """The inverse of `str`."""
+        """Parses the text that `str` makes."""
         state, beat, step, has_data = text.split()
         return cls(state, int(beat), StepProgress(int(step), has_data == "1"))
 
 
 class Heartbeat:
-    """Signs of this process, and when those of the others last came. Alone it does nothing.
+    """Publishes this process's heartbeats and follows those of the others.
+
+    It does nothing if this is the only process of the run.
 
     Attributes:
-        every: seconds between two signs.
-        signs: the last one of each other process.
+        interval: seconds between two heartbeats.
+        statuses: the last heartbeat of each other process.
     """
 
-    def __init__(self, peers: ProcessGroup):
-        self.every = _BEAT * peers.timeout
-        others = [index for index in range(peers.count) if index != peers.index]
-        self.signs = dict.fromkeys(others, ProcessStatus())
-        self._peers = peers
-        self._silence = _SILENCE * peers.timeout
+    def __init__(self, group: ProcessGroup):
+        self.interval = _INTERVAL * group.timeout
+        others = [index for index in range(group.count) if index != group.index]
+        self.statuses = dict.fromkeys(others, ProcessStatus())
+        self._group = group
+        self._silence = _SILENCE * group.timeout
         self._beats = itertools.count(1)
         self._heard = dict.fromkeys(others, time.monotonic())
 
-    def tell(self, progress: StepProgress, *, state: str = "alive") -> None:
-        """Gives a sign to the others. If process 0 is gone, nobody hears it."""
-        if self._peers.store is None:
+    def publish(self, progress: StepProgress, *, state: str = "alive") -> None:
+        """Publishes a heartbeat. If process 0 is gone, nobody receives it."""
+        if self._group.store is None:
             return
-        sign = ProcessStatus(state, next(self._beats), progress)
+        status = ProcessStatus(state, next(self._beats), progress)
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._peers.store.key_value_set(f"{_FOLDER}{self._peers.index}", str(sign), True)
+            self._group.store.key_value_set(f"{_FOLDER}{self._group.index}", str(status), True)
 
-    def lost(self) -> LostProcess | None:
-        """Takes up the signs of the others; an error that names those that are gone, if any are."""
-        if self._peers.store is None:
+    def find_lost(self) -> LostProcess | None:
+        """Reads the heartbeats of the others; returns an error that names the lost ones."""
+        if self._group.store is None:
             return None
         try:
-            texts = read_folder(self._peers.store, _FOLDER)
-        except jax.errors.JaxRuntimeError:  # Process 0, which knows them, does not answer.
-            is_gone = not self._peers.is_first and self._is_silent(0)
-            return self._gone([0]) if is_gone else None
+            texts = read_folder(self._group.store, _FOLDER)
+        except jax.errors.JaxRuntimeError:  # Process 0, which stores them, does not answer.
+            is_gone = not self._group.is_first and self._is_silent(0)
+            return self._lost([0]) if is_gone else None
         for index, text in texts.items():
-            if index in self.signs and self.signs[index] != (sign := ProcessStatus.from_text(text)):
-                self.signs[index], self._heard[index] = sign, time.monotonic()
-        failed = [index for index, sign in self.signs.items() if sign.state == "failed"]
+            status = ProcessStatus.from_text(text)
+            if index in self.statuses and self.statuses[index] != status:
+                self.statuses[index], self._heard[index] = status, time.monotonic()
+        failed = [index for index, status in self.statuses.items() if status.state == "failed"]
         if failed:
-            return LostProcess(f"{self._peers.named(failed)} has failed, as its own log tells.")
+            return LostProcess(f"{self._group.named(failed)} has failed: see its own log.")
         silent = [index for index in self._alive() if self._is_silent(index)]
-        return self._gone(silent) if silent else None
+        return self._lost(silent) if silent else None
 
-    def explain(self, progress: StepProgress) -> LostProcess | None:
-        """Whether an error that broke off a computation came of a lost process.
+    def find_cause(self, progress: StepProgress) -> LostProcess | None:
+        """Finds out whether an error in a computation was caused by a lost process.
 
-        Waits until either is clear: a process is gone, or each of the others lives.
+        Waits until either a process is lost, or each of the others has sent two more heartbeats.
         """
-        lost, before = self.lost(), dict(self.signs)
+        lost, before = self.find_lost(), dict(self.statuses)
         while lost is None and any(
-            self.signs[index].beat < before[index].beat + 2 for index in self._alive()
+            self.statuses[index].beat < before[index].beat + 2 for index in self._alive()
         ):
-            time.sleep(self.every / 2)
-            self.tell(progress)
-            lost = self.lost()
+            time.sleep(self.interval / 2)
+            self.publish(progress)
+            lost = self.find_lost()
         return lost
 
-    def let_others_leave(self) -> None:
-        """Process 0 holds what all are told: it stays until they have read that, two signs long."""
-        deadline = time.monotonic() + 2 * self.every
+    def wait_for_readers(self) -> None:
+        """Waits two intervals, so that the others can still read from process 0 why it ends."""
+        deadline = time.monotonic() + 2 * self.interval
         while time.monotonic() < deadline:
-            self.lost()
+            self.find_lost()
             if all(self._is_silent(index) for index in self._alive()):
                 break
-            time.sleep(self.every / 10)
+            time.sleep(self.interval / 10)
 
-    def _gone(self, indices: list[int]) -> LostProcess:
-        names, seconds = self._peers.named(indices), f"{self._silence:.0f} s"
-        return LostProcess(f"{names} is gone: not heard of for {seconds}.")
+    def _lost(self, indices: list[int]) -> LostProcess:
+        names, seconds = self._group.named(indices), f"{self._silence:.0f} s"
+        return LostProcess(f"{names} is gone: no heartbeat for {seconds}.")
 
     def _alive(self) -> list[int]:
-        return [index for index, sign in self.signs.items() if sign.state == "alive"]
+        return [index for index, status in self.statuses.items() if status.state == "alive"]
 
     def _is_silent(self, index: int) -> bool:
         return time.monotonic() - self._heard[index] > self._silence

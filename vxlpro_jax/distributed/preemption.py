@@ -1,4 +1,4 @@
-"""SIGTERM, by which a cluster says that it takes the machine away: save and come back later."""
+"""Preemption: a cluster sends SIGTERM before it takes the machine away."""
 
 import os
 import signal
@@ -10,25 +10,23 @@ from jax.experimental import multihost_utils
 
 from vxlpro_jax.distributed.process_group import ProcessGroup
 
-# The exit code of a run that is saved and says: start me again.
+# The exit code of a run that has saved a checkpoint and should be started again.
 PREEMPTED = os.EX_TEMPFAIL
 
 
 class Preemption:
-    """Listens for SIGTERM from the begin of a `with` block to its end, where the handler before it
-    is put back.
-    """
+    """Listens for SIGTERM within a `with` block, and restores the earlier handler after it."""
 
-    def __init__(self, peers: ProcessGroup):
-        self._peers = peers
+    def __init__(self, group: ProcessGroup):
+        self._group = group
         self._noticed = False
         self._before = None
         self._asked = 0
 
     def __enter__(self) -> Self:
-        # Of several processes JAX has the handlers. Signals reach the main thread only.
+        # With several processes JAX installs the handlers. Signals reach the main thread only.
         is_main = threading.current_thread() is threading.main_thread()
-        if self._peers.count == 1 and is_main:
+        if self._group.count == 1 and is_main:
             self._before = signal.signal(signal.SIGTERM, self._notice)
         return self
 
@@ -39,14 +37,14 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._before)
 
     def reached(self, step: int) -> bool:
-        """Whether the run ends after this step; true in every process at the same step.
+        """Whether the run ends after this step. All processes agree on the step.
 
-        Every process has to ask at every step.
+        Every process must call this at every step.
         """
-        if self._peers.count > 1:
-            # JAX agrees on the step after the last that any process has asked about, 1 if none has
-            # yet, and tells of it at that very step: none may be left out, nor those of the run
-            # that this one continues.
+        if self._group.count > 1:
+            # The processes agree on the step after the last that any of them has asked about, or 1,
+            # and JAX reports it at that step alone. So no step may be left out, including those of
+            # the run that this one continues.
             asked = range(self._asked + 1, step + 1)
             self._asked = step
             return any(map(multihost_utils.reached_preemption_sync_point, asked))

@@ -1,8 +1,8 @@
-"""The processes of a run: how they meet, wait for each other and share what one has to say.
+"""The processes of a run: how they connect, wait for each other and exchange values.
 
-A launcher says VXLPRO_COORDINATOR, VXLPRO_NUM_PROCESSES and VXLPRO_PROCESS_ID, or is recognised
-(see `launchers`); VXLPRO_TIMEOUT is how many seconds a process waits for the others. They talk
-through the coordination service of `jax.distributed`, which needs no devices.
+A launcher sets VXLPRO_COORDINATOR, VXLPRO_NUM_PROCESSES and VXLPRO_PROCESS_ID, or is recognised
+(see `cluster`). VXLPRO_TIMEOUT is the number of seconds that a process waits for the others. Values
+go through the coordination service of `jax.distributed`, which needs no devices.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import LostProcess
 from vxlpro_jax.utils.jax_internals import KeyValueStore, before_abort, key_value_store
 
-# What gRPC reads, which JAX talks through; the first that is set counts.
+# The variables that gRPC reads, which JAX connects with; the first that is set counts.
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSED = ("no_grpc_proxy", "no_proxy")
 
 
 class ProcessGroup:
-    """The processes of a run as one of them sees them. Alone, it waits for nobody.
+    """The processes of a run as one of them sees them. A single process waits for nobody.
 
     Attributes:
-        index: of this process.
-        hosts: the name of each process's host.
-        timeout: seconds to wait for others.
-        store: what they tell each other; None when alone.
+        index: rank of this process.
+        hosts: host name of each process.
+        timeout: seconds to wait for other processes.
+        store: key-value store that they share; None if there is one process.
     """
 
     def __init__(
@@ -56,26 +56,26 @@ class ProcessGroup:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of processes."""
         return len(self.hosts)
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes logs."""
+        """Whether this is process 0, which writes logs."""
         return self.index == 0
 
     def named(self, indices: Sequence[int]) -> str:
-        """`process 1 (host-b) and process 3 (host-d)`."""
+        """Names some processes, such as `process 1 (host-b) and process 3 (host-d)`."""
         return " and ".join(f"process {index} ({self.hosts[index]})" for index in indices)
 
     def own_file(self, name: str) -> str:
-        """`name.json` for process 0, `name.2.json` for process 2: each process writes its own."""
+        """The name of this process's own file: `name.json` for process 0, `name.2.json` for 2."""
         stem, dot, suffix = name.partition(".")
         return name if self.is_first else f"{stem}.{self.index}{dot}{suffix}"
 
     @contextlib.contextmanager
     def console(self) -> Iterator[None]:
-        """Within, only process 0 prints."""
+        """Lets only process 0 print within the block."""
         if self.is_first:
             yield
             return
@@ -83,10 +83,14 @@ class ProcessGroup:
             yield
 
     def gather(self, name: str, value: str) -> list[str]:
-        """The value of each process, in order. Every process calls this, with the same name.
+        """Returns the value of each process, in order. Every process must call this.
+
+        Args:
+            name: name of the exchange, the same in every process, for error messages.
+            value: value of this process.
 
         Raises:
-            LostProcess: some have not within the timeout; they are named.
+            LostProcess: some processes did not call this within the timeout; they are named.
         """
         if self.store is None:
             return [value]
@@ -97,7 +101,7 @@ class ProcessGroup:
             self.store.key_value_set(key, value)
             self.store.wait_at_barrier(folder, round(self.timeout * 1000))
             values = read_folder(self.store, folder)
-            # Whoever is here has read what was gathered before.
+            # Every process that is here has read the values of the exchange before.
             if self._last_key:
                 self.store.key_value_delete(self._last_key)
         except jax.errors.JaxRuntimeError as error:
@@ -106,7 +110,7 @@ class ProcessGroup:
         return [values[index] for index in range(self.count)]
 
     def barrier(self, name: str) -> None:
-        """Waits until every process is here.
+        """Waits until every process calls this.
 
         Raises:
             LostProcess: as `gather`.
@@ -120,35 +124,37 @@ class ProcessGroup:
             return LostProcess(f"{self.named([0])} is gone.")
         missing = [index for index in range(self.count) if index not in here]
         if not missing:
-            return LostProcess(f"A process is gone since all came to {name!r}.")
+            return LostProcess(f"A process was lost after all had reached {name!r}.")
         seconds = f"{self.timeout:.0f} s"
-        return LostProcess(f"{self.named(missing)} did not come to {name!r} within {seconds}.")
+        return LostProcess(f"{self.named(missing)} did not reach {name!r} within {seconds}.")
 
 
 def read_folder(store: KeyValueStore, folder: str) -> dict[int, str]:
-    """The values under a folder whose keys end with the number of a process, by that number."""
+    """Reads the values of a folder whose keys end with the rank of a process, by that rank."""
     return {int(key.rpartition("/")[2]): value for key, value in store.key_value_dir_get(folder)}
 
 
 @contextlib.contextmanager
 def join(environ: Mapping[str, str]) -> Iterator[ProcessGroup]:
-    """Within, this process is connected to the others. To be entered before JAX seeks devices.
+    """Connects this process to the others within the block.
+
+    The block must be entered before JAX looks for devices.
 
     Args:
-        environ: as `os.environ`; see `launchers`.
+        environ: environment variables, which `cluster` describes.
 
     Raises:
-        InputError: what the environment says cannot be.
-        LostProcess: others did not come in time.
+        InputError: the environment variables contradict each other.
+        LostProcess: other processes did not connect in time.
     """
     cluster, timeout = find_cluster(environ), find_timeout(environ)
     if cluster is None:
         yield ProcessGroup(timeout=timeout)
         return
-    told = f"Process {cluster.process_id} of {cluster.num_processes} on {socket.gethostname()}"
-    print(f"{told} meets the others at {cluster.coordinator}.", file=sys.stderr, flush=True)
+    own = f"Process {cluster.process_id} of {cluster.num_processes} on {socket.gethostname()}"
+    print(f"{own} connects to {cluster.coordinator}.", file=sys.stderr, flush=True)
     hosts = wait_for_all(cluster, timeout=timeout)
-    with before_abort(lambda: _tell_of_coordinator(cluster, hosts[0])):
+    with before_abort(lambda: _exit_if_coordinator_is_gone(cluster, hosts[0])):
         try:
             yield _connect(
                 cluster,
@@ -157,10 +163,10 @@ def join(environ: Mapping[str, str]) -> Iterator[ProcessGroup]:
                 local_devices=find_local_devices(environ),
             )
         except BaseException as error:
-            # To end in order is to wait for the others, who may wait for this process.
+            # An orderly shutdown would wait for the others, which may wait for this process.
             cli.exit_now(cli.report_error(error))
         jax.distributed.shutdown()
-        # JAX has put its own handler in the place of this one, and leaves it there.
+        # JAX has replaced this process's handler by its own and does not restore it.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
@@ -173,7 +179,7 @@ def _connect(
 ) -> ProcessGroup:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     _bypass_proxies(cluster.host)
-    # A process that is gone is noticed sooner than by JAX, which aborts the others (see `pulse`).
+    # `heartbeat` notices a lost process sooner than JAX, which would abort the others.
     seconds = math.ceil(timeout)
     jax.distributed.initialize(
         *cluster,
@@ -189,14 +195,14 @@ def _connect(
 
 
 def _bypass_proxies(host: str) -> None:
-    """Otherwise JAX would look for process 0 behind the proxy that the environment names."""
+    """Keeps JAX from connecting to process 0 through the proxy that the environment names."""
     if any(map(os.environ.get, _PROXIES)):
         before = next(filter(None, map(os.environ.get, _BYPASSED)), None)
         os.environ[_BYPASSED[0]] = f"{before},{host}" if before else host
 
 
-def _tell_of_coordinator(cluster: Cluster, host: str) -> None:
-    """Ends this process if process 0 is gone; else what JAX has to say comes of something else."""
+def _exit_if_coordinator_is_gone(cluster: Cluster, host: str) -> None:
+    """Ends this process with a message if process 0 is gone; otherwise JAX aborts as it would."""
     try:
         socket.create_connection((cluster.host, cluster.port), timeout=2).close()
     except OSError:

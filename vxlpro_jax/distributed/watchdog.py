@@ -1,7 +1,7 @@
-"""Notices that a run no longer moves, says who holds it up, and ends this process.
+"""Ends a process whose run no longer makes progress, and names the process that holds it up.
 
-Devices that wait for a process which is gone wait for ever, in calls that no exception reaches; so
-a thread looks on.
+Devices that wait for a lost process wait for ever, in calls that no exception reaches. Therefore a
+thread watches the run.
 """
 
 import collections
@@ -20,36 +20,37 @@ from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.utils import cli, errors
 from vxlpro_jax.utils.errors import InputError, LostProcess
 
-# A step is too slow at so many usual ones; what is no usual step may take so many timeouts.
-_SLOW, _PATIENCE = 10, 10
-_REMEMBERED = 100
+# A step is too slow after this many median steps. The first step, a save and an evaluation may take
+# this many timeouts.
+_MAX_MEDIANS, _MAX_TIMEOUTS = 10, 10
+_REMEMBERED_STEPS = 100
 
 
 class Stalled(errors.Failure):
-    """A sentence that tells which step takes too long, and who has not reached it."""
+    """A step takes too long; the message says which, and which process has not reached it."""
 
     code = 81
 
 
 class Watchdog:
-    """Looks on from the begin of a `with` block to its end.
+    """Watches the run within a `with` block.
 
-    It ends this process with the code of `LostProcess` when another one is gone, and with that of
-    `Stalled` when a step takes more than both the timeout and ten median steps. The first step,
-    saves and evaluations may take ten timeouts, and all that comes before them any time.
+    It ends this process with the exit code of `LostProcess` when another process is lost, and with
+    that of `Stalled` when a step takes longer than both the timeout and ten median steps. The first
+    step, saves and evaluations may take ten timeouts, and everything before them any time.
     """
 
-    def __init__(self, peers: ProcessGroup):
-        self._peers, self._pulse = peers, Heartbeat(peers)
+    def __init__(self, group: ProcessGroup):
+        self._group, self._heartbeat = group, Heartbeat(group)
         self._progress = StepProgress()
-        self._steps: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
-        self._is_usual = False  # whether the step that is now is not the first
+        self._steps: collections.deque[float] = collections.deque(maxlen=_REMEMBERED_STEPS)
+        self._is_after_first = False
         self._began, self._limit = time.monotonic(), float("inf")
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
-        self._pulse.tell(self._progress)
+        self._heartbeat.publish(self._progress)
         self._thread.start()
         return self
 
@@ -60,26 +61,27 @@ class Watchdog:
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
         if error is None:
-            self._pulse.tell(self._progress, state="ended")
+            self._heartbeat.publish(self._progress, state="ended")
             return
         lost = None
         if isinstance(error, Exception) and not isinstance(error, InputError | errors.Failure):
-            lost = self._explain(error)
-        self._leave("left" if lost or isinstance(error, LostProcess) else "failed")
+            lost = self._find_cause(error)
+        self._publish_end("left" if lost or isinstance(error, LostProcess) else "failed")
         if lost:
             raise lost from error
 
     def reads(self, step: int) -> None:
-        """The step begins: its data is waited for."""
+        """Records that the step begins and waits for its data."""
         now = time.monotonic()
-        if self._is_usual:
+        if self._is_after_first:
             self._steps.append(now - self._began)
-        self._is_usual = self._progress.step > 0
-        self._limit = self._slowest() if self._is_usual else _PATIENCE * self._peers.timeout
+        self._is_after_first = self._progress.step > 0
+        first_limit = _MAX_TIMEOUTS * self._group.timeout
+        self._limit = self._step_limit() if self._is_after_first else first_limit
         self._progress, self._began = StepProgress(step), now
 
     def computes(self, step: int) -> None:
-        """The data of the step is there."""
+        """Records that the data of the step is there."""
         self._progress = StepProgress(step, has_data=True)
 
     def is_overdue(self) -> bool:
@@ -88,47 +90,47 @@ class Watchdog:
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
-        """For what is no step: a save, an evaluation."""
+        """Allows more time within the block, for a save or an evaluation."""
         now, limit = time.monotonic(), self._limit
-        self._limit = now - self._began + _PATIENCE * self._peers.timeout
+        self._limit = now - self._began + _MAX_TIMEOUTS * self._group.timeout
         yield
         self._began += time.monotonic() - now
         self._limit = limit
 
-    def _explain(self, error: Exception) -> LostProcess | None:
-        """The lost process that the error came of, which has a type for each backend."""
-        if self._peers.count == 1:
+    def _find_cause(self, error: Exception) -> LostProcess | None:
+        """The lost process that caused the error, whose type differs between backends."""
+        if self._group.count == 1:
             return None
         reason = (str(error).splitlines() or [""])[0]
-        told = f"{type(error).__name__}: {reason}\nLooking whether another process is gone."
-        print(told, file=sys.stderr, flush=True)
-        return self._pulse.explain(self._progress)
+        found = f"{type(error).__name__}: {reason}\nLooking for a lost process."
+        print(found, file=sys.stderr, flush=True)
+        return self._heartbeat.find_cause(self._progress)
 
-    def _slowest(self) -> float:
+    def _step_limit(self) -> float:
         """Seconds that a step may take."""
         usual = statistics.median(self._steps) if self._steps else 0.0
-        return max(self._peers.timeout, _SLOW * usual)
+        return max(self._group.timeout, _MAX_MEDIANS * usual)
 
-    def _look_on(self) -> None:
+    def _watch(self) -> None:
         looked = time.monotonic()
-        while not self._ended.wait(self._pulse.every):
+        while not self._ended.wait(self._heartbeat.interval):
             asleep, looked = time.monotonic() - looked, time.monotonic()
-            if asleep > 2 * self._pulse.every:
-                self._began += asleep  # Whoever stops a process means to have it back.
-            if self._peers.count > 1:
-                # What holds up even this thread ends in time, too.
-                faulthandler.dump_traceback_later(self._peers.timeout, exit=True)
-            self._pulse.tell(self._progress)
-            if lost := self._pulse.lost():
+            if asleep > 2 * self._heartbeat.interval:
+                self._began += asleep  # The process was stopped on purpose.
+            if self._group.count > 1:
+                # Ends the process even if this thread is blocked, too.
+                faulthandler.dump_traceback_later(self._group.timeout, exit=True)
+            self._heartbeat.publish(self._progress)
+            if lost := self._heartbeat.find_lost():
                 self._end(lost)
             elif self.is_overdue():
-                faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+                faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
                 self._end(self._stalled())
 
     def _stalled(self) -> Stalled:
-        progress = {index: sign.progress for index, sign in self._pulse.signs.items()}
+        progress = {index: x.progress for index, x in self._heartbeat.statuses.items()}
         behind = [
-            f"{self._peers.named([index])} is still {theirs}"
+            f"{self._group.named([index])} is still {theirs}"
             for index, theirs in progress.items()
             if theirs < self._progress
         ]
@@ -137,16 +139,16 @@ class Watchdog:
         elif any(theirs > self._progress for theirs in progress.values()):
             where = "the others wait for this process, whose stacks are above"
         else:
-            where = "every process is there; the stacks above tell where this one is"
+            where = "every process has reached the step; the stacks above show where this one is"
         seconds = time.monotonic() - self._began
-        return Stalled(f"{self._progress} nothing moves since {seconds:.0f} s: {where}.")
+        return Stalled(f"{self._progress}: no progress for {seconds:.0f} s: {where}.")
 
     def _end(self, failure: errors.Failure) -> None:
         code = cli.report_error(failure)
-        self._leave("left")
+        self._publish_end("left")
         cli.exit_now(code)
 
-    def _leave(self, state: str) -> None:
-        self._pulse.tell(self._progress, state=state)
-        if self._peers.is_first:
-            self._pulse.let_others_leave()
+    def _publish_end(self, state: str) -> None:
+        self._heartbeat.publish(self._progress, state=state)
+        if self._group.is_first:
+            self._heartbeat.wait_for_readers()
