@@ -253,7 +253,11 @@ def test_splash_names_what_it_cannot_do(change, axes, message):
     [
         ({"dtype": jnp.float32}, activations.Axes(), "bfloat16 or float16, not float32"),
         ({"width": 136}, activations.Axes(), "up to 128, not 136"),
-        ({"segments": jnp.zeros((1, 4), jnp.int32)}, activations.Axes(), "a mask of all logits"),
+        (
+            {"segments": jnp.zeros((1, 4), jnp.int32)},
+            activations.Axes(),
+            "mask of all logits",
+        ),
         ({"positions": jnp.zeros((1, 4), jnp.int32)}, activations.Axes(), "the same sequence"),
         ({}, activations.Axes(positions="context"), "the axis context must be 1"),
         ({}, activations.Axes(), ""),

@@ -24,7 +24,7 @@ from vxlpro_jax.data.synthetic.clips import DIRECTIONS, motion_clips
 from vxlpro_jax.evals import probe
 from vxlpro_jax.models import recot
 from vxlpro_jax.ops import patches
-from vxlpro_jax.ops.filling import impute
+from vxlpro_jax.ops.imputation import impute
 from vxlpro_jax.ops.mask_policies.motion import motion_scores
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
@@ -65,7 +65,7 @@ def evaluate(
 
     Returns:
         `reconstruction`, under the same random mask of three quarters for every policy: error of
-        the `model`, of two rules that learn nothing (see `ops.filling`), and of linear read-outs of
+        the `model`, of two rules that learn nothing (`ops.imputation`), and of linear read-outs of
         the `untrained` compressor; `trained_read_out`, that of the trained one; `own_mask`, error
         of the model under the masks that it trains with; `masks`, the pattern of those and of
         random ones (see `mask_pattern`); `shuffle_similarity`, mean cosine of the compressed tokens

@@ -1,4 +1,4 @@
-"""The DTS's time-halving convolution.
+"""The convolution of the DTS that halves the time axis.
 
 Shapes: `G` samples, `t` time slots, `h`, `w` grid, `C` channels in, `D` channels out.
 """
@@ -11,15 +11,16 @@ from vxlpro_jax.sharding import activations
 
 
 def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """3x3x3 convolution with stride (2, 1, 1) and replicate padding.
+    """Applies a 3x3x3 convolution with stride (2, 1, 1) and replicate padding.
 
     Time is padded by one slot in front and none behind, h and w by one on both sides, as in the
-    release's `sae_utils.py::SamePadConv3d`. The slot in front is a copy of the first, so for the
-    first output their two kernel taps are added instead, which saves a fifth of the DTS's products.
+    release's `sae_utils.py::SamePadConv3d`. The slot in front is a copy of the first. Therefore the
+    two kernel taps of the first output are added instead, which saves a fifth of the DTS's
+    products.
 
     Args:
         x: [G, t, h, w, C], t even.
-        kernel: [3, 3, 3, C, D] (time, row, column, in, out).
+        kernel: [3, 3, 3, C, D], for time, row, column, input and output channel.
         bias: [D].
 
     Returns:
@@ -35,16 +36,16 @@ def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array
 
 
 def _convolve(x, kernel):
-    """Stride 2 in time, no padding: [G, t, h+2, w+2, C] -> [G, t', h, w, D]."""
+    """Convolves with stride 2 in time, without padding: [G, t, h+2, w+2, C] -> [G, t', h, w, D]."""
     if activations.platform() == "cpu":
         return by_products(x, kernel)
     return by_convolution(x, kernel)
 
 
 def by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """One matrix product for each time and row offset.
+    """Computes the convolution by one matrix product for each time and row offset.
 
-    XLA's own convolutions are several times slower on CPUs, above all backward.
+    XLA's own convolutions are several times slower on CPUs, especially in the backward pass.
     """
     taps, rows, columns = kernel.shape[0], x.shape[2] - 2, x.shape[3] - 2
     x = jnp.concatenate([x[:, :, :, at : at + columns] for at in range(3)], axis=-1)
@@ -58,7 +59,7 @@ def by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """One convolution over the grid, with the time slots that an output sees as channels."""
+    """Computes one convolution over the grid, with the time slots of an output as channels."""
     x = jnp.concatenate(_by_tap(x, taps=kernel.shape[0]), axis=-1)
     out = jax.lax.conv_general_dilated(
         rearrange(x, "g t h w c -> (g t) h w c"),
@@ -71,6 +72,6 @@ def by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _by_tap(x, *, taps):
-    """For each of the kernel's time taps, the slots [G, t', ...] that it meets."""
+    """Returns for each of the kernel's time taps the slots [G, t', ...] that it multiplies."""
     slots = (x.shape[1] - taps) // 2 + 1
     return [x[:, time : time + 2 * slots - 1 : 2] for time in range(taps)]

@@ -10,7 +10,7 @@ from vxlpro_jax.ops.precision import at_least_float32
 
 
 def layer_norm(x: jax.Array, *, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """LayerNorm over the last axis. x: [..., C]; scale, bias: [C]."""
+    """Applies LayerNorm over the last axis of x [..., C], with scale and bias [C]."""
     y = at_least_float32(x)
     mean = y.mean(-1, keepdims=True)
     var = jnp.square(y - mean).mean(-1, keepdims=True)
@@ -18,7 +18,7 @@ def layer_norm(x: jax.Array, *, scale: jax.Array, bias: jax.Array, eps: float) -
 
 
 def rms_norm(x: jax.Array, *, scale: jax.Array, eps: float) -> jax.Array:
-    """RMSNorm over the last axis. x: [..., C]; scale: [C], applied after the cast as Qwen2 does."""
+    """Applies RMSNorm over the last axis of x [..., C], with scale [C] after the cast, as Qwen2."""
     y = at_least_float32(x)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
     return scale * y.astype(x.dtype)
@@ -33,15 +33,15 @@ def group_norm(
     groups: int = 32,
     eps: float = 1e-6,
 ) -> jax.Array:
-    """GroupNorm with channels last, each group pooled over `axes` too.
+    """Applies GroupNorm with channels last, whose statistics are taken over `axes` too.
 
     Args:
         x: [..., C], C a multiple of `groups`.
-        scale: [C].
-        bias: [C].
-        axes: the non-negative axes of `x` (not the last) that belong to one sample.
-        groups: channel groups; 32 and `eps` 1e-6 are the release's (`sae_utils.py::Normalize`).
-        eps: added to the variance.
+        scale: [C], factor after the normalisation.
+        bias: [C], term after the normalisation.
+        axes: non-negative axes of `x`, without the last, that belong to one sample.
+        groups: number of channel groups; 32 in the release (`sae_utils.py::Normalize`).
+        eps: term that is added to the variance; 1e-6 in the release.
     """
     y = at_least_float32(x).reshape(*x.shape[:-1], groups, -1)
     pooled = (*axes, y.ndim - 1)

@@ -1,4 +1,4 @@
-"""Operations on grids of patch features: resize, DTS layout, pooling.
+"""Operations on grids of patch features: resizing, the DTS layout, and pooling.
 
 Shapes: `F` frames, `G` groups of four frames, `C` channels, `h`, `w` grid rows and columns.
 """
@@ -13,13 +13,14 @@ from vxlpro_jax.ops.precision import at_least_float32
 
 
 def resize(features: jax.Array, *, side: int) -> jax.Array:
-    """Square patch grid to another, bilinear, half-pixel centres, no antialiasing, float32 or more.
+    """Resizes a square patch grid bilinearly, as the release's `llava_arch.py::interpolate`.
 
-    The release's `llava_arch.py::interpolate` (torch `align_corners=False`).
+    Pixel centres are at halves (torch `align_corners=False`), without antialiasing, and the
+    computation is in at least float32.
 
     Args:
         features: [F, h*w, C], h = w.
-        side: of the result.
+        side: side of the resulting grid.
 
     Returns:
         [F, side, side, C] in the features' type.
@@ -31,11 +32,11 @@ def resize(features: jax.Array, *, side: int) -> jax.Array:
 
 
 def group_frames(grid: jax.Array, *, layout: Layout) -> jax.Array:
-    """Four frames' features to one DTS sample.
+    """Arranges the features of four frames as one DTS sample.
 
-    `released` repeats what the release's reshape of (4G, C, h, w) to (G, C, 4, h, w) does: SigLIP
-    channel c of frame f lands in DTS channel (C/4) f + c // 4 at time slot c mod 4. `temporal`
-    keeps channel c and puts frame f at time slot f.
+    `released` repeats the release's reshape of (4G, C, h, w) to (G, C, 4, h, w), which moves SigLIP
+    channel c of frame f to DTS channel (C/4) f + c // 4 at time slot c mod 4. `temporal` keeps
+    channel c and puts frame f at time slot f.
 
     Args:
         grid: [4G, h, w, C].
@@ -52,11 +53,11 @@ def group_frames(grid: jax.Array, *, layout: Layout) -> jax.Array:
 
 
 def pool(tokens: jax.Array, *, size: int) -> jax.Array:
-    """Means of size x size places of a square grid.
+    """Averages size x size places of a square grid.
 
     Args:
         tokens: [G, h*w, D], h = w.
-        size: divides h; the release has 2.
+        size: side of the averaged squares, a divisor of h; 2 in the release.
 
     Returns:
         [G, h*w / size^2, D].
@@ -67,5 +68,5 @@ def pool(tokens: jax.Array, *, size: int) -> jax.Array:
 
 
 def _side(tokens: jax.Array) -> int:
-    """Of the square grid whose places are axis 1."""
+    """The side of the square grid whose places are axis 1."""
     return math.isqrt(tokens.shape[1])

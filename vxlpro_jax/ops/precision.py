@@ -1,4 +1,4 @@
-"""Where numerics need at least float32, the input's own type decides: float64 stays float64."""
+"""Promotion to at least float32 where numerics need it; float64 stays float64."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Rotary position embeddings: the decoder's, and the selector's over the full width.
+"""Rotary position embeddings of the decoder's heads and of the selector's full width.
 
 Angles are computed in at least float32: bfloat16 cannot tell position 256 from 257.
 Shapes: `B` rows, `T` positions, `N` heads, `H` head width, `D` model width.
@@ -11,11 +11,11 @@ from vxlpro_jax.ops.precision import at_least_float32
 
 
 def rotate_heads(x: jax.Array, *, positions: jax.Array, theta: float) -> jax.Array:
-    """Qwen2's rotary embedding, which pairs channel i with channel i + H/2.
+    """Applies Qwen2's rotary embedding, which pairs channel i with channel i + H/2.
 
     Args:
         x: [B, T, N, H] queries or keys.
-        positions: int32 [B, T].
+        positions: int32 [B, T], position of each.
         theta: base of the frequencies.
     """
     y = at_least_float32(x)
@@ -27,7 +27,7 @@ def rotate_heads(x: jax.Array, *, positions: jax.Array, theta: float) -> jax.Arr
 
 
 def rotate_full_width(x: jax.Array, *, positions: jax.Array, theta: float = 1e6) -> jax.Array:
-    """The selector's rotary embedding: neighbouring channels are paired, over the whole width.
+    """Applies the selector's rotary embedding, which pairs neighbouring channels of the full width.
 
     Args:
         x: [..., T, D] visual sequence.
@@ -42,8 +42,8 @@ def rotate_full_width(x: jax.Array, *, positions: jax.Array, theta: float = 1e6)
 
 
 def _angles(positions, *, width: int, theta: float, dtype):
-    """Cosines and sines [..., width // 2] of position * theta^(-2i / width)."""
+    """Computes cosines and sines [..., width // 2] of position * theta^(-2i / width)."""
     exponents = jnp.arange(0, width, 2, dtype=dtype) / width
     angles = positions[..., None].astype(dtype) * theta**-exponents
-    # Else XLA's CPU backend computes them anew for every head.
+    # Otherwise XLA's CPU backend computes them again for every head.
     return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))

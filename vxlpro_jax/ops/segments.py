@@ -1,4 +1,4 @@
-"""Helpers for several samples in one row: 1-based, contiguous segment ids, 0 in padding.
+"""Helpers for several samples in one row, whose segment ids are contiguous from 1; 0 is padding.
 
 Shapes: `B` rows, `E` elements of a row, `S` segments.
 """
@@ -8,15 +8,15 @@ import jax.numpy as jnp
 
 
 def one_hot(segments: jax.Array, *, num_segments: int) -> jax.Array:
-    """bool [B, E, S]: element e belongs to segment s + 1; padding belongs to none."""
+    """Says whether element e belongs to segment s + 1: bool [B, E, S], False in padding."""
     return segments[..., None] == jnp.arange(1, num_segments + 1)
 
 
 def lookup(table: jax.Array, *, segments: jax.Array) -> jax.Array:
-    """Each element's entry of a per-segment table; padding gets that of segment 1.
+    """Looks up each element's entry of a table with a row per segment; padding gets segment 1's.
 
-    A sum over the few segments, because the gradient of an index would be a scatter, which XLA
-    sorts for on TPUs.
+    The result is a sum over the few segments, because the gradient of indexing would be a scatter,
+    for which XLA sorts on TPUs.
 
     Args:
         table: [B, S, ...].
@@ -31,7 +31,7 @@ def lookup(table: jax.Array, *, segments: jax.Array) -> jax.Array:
 
 
 def index_in_segment(segments: jax.Array) -> jax.Array:
-    """How many elements of its own segment stand before each element. int32 [B, E] -> [B, E]."""
+    """Counts the elements of its own segment before each element: int32 [B, E] -> [B, E]."""
     at = jnp.broadcast_to(jnp.arange(segments.shape[-1]), segments.shape)
     starts = jnp.concatenate(
         [jnp.ones_like(segments[..., :1], bool), segments[..., 1:] != segments[..., :-1]], axis=-1

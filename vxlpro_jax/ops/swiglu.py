@@ -10,7 +10,7 @@ from vxlpro_jax.sharding import activations
 
 
 def swiglu(x: jax.Array, *, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
-    """`down (silu(gate x) * (up x))` of every vector x, in the weights' type.
+    """Computes `down (silu(gate x) * (up x))` for every vector x, in the weights' type.
 
     Args:
         x: [..., D].
@@ -29,8 +29,10 @@ def swiglu(x: jax.Array, *, gate: jax.Array, up: jax.Array, down: jax.Array) -> 
 
 
 def _features_first(x, gate, up, down):
-    """XLA's CPU backend multiplies fastest with the weights on the left, in their own order. The
-    barriers keep it from turning the products around to save the transposition of x."""
+    """Computes the products with the weights on the left, which is fastest on CPUs.
+
+    The barriers keep XLA from reversing the products to avoid the transposition of x.
+    """
     columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     hidden = jax.nn.silu(gate @ columns) * (up @ columns)
     return jax.lax.optimization_barrier(down @ hidden).T.reshape(x.shape)

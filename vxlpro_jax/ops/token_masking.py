@@ -47,36 +47,36 @@ def equal_scores(features: jax.Array, queries: Mapping[str, Callable]) -> jax.Ar
 
 
 def noisy_scores(scores: jax.Array, *, key: jax.Array, tube: bool = False) -> jax.Array:
-    """Standardised scores of each clip plus Gumbel noise, to be ranked.
+    """Standardises the scores of each clip and adds Gumbel noise.
 
-    Equal scores leave the noise alone, which makes every choice as likely as any other.
+    If all scores are equal, the noise alone decides, and every choice is equally likely.
 
     Args:
         scores: [B, T, N].
-        key: of the noise.
-        tube: one draw for all frames of a place, so that places are hidden throughout.
+        key: PRNG key of the noise.
+        tube: whether all frames share the noise of a place, so that places are hidden throughout.
 
     Returns:
         [B, T, N].
     """
     centred = scores - scores.mean(axis=(1, 2), keepdims=True)
-    spread = jnp.sqrt(jnp.square(centred).mean(axis=(1, 2), keepdims=True) + _EPS**2)
+    deviation = jnp.sqrt(jnp.square(centred).mean(axis=(1, 2), keepdims=True) + _EPS**2)
     clips, frames, tokens = scores.shape
     noise = jax.random.gumbel(key, (clips, 1 if tube else frames, tokens), scores.dtype)
-    return centred / spread + noise
+    return centred / deviation + noise
 
 
 def adaptive_ratio(features: jax.Array, *, low: float, high: float) -> jax.Array:
-    """How much of each clip to hide: the more alike its frames are, the more.
+    """Chooses the share of each clip to hide, which grows with the likeness of its frames.
 
     Args:
         features: [B, T, N, C], T at least 2.
-        low: share hidden of a clip whose neighbouring frames have nothing in common.
-        high: share hidden of a still clip.
+        low: share for a clip whose neighbouring frames have nothing in common.
+        high: share for a still clip.
 
     Returns:
-        [B], from `low` to `high` by the mean cosine similarity of tokens at the same place in
-        neighbouring frames, negative ones counting as 0.
+        [B], between `low` and `high` by the mean cosine similarity of tokens at the same place in
+        neighbouring frames, where negative similarities count as 0.
     """
     x = at_least_float32(features)
     x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), _EPS)
@@ -86,15 +86,15 @@ def adaptive_ratio(features: jax.Array, *, low: float, high: float) -> jax.Array
 
 
 def choose_visible(ranked: jax.Array, *, ratio: jax.Array) -> jax.Array:
-    """Marks what stays visible: 1 for the highest, 0 for the others, exactly.
+    """Marks the visible tokens by 1 and the hidden ones, which rank lowest, by 0, exactly.
 
-    The gradient is that of a sigmoid around the lowest visible value, as wide as the clip's spread
-    (straight-through), so that training can move a token across the boundary.
+    The gradient is straight-through: that of a sigmoid around the lowest visible value, as wide as
+    the clip's standard deviation, so that training can move a token across the boundary.
 
     Args:
-        ranked: [B, T, N].
-        ratio: [B], share of the tokens to hide; floor(ratio N) T of them are hidden. Ties hide all
-            frames of a place before the next place.
+        ranked: [B, T, N], noisy scores.
+        ratio: [B], share of the tokens to hide; floor(ratio N) T of them are hidden. Among equal
+            scores all frames of a place are hidden before the next place.
 
     Returns:
         [B, T, N] in the type of `ranked`.
@@ -107,7 +107,7 @@ def choose_visible(ranked: jax.Array, *, ratio: jax.Array) -> jax.Array:
     high = jnp.broadcast_to(jnp.arange(order.shape[-1]) >= hidden, order.shape)
     is_visible = jnp.put_along_axis(high, order, high, axis=-1, inplace=False)
     boundary = jnp.min(fixed, axis=-1, keepdims=True, initial=jnp.inf, where=is_visible)
-    spread = jnp.maximum(fixed.std(axis=-1, keepdims=True), _EPS)
-    soft = jax.nn.sigmoid((flat - boundary) / spread)
+    deviation = jnp.maximum(fixed.std(axis=-1, keepdims=True), _EPS)
+    soft = jax.nn.sigmoid((flat - boundary) / deviation)
     visible = is_visible.astype(flat.dtype) + (soft - jax.lax.stop_gradient(soft))
     return rearrange(visible, "b (n t) -> b t n", t=frames)

@@ -1,4 +1,4 @@
-"""Which visual tokens are kept: scores to ranks to a mask, with static shapes.
+"""The choice of visual tokens: from scores to a mask, with static shapes.
 
 Shapes: `B` rows, `E` visual tokens of a row, `S` segments (samples) of a row.
 """
@@ -14,18 +14,18 @@ _MULTIPLE = 16
 
 
 def num_kept(num_tokens, *, ratio):
-    """How many of a sample's visual tokens are kept: floor(N r) rounded down to a multiple of 16.
+    """Computes how many visual tokens are kept: floor(N r), rounded down to a multiple of 16.
 
-    Given Python or NumPy numbers it computes in double precision, as the release does on the host
-    (1440 x 0.7 gives 1007, so 992; float32 would give 1008). At least min(16, N) are kept, where
-    the release says nothing.
+    Python and NumPy numbers are computed in double precision, as in the release (1440 x 0.7 gives
+    1007, so 992; float32 would give 1008). At least min(16, N) are kept, which the release leaves
+    undefined.
 
     Args:
-        num_tokens: N, an integer or an array of them.
-        ratio: r in (0, 1], a number or an array.
+        num_tokens: number N of a sample's visual tokens, or an array of such numbers.
+        ratio: keep ratio r in (0, 1], or an array.
 
     Returns:
-        The count, in num_tokens' shape.
+        The number of kept tokens, in num_tokens' shape.
     """
     xp = jnp if isinstance(num_tokens, jax.Array) or isinstance(ratio, jax.Array) else np
     kept = xp.floor(num_tokens * ratio).astype(xp.int32)
@@ -33,12 +33,15 @@ def num_kept(num_tokens, *, ratio):
 
 
 def normalize(scores: jax.Array, *, segments: jax.Array, num_segments: int) -> jax.Array:
-    """Min-max of each segment's scores to [0, 1]; zeros where all its scores are equal.
+    """Scales each segment's scores to [0, 1] by their minimum and maximum.
 
     Args:
         scores: [B, E].
-        segments: int32 [B, E]; padding scores 0.
-        num_segments: S.
+        segments: int32 [B, E], segment of each token; 0 in padding.
+        num_segments: number of segments S.
+
+    Returns:
+        [B, E]; 0 in padding and where all scores of a segment are equal.
     """
     member = seg.one_hot(segments, num_segments=num_segments)
     lowest = jnp.where(member, scores[..., None], jnp.inf).min(1)
@@ -52,15 +55,15 @@ def normalize(scores: jax.Array, *, segments: jax.Array, num_segments: int) -> j
 
 
 def keep_highest(scores: jax.Array, *, segments: jax.Array, counts: jax.Array) -> jax.Array:
-    """Marks the `counts` highest scores of each segment; ties go to the lower index.
+    """Marks the `counts` highest scores of each segment; among equal ones the lower indices.
 
-    Finds each segment's lowest score that stays bit by bit, because XLA takes long to compile sorts
-    for TPUs.
+    The lowest kept score of each segment is found bit by bit, because XLA compiles sorts slowly for
+    TPUs.
 
     Args:
         scores: [B, E].
         segments: int32 [B, E], contiguous from 1, 0 in padding.
-        counts: int32 [B, S].
+        counts: int32 [B, S], number of tokens to keep of each segment.
 
     Returns:
         bool [B, E], False in padding.
@@ -86,7 +89,7 @@ def keep_highest(scores: jax.Array, *, segments: jax.Array, counts: jax.Array) -
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
-    """Unsigned integers in the order of the numbers; the two zeros are equal."""
+    """Maps numbers to unsigned integers of the same order; the two zeros are equal."""
     x = at_least_float32(x)
     x = jnp.where(x == 0, 0, x)
     kind = jnp.uint64 if x.dtype.itemsize == 8 else jnp.uint32

@@ -1,4 +1,4 @@
-"""Attention with named backends, on one device or sharded over a mesh.
+"""Attention with backends found by name, on one device or sharded over a mesh.
 
 Shapes: `B` rows, `T` queries, `S` keys, `N` query heads, `K` key/value heads (N a multiple of K),
 `H` head width.
@@ -15,7 +15,7 @@ from vxlpro_jax.ops.attention.backends import chunked, xla
 from vxlpro_jax.ops.attention.interface import BACKENDS, Backend, Inputs, Kernel, Part
 from vxlpro_jax.sharding import activations
 
-# Logits in memory at once. On a CPU they should stay in its cache.
+# Bytes of logits in memory at once. On a CPU they should stay in its cache.
 _CPU_LOGITS_BYTES = 2**26
 _LOGITS_BYTES = 2**30
 
@@ -32,29 +32,31 @@ def attention(
     partition: P = activations.FRAMES,
     backend: str = "auto",
 ) -> jax.Array:
-    """Softmax attention with grouped key/value heads, scaled by H^-0.5, softmax in float32 or more.
+    """Computes softmax attention with grouped key/value heads, scaled by H^-0.5.
+
+    The softmax is computed in at least float32.
 
     Args:
-        q: [B, T, N, H].
-        k: [B, S, K, H].
-        v: [B, S, K, H].
-        causal: a query sees the keys up to its own place. Without `q_positions` queries and keys
-            are the same sequence, T = S, in the order of `mesh.sequence_order`.
-        q_positions: int32 [B, T], for causal attention: the place of each query among the keys.
-        q_segments: int32 [B, T]; with `kv_segments`, a query sees the keys of its own segment.
-        kv_segments: int32 [B, S].
-        partition: the mesh axes of rows and queries; each device attends to all keys of its rows.
-        backend: `xla` holds all B N T S logits at once; `chunked` keeps a running softmax over
-            blocks, so memory is linear in length; `splash` is the Pallas kernel for TPUs, `cudnn`
-            the library's for GPUs. `auto` takes the platform's kernel where it can do what is
-            asked, else `xla` for as many rows at once as keep the logits under a limit, and
-            `chunked` where a single row would exceed it.
+        q: [B, T, N, H] queries.
+        k: [B, S, K, H] keys.
+        v: [B, S, K, H] values.
+        causal: whether a query sees only the keys up to its own position. Without `q_positions`,
+            queries and keys are the same sequence, T = S, in the order of
+            `activations.sequence_order`.
+        q_positions: int32 [B, T], position of each query among the keys, for causal attention.
+        q_segments: int32 [B, T], segment of each query, which sees only keys of its segment.
+        kv_segments: int32 [B, S], segment of each key.
+        partition: mesh axes of rows and queries; each device attends to all keys of its rows.
+        backend: name of a module in `ops/attention/backends`, or `auto`. `auto` uses the backend of
+            the platform if that supports the inputs; otherwise `xla` for as many rows at once as
+            keep the logits below a limit, and `chunked` if a single row would exceed it.
 
     Returns:
         [B, T, N, H] in q's type. A query that sees no key gets finite values without a meaning.
 
     Raises:
-        ValueError: the shapes do not fit, or a kernel that was named cannot do what is asked.
+        InputError: there is no such backend.
+        ValueError: the shapes do not fit, or the named backend does not support the inputs.
     """
     _check(q, k, v, causal=causal, q_positions=q_positions)
     inputs = Inputs(q, k, v, q_positions, q_segments, kv_segments)
@@ -74,38 +76,39 @@ def attention_part(
     partition: P = activations.FRAMES,
     backend: str = "auto",
 ) -> Part:
-    """`attention` to some of the keys, to be merged with that to others; it has no gradient.
+    """Computes attention to some of the keys, to be merged with that to others. It has no gradient.
 
     Args:
-        q: [B, T, N, H].
-        k: [B, S, K, H].
-        v: [B, S, K, H].
-        causal: as for `attention`, but sequences are in their own order.
-        q_positions: as for `attention`.
-        kv_lengths: int32 [B], how many keys of each row count; None for all of them.
-        partition: as for `attention`; queries are not cut along `context`.
-        backend: as for `attention`.
+        q: [B, T, N, H] queries.
+        k: [B, S, K, H] keys.
+        v: [B, S, K, H] values.
+        causal: same as in `attention`, except that sequences are in their own order.
+        q_positions: same as in `attention`.
+        kv_lengths: int32 [B], number of keys of each row that count; None for all of them.
+        partition: same as in `attention`, except that queries are not sharded along `context`.
+        backend: same as in `attention`.
 
     Raises:
+        InputError: as `attention`.
         ValueError: as `attention`.
     """
     _check(q, k, v, causal=causal, q_positions=q_positions)
     inputs = Inputs(q, k, v, q_positions, kv_lengths=kv_lengths)
     if causal and q_positions is None:
-        places = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
+        positions = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
         is_self = not activations.splits_sequence(q.shape[1])
-        inputs = inputs.replace(q_positions=places, is_self_causal=is_self)
+        inputs = inputs.replace(q_positions=positions, is_self_causal=is_self)
     return _run(inputs, partition=P(partition[0]), backend=backend, form=_PART)
 
 
 def _in_order(x: Inputs) -> Inputs:
-    """Keys in their own order, and the places of the queries among them."""
-    places = jnp.asarray(activations.sequence_order(x.q.shape[1]))
+    """Returns the inputs with keys in their own order, and the positions of the queries."""
+    positions = jnp.asarray(activations.sequence_order(x.q.shape[1]))
     segments = x.kv_segments
     return x.replace(
         k=activations.gather_sequence(x.k),
         v=activations.gather_sequence(x.v),
-        q_positions=jnp.broadcast_to(places, x.q.shape[:2]),
+        q_positions=jnp.broadcast_to(positions, x.q.shape[:2]),
         kv_segments=None if segments is None else activations.gather_sequence(segments),
         is_self_causal=True,
     )
@@ -152,7 +155,7 @@ def _run(x: Inputs, *, partition: P, backend: str, form: _Form) -> Any:
 
 
 def _over_mesh(x: Inputs, *, partition, backend, form: _Form) -> Any:
-    """Each device attends with its own rows, queries and heads to all keys of the rows."""
+    """Runs a kernel on each device, for its rows, queries and heads and all keys of the rows."""
     (rows, length, heads, _), kv_heads = x.q.shape, x.k.shape[2]
     axes = activations.attention_axes(
         partition, rows=rows, length=length, heads=heads, kv_heads=kv_heads
@@ -167,27 +170,27 @@ def _over_mesh(x: Inputs, *, partition, backend, form: _Form) -> Any:
         q=q_spec,
         k=kv_spec,
         v=kv_spec,
-        q_positions=_where_given(x.q_positions, queries),
-        q_segments=_where_given(x.q_segments, queries),
-        kv_segments=_where_given(x.kv_segments, keys),
-        kv_lengths=_where_given(x.kv_lengths, keys),
+        q_positions=_spec_if_given(x.q_positions, queries),
+        q_segments=_spec_if_given(x.q_segments, queries),
+        kv_segments=_spec_if_given(x.kv_segments, keys),
+        kv_lengths=_spec_if_given(x.kv_lengths, keys),
     )
-    spread_out = jax.shard_map(
+    on_device = jax.shard_map(
         kernel.attend,
         in_specs=(specs, kernel.specs),
         out_specs=form.specs(q_spec),
         axis_names=activations.free_axes(),
         check_vma=False,
     )
-    return spread_out(x, kernel.tables)
+    return on_device(x, kernel.tables)
 
 
-def _where_given(x: jax.Array | None, spec: P) -> P | None:
+def _spec_if_given(x: jax.Array | None, spec: P) -> P | None:
     return None if x is None else spec
 
 
 def _kernel(x: Inputs, axes: activations.Axes, *, backend: str, form: _Form) -> Kernel:
-    """The kernel for inputs of the whole mesh.
+    """Makes the kernel for inputs of the whole mesh.
 
     Raises:
         InputError: there is no such backend.
@@ -205,12 +208,13 @@ def _kernel(x: Inputs, axes: activations.Axes, *, backend: str, form: _Form) -> 
 
 
 def _preferred(platform: str) -> Iterator[Backend]:
-    """The backends that `auto` prefers on a platform; a CPU has none, so none is imported."""
+    """Yields the backends that `auto` prefers. A CPU has none, so that none is imported."""
     if platform != "cpu":
         yield from (x for x in map(BACKENDS.find, BACKENDS.names()) if x.platform == platform)
 
 
 def _attend_by_size(x: Inputs, *, form: _Form) -> Any:
+    """Computes attention with as many logits in memory at once as the platform allows."""
     row_bytes = 4 * x.q.shape[1] * x.q.shape[2] * x.k.shape[1]
     limit = _CPU_LOGITS_BYTES if activations.platform() == "cpu" else _LOGITS_BYTES
     rows = limit // row_bytes
@@ -223,13 +227,13 @@ def _check(q, k, v, *, causal, q_positions):
     fits = k.shape == v.shape and q.shape[-1] == k.shape[-1] and q.shape[0] == k.shape[0]
     if not fits or q.ndim != 4 or q.shape[2] % k.shape[2]:
         raise ValueError(
-            "attention takes q [B, T, N, H] and k, v [B, S, K, H] with N a multiple of K; got"
+            "attention needs q [B, T, N, H] and k, v [B, S, K, H] with N a multiple of K; got"
             f" q {q.shape}, k {k.shape}, v {v.shape}."
         )
     if q_positions is not None and not causal:
-        raise ValueError("attention takes q_positions for causal=True only.")
+        raise ValueError("attention uses q_positions for causal=True only.")
     if causal and q_positions is None and q.shape[1] != k.shape[1]:
         raise ValueError(
-            f"attention takes q_positions where {q.shape[1]} causal queries are not the same"
+            f"attention needs q_positions, because {q.shape[1]} causal queries are not the same"
             f" sequence as the {k.shape[1]} keys."
         )

@@ -1,4 +1,4 @@
-"""What every attention backend takes, and what it is.
+"""The interface of attention backends: their inputs, their results, and how they are found.
 
 Shapes: `B` rows, `T` queries, `S` keys, `N` query heads, `K` key/value heads, `H` head width.
 """
@@ -19,14 +19,16 @@ class Inputs:
     """The arguments of `attention`, or those of some rows, queries or devices.
 
     Attributes:
-        q: [B, T, N, H].
-        k: [B, S, K, H].
-        v: [B, S, K, H].
-        q_positions: int32 [B, T]: a query sees the keys up to this index; None means all keys.
-        q_segments: int32 [B, T], or None with `kv_segments`: a query sees keys of its own segment.
-        kv_segments: int32 [B, S].
-        kv_lengths: int32 [B], or None: only so many keys of a row count; not along with segments.
-        is_self_causal: whether the positions are just those of `mesh.sequence_order`.
+        q: [B, T, N, H] queries.
+        k: [B, S, K, H] keys.
+        v: [B, S, K, H] values.
+        q_positions: int32 [B, T], index of the last key that each query sees; None for all keys.
+        q_segments: int32 [B, T], segment of each query, which sees only keys of its segment; None
+            together with `kv_segments`.
+        kv_segments: int32 [B, S], segment of each key.
+        kv_lengths: int32 [B], number of keys of each row that count; None for all. Not used
+            together with segments.
+        is_self_causal: whether the positions are exactly `activations.sequence_order`.
     """
 
     q: jax.Array
@@ -40,11 +42,11 @@ class Inputs:
 
     @property
     def accumulator(self) -> jnp.dtype:
-        """The type of logits and sums: at least float32."""
+        """The type of logits and sums, at least float32."""
         return jnp.promote_types(self.q.dtype, jnp.float32)
 
     def with_segments(self) -> Self:
-        """The same with `kv_lengths` as segments."""
+        """Returns the inputs with `kv_lengths` expressed as segments."""
         if self.kv_lengths is None:
             return self
         is_used = jnp.arange(self.k.shape[1]) < self.kv_lengths[:, None]
@@ -60,7 +62,7 @@ class Part:
     """Attention to some of the keys, to be merged with that to the others.
 
     Attributes:
-        out: [B, T, N, H]; where a query sees none of the keys finite and without a meaning.
+        out: [B, T, N, H], finite and without a meaning where a query sees none of the keys.
         log_sum: [B, T, N], logarithm of the sum of the exponentiated logits, in at least float32;
             the lowest number or near it where a query sees no key.
     """
@@ -70,13 +72,13 @@ class Part:
 
 
 class Kernel(NamedTuple):
-    """Attention as one device does it.
+    """Attention on one device.
 
     Attributes:
-        attend: the device's inputs and `tables` to [B, T, N, H], or to a `Part` where that was
-            asked for.
-        tables: arrays that follow from shapes alone.
-        specs: their places on the mesh.
+        attend: function of the device's inputs and of `tables`, whose result is [B, T, N, H] or a
+            `Part`.
+        tables: arrays that depend on shapes alone.
+        specs: sharding of the tables.
     """
 
     attend: Callable[[Inputs, Any], jax.Array | Part]

@@ -11,9 +11,9 @@ from vxlpro_jax.ops.token_masking import Policy
 
 
 def motion_scores(features: jax.Array) -> jax.Array:
-    """Mean squared difference from the neighbouring frame: what stands still scores low.
+    """Computes the mean squared difference of each token from the frame before.
 
-    The first frame is compared with the second, so that it is not hidden for being the first.
+    The first frame is compared with the second.
 
     Args:
         features: [B, T, N, C], T at least 2.

@@ -26,21 +26,21 @@ def scores(features: jax.Array, queries: Mapping[str, Callable]) -> jax.Array:
 
 
 def neighbours(features: jax.Array) -> jax.Array:
-    """Each token's predecessor at the same place; in the first frame its successor. [B, T, N, C].
+    """Takes each token's predecessor at the same place, [B, T, N, C]; its successor in frame 0.
 
-    Differs from the public algorithm, which gives zeros to the first frame of a video, because of a
-    group of four frames that is a quarter, which would be scored by one product and not by two.
+    The public algorithm uses zeros for the first frame of a video. In groups of four frames that
+    would score a quarter of all tokens by one product instead of two.
     """
     return jnp.concatenate([features[:, 1:2], features[:, :-1]], axis=1)
 
 
 def semantic_scores(features: jax.Array, *, temporal: jax.Array, spatial: jax.Array) -> jax.Array:
-    """SGM's score of every token, in at least float32.
+    """Computes the score of every token in at least float32.
 
     Args:
         features: [B, T, N, C].
-        temporal: [B, T, N, C], the learned query of `neighbours`.
-        spatial: [B, T, C], the learned query of the frames' means.
+        temporal: [B, T, N, C], learned query of `neighbours`.
+        spatial: [B, T, C], learned query of the frames' means.
 
     Returns:
         [B, T, N].

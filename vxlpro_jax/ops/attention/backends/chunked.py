@@ -1,6 +1,7 @@
-"""Attention in blocks with a running softmax: memory linear in length, forward and backward.
+"""Attention in blocks with a running softmax, whose memory is linear in length.
 
-As FlashAttention-2 (https://arxiv.org/abs/2307.08691), in `lax`, so that it runs anywhere.
+It is FlashAttention-2 (https://arxiv.org/abs/2307.08691) in `lax`, forward and backward, and runs
+on every platform.
 
 Shapes: `K` key/value heads, `g` query heads of each, `H` head width; of one row, `n` blocks of
 `t` queries and `m` blocks of `s` keys.
@@ -20,7 +21,7 @@ _PADDING = -1
 
 
 def attend(x: Inputs) -> jax.Array:
-    """[B, T, N, H], one row at a time."""
+    """Computes attention [B, T, N, H], one row at a time."""
 
     def row(one: Inputs):
         return _attend_row(one.q, one.k, one.v, _Mask.of(one))
@@ -29,7 +30,7 @@ def attend(x: Inputs) -> jax.Array:
 
 
 def attend_part(x: Inputs) -> Part:
-    """The same with the logarithm of the sums; it has no gradient."""
+    """Computes attention with the logarithm of the sums. It has no gradient."""
 
     def row(one: Inputs):
         out, saved = _forward(one.q, one.k, one.v, _Mask.of(one))
@@ -41,7 +42,7 @@ def attend_part(x: Inputs) -> Part:
 
 @flax.struct.dataclass
 class _Mask:
-    """Who sees whom in one row.
+    """The keys that each query of one row sees, as in `Inputs`.
 
     Attributes:
         q_positions: int32 [T], or None.
@@ -55,7 +56,7 @@ class _Mask:
 
     @classmethod
     def of(cls, row: Inputs) -> "_Mask":
-        """The row's mask; keys that fill the last block up are in a segment of their own."""
+        """Makes the row's mask. The padding of the last block of keys is a segment of its own."""
         segments = row.q_segments, row.kv_segments
         if row.q_segments is None and len(row.k) % _block(len(row.k)):
             segments = jnp.zeros(len(row.q), jnp.int32), jnp.zeros(len(row.k), jnp.int32)
@@ -64,10 +65,15 @@ class _Mask:
 
 @flax.struct.dataclass
 class _Queries:
-    """Blocks of queries, or one without its first axis: [n, K, g, t, H], ints [n, t].
+    """Blocks of queries, or a single one without the first axis.
 
-    In the backward pass also the output's gradient [n, K, g, t, H], and its product with the output
-    and the logarithm of the softmax's sum, both [n, K, g, t].
+    Attributes:
+        q: [n, K, g, t, H].
+        positions: int32 [n, t], or None.
+        segments: int32 [n, t], or None.
+        d_out: [n, K, g, t, H], gradient of the output, in the backward pass.
+        delta: [n, K, g, t], product of the output and its gradient, in the backward pass.
+        log_sum: [n, K, g, t], logarithm of the softmax's sum, in the backward pass.
     """
 
     q: jax.Array
@@ -80,7 +86,7 @@ class _Queries:
 
 @flax.struct.dataclass
 class _Keys:
-    """Blocks of keys, or one without its first axis: [m, K, s, H], ints [m, s]."""
+    """Blocks of keys [m, K, s, H] and ints [m, s], or a single one without the first axis."""
 
     k: jax.Array
     v: jax.Array
@@ -101,7 +107,7 @@ def _forward(q, k, v, mask):
 
 
 def _attend_block(query: _Queries, *, keys: _Keys):
-    """One block of queries against all keys: [K, g, t, H] and the log-sum [K, g, t]."""
+    """Attends with one block of queries to all keys: [K, g, t, H] and the log-sum [K, g, t]."""
     acc = jnp.promote_types(query.q.dtype, jnp.float32)
     rows = query.q.shape[:-1]
 
@@ -145,7 +151,7 @@ def _backward(saved, d_out):
 
 
 def _differentiate_block(query: _Queries, *, keys: _Keys):
-    """The block's own gradient [K, g, t, H], and its part of all keys' and values'."""
+    """Computes the gradient of a block of queries and its part of those of keys and values."""
     acc, scale = query.delta.dtype, query.q.shape[-1] ** -0.5
     dot = functools.partial(jnp.einsum, preferred_element_type=acc)
 
@@ -170,7 +176,7 @@ _attend_row.defvjp(_forward, _backward)
 
 
 def _logits(query: _Queries, key: _Keys) -> jax.Array:
-    """[K, g, t, s], the lowest number where a query does not see a key."""
+    """Computes logits [K, g, t, s], the lowest number where a query does not see a key."""
     acc = jnp.promote_types(query.q.dtype, jnp.float32)
     logits = jnp.einsum("kgth,ksh->kgts", query.q, key.k, preferred_element_type=acc)
     logits = logits * query.q.shape[-1] ** -0.5
@@ -184,7 +190,7 @@ def _logits(query: _Queries, key: _Keys) -> jax.Array:
 
 
 def _if_seen(query: _Queries, key: _Keys, visit, leave, carry):
-    """`visit(carry, key)`, or `leave` where the whole block of keys comes after the queries."""
+    """Calls `visit`, or `leave` if the whole block of keys comes after the queries."""
     if query.positions is None:
         return visit(carry, key)
     is_seen = key.index[0] <= query.positions.max()
@@ -224,7 +230,7 @@ def _join(x, *, length):
 
 
 def _fill(x, value):
-    """The first axis up to whole blocks."""
+    """Pads the first axis to whole blocks."""
     missing = -len(x) % _block(len(x))
     rest = jnp.broadcast_to(value, (missing, *x.shape[1:])).astype(x.dtype)
     return jnp.concatenate([x, rest]) if missing else x

@@ -1,4 +1,4 @@
-"""The library's kernel for NVIDIA GPUs."""
+"""Attention by cuDNN's kernel for NVIDIA GPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ from vxlpro_jax.utils import jax_internals
 
 
 def unsupported_reason(x: Inputs, axes: activations.Axes) -> str:
-    """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
+    """Says why cuDNN does not support the inputs of the whole mesh; empty if it does."""
     if x.q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"the type must be bfloat16 or float16, not {x.q.dtype}"
     if x.q.shape[-1] % 8 or x.q.shape[-1] > 128:
         return f"the width of a head must be a multiple of 8 up to 128, not {x.q.shape[-1]}"
     if x.q_segments is not None:
-        return "segments would be a mask of all logits"
+        return "segments would need a mask of all logits"
     if x.q_positions is not None and not x.is_self_causal:
         return "causal queries must be the same sequence as the keys"
     if axes.positions:
-        return "a device's queries must be all of their sequence, so the axis context must be 1"
+        return "a device must hold all queries of a sequence, so the axis context must be 1"
     return ""
 
 
@@ -36,7 +36,7 @@ def _attend_part(x: Inputs) -> Part:
     )
     if x.kv_lengths is None:
         return Part(out, log_sum)
-    # What the kernel leaves where there is no key is not documented.
+    # The kernel's output for a row without keys is undocumented.
     sees = (x.kv_lengths > 0)[:, None, None]
     lowest = jnp.finfo(log_sum.dtype).min
     return Part(jnp.where(sees[..., None], out, 0), jnp.where(sees, log_sum, lowest))

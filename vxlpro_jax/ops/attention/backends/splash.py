@@ -1,4 +1,4 @@
-"""The Pallas kernel for TPUs that skips what a causal mask hides."""
+"""Attention by the Pallas kernel for TPUs, which skips blocks that a causal mask hides."""
 
 import jax
 from einops import rearrange
@@ -13,7 +13,7 @@ _BLOCKS = (1024, 512, 256, activations.LANES)
 
 
 def unsupported_reason(x: Inputs, axes: activations.Axes) -> str:
-    """What the kernel cannot do of the inputs of the whole mesh; empty if it can."""
+    """Says why the kernel does not support the inputs of the whole mesh; empty if it does."""
     if x.q_positions is not None and not x.is_self_causal:
         return "causal queries must be the same sequence as the keys"
     if x.q.shape[-1] % activations.LANES:
@@ -27,13 +27,13 @@ def unsupported_reason(x: Inputs, axes: activations.Axes) -> str:
 
 
 def kernel(x: Inputs, axes: activations.Axes, *, interpret: bool = False) -> Kernel:
-    """The kernel for inputs of the whole mesh; `interpret` runs it where there is no TPU."""
+    """Makes the kernel of `attention`; `interpret` runs it where there is no TPU."""
     made, specs = _make(x, axes=axes, interpret=interpret)
     return Kernel(_attend, made, specs)
 
 
 def part_kernel(x: Inputs, axes: activations.Axes, *, interpret: bool = False) -> Kernel:
-    """The same for `Part`, without a gradient."""
+    """Makes the kernel of `attention_part`, which has no gradient."""
     made, specs = _make(x, axes=axes, interpret=interpret, save_residuals=True)
     return Kernel(_attend_part, made, specs)
 

@@ -1,4 +1,4 @@
-"""Attention with all logits in memory at once: the definition, and the fastest for short inputs."""
+"""Attention with all logits in memory at once, the definition and the fastest for short inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,15 @@ from vxlpro_jax.ops.attention.interface import Backend, Inputs, Part
 
 
 def attend(x: Inputs) -> jax.Array:
-    """[B, T, N, H]."""
+    """Computes attention [B, T, N, H]."""
     return attend_part(x).out
 
 
 def attend_part(x: Inputs) -> Part:
-    """All of `attention`, with the logarithm of the sums."""
-    # Keys before queries, because XLA's CPU backend vectorises sums over an axis that is not the
-    # last; axes in the order of the products' own results, so that no logits are transposed.
+    """Computes attention with the logarithm of the sums."""
+    # Keys come before queries, because XLA's CPU backend vectorises sums over an axis that is not
+    # the last. The axes are in the order of the products' own results, so that no logits are
+    # transposed.
     groups, acc = x.q.shape[2] // x.k.shape[2], x.accumulator
     q = rearrange(x.q * x.q.shape[-1] ** -0.5, "b t (k g) h -> b k g t h", g=groups)
     logits = jnp.einsum("bskh,bkgth->bksgt", x.k, q, preferred_element_type=acc)
@@ -35,7 +36,7 @@ def attend_part(x: Inputs) -> Part:
 
 
 def attend_rows(x: Inputs, *, rows: int) -> jax.Array:
-    """`attend` on some rows at a time; the backward pass computes their logits again."""
+    """Computes attention for `rows` rows at a time; the backward pass recomputes their logits."""
 
     def one(row):
         return attend(jax.tree.map(lambda part: part[None], row))[0]
@@ -44,7 +45,7 @@ def attend_rows(x: Inputs, *, rows: int) -> jax.Array:
 
 
 def _mask(x: Inputs) -> jax.Array | None:
-    """bool [B, S, T], or None where every query sees every key."""
+    """The mask, bool [B, S, T]; None if every query sees every key."""
     x, mask = x.with_segments(), None
     if x.q_positions is not None:
         mask = jnp.arange(x.k.shape[1])[:, None] <= x.q_positions[:, None, :]

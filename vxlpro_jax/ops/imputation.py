@@ -1,4 +1,4 @@
-"""Filling hidden tokens from the visible ones of the same place, without any learning.
+"""Imputation of hidden tokens from visible ones of the same place, without any learning.
 
 Shapes: `G` groups, `f` frames of a group, `P` places, `C` channels.
 """
@@ -14,16 +14,16 @@ Rule = Literal["copy_mean", "interpolate"]
 
 
 def impute(targets: jax.Array, *, visible: jax.Array, rule: Rule) -> jax.Array:
-    """A guess of every token from what is visible at its place.
+    """Imputes every token from the visible tokens at its place.
 
-    `copy_mean` takes the mean of the visible frames; `interpolate` the line between the nearest
-    visible frames before and after, or the nearest one at either end. A place without a visible
-    frame gets the mean of the group's visible tokens.
+    `copy_mean` takes the mean of the visible frames. `interpolate` interpolates between the nearest
+    visible frames before and after, or takes the nearest one at either end. A place without a
+    visible frame gets the mean of the group's visible tokens.
 
     Args:
-        targets: [G, f, P, C]; only visible ones are read.
-        visible: [G, f, P], 1 or 0.
-        rule: which guess.
+        targets: [G, f, P, C] tokens, of which only visible ones are read.
+        visible: [G, f, P], 1 for visible tokens, 0 for hidden ones.
+        rule: `copy_mean` or `interpolate`.
 
     Returns:
         [G, f, P, C].
@@ -39,7 +39,7 @@ def impute(targets: jax.Array, *, visible: jax.Array, rule: Rule) -> jax.Array:
 
 
 def _table(frames: int, rule: Rule) -> np.ndarray:
-    """[patterns, f, f]: by which bits are visible, the weights of all frames in each frame."""
+    """Computes [patterns, f, f]: for each set of visible frames, their weights in each frame."""
     table = np.zeros((2**frames, frames, frames))
     for bits in itertools.product((0, 1), repeat=frames):
         at = np.flatnonzero(bits)
