@@ -1,12 +1,12 @@
-"""Where activations live on the mesh; without a mesh these do nothing.
+"""Sharding of activations over the mesh. Without a mesh these functions change nothing.
 
-Frames (and their groups) are spread over every axis that is not `tensor`, because the tower and the
-DTS treat them alike; the decoder's sequences are spread by row and, along their length, by context.
-Inside of a `jax.shard_map` only the axes that it leaves to the partitioner count.
+Frames and their groups are sharded over every axis but `tensor`, because the tower and the DTS
+treat them alike. The decoder's sequences are sharded by row and, along their length, by `context`.
+Inside a `jax.shard_map` only the axes count that it leaves to the partitioner.
 
-With `n` devices along `context` a sequence is cut into 2n pieces, of which device `i` holds `i` and
-`2n - 1 - i`, one after the other: early queries see few keys and late ones many, so that pairs have
-equal work. `sequence_order` is that order.
+With `n` devices along `context` a sequence is cut into 2n pieces, and device `i` holds the pieces
+`i` and `2n - 1 - i`: early queries see few keys and late ones many, so that all pairs have equal
+work. `sequence_order` is the resulting order of positions.
 """
 
 import math
@@ -29,50 +29,53 @@ SEQUENCES = P(BATCH_AXES, "context")
 
 
 def shard_frames(x: jax.Array) -> jax.Array:
-    """Spreads the leading axis, frames or groups, over data x fsdp x context where it divides."""
+    """Shards the leading axis, frames or groups, over data x fsdp x context if that divides it."""
     return _constrain(x, P(_dividing(FRAMES[0], x.shape[0])))
 
 
 def frame_axes(count: int) -> tuple[str, ...]:
-    """The axes over which `shard_frames` spreads so many frames or groups."""
+    """The mesh axes over which `shard_frames` shards `count` frames or groups."""
     return _dividing(FRAMES[0], count) or ()
 
 
 def shard_rows(x: jax.Array) -> jax.Array:
-    """Spreads the leading axis, rows of a batch, over data x fsdp."""
+    """Shards the leading axis, rows of a batch, over data x fsdp."""
     return _constrain(x, P(BATCH_AXES))
 
 
 def split_microbatches(x: jax.Array, *, parts: int) -> jax.Array:
-    """[B, ...], spread as by `shard_rows`, to [parts, B / parts, ...]; no row moves."""
-    # Each step is held to its place: left to itself, XLA's partitioner has mixed rows up.
+    """Splits rows [B, ...] into [parts, B / parts, ...], without moving a row between devices.
+
+    The rows are sharded as `shard_rows` does.
+    """
+    # Each step is constrained, because XLA's partitioner has mixed rows up without.
     cut = rearrange(x, "(d n b) ... -> n d b ...", d=axis_size(BATCH_AXES), n=parts)
     cut = _constrain(cut, P(None, BATCH_AXES))
     return _constrain(rearrange(cut, "n d b ... -> n (d b) ..."), P(None, BATCH_AXES))
 
 
 def gather_rows(kernel: jax.Array) -> jax.Array:
-    """A parameter [..., in, out] whole along every axis but the last, for one that is reshaped.
+    """Gathers a parameter [..., in, out] along every axis but the last, before it is reshaped.
 
-    Left to itself, XLA's partitioner sends the pieces of a reshaped kernel about one by one.
+    Otherwise XLA's partitioner sends the pieces of the reshaped kernel one by one.
     """
     return _constrain(kernel, P(*[None] * (kernel.ndim - 1), P.UNCONSTRAINED))
 
 
 def shard_positions(x: jax.Array) -> jax.Array:
-    """Spreads rows over data x fsdp and, where it divides, the second axis over context."""
+    """Shards rows over data x fsdp and the second axis over context, if that divides it."""
     splits = x.shape[1] % axis_size(("context",)) == 0
     return _constrain(x, SEQUENCES if splits else P(BATCH_AXES))
 
 
 def splits_sequence(length: int) -> bool:
-    """Whether `context` cuts sequences of this length, into two equal pieces a device."""
+    """Whether `context` cuts sequences of this length into two equal pieces per device."""
     devices = axis_size(("context",))
     return devices > 1 and length % (2 * devices) == 0
 
 
 def sequence_order(length: int) -> np.ndarray:
-    """int32 [L]: the place in the sequence of what is kept at each index."""
+    """Returns int32 [L], the position in the sequence of each index of a scattered sequence."""
     places = np.arange(length, dtype=np.int32)
     if not splits_sequence(length):
         return places
@@ -81,10 +84,11 @@ def sequence_order(length: int) -> np.ndarray:
 
 
 def scatter_sequence(x: jax.Array) -> jax.Array:
-    """[B, L, ...] in its own order to `sequence_order`, spread by row and position.
+    """Reorders [B, L, ...] to `sequence_order` and shards it by row and position.
 
-    Zeros at the end fill up what `context` or the platform's attention could not cut: the result is
-    [B, L', ...] with L' >= L.
+    Returns:
+        [B, L', ...], L' >= L, padded with zeros to a length that `context` and the platform's
+        attention can divide.
     """
     missing = -x.shape[1] % _length_unit()
     x = jnp.pad(x, ((0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)))
@@ -96,7 +100,7 @@ def scatter_sequence(x: jax.Array) -> jax.Array:
 
 
 def gather_sequence(x: jax.Array) -> jax.Array:
-    """[B, L', ...] in its own order again, with all of it on every device along `context`."""
+    """Restores the order of a scattered sequence [B, L', ...] and gathers it along `context`."""
     if not splits_sequence(x.shape[1]):
         return x
     x = _constrain(x, P(BATCH_AXES, None, *[P.UNCONSTRAINED] * (x.ndim - 2)))
@@ -106,7 +110,7 @@ def gather_sequence(x: jax.Array) -> jax.Array:
 
 
 def _length_unit() -> int:
-    """Two pieces a device; on TPUs a vector register's 128 lanes."""
+    """The divisor of lengths: two pieces per device; on TPUs the 128 lanes of a register each."""
     devices = axis_size(("context",))
     if platform() == "tpu":
         return LANES * devices
@@ -114,7 +118,7 @@ def _length_unit() -> int:
 
 
 class Axes(NamedTuple):
-    """The mesh axes of an array's rows, positions and heads; None where it is not spread."""
+    """The mesh axes of an array's rows, positions and heads; None for one that is not sharded."""
 
     rows: tuple[str, ...] | None = None
     positions: str | None = None
@@ -122,7 +126,7 @@ class Axes(NamedTuple):
 
 
 def attention_axes(partition: P, *, rows: int, length: int, heads: int, kv_heads: int) -> Axes:
-    """What of `partition`, `FRAMES` or `SEQUENCES`, divides queries [rows, length, heads, H]."""
+    """The axes of `partition` that divide queries [rows, length, heads, H]."""
     tensor = axis_size(("tensor",))
     is_split = len(partition) > 1 and splits_sequence(length)
     shares = heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
@@ -134,27 +138,27 @@ def attention_axes(partition: P, *, rows: int, length: int, heads: int, kv_heads
 
 
 def axis_size(axes: tuple[str, ...] = ALL_AXES) -> int:
-    """Devices along the given axes of the current mesh; 1 without a mesh."""
+    """The number of devices along the given axes of the current mesh; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
     free = free_axes()
     return math.prod(shape[axis] for axis in axes if axis in free)
 
 
 def free_axes() -> frozenset[str]:
-    """The axes of the current mesh over which the partitioner may spread arrays."""
+    """The axes of the current mesh over which the partitioner may shard arrays."""
     current = jax.sharding.get_abstract_mesh()
     return frozenset(current.axis_names) - frozenset(current.manual_axes)
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: of the current mesh, which may be compiled for elsewhere."""
+    """The platform of the current mesh, `cpu`, `gpu` or `tpu`, even if its devices are absent."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = device.platform if device else jax.default_backend()
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def _dividing(axes: tuple[str, ...], count: int) -> tuple[str, ...] | None:
-    """The axes, or those of the batch, or none: what divides `count`."""
+    """The given axes, those of the batch, or none: the first of these that divides `count`."""
     choices = (tuple(a for a in some if a in free_axes()) for some in (axes, BATCH_AXES))
     return next((some for some in choices if some and count % axis_size(some) == 0), None)
 
@@ -165,7 +169,7 @@ def _constrain(x, spec):
         return x
 
     def left(entry):
-        """What of a dimension's axes the partitioner may still use."""
+        """The axes of a dimension that the partitioner may still use."""
         if entry is None or entry is P.UNCONSTRAINED:
             return entry
         names = (entry,) if isinstance(entry, str) else entry

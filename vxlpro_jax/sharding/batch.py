@@ -1,4 +1,4 @@
-"""How the rows of a batch are divided over devices and processes."""
+"""Division of the rows of a batch over devices and processes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over data x fsdp."""
+    """The sharding of a batch, by row over data x fsdp."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 class RowBlock(NamedTuple):
-    """Attributes: `index` of the block of a batch's rows that a process reads; `count` of them."""
+    """The rows of a batch that a process reads: block `index` of `count` equal blocks."""
 
     index: int
     count: int
 
 
 def row_blocks(mesh: Mesh) -> dict[int, RowBlock]:
-    """By process, which rows it reads: those of its devices.
+    """Finds for each process the rows that it reads, which are those of its devices.
 
     Raises:
         InputError: as `assign_rows`.
@@ -32,13 +32,13 @@ def row_blocks(mesh: Mesh) -> dict[int, RowBlock]:
 
 
 def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, RowBlock]:
-    """As `readers`, for the processes of the devices that hold each row.
+    """Finds for each process the rows that it reads, from the processes that hold each row.
 
     Processes that hold the same rows, because another axis than data and fsdp spans them, read the
-    same.
+    same rows.
 
     Raises:
-        InputError: two processes hold some of their rows, but not all of them, together.
+        InputError: two processes share some of their rows, but not all.
     """
     held: dict[int, list[int]] = {}
     for row, holders in enumerate(processes):
@@ -47,8 +47,8 @@ def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, RowBlock]:
     blocks = sorted({tuple(rows) for rows in held.values()})
     if any(len(block) * len(blocks) != len(processes) for block in blocks):
         raise InputError(
-            f"The mesh deals {len(processes)} rows (data x fsdp) unevenly to {len(held)} processes:"
-            " make one a multiple of the other."
+            f"The mesh divides {len(processes)} rows (data x fsdp) unevenly among {len(held)}"
+            " processes: make one a multiple of the other."
         )
     return {
         process: RowBlock(blocks.index(tuple(rows)), len(blocks)) for process, rows in held.items()
@@ -56,7 +56,12 @@ def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, RowBlock]:
 
 
 def check_batch(batch_size: int, *, mesh: Mesh, parts: int = 1) -> None:
-    """Rejects a batch of which the data axes cannot share each of `parts` evenly.
+    """Checks that a batch divides by the mesh axes of data and by gradient accumulation steps.
+
+    Args:
+        batch_size: number of rows of a batch.
+        mesh: mesh of the run.
+        parts: number of gradient accumulation steps.
 
     Raises:
         InputError: `batch_size` is not a multiple of data x fsdp x parts.

@@ -18,11 +18,11 @@ AXES = ("data", "fsdp", "tensor", "context")
 
 
 def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
-    """Devices along each axis, the axis that is -1 filled in.
+    """Computes the number of devices along each axis, including the axis that is -1.
 
     Raises:
-        InputError: the axes do not multiply to `devices`, more than one is -1, or `data` cannot be
-            shared by the slices.
+        InputError: the axes do not multiply to `devices`, more than one is -1, or `data` is not a
+            multiple of the number of slices.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
     free = [axis for axis, size in sizes.items() if size == -1]
@@ -36,17 +36,17 @@ def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
     sizes |= dict.fromkeys(free, devices // fixed)
     if config.num_slices < 1 or sizes["data"] % config.num_slices:
         raise InputError(
-            f"mesh.num_slices is {config.num_slices}, mesh.data {sizes['data']}: only gradients"
-            " cross slices, so data must be a multiple of them."
+            f"mesh.num_slices is {config.num_slices} and mesh.data {sizes['data']}: make data a"
+            " multiple of num_slices, because only gradients may cross slices."
         )
     return sizes
 
 
 def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over the devices, by default all there are, to be entered with `jax.set_mesh`.
+    """Makes a mesh of the devices, by default all, which `jax.set_mesh` enters.
 
-    Neighbours along an axis are neighbours in the network as far as the axes let them. With several
-    slices, neighbours along `data` are of different slices and all else is within one.
+    Neighbours along an axis are neighbours in the network as far as possible. With several slices
+    only the axis `data` crosses slices.
 
     Raises:
         InputError: as `axis_sizes`.

@@ -1,7 +1,7 @@
-"""One table from parameter path to PartitionSpec. It knows trees and paths, not models.
+"""One table from parameter paths to PartitionSpecs. It knows trees and paths, not models.
 
-Stacked layers lead with an unsharded axis. Optimizer state follows the parameter whose path ends
-its own.
+Stacked layers have an unsharded leading axis. Optimizer state is sharded like the parameter whose
+path ends its own path.
 """
 
 import re
@@ -56,12 +56,12 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-# What is larger must be spread where there are devices to spread it over, in elements.
+# Arrays with more elements than this must be sharded if there are devices to shard them over.
 _MOST_WHOLE = 4 * 2**20
 
 
 def spec_of(path: str) -> P:
-    """The table's entry for a parameter path.
+    """Looks up the table's entry for a parameter path.
 
     Raises:
         ValueError: no rule matches, or more than one does.
@@ -74,15 +74,16 @@ def spec_of(path: str) -> P:
 
 
 def state_shardings(state: Any, *, params: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Any:
-    """NamedSharding of each leaf of any tree that holds copies of the parameter tree.
+    """Makes the NamedSharding of each leaf of a tree that holds copies of the parameter tree.
 
-    A leaf whose path ends with a parameter's path gets that parameter's; any other is replicated.
+    A leaf whose path ends with a parameter's path gets that parameter's sharding; any other leaf is
+    replicated.
 
     Raises:
-        InputError: a large array would be whole on a mesh that could spread it.
+        InputError: a large array would be replicated on a mesh that could shard it.
     """
     specs = {path: spec_of(path) for path in tree.flatten(params)}
-    may_spread = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+    may_shard = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
     def sharding(key_path, leaf):
         name = jax.tree_util.keystr(key_path, simple=True, separator="/")
@@ -90,11 +91,11 @@ def state_shardings(state: Any, *, params: Mapping[str, Any], mesh: Mesh | Abstr
         tails = ("/".join(parts[start:]) for start in range(len(parts)))
         spec = next((specs[tail] for tail in tails if tail in specs), P())
         fitted = _fit(spec, leaf, mesh)
-        if may_spread and leaf.size > _MOST_WHOLE and fitted.shard_shape(leaf.shape) == leaf.shape:
+        if may_shard and leaf.size > _MOST_WHOLE and fitted.shard_shape(leaf.shape) == leaf.shape:
             raise InputError(
                 f"{name} {leaf.shape} would be whole on every device, because mesh"
                 f" {dict(mesh.shape)} does not divide its dimensions: set mesh.fsdp and mesh.tensor"
-                " to such that do, and mesh.data or mesh.context to the rest."
+                " to values that divide them, and mesh.data or mesh.context to the rest."
             )
         return fitted
 
@@ -102,7 +103,7 @@ def state_shardings(state: Any, *, params: Mapping[str, Any], mesh: Mesh | Abstr
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The spec without the axes that do not divide the leaf's dimension (151,937 rows, say)."""
+    """Removes from the spec the axes that do not divide the leaf's dimension, such as 151,937."""
     kept = [
         axis if axis is None or leaf.shape[dim] % mesh.shape[axis] == 0 else None
         for dim, axis in enumerate(spec)
