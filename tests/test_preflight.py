@@ -146,7 +146,7 @@ def test_the_step_is_compiled_for_a_topology(flags, capsys):
 def test_an_unknown_topology_fails(flags, capsys):
     code, found = check(capsys, *flags, "--topology=v9:2x2")
     assert (code, list(failed(found))) == (1, ["compile"])
-    assert "name a chip, one of v5e" in failed(found)["compile"]
+    assert "name an accelerator, one of v5e" in failed(found)["compile"]
 
 
 def test_only_the_flags_of_the_config_go_to_the_compiler():

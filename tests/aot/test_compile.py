@@ -60,7 +60,7 @@ def test_what_does_not_fit_exits_with_1_and_says_what_would_help(tmp_path):
 @pytest.mark.parametrize(
     ("topology", "reason"),
     [
-        ("v9:2x2", "name a chip, one of v5e, v5p, v6e, h100"),
+        ("v9:2x2", "name an accelerator, one of v5e, v5p, v6e, h100"),
         ("v5e:3x1", "cannot be described"),
         ("h100:2x4", "and how many, for example h100:8"),
         ("h100:0", "and how many, for example h100:8"),

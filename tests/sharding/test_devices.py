@@ -131,7 +131,7 @@ def test_axes_may_share_a_side_of_the_torus():
 
 def test_slices_share_the_data_axis():
     assert axis_sizes(MeshConfig(data=4, num_slices=2), devices=8)["fsdp"] == 2
-    with pytest.raises(InputError, match=r"num_slices is 2, mesh.data 1: only gradients cross"):
+    with pytest.raises(InputError, match=r"num_slices is 2 and mesh.data 1: make data a multiple"):
         axis_sizes(MeshConfig(num_slices=2), devices=8)
 
 

@@ -1,4 +1,4 @@
-"""What accelerators can do at most, from their makers' data sheets.
+"""Peak figures of accelerators, from their makers' data sheets.
 
 Units: FLOP/s of dense bfloat16 products, bytes, bytes/s.
 """
@@ -12,11 +12,11 @@ class Accelerator(NamedTuple):
     """One device as JAX counts them.
 
     Attributes:
-        flops: bfloat16 FLOP/s.
-        hbm_bytes: memory.
-        hbm_bandwidth: bytes/s of it.
-        network_bandwidth: bytes/s that one chip exchanges with its slice, all links, one way.
-        share: of the memory that a process may take.
+        flops: FLOP/s of bfloat16 products.
+        hbm_bytes: bytes of memory.
+        hbm_bandwidth: bytes/s of the memory.
+        network_bandwidth: bytes/s to the other devices of its slice, over all links, one way.
+        share: share of the memory that a process may take.
     """
 
     flops: float
@@ -27,7 +27,7 @@ class Accelerator(NamedTuple):
 
     @property
     def usable_bytes(self) -> int:
-        """Memory for a program and what it holds."""
+        """The bytes that a process may take."""
         return int(self.share * self.hbm_bytes)
 
 
@@ -64,20 +64,20 @@ _KINDS = {
 
 
 def accelerator_of_kind(kind: str) -> Accelerator | None:
-    """The chip of a `jax.Device.device_kind`, `NVIDIA H100 80GB HBM3` say; None if unknown."""
-    return next((chip for name, chip in _KINDS.items() if name in kind), None)
+    """Finds a device by its `jax.Device.device_kind`, `NVIDIA H100 80GB HBM3`; None if unknown."""
+    return next((device for name, device in _KINDS.items() if name in kind), None)
 
 
 def accelerator_of_topology(topology: str) -> Accelerator:
-    """The chip of a topology's name, `v5p:4x4x4` or `h100:8`.
+    """Finds a device by the name of a topology, `v5p:4x4x4` or `h100:8`.
 
     Raises:
-        InputError: the name does not begin with a known chip.
+        InputError: the name does not begin with a known accelerator.
     """
     known, name = TPUS | GPUS, topology.partition(":")[0]
     if name not in known:
         raise InputError(
-            f"Topology {topology!r}: name a chip, one of {', '.join(known)}, and a shape, for"
-            " example v5p:4x4x4 or h100:8."
+            f"Topology {topology!r}: name an accelerator, one of {', '.join(known)}, and a shape,"
+            " for example v5p:4x4x4 or h100:8."
         )
     return known[name]

@@ -1,4 +1,4 @@
-"""What commands share: flags with a config file, progress, and how they end."""
+"""Helpers of commands: exit codes, error messages and progress bars."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from vxlpro_jax.utils.errors import Failure, InputError
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command and exits with its code; a user's mistake is one sentence and code 2."""
+    """Runs a command and exits with its code, which is 2 after a mistake of the user."""
     try:
         code = main()
     except (InputError, Failure, KeyboardInterrupt) as error:
@@ -21,7 +21,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def report_error(error: BaseException) -> int:
-    """Says why a command ends, and returns the code that it ends with."""
+    """Prints why a command ends, and returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     if isinstance(error, InputError | Failure):
@@ -32,16 +32,20 @@ def report_error(error: BaseException) -> int:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends the process at once, without waiting for its threads or for other processes."""
+    """Ends the process immediately, without waiting for its threads or for other processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def progress(items: Iterable, *, name: str, unit: str, total: int | None = None) -> Iterable:
-    """The items, with a bar on a terminal and a line every half minute otherwise.
+    """Yields the items with a progress bar on a terminal, or a line every half minute otherwise.
 
-    `total` is how many there are, where they do not tell.
+    Args:
+        items: items to go through.
+        name: description in front of the bar.
+        unit: word for an item.
+        total: number of items, if `len` does not give it.
     """
     interval = 0.1 if sys.stderr.isatty() else 30
     return tqdm(items, desc=name, unit=f" {unit}", total=total, mininterval=interval)

@@ -2,16 +2,16 @@
 
 
 class InputError(ValueError):
-    """A user's mistake, described in one sentence; commands print it and exit with code 2."""
+    """A user's mistake, described in one sentence. Commands print it and exit with code 2."""
 
 
 class Failure(Exception):
-    """Ends a command with one sentence and the exit code `code`, where the user made no mistake."""
+    """A failure that is no user's mistake. Commands print its sentence and exit with `code`."""
 
     code = 1
 
 
 class LostProcess(Failure):
-    """Processes of the run died or never joined; the sentence names them."""
+    """Processes of the run ended or never connected. The sentence names them."""
 
     code = 80

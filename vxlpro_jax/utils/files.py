@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one."""
+"""Writes files in one step, so that no reader sees an incomplete one."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""The one file that knows what JAX keeps private.
+"""The only file that uses private names of JAX.
 
-Where its store is, how it ends a process, and the sums that cuDNN's attention divides by.
+They give access to its key-value store, to the moment before it aborts a process, and to the sums
+of cuDNN's attention.
 """
 
 import contextlib
@@ -21,29 +22,29 @@ except ImportError:
 
 
 class KeyValueStore(Protocol):
-    """What the processes of a run tell each other; the coordination service in process 0 keeps it.
+    """Values that the processes of a run share, kept by the coordination service in process 0.
 
-    Keys are paths. Every method raises `jax.errors.JaxRuntimeError` when it cannot be reached.
+    Keys are paths. Every method raises `jax.errors.JaxRuntimeError` if the service does not answer.
     """
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
-        """Writes a value."""
+        """Stores a value."""
 
     def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
-        """Keys that begin with `key`, and their values."""
+        """Returns the keys that begin with `key`, and their values."""
 
     def key_value_delete(self, key: str) -> None:
         """Removes a key."""
 
     def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> None:
-        """Returns when every process has called this; raises after the timeout."""
+        """Waits until every process has called this, or raises after the timeout."""
 
 
 def key_value_store() -> KeyValueStore:
-    """The store of a process that `jax.distributed.initialize` has connected.
+    """Finds the store of a process that `jax.distributed.initialize` has connected.
 
     Raises:
-        InputError: this version of JAX has none, or elsewhere.
+        InputError: this version of JAX has no such store, or keeps it elsewhere.
     """
     client = getattr(global_state, "client", None)
     methods = [name for name in vars(KeyValueStore) if not name.startswith("_")]
@@ -57,11 +58,11 @@ def key_value_store() -> KeyValueStore:
 
 @contextlib.contextmanager
 def before_abort(call: Callable[[], None]) -> Iterator[None]:
-    """Within, calls `call` when JAX aborts this process, as it does when the service is gone.
+    """Calls `call` if JAX aborts this process within the block, because the service is gone.
 
-    JAX aborts from a thread of its own, so that no exception and no Python signal handler comes to
-    it: hence a handler of the C library, which may run in any thread. If `call` returns, the
-    process is aborted as it would have been.
+    JAX aborts from a thread of its own, which neither raises an exception nor runs Python's signal
+    handlers. Therefore the C library's handler is set, which runs in any thread. If `call` returns,
+    the process is aborted.
     """
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -85,19 +86,20 @@ def cudnn_attention(
     is_causal: bool,
     kv_lengths: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """cuDNN's attention with the logarithm of its sums in float32.
+    """Computes cuDNN's attention and the logarithm of its sums in float32.
 
-    `jax.nn.dot_product_attention` rounds them to the type of q.
+    `jax.nn.dot_product_attention` would round the logarithms to the type of q.
 
     Args:
-        q: [B, T, N, H], bfloat16 or float16.
-        k: [B, S, K, H].
-        v: [B, S, K, H].
+        q: [B, T, N, H] queries, bfloat16 or float16.
+        k: [B, S, K, H] keys.
+        v: [B, S, K, H] values.
         is_causal: whether query t sees the keys 0 to t.
-        kv_lengths: int32 [B], how many keys of a row count; None for all. Not with `is_causal`.
+        kv_lengths: int32 [B], number of keys of each row that count; None for all. It cannot be
+            combined with `is_causal`.
 
     Returns:
-        [B, T, N, H] and float32 [B, T, N].
+        Attention [B, T, N, H], and the logarithms, float32 [B, T, N].
     """
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 

@@ -17,13 +17,13 @@ _CPU_OPTIONS = {
 
 
 def jit(function: Callable, **kwargs: Any) -> Callable:
-    """As `jax.jit`, on CPUs with the faster matrix library and within memory."""
+    """Compiles like `jax.jit`, with options for speed and memory on CPUs."""
     return jax.jit(function, compiler_options=_options(jax.default_backend()), **kwargs)
 
 
 @functools.cache
 def _options(backend: str) -> dict[str, Any] | None:
-    """The options, or None where this version of JAX does not know them."""
+    """The options for a backend; None if there are none or this version of JAX lacks them."""
     if backend != "cpu":
         return None
     try:

@@ -1,4 +1,4 @@
-"""What has been found out, kept line by line, so that a run that ends early goes on."""
+"""Results that are written line by line, so that an interrupted run can be continued."""
 
 import json
 import os
@@ -10,25 +10,38 @@ _LONGEST_LINE = 1 << 20  # Bytes.
 
 
 class Shard(NamedTuple):
-    """One of `count` equal shares of the work."""
+    """The part of the work of one process.
+
+    Attributes:
+        index: rank of the process, from 0.
+        count: number of processes.
+    """
 
     index: int = 0
     count: int = 1
 
     def owns(self, place: int) -> bool:
-        """Whether what stands there is of this share."""
+        """Whether the item at that place of the list belongs to this process."""
         return place % self.count == self.index
 
 
 class Journal:
-    """Entries by key, of all shares; new ones are appended to the file of one's own share.
+    """Entries by key, of all processes. New ones are appended to the file of this process.
 
-    Files are `NAME-INDEX-of-COUNT.jsonl`, whatever the count. A line that was torn when its process
-    was killed is passed over.
+    Files are named `NAME-INDEX-of-COUNT.jsonl`; those of any count are read. An incomplete line,
+    which a killed process left, is skipped.
+
+    Attributes:
+        entries: JSON objects by key.
     """
 
     def __init__(self, folder: Path, *, name: str, shard: Shard):
-        """Reads what there is, and makes the folder.
+        """Makes the folder and reads all entries in it.
+
+        Args:
+            folder: folder of the files.
+            name: beginning of the files' names.
+            shard: part of the work of this process.
 
         Raises:
             OSError: the folder cannot be made or read.
@@ -41,7 +54,7 @@ class Journal:
         _cut_torn_line(self._own)
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
-        """Appends an entry, a JSON object."""
+        """Appends a JSON object."""
         with self._own.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key} | entry) + "\n")
         self.entries[key] = entry

@@ -1,4 +1,4 @@
-"""Work done ahead of where it is used."""
+"""Prepares items in a thread before they are used."""
 
 import contextlib
 import queue
@@ -12,10 +12,10 @@ _POLL_SECONDS = 0.1
 
 @contextlib.contextmanager
 def prefetch(items: Iterable[T], *, count: int) -> Iterator[Iterator[T]]:
-    """The items, up to `count` of which a thread has ready.
+    """Yields an iterator over the items, of which a thread prepares up to `count` in advance.
 
-    What goes wrong there is raised where the item would have come. Leaving the block early stops
-    the thread at its next item.
+    An error in the thread is raised in place of the item. Leaving the block early stops the thread
+    at its next item.
     """
     ready: queue.Queue = queue.Queue(count)
     stopped = threading.Event()

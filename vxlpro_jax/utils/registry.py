@@ -26,10 +26,12 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, package: str, *, attribute: str, kind: str):
-        """Args:
-        package: dotted name of the package, which is also the group of the entry points.
-        attribute: name of the value in each module.
-        kind: words for an implementation in error messages, such as `attention backend`.
+        """Describes where implementations are looked for.
+
+        Args:
+            package: dotted name of the package, which is also the group of the entry points.
+            attribute: name of the value in each module.
+            kind: words for an implementation in error messages, such as `attention backend`.
         """
         self._package, self._attribute, self._kind = package, attribute, kind
 

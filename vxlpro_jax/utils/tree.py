@@ -13,7 +13,7 @@ Leaf = TypeVar("Leaf")
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": x}}` -> `{"a/b": x}`, in the order of the tree. Empty branches vanish."""
+    """Maps `{"a": {"b": x}}` to `{"a/b": x}`, in the order of the tree, without empty branches."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -24,7 +24,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Leaf]) -> dict[str, Any]:
-    """The inverse of `flatten`: `{"a/b": x}` -> `{"a": {"b": x}}`."""
+    """Maps `{"a/b": x}` to `{"a": {"b": x}}`, the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *branches, last = path.split("/")
@@ -36,18 +36,18 @@ def unflatten(flat: Mapping[str, Leaf]) -> dict[str, Any]:
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """The same tree with every array in another type."""
+    """Converts every array of a tree to another type."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def checksums(tree: Any) -> Any:
-    """A uint32 for each array: its bits weighted by place and added up, in whatever order."""
+    """Computes a uint32 for each array, the sum of its bits weighted by position in any order."""
     return jax.tree.map(_checksum, tree)
 
 
 def _checksum(x: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-    # By axis, so that devices which hold parts of the array need no more than their own places.
+    # Computed by axis, so that a device needs only the positions of its own part.
     places = jnp.zeros(x.shape, jnp.uint32)
     for axis in range(x.ndim):
         stride = math.prod(x.shape[axis + 1 :]) % 2**32
@@ -56,11 +56,15 @@ def _checksum(x: jax.Array) -> jax.Array:
 
 
 def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], trouble: str) -> None:
-    """Holds two flat mappings of arrays to the same names and shapes.
+    """Checks that two flat mappings of arrays have the same names and shapes.
+
+    Args:
+        found: arrays by path.
+        expected: arrays that should be there, by path.
+        trouble: sentence without its full stop, with which the error message begins.
 
     Raises:
-        InputError: `trouble`, a sentence without its stop, and every missing, unexpected and
-            misshapen name.
+        InputError: names are missing or unexpected, or shapes differ; the message lists them.
     """
     misshapen = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
@@ -72,6 +76,6 @@ def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], troubl
         "unexpected are": found.keys() - expected.keys(),
         "misshapen are": misshapen,
     }
-    told = [f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names]
-    if told:
-        raise InputError(f"{trouble}: {'; '.join(told)}.")
+    lists = [f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names]
+    if lists:
+        raise InputError(f"{trouble}: {'; '.join(lists)}.")
