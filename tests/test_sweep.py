@@ -54,7 +54,7 @@ def test_every_command_of_the_ablations_is_one_that_train_takes(group, tmp_path,
     steps = [step for run in planned(group, tmp_path).values() for step in run.steps]
     for step in steps:
         parse_run(step.command)
-    assert len({step.leaves for step in steps}) == len(steps)
+    assert len({step.output for step in steps}) == len(steps)
 
 
 def test_variants_change_what_their_name_says(tmp_path):
@@ -224,7 +224,7 @@ def test_slurm_gets_a_script_a_run_and_results_are_collected_later(tmp_path, clu
 
     outcomes = [on_slurm(tmp_path).launch(run, label=run.variant) for run in runs]
     assert outcomes == [LaunchStatus.DONE, LaunchStatus.SUBMITTED]
-    assert "bad: submitted as job 42, because job 42 has ended before" in capsys.readouterr().out
+    assert "bad: submitted as job 42, because job 42 ended before" in capsys.readouterr().out
     cluster.queue.write_text("42 batch\n")
     assert on_slurm(tmp_path).launch(runs[1], label="") is LaunchStatus.WAITING
     assert (tmp_path / "good/keep_0.9/results.json.ran").read_text() == "x"
@@ -274,7 +274,7 @@ def test_what_a_cluster_refuses_is_told_and_the_rest_goes_on(tmp_path, cluster, 
 
 def test_no_client_and_no_template_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="sbatch is not on this machine"):
+    with pytest.raises(InputError, match="sbatch is not installed"):
         on_slurm(tmp_path).launch(two_runs(tmp_path)[0], label="")
     with pytest.raises(InputError, match=r"nowhere\.sbatch cannot be read"):
         Slurm(template=tmp_path / "nowhere.sbatch", compiled=tmp_path)
@@ -317,7 +317,7 @@ def test_gke_gets_a_jobset_a_run(tmp_path, kubernetes, capsys):
     kubernetes.state.write_text("ablations-good-seed0/Failed")
     assert launcher.launch(run, label="good") is LaunchStatus.SUBMITTED
     assert [call.split()[1] for call in kubernetes.calls()] == ["get", "delete", "apply"]
-    assert "because it has ended before it was done (Failed)" in capsys.readouterr().out
+    assert "because it ended before all steps were done (Failed)" in capsys.readouterr().out
     kubernetes("kubectl", "echo forbidden >&2; exit 1")
     with pytest.raises(InputError, match="kubectl get failed: forbidden"):
         launcher.launch(run, label="good")

@@ -89,7 +89,7 @@ def test_a_gpu_needs_its_compiler(tmp_path):
 def test_gpus_have_no_slices(tmp_path):
     done, told = compile_for("h100:8", "--num_slices=2", tmp_path=tmp_path)
     assert done.returncode == 2
-    assert "count those of all hosts, h100:16" in done.stderr
+    assert "count the GPUs of all hosts, h100:16" in done.stderr
     assert told is None
 
 

@@ -160,7 +160,7 @@ def test_layers_apart_equal_scanned_ones(config, params, embeddings):
     cache = KVCache.empty(config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype)
     arguments_of = {
         "__call__": {"positions": every_position(embeddings)},
-        "extend": {"cache": cache, "at": np.array([[0, LENGTH - 1], [300, 2]])},
+        "extend": {"cache": cache, "query_index": np.array([[0, LENGTH - 1], [300, 2]])},
     }
     for method, arguments in arguments_of.items():
         scanned, unscanned = (

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text."""
+"""Communication between devices in a compiled program, read from its text."""
 
 import math
 import re
@@ -19,21 +19,21 @@ _LAYOUT = re.compile(r"\{[^}]*\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
-# By what a program calls; of Pallas kernels for TPUs no other is in use.
+# Calls that identify a library; splash attention is the only Pallas kernel for TPUs in use.
 _ATTENTION = {"cudnn": "__cudnn$fmha", "splash": '"tpu_custom_call"'}
 
 
 class Collective(NamedTuple):
-    """Attributes: `count` of executions, and `bytes` of all their results on one device."""
+    """Executions of one kind of collective, and the bytes of their results on one device."""
 
     count: int
     bytes: int
 
 
 def collectives(text: str) -> dict[str, Collective]:
-    """Executions and bytes by kind in one run of the program; a loop counts each of its rounds.
+    """Counts executions and bytes by kind in one run of the program, each round of a loop included.
 
-    What starts in one place and ends in another shares a channel and counts once.
+    An operation that starts and ends in two instructions, which share a channel, counts once.
     """
     entry, bodies = _computations(text)
     found: dict[tuple[str, str], Collective] = {}
@@ -46,7 +46,7 @@ def collectives(text: str) -> dict[str, Collective]:
             own_name, shape, operation = result.groups()
             kind = operation.removesuffix("-start")
             if kind in KINDS:
-                # On GPUs what has a start of its own may share its channel with all others.
+                # On GPUs an operation with its own start may share its channel with all others.
                 channel = _CHANNEL.search(line) if operation == kind else None
                 key = kind, channel[1] if channel else own_name
                 this = Collective(times, times * _bytes(shape, operation=operation))
@@ -63,12 +63,12 @@ def collectives(text: str) -> dict[str, Collective]:
 
 
 def attention_kernels(text: str) -> list[str]:
-    """Libraries whose kernels compute attention; all other attention is the program's own."""
+    """Names the libraries whose kernels compute attention in the program."""
     return [name for name, called in _ATTENTION.items() if called in text]
 
 
 def _trips(line, bodies):
-    """Of a while loop: what the compiler knows, or what its counter is compared with; else 1."""
+    """The rounds of a loop: known to the compiler, or the limit of its counter, or else 1."""
     if known := _KNOWN.search(line):
         return int(known[1])
     condition = _CONDITION.search(line)
@@ -77,7 +77,7 @@ def _trips(line, bodies):
 
 
 def _computations(text):
-    """The entry's name, and each computation's lines."""
+    """Returns the entry's name and the lines of each computation."""
     entry, current, bodies = "", None, {}
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
@@ -96,8 +96,10 @@ def _called(line):
 
 
 def _bytes(shape, *, operation):
-    """Of the results: an operation that starts has its operands before them, and maybe counters
-    behind; not that of a sum, whose results are like its operands.
+    """The bytes of an operation's results.
+
+    The shape of a start operation lists operands before the results, and perhaps counters after
+    them, except that of a sum, whose results are like its operands.
     """
     if operation.endswith("-start") and operation != "all-reduce-start":
         shape = _elements(shape)[1]
@@ -108,7 +110,7 @@ def _bytes(shape, *, operation):
 
 
 def _elements(shape):
-    """`((f32[2], f32[4]), f32[8])` -> `(f32[2], f32[4])` and `f32[8]`; layouts are left out."""
+    """Splits `((f32[2], f32[4]), f32[8])` into `(f32[2], f32[4])` and `f32[8]`, without layouts."""
     parts, depth = [""], 0
     for letter in _LAYOUT.sub("", shape)[1:-1]:
         depth += (letter in "([") - (letter in ")]")

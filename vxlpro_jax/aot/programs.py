@@ -1,4 +1,4 @@
-"""The programs of a run by name, with the shapes and places of what goes in, to be compiled.
+"""The programs of a run by name, with the shapes and shardings of their inputs, to be compiled.
 
 Shapes: `B` rows, `G` groups a row, `T` text slots, `N` visual tokens of a group, `L` slots of the
 decoder.
@@ -27,12 +27,13 @@ _ANSWER_TOKENS = 256
 
 
 class Program(NamedTuple):
-    """Attributes.
+    """A function to compile.
 
-    function: to be jitted.
-    arguments: of the function, as `jax.ShapeDtypeStruct` with shardings.
-    donated: index of the argument whose memory the result may take, or None.
-    out_shardings: of the result; None leaves them to the compiler.
+    Attributes:
+        function: function to be jitted.
+        arguments: its arguments, as `jax.ShapeDtypeStruct` with shardings.
+        donated: index of the argument whose memory the result may reuse, or None.
+        out_shardings: shardings of the result; None leaves them to the compiler.
     """
 
     function: Callable
@@ -41,7 +42,7 @@ class Program(NamedTuple):
     out_shardings: Any = None
 
     def jitted(self) -> jax.stages.Wrapped:
-        """To be lowered for `arguments`; what is not read of them is on the device all the same."""
+        """Jits the function; arguments that it does not read stay on the device all the same."""
         return jax.jit(
             self.function,
             donate_argnums=self.donated,
@@ -51,7 +52,7 @@ class Program(NamedTuple):
 
 
 class DeviceMemory(NamedTuple):
-    """Bytes of a compiled program on each device; `outputs` of which `aliased` are arguments'."""
+    """Bytes of a compiled program on each device; `aliased` outputs reuse the arguments' memory."""
 
     arguments: int
     outputs: int
@@ -60,8 +61,8 @@ class DeviceMemory(NamedTuple):
     code: int
 
     @classmethod
-    def by(cls, compiled: jax.stages.Compiled) -> Self:
-        """As its compiler says."""
+    def of(cls, compiled: jax.stages.Compiled) -> Self:
+        """Reads the compiler's own figures."""
         found = compiled.memory_analysis()
         return cls(
             arguments=found.argument_size_in_bytes,
@@ -73,14 +74,14 @@ class DeviceMemory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them at once."""
+        """The sum of all, with aliased memory counted once."""
         return self.arguments + self.outputs - self.aliased + self.temporary + self.code
 
 
 def build(what: str, config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
-    """The program of a name; `train` and `stage1` are a step of the config's task.
+    """Builds the program of a name; `train` and `stage1` are a step of the config's objective.
 
-    Only `prefill` and `decode` have a `cache`.
+    Only `prefill` and `decode` use `cache`, the type of the keys and values.
     """
     if what in ("prefill", "decode"):
         return {"prefill": prefill, "decode": decode}[what](config, mesh=mesh, cache=cache)
@@ -97,7 +98,7 @@ def train(config: TrainConfig, *, mesh: Mesh) -> Program:
 
 
 def encode(config: TrainConfig, *, mesh: Mesh) -> Program:
-    """Frames to visual tokens, `encode_microbatch` groups of each row (or all that it has)."""
+    """Encodes `encode_microbatch` groups of each row, or all of them, to visual tokens."""
     part = {"config": config.model, "at_once": config.encode_microbatch}
 
     def run(params, frames):
@@ -113,7 +114,7 @@ def encode(config: TrainConfig, *, mesh: Mesh) -> Program:
 
 
 def assemble(config: TrainConfig, *, mesh: Mesh) -> Program:
-    """Visual tokens and text to the decoder's input, one sample a row."""
+    """Builds the decoder's input of visual tokens and text, one sample per row."""
     model, data = config.model, config.data
     put = functools.partial(VideoXLPro.assemble, slots=read_slots(config))
 
@@ -135,7 +136,7 @@ def assemble(config: TrainConfig, *, mesh: Mesh) -> Program:
 
 
 def prefill(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
-    """The decoder's input to the first logits and the cache, `CHUNK` slots at a time."""
+    """Reads the decoder's input, `CHUNK` slots at a time, to the first logits and the cache."""
     decoder, rows = config.model.decoder, config.data.batch_size
 
     def run(cache, params, embeddings, lengths):
@@ -165,7 +166,7 @@ def prefill(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> P
 
 
 def decode(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
-    """One more id a row, after a full prefill."""
+    """Decodes one more id of each row after a full prefill."""
 
     def run(cache, params, ids):
         return _apply(config, params, ids, cache, method="decode_step")
@@ -193,7 +194,7 @@ def abstract_batch(config: TrainConfig, *, mesh: Mesh) -> dict[str, jax.ShapeDty
 
 
 def read_slots(config: TrainConfig) -> int:
-    """Slots of a row that keeps all of its visual tokens, in whole chunks."""
+    """The decoder slots of a row that keeps all its visual tokens, in whole chunks."""
     group = STAMP_TOKENS + config.model.tokens_per_group
     read = config.data.max_text_tokens + config.data.max_frames // FRAMES_PER_GROUP * group
     return -(-read // CHUNK) * CHUNK

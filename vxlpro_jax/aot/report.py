@@ -130,7 +130,7 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> CompiledPro
         total, limit = _bytes(used[1], used[2]), _bytes(used[3], used[4])
         memory = Memory(None, None, None, None, None, total=total, limit=min(limit, hbm_bytes))
         return CompiledProgram(memory, time.monotonic() - started, "")
-    held = programs.DeviceMemory.by(compiled)
+    held = programs.DeviceMemory.of(compiled)
     memory = Memory(*held, total=held.total, limit=hbm_bytes)
     return CompiledProgram(memory, time.monotonic() - started, compiled.as_text())
 

@@ -1,4 +1,4 @@
-"""Describes TPUs and GPUs that need not be attached, so that programs can be compiled for them.
+"""Describes TPUs and GPUs that need not be attached, for which programs are compiled.
 
 The compilers come with `pip install -e '.[tpu]'` and `pip install -e '.[gpu]'`.
 """
@@ -15,15 +15,16 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class _Gpu(NamedTuple):
-    """Attributes.
+    """The figures of a GPU that its compiler needs.
 
-    kind: as `jax.Device.device_kind`.
-    major: of the compute capability, whose minor is 0.
-    cores: streaming multiprocessors.
-    fpus: float32 units of each.
-    shared: bytes of shared memory of each; a block gets 1 KiB less.
-    l2: bytes of cache.
-    clock: GHz.
+    Attributes:
+        kind: name, as `jax.Device.device_kind`.
+        major: major number of the compute capability, whose minor is 0.
+        cores: number of streaming multiprocessors.
+        fpus: number of float32 units of each multiprocessor.
+        shared: bytes of shared memory of each multiprocessor; a block gets 1 KiB less.
+        l2: bytes of the L2 cache.
+        clock: clock rate in GHz.
     """
 
     kind: str
@@ -54,11 +55,11 @@ _ENVIRONMENT = {
 
 
 def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
-    """The devices of a topology such as `v5e:16x16` or `h100:8`.
+    """Returns the devices of a topology such as `v5e:16x16` or `h100:8`.
 
     Args:
-        name: accelerator and shape.
-        num_slices: slices of that shape; 1 for GPUs.
+        name: name of accelerator and shape.
+        num_slices: number of slices of that shape; 1 for GPUs.
 
     Raises:
         InputError: there is no such topology, or no compiler for it is installed.
@@ -67,42 +68,42 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
     return of_kind(name, num_slices=num_slices)
 
 
-def gpu_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
-    """The devices of a topology such as `h100:8`, of so many GPUs.
+def gpu_devices(topology: str, *, num_slices: int = 1) -> list[jax.Device]:
+    """Returns the devices of a topology such as `h100:8`, which has eight GPUs.
 
     Raises:
-        InputError: there is no such topology, or no compiler for it, or `num_slices` is not 1: the
-            compiler does not tell devices of one host from those of another.
+        InputError: there is no such topology, no compiler for it, or `num_slices` is not 1. The
+            compiler does not distinguish hosts of GPUs.
     """
-    chip, colon, count = name.partition(":")
-    if chip not in _GPUS or not re.fullmatch(r"[1-9]\d*", count if colon else "1"):
+    name, colon, count = topology.partition(":")
+    if name not in _GPUS or not re.fullmatch(r"[1-9]\d*", count if colon else "1"):
         raise InputError(
-            f"Topology {name!r}: name a GPU, one of {', '.join(_GPUS)}, and how many, for example"
-            " h100:8."
+            f"Topology {topology!r}: name a GPU, one of {', '.join(_GPUS)}, and how many, for"
+            " example h100:8."
         )
     if num_slices != 1:
         raise InputError(
-            f"num_slices is {num_slices}: GPUs are compiled for without hosts, so set it to 1 and"
-            f" count those of all hosts, {chip}:{num_slices * int(count or 1)}."
+            f"num_slices is {num_slices}, but the compiler does not distinguish hosts of GPUs:"
+            f" set it to 1 and count the GPUs of all hosts, {name}:{num_slices * int(count or 1)}."
         )
     try:
         return topologies.get_topology_desc(
             platform="cuda",
             topology_name="",
-            target_config=describe(chip),
+            target_config=describe(name),
             topology=f"1x1x{count or 1}",
         ).devices
     except Exception as error:  # The plugin's errors have no common type.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"Topology {name!r} cannot be described: {reason}. The GPU compiler comes with"
+            f"Topology {topology!r} cannot be described: {reason}. The GPU compiler comes with"
             " pip install -e '.[gpu]', on any machine with Linux."
         ) from error
 
 
-def describe(chip: str) -> str:
-    """A GPU of `chips.GPUS` in the words of XLA: text of its `GpuTargetConfigProto`."""
-    gpu, memory = _GPUS[chip], accelerators.GPUS[chip]
+def describe(name: str) -> str:
+    """Describes a GPU of `accelerators.GPUS` as the text of XLA's `GpuTargetConfigProto`."""
+    gpu, memory = _GPUS[name], accelerators.GPUS[name]
     return f"""
         gpu_device_info {{
           cuda_compute_capability {{ major: {gpu.major} }}
@@ -134,7 +135,7 @@ def describe(chip: str) -> str:
 
 
 def tpu_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
-    """The devices of a topology such as `v5e:16x16`, in as many slices.
+    """Returns the devices of a topology such as `v5e:16x16`, in `num_slices` slices.
 
     Raises:
         InputError: there is no such topology, or no compiler for it.
@@ -142,7 +143,7 @@ def tpu_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     options = {"num_slices": num_slices} if num_slices > 1 else {}
-    if name.endswith(":1x1"):  # A host of its own; by default hosts have four chips.
+    if name.endswith(":1x1"):  # A single chip is its own host; otherwise hosts have four.
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices

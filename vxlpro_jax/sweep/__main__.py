@@ -1,11 +1,12 @@
-"""Runs variants of a training and puts them into one table.
+"""Trains variants of a run and collects their results in one table.
 
 `python -m vxlpro_jax.sweep --config=configs/ablations.py --workdir DIR [--only REGEX] [--dry_run]
 [--launcher local|slurm|gke]`
 
-Every variant goes through stage 1, stage 2 and the embedded task's questions, once a seed, each
-step a command of its own. Started again, it does what is missing; what fails is told, and the rest
-goes on. On a cluster a run is a job, and results are collected when this is started again.
+Every variant is trained in stages 1 and 2 and asked the synthetic questions, once for each seed.
+Each step is a command of its own. Started again, the sweep runs the steps that are missing. A run
+that fails is reported, and the others continue. On a cluster each run is a job, and the sweep
+collects the results when it is started again.
 """
 
 import collections
@@ -29,19 +30,19 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command line `argv`; 1 when a run failed."""
+    """Runs the command line `argv`; returns 1 if a run failed."""
     arguments = parse_arguments(argv)
     workdir = arguments.workdir
     runs = plan(arguments.sweep, arguments.variants, workdir=workdir)
-    launcher = make_executor(arguments)
+    executor = make_executor(arguments)
     if arguments.dry_run:
         for run in runs:
-            print(launcher.show(run))
+            print(executor.show(run))
         return 0
-    runs_by = collections.defaultdict(list)
+    runs_by: dict[LaunchStatus, list[Run]] = collections.defaultdict(list)
     for number, run in enumerate(runs, 1):
-        outcome = launcher.launch(run, label=f"[{number}/{len(runs)}] {run}")
-        runs_by[outcome].append(run)
+        status = executor.launch(run, label=f"[{number}/{len(runs)}] {run}")
+        runs_by[status].append(run)
         if arguments.launcher == "local" or number == len(runs):
             found = list(collect(runs))
             write_results(found, usual_ratio=arguments.sweep.keep_ratio, workdir=workdir)
@@ -50,19 +51,28 @@ def main(argv: Sequence[str]) -> int:
 
 
 def print_summary(runs_by: dict[LaunchStatus, list[Run]], *, workdir: Path) -> None:
-    """Prints the table so far, what is not done, and where to look for failures."""
+    """Prints the table so far, the number of runs by status, and the logs of failed runs."""
     print((workdir / "results.md").read_text())
-    counts = {outcome.value: len(runs) for outcome, runs in runs_by.items()}
+    counts = {status.value: len(runs) for status, runs in runs_by.items()}
     if counts.keys() - {LaunchStatus.DONE.value, LaunchStatus.FAILED.value}:
-        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-        print(f"Runs: {told}. Start this command again to collect what they measure.")
+        numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
+        print(f"Runs: {numbers}. Start this command again to collect their results.")
     for run in runs_by.get(LaunchStatus.FAILED, ()):
         print(f"Failed: {run}; see {run.folder / 'log.txt'}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """The command line: the sweep, its variants by name, and how and where they run."""
+    """The command line.
+
+    Attributes:
+        sweep: what all variants share.
+        variants: the chosen variants by name.
+        workdir: folder of the runs.
+        launcher: `local`, `slurm` or `gke`.
+        template: file that jobs on a cluster are made from; empty for that of `launch/`.
+        dry_run: whether to print the commands instead of running them.
+    """
 
     sweep: Sweep
     variants: dict[str, Variant]
@@ -85,7 +95,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     try:
         only = re.compile(values.only)
     except re.error as error:
-        raise InputError(f"--only={values.only} is no regular expression: {error}.") from error
+        raise InputError(f"--only={values.only} is not a regular expression: {error}.") from error
     described = fields.pop("variants", {})
     variants = {
         name: from_mapping(Variant, settings, path=f"config.variants.{name}")
@@ -93,7 +103,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         if only.search(name)
     }
     if not variants:
-        raise InputError(f"No variant fits --only={values.only}: known are {', '.join(described)}.")
+        raise InputError(
+            f"No variant matches --only={values.only}: known are {', '.join(described)}."
+        )
     workdir = Path(values.workdir).expanduser().absolute()
     sweep = from_mapping(Sweep, fields)
     return Arguments(
@@ -104,21 +116,24 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 def _define(values: flags.FlagValues) -> None:
     string = flags.DEFINE_string
     string("workdir", "runs/ablations", "Folder of the runs.", flag_values=values)
-    string("only", "", "Only variants whose name has this.", flag_values=values)
-    string("template", "", "Instead of launch/'s: FILE, or FILE:JOBSET.", flag_values=values)
+    only = "Regular expression; only variants whose name contains a match are run."
+    string("only", "", only, flag_values=values)
+    template = "FILE or FILE:JOBSET that jobs are made from, instead of the one in launch/."
+    string("template", "", template, flag_values=values)
     names = ("local", "slurm", "gke")
-    flags.DEFINE_enum("launcher", names[0], names, "Where runs are done.", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "Print what would be done.", flag_values=values)
+    flags.DEFINE_enum("launcher", names[0], names, "Where the runs execute.", flag_values=values)
+    dry_run = "Print the commands, scripts or manifests instead of starting anything."
+    flags.DEFINE_bool("dry_run", False, dry_run, flag_values=values)
 
 
 def make_executor(arguments: Arguments) -> Executor:
-    """The launcher that the command line names.
+    """Makes the executor that the command line names.
 
     Raises:
         InputError: its template cannot be read.
     """
     workdir = arguments.workdir
-    compiled = workdir / "compiled"  # Variants share most of what they compile.
+    compiled = workdir / "compiled"  # Variants share most compiled programs.
     if arguments.launcher == "slurm":
         return slurm.Slurm(template=Path(arguments.template or slurm.TEMPLATE), compiled=compiled)
     if arguments.launcher == "gke":

@@ -1,4 +1,4 @@
-"""What is compared of the files that a run's steps leave."""
+"""The numbers that a sweep compares, taken from the files that the steps of a run write."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
-    """Of a `recot.json`."""
+    """The numbers of a `recot.json`."""
     return {
         "restore error": report["reconstruction"]["model"],
         "shuffle similarity": report["shuffle_similarity"],
@@ -21,7 +21,7 @@ def of_embedded(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_needles(report: Mapping[str, Any]) -> dict[str, float]:
-    """Of the needles' `results.json`: the mean over all lengths and depths."""
+    """The number of the needles' `results.json`: the mean over all lengths and depths."""
     return {"needles": float(np.mean([cell["accuracy"] for cell in report["needle_grid"]]))}
 
 

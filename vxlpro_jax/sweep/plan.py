@@ -1,4 +1,4 @@
-"""From variants to runs: the steps of each, and the file that each step leaves."""
+"""Plans the runs of a sweep: the steps of each, and the file that each step writes."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ from vxlpro_jax.sweep import measures
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Settings `path=value` of each stage, and keep ratios at which a benchmark is asked as well.
+    """One variant: settings `path=value` of each stage, and more keep ratios to evaluate at.
 
-    The embedded questions are asked at the sweep's own ratio, needles only at these.
+    The synthetic questions are also asked at the sweep's own ratio, needles only at these.
     """
 
     has_stage1: bool = True
@@ -42,15 +42,20 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A command, and the file that it leaves when it is done.
+    """One command of a run.
 
-    `measures` takes numbers by measure from that file, if it holds any; `keep_ratio` is theirs. All
-    processes of a job share a step that `is_parallel`; any other is for one of them.
+    Attributes:
+        name: name of the step.
+        command: words of the command.
+        output: file that exists when the step is done.
+        measures: function of that file's JSON that returns numbers by name; None if it holds none.
+        keep_ratio: keep ratio of these numbers; None if the selector does not affect them.
+        is_parallel: whether all processes of a job share the step; otherwise one runs it.
     """
 
     name: str
     command: tuple[str, ...]
-    leaves: Path
+    output: Path
     measures: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
     keep_ratio: float | None = None
     is_parallel: bool = False
@@ -67,15 +72,15 @@ class Run:
 
     @property
     def missing(self) -> list[Step]:
-        """Steps that are not done yet."""
-        return [step for step in self.steps if not step.leaves.exists()]
+        """The steps that are not done yet."""
+        return [step for step in self.steps if not step.output.exists()]
 
     def __str__(self) -> str:
         return f"{self.variant}, seed {self.seed}"
 
 
 def plan(sweep: Sweep, variants: Mapping[str, Variant], *, workdir: Path) -> list[Run]:
-    """Every run, the first seed of all variants before the second."""
+    """Plans every run, the first seed of all variants before the second."""
     empty = (
         Run(name, seed, workdir / name / f"seed{seed}", ())
         for seed in sweep.seeds
@@ -90,8 +95,8 @@ def _with_steps(run: Run, *, sweep: Sweep, variant: Variant) -> Run:
     train = functools.partial(_train, seed=run.seed)
     if variant.has_stage1:
         command = train(config1, (*sweep.stage1, *variant.stage1), workdir=stage1)
-        leaves, take = stage1 / "recot.json", measures.of_stage1
-        steps.append(Step("stage1", command, leaves, take, is_parallel=True))
+        output = stage1 / "recot.json"
+        steps.append(Step("stage1", command, output, measures.of_stage1, is_parallel=True))
         init = (f"init_from={stage1}",)
     command = train(config2, (*sweep.stage2, *variant.stage2, *init), workdir=stage2)
     steps.append(Step("stage2", command, stage2 / "curves.png", is_parallel=True))

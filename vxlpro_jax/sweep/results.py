@@ -1,4 +1,4 @@
-"""What the runs have measured: one line a number, one row a variant, one picture."""
+"""The results of a sweep: a line for each number, a row for each variant, and a plot."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ Summary = dict[str, dict[str, list[float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One measured number; `keep_ratio` is None where the selector has no part in it."""
+    """One measured number; `keep_ratio` is None if the selector does not affect it."""
 
     variant: str
     seed: int
@@ -28,17 +28,17 @@ class Measurement:
 
 
 def collect(runs: Iterable[Run]) -> Iterator[Measurement]:
-    """Whatever the runs have measured so far."""
+    """Collects the numbers that the runs have measured so far."""
     for run in runs:
         for step in run.steps:
-            if step.measures and step.leaves.exists():
-                values = step.measures(json.loads(step.leaves.read_text()))
+            if step.measures and step.output.exists():
+                values = step.measures(json.loads(step.output.read_text()))
                 for measure, value in values.items():
                     yield Measurement(run.variant, run.seed, step.keep_ratio, measure, value)
 
 
 def write_results(found: Sequence[Measurement], *, usual_ratio: float, workdir: Path) -> None:
-    """`results.csv`, a line a number; `results.md`, mean and deviation over seeds; a plot."""
+    """Writes `results.csv` (a line per number), `results.md` (a row per variant) and a plot."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in dataclasses.fields(Measurement)])
@@ -51,7 +51,7 @@ def write_results(found: Sequence[Measurement], *, usual_ratio: float, workdir: 
 
 
 def summarize(found: Iterable[Measurement], *, usual_ratio: float) -> Summary:
-    """The seeds' values by row, a variant and perhaps its unusual keep ratio, and by measure."""
+    """Groups the seeds' values by variant, with its keep ratio if it is unusual, and measure."""
     rows: Summary = defaultdict(lambda: defaultdict(list))
     for number in found:
         is_usual = number.keep_ratio in (None, usual_ratio)
@@ -61,7 +61,7 @@ def summarize(found: Iterable[Measurement], *, usual_ratio: float) -> Summary:
 
 
 def table(summary: Summary) -> str:
-    """Markdown: a row a variant, mean and standard deviation over its seeds."""
+    """Formats Markdown: a row for each variant, with mean and standard deviation over its seeds."""
     measures = _measures(summary)
     lines = [f"| variant | seeds | {' | '.join(measures)} |", "| --- " * (2 + len(measures)) + "|"]
     for row, values in summary.items():

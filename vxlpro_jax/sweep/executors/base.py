@@ -1,4 +1,4 @@
-"""What a launcher is: where and when the steps of a run are done."""
+"""The interface of executors, which run the steps of a run here or on a cluster."""
 
 import enum
 import subprocess
@@ -9,7 +9,11 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class LaunchStatus(enum.Enum):
-    """Of launching a run: nothing is left to do, handed to a cluster, still there, or failed."""
+    """The result of launching a run.
+
+    `DONE`: no step is missing. `SUBMITTED`: the run was handed to a cluster. `WAITING`: it is
+    still there from an earlier launch. `FAILED`: a step or the submission failed.
+    """
 
     DONE = "done"
     SUBMITTED = "submitted"
@@ -18,30 +22,31 @@ class LaunchStatus(enum.Enum):
 
 
 class Executor(Protocol):
-    """Does what is missing of a run, here or on a cluster."""
+    """Runs the missing steps of a run, here or on a cluster."""
 
     def show(self, run: Run) -> str:
-        """What `launch` would do, as text."""
+        """Describes what `launch` would do, as text."""
 
     def launch(self, run: Run, *, label: str) -> LaunchStatus:
-        """Begins, and says so behind `label`."""
+        """Starts the missing steps, and prints what it does after `label`."""
+        ...
 
 
 def run_client(*command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a cluster's client; its output is text.
+    """Runs a cluster's client, whose output is text.
 
     Raises:
-        InputError: there is no such client here.
+        InputError: the client is not installed.
     """
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InputError(
-            f"{command[0]} is not on this machine: start this where jobs are submitted from, or"
-            " with --launcher=local."
+            f"{command[0]} is not installed: start this on a machine that submits jobs, or with"
+            " --launcher=local."
         ) from error
 
 
 def client_error(client: str, answer: subprocess.CompletedProcess[str]) -> InputError:
-    """The mistake to raise when a client could not answer at all."""
+    """Makes the error for a client that ended with an error of its own."""
     return InputError(f"{client} failed: {(answer.stderr or answer.stdout).strip()}.")

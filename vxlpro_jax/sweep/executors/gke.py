@@ -1,4 +1,4 @@
-"""Runs as JobSets on a Kubernetes cluster, one a run, each on one host."""
+"""Runs that execute as JobSets on a Kubernetes cluster, one per run, each on one host."""
 
 import copy
 import re
@@ -14,14 +14,14 @@ from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 
 TEMPLATE = "launch/gke_jobset.yaml"
-_POD_NAME = 63  # Characters at most; five of them, and a dash, are the cluster's own.
+_POD_NAME = 63  # Largest number of characters; the cluster adds a dash and five of its own.
 _TOPOLOGY = "cloud.google.com/gke-tpu-topology"
-# Keeps the hosts of a slice together, in a node pool of their own.
+# Keeps the hosts of a slice together in a node pool of their own.
 _EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
-# Topology of one host, by the dimensions of the slice and its chips.
+# Topology of one host, by the number of dimensions of the slice and of chips of the host.
 _ONE_HOST = {(2, 1): "1x1", (2, 4): "2x2", (2, 8): "2x4", (3, 4): "2x2x1"}
-# The shell, a container's first process, would keep SIGTERM to itself. Where the signal ends the
-# first wait, the second has the code.
+# The shell is the container's first process and would not pass SIGTERM on. If the signal ends the
+# first wait, the second one returns the exit code.
 _BEGIN = """\
 set -u
 set -a; . launch/xla_flags.env; set +a
@@ -39,10 +39,10 @@ run() {
 
 
 class Gke:
-    """Applies a manifest a run, which is a JobSet of the template cut down to one host.
+    """Applies one manifest per run, a JobSet of the template reduced to one host.
 
-    The run's folder must be the same path here and in the containers, and `python` there must have
-    the package. A JobSet that is started again does what is missing.
+    The run's folder must have the same path here and in the containers, and the package must be
+    installed there. A JobSet that is started again runs the missing steps.
     """
 
     def __init__(self, *, template: str, name_prefix: str, compiled: Path):
@@ -50,11 +50,11 @@ class Gke:
         self._prefix, self._compiled = name_prefix, compiled
 
     def show(self, run: Run) -> str:
-        """The manifest, and how it is applied."""
+        """Shows the manifest and the command that applies it."""
         return f"---\n{self.manifest(run)}$ {shlex.join(_apply(run))}"
 
     def launch(self, run: Run, *, label: str) -> LaunchStatus:
-        """Applies a run that is neither done nor on the cluster."""
+        """Applies the run's manifest unless the run is done or on the cluster."""
         if not run.missing:
             return LaunchStatus.DONE
         name, before = self.name(run), ""
@@ -63,7 +63,7 @@ class Gke:
             print(f"{label}: JobSet {name} is on the cluster", flush=True)
             return LaunchStatus.WAITING
         if state:
-            before = f", because it has ended before it was done ({state})"
+            before = f", because it ended before all steps were done ({state})"
             gone = run_client("kubectl", "delete", "jobset", name)
             if gone.returncode:
                 raise client_error("kubectl delete", gone)
@@ -77,10 +77,10 @@ class Gke:
         return LaunchStatus.SUBMITTED
 
     def name(self, run: Run) -> str:
-        """The run's JobSet: lower-case letters, digits and dashes.
+        """Names the run's JobSet with lower-case letters, digits and dashes.
 
         Raises:
-            InputError: names of its pods would be longer than Kubernetes allows.
+            InputError: the names of its pods would be longer than Kubernetes allows.
         """
         words = f"{self._prefix}-{run.variant}-seed{run.seed}".lower()
         name = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
@@ -88,13 +88,13 @@ class Gke:
         most = _POD_NAME - 6 - len(f"-{job}-0-0")
         if len(name) > most:
             raise InputError(
-                f"JobSet {name} has {len(name)} characters, {most} are allowed: shorten the name"
-                " of the variant, or of the last folder of --workdir."
+                f"JobSet {name} has {len(name)} characters, but {most} are allowed: shorten the"
+                " name of the variant, or of the last folder of --workdir."
             )
         return name
 
     def manifest(self, run: Run) -> str:
-        """The run's JobSet as YAML."""
+        """Writes the run's JobSet as YAML."""
         jobset = copy.deepcopy(self._jobset)
         jobset["metadata"]["name"] = self.name(run)
         jobset["metadata"].get("annotations", {}).pop(_EXCLUSIVE, None)
@@ -117,16 +117,16 @@ class Gke:
         return yaml.dump(jobset, Dumper=_Dumper, sort_keys=False, width=100)
 
     def script(self, run: Run) -> str:
-        """What the container does."""
+        """Writes the script that the container runs."""
         steps = (
-            f"[ -e {shlex.quote(str(step.leaves))} ] || run {shlex.join(step.command[1:])}\n"
+            f"[ -e {shlex.quote(str(step.output))} ] || run {shlex.join(step.command[1:])}\n"
             for step in run.steps
         )
         return _BEGIN + "".join(steps)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Scripts as they are, not as one line with escapes."""
+    """Writes scripts as blocks instead of one line with escapes."""
 
 
 _Dumper.add_representer(
@@ -138,7 +138,7 @@ _Dumper.add_representer(
 
 
 def _one_host(topology: str, *, chips: int) -> str:
-    """The part of a slice that one pod with so many chips has."""
+    """The topology of one pod with `chips` chips of a slice."""
     dimensions = topology.count("x") + 1
     if (dimensions, chips) not in _ONE_HOST:
         raise InputError(f"--template: no host of a slice {topology} has {chips} chips.")
@@ -146,7 +146,7 @@ def _one_host(topology: str, *, chips: int) -> str:
 
 
 def _read(template: str) -> dict[str, Any]:
-    """`FILE[:NAME]`: the file's JobSet of that name, or its first."""
+    """Reads `FILE[:NAME]`: the file's JobSet of that name, or its first."""
     file, _, name = template.partition(":")
     try:
         text = Path(file).read_text(encoding="utf-8")
@@ -156,7 +156,10 @@ def _read(template: str) -> dict[str, Any]:
     for document in documents:
         if not name or document["metadata"]["name"] == name:
             if len(document["spec"]["replicatedJobs"]) != 1:
-                raise InputError(f"--template: {file} has a JobSet of several replicated jobs.")
+                raise InputError(
+                    f"--template: the JobSet in {file} has several replicated jobs: give one with a"
+                    " single replicated job."
+                )
             return document
     known = ", ".join(x["metadata"]["name"] for x in documents) or "none"
     raise InputError(f"--template: {file} has no JobSet {name!r}: known are {known}.")
@@ -171,7 +174,7 @@ def _apply(run: Run) -> tuple[str, ...]:
 
 
 def _state(name: str) -> str:
-    """Empty if there is no such JobSet, `active`, or how it ended."""
+    """Reads the state of a JobSet: empty if there is none, `active`, or how it ended."""
     path = "jsonpath={.metadata.name}/{.status.terminalState}"
     answer = run_client("kubectl", "get", "jobset", name, "--ignore-not-found", f"--output={path}")
     if answer.returncode:

@@ -1,4 +1,4 @@
-"""Runs on this machine, one step after the other."""
+"""Runs that execute on this machine, one step after the other."""
 
 import shlex
 import subprocess
@@ -9,17 +9,17 @@ from vxlpro_jax.sweep.plan import Run
 
 
 class Local:
-    """Each step is a process; its output goes to the run's `log.txt`."""
+    """Runs each step as a process, whose output goes to the run's `log.txt`."""
 
     def __init__(self, *, environment: Mapping[str, str]):
         self._environment = environment
 
     def show(self, run: Run) -> str:
-        """The commands, one a line."""
+        """Lists the commands, one per line."""
         return "\n".join(shlex.join(step.command) for step in run.steps)
 
     def launch(self, run: Run, *, label: str) -> LaunchStatus:
-        """Does the missing steps, up to one that fails."""
+        """Runs the missing steps until one fails."""
         run.folder.mkdir(parents=True, exist_ok=True)
         for step in run.missing:
             print(f"{label}: {step.name}", flush=True)

@@ -1,4 +1,4 @@
-"""Runs as Slurm jobs, one a run."""
+"""Runs that execute as Slurm jobs, one job per run."""
 
 import shlex
 import sys
@@ -14,9 +14,9 @@ _OWN_OPTIONS = ("--job-name", "--output")
 
 
 class Slurm:
-    """Submits a script a run, with the `#SBATCH` lines of the template and its way to start steps.
+    """Submits one script per run, which has the `#SBATCH` lines of the template.
 
-    A job that is started again does what is missing.
+    The template also starts the parallel steps. A job that is started again runs the missing steps.
     """
 
     def __init__(self, *, template: Path, compiled: Path):
@@ -32,11 +32,11 @@ class Slurm:
         ]
 
     def show(self, run: Run) -> str:
-        """The script, and how it is submitted."""
+        """Shows the script and the command that submits it."""
         return f"{self.script(run)}$ {shlex.join(_submit(run))}"
 
     def launch(self, run: Run, *, label: str) -> LaunchStatus:
-        """Submits a run that is neither done nor in the queue."""
+        """Submits the run unless it is done or in the queue."""
         if not run.missing:
             return LaunchStatus.DONE
         job, before = run.folder / "job.txt", ""
@@ -45,7 +45,7 @@ class Slurm:
             if _is_queued(number):
                 print(f"{label}: job {number} is in the queue", flush=True)
                 return LaunchStatus.WAITING
-            before = f", because job {number} has ended before it was done: see log.txt"
+            before = f", because job {number} ended before all steps were done: see log.txt"
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(_script_of(run), self.script(run))
         answer = run_client(*_submit(run))
@@ -58,18 +58,18 @@ class Slurm:
         return LaunchStatus.SUBMITTED
 
     def script(self, run: Run) -> str:
-        """The text of the run's script."""
+        """Writes the text of the run's script."""
         lines = [
             "#!/usr/bin/env bash",
             f"#SBATCH --job-name={run.variant}-seed{run.seed}",
             f"#SBATCH --output={shlex.quote(str(run.folder / 'log.txt'))}",
             *self._options,
-            f"# What is missing of {run}. Written by vxlpro_jax.sweep.",
+            f"# The missing steps of {run}. Written by vxlpro_jax.sweep.",
             "set -euo pipefail",
             f"cd {shlex.quote(str(Path.cwd()))}",
             f"export PYTHON={shlex.quote(sys.executable)}",
             f"export JAX_COMPILATION_CACHE_DIR={shlex.quote(str(self._compiled))}",
-            *(f"[[ -e {shlex.quote(str(x.leaves))} ]] || {self._start(x)}" for x in run.steps),
+            *(f"[[ -e {shlex.quote(str(x.output))} ]] || {self._start(x)}" for x in run.steps),
         ]
         return "\n".join(lines) + "\n"
 
