@@ -119,8 +119,8 @@ def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> lis
         f"{seconds[0]:.1f}",
         f"{run:.4f}",
         f"{case.amount / run:.4g} {case.unit}",
-        f"{programs.DeviceMemory.of(compiled).total / _GIB:.2f}",
-        "" if most is None else f"{most / _GIB:.2f}",
+        f"{programs.DeviceMemory.of(compiled).total / _GIB:.4g}",
+        "" if most is None else f"{most / _GIB:.4g}",
     ]
 
 

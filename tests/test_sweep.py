@@ -96,14 +96,14 @@ def test_more_variants_reach_the_runs_that_they_are_about(tmp_path, monkeypatch)
     assert asked == ["embedded_1.0", "embedded_0.5"]
 
 
-def test_groups_differ_and_a_wrong_one_is_told():
+def test_groups_differ_and_an_unknown_one_is_named():
     names = [{change.__name__ for change in group} for group in ablations.GROUPS.values()]
     assert not set.intersection(*names)
     with pytest.raises(InputError, match="Unknown group 'mroe': known are more"):
         sweep.parse_arguments(["sweep", f"{ABLATIONS}:mroe"])
 
 
-def test_only_some_variants(capsys):
+def test_only_selects_variants_by_name(capsys):
     def parse(*more):
         return sweep.parse_arguments(["sweep", ABLATIONS, *more])
 
@@ -154,7 +154,7 @@ def two_runs(folder, code=1, **fields) -> list[Run]:
     return runs
 
 
-def test_a_failure_stops_its_own_run_only_and_what_is_done_stays(tmp_path):
+def test_a_failure_stops_only_its_own_run_and_keeps_finished_steps(tmp_path):
     runs = two_runs(tmp_path)
     launcher = Local(environment=os.environ)
     for _ in range(2):
@@ -210,7 +210,7 @@ def on_slurm(folder) -> Slurm:
     return Slurm(template=ROOT / "launch/slurm.sbatch", compiled=folder / "compiled")
 
 
-def test_slurm_gets_a_script_a_run_and_results_are_collected_later(tmp_path, cluster, capsys):
+def test_slurm_gets_a_script_per_run_and_results_are_collected_later(tmp_path, cluster, capsys):
     runs = two_runs(tmp_path, is_parallel=True)
     outcomes = [on_slurm(tmp_path).launch(run, label=run.variant) for run in runs]
     assert outcomes == [LaunchStatus.SUBMITTED] * 2
@@ -259,7 +259,7 @@ def test_only_training_is_started_in_all_tasks_of_a_job(tmp_path, cluster):
     assert "VXLPRO_NUM_PROCESSES=1" in lines[-1]
 
 
-def test_what_a_cluster_refuses_is_told_and_the_rest_goes_on(tmp_path, cluster, capsys):
+def test_a_refused_job_is_reported_and_the_others_are_submitted(tmp_path, cluster, capsys):
     cluster("sbatch", "echo 'no such partition' >&2; exit 1")
     outcomes = [on_slurm(tmp_path).launch(run, label=run.variant) for run in two_runs(tmp_path)]
     assert outcomes == [LaunchStatus.FAILED] * 2
@@ -272,7 +272,7 @@ def test_what_a_cluster_refuses_is_told_and_the_rest_goes_on(tmp_path, cluster, 
         on_slurm(tmp_path).launch(two_runs(tmp_path)[0], label="")
 
 
-def test_no_client_and_no_template_are_told(tmp_path, monkeypatch):
+def test_a_missing_client_or_template_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="sbatch is not installed"):
         on_slurm(tmp_path).launch(two_runs(tmp_path)[0], label="")
@@ -298,7 +298,7 @@ def on_gke(folder, name="vxlpro-tpu") -> Gke:
     return Gke(template=template, name_prefix="ablations", compiled=folder / "compiled")
 
 
-def test_gke_gets_a_jobset_a_run(tmp_path, kubernetes, capsys):
+def test_gke_gets_a_jobset_for_each_run(tmp_path, kubernetes, capsys):
     run = two_runs(tmp_path)[0]
     launcher = on_gke(tmp_path)
     assert launcher.launch(run, label="good") is LaunchStatus.SUBMITTED
@@ -352,7 +352,7 @@ def test_the_container_of_a_run_does_its_steps_and_ends_with_their_code(name, tm
     assert not (tmp_path / "bad/keep_0.9").exists()
 
 
-def test_the_container_of_a_run_hands_the_signal_on(tmp_path):
+def test_the_container_of_a_run_passes_the_signal_on(tmp_path):
     text = (
         "import os, signal, sys, time; print(os.environ['VXLPRO_NUM_PROCESSES'], flush=True);"
         "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(75)));"
@@ -367,14 +367,14 @@ def test_the_container_of_a_run_hands_the_signal_on(tmp_path):
     process.stdout.close()
 
 
-def test_long_names_are_refused_before_kubernetes_does(tmp_path):
+def test_names_too_long_for_kubernetes_are_refused(tmp_path):
     run = Run("a_variant_with_a_very_long_name_indeed", 0, tmp_path, ())
     with pytest.raises(InputError, match="shorten the name of the variant"):
         on_gke(tmp_path).name(run)
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "gke"])
-def test_dry_runs_of_clusters_touch_nothing(launcher, tmp_path, monkeypatch, capsys):
+def test_dry_runs_of_clusters_change_nothing(launcher, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PATH", str(tmp_path))
     workdir = tmp_path / "runs"
@@ -420,6 +420,6 @@ def test_tables_hold_mean_and_spread(tmp_path):
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_results_of_nothing(tmp_path):
+def test_results_without_runs_are_empty(tmp_path):
     results.write_results([], usual_ratio=0.9, workdir=tmp_path / "new")
     assert (tmp_path / "new/results.csv").read_text().count("\n") == 1

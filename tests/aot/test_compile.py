@@ -48,7 +48,7 @@ def test_the_tiny_preset_fits(what, tmp_path):
     assert "of 16.00 GiB" in done.stdout
 
 
-def test_what_does_not_fit_exits_with_1_and_says_what_would_help(tmp_path):
+def test_a_program_that_does_not_fit_exits_with_1_and_prints_advice(tmp_path):
     flags = "--config.data.batch_size=524288", "--config.data.feature_cache="
     done, told = compile_for("v5e:2x2", *flags, tmp_path=tmp_path)
     assert done.returncode == 1, done.stderr
@@ -67,7 +67,7 @@ def test_what_does_not_fit_exits_with_1_and_says_what_would_help(tmp_path):
         ("a100:", "and how many, for example h100:8"),
     ],
 )
-def test_no_topology_is_told_in_a_sentence(topology, reason, tmp_path):
+def test_an_unknown_topology_is_reported_in_a_sentence(topology, reason, tmp_path):
     done, told = compile_for(topology, tmp_path=tmp_path)
     assert done.returncode == 2
     assert reason in done.stderr
@@ -75,7 +75,7 @@ def test_no_topology_is_told_in_a_sentence(topology, reason, tmp_path):
     assert told is None
 
 
-def test_a_gpu_needs_its_compiler(tmp_path):
+def test_a_missing_gpu_compiler_is_named(tmp_path):
     """Where it is installed, the empty package that is found first hides it."""
     (tmp_path / "jax_plugins").mkdir()
     (tmp_path / "jax_plugins" / "__init__.py").touch()
@@ -86,7 +86,7 @@ def test_a_gpu_needs_its_compiler(tmp_path):
     assert told is None
 
 
-def test_gpus_have_no_slices(tmp_path):
+def test_slices_of_gpus_are_refused(tmp_path):
     done, told = compile_for("h100:8", "--num_slices=2", tmp_path=tmp_path)
     assert done.returncode == 2
     assert "count the GPUs of all hosts, h100:16" in done.stderr

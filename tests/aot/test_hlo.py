@@ -51,7 +51,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 """
 
 
-def test_collectives_by_kind():
+def test_collectives_are_counted_by_kind():
     assert hlo.collectives(PROGRAM) == {
         "all-gather": Collective(7 + 1, 7 * 64 + 32),
         "all-reduce": Collective(35, 35 * 32),
@@ -86,7 +86,7 @@ ENTRY %main (p.0: bf16[2,4], p.1: f32[8]) -> f32[8] {
 """  # noqa: E501
 
 
-def test_collectives_of_gpus():
+def test_collectives_of_gpus_are_counted_once():
     assert hlo.collectives(GPU_PROGRAM) == {
         "all-reduce": Collective(36 + 1, 36 * 32 + 40),
         "all-gather": Collective(1, 32 + 64),
@@ -101,6 +101,6 @@ def test_attention_is_known_by_its_kernels():
     assert hlo.attention_kernels(PROGRAM) == []
 
 
-def test_a_program_without_any_has_none():
+def test_a_program_without_attention_kernels_names_none():
     assert hlo.collectives("ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %p = f32[8] p()\n}\n") == {}
     assert hlo.collectives("") == {}

@@ -32,7 +32,7 @@ def advice(what, **fields):
     return {part[1]: (float(part[2]), part[3]) for part in parts}
 
 
-def test_training_keeps_what_the_decoder_does():
+def test_training_is_advised_about_every_part():
     told = advice("train")
     assert list(told) == [
         "model.decoder.remat",
@@ -47,7 +47,7 @@ def test_training_keeps_what_the_decoder_does():
     assert told["mesh.fsdp"][1] == "parameters, gradients and moments"
 
 
-def test_stage_1_has_no_decoder_of_text():
+def test_stage_1_is_not_advised_about_the_text_decoder():
     told = advice("stage1", objective="recot", optim=FROZEN_TOWER)
     assert list(told) == [
         *("encode_microbatch", "grad_accum_steps", "mesh.context", "mesh.fsdp"),
@@ -57,7 +57,7 @@ def test_stage_1_has_no_decoder_of_text():
     assert advice("stage1", objective="recot", optim=FROZEN_TOWER, model=deep) == told
 
 
-def test_a_frozen_tower_keeps_nothing():
+def test_a_frozen_tower_needs_no_remat():
     deep = dataclasses.replace(MICRO, vision=dataclasses.replace(MICRO.vision, depth=64))
     fields = {"model": deep}
     trained, frozen = advice("train", **fields), advice("train", **fields, optim=FROZEN_TOWER)
@@ -67,7 +67,7 @@ def test_a_frozen_tower_keeps_nothing():
 
 
 @pytest.mark.parametrize("what", ["encode", "assemble", "prefill", "decode"])
-def test_what_answers_holds_no_optimizer_and_some_a_cache(what):
+def test_inference_is_advised_about_caches_but_not_the_optimizer(what):
     told = advice(what)
     assert {"compute_dtype", "data.batch_size", "data.max_frames", "mesh.tensor"} <= set(told)
     assert not {"grad_accum_steps", "model.decoder.remat", "mesh.fsdp"} & set(told)
@@ -80,7 +80,7 @@ def test_what_answers_holds_no_optimizer_and_some_a_cache(what):
     assert more == pytest.approx(2 if has_cache else 1, rel=0.05)
 
 
-def test_the_cache_of_8192_frames():
+def test_the_cache_of_8192_frames_has_its_computed_size():
     """3B, one row: 36 layers, 2 heads of 128, 315,392 positions and the text, bfloat16."""
     config = TrainConfig(
         model=PRESETS["3b"],

@@ -71,11 +71,11 @@ def test_every_launcher_is_known(environ, expected):
         ("a-b[3-4]-ib,c", "a-b3-ib"),
     ],
 )
-def test_the_first_node_of_a_list(nodes, first):
+def test_the_first_node_of_a_slurm_list_is_the_coordinator(nodes, first):
     assert find_cluster(SLURM | {"SLURM_STEP_NODELIST": nodes}).host == first
 
 
-def test_open_mpi_meets_where_it_was_started():
+def test_the_coordinator_of_open_mpi_is_where_it_was_started():
     cluster = find_cluster(OPEN_MPI)
     assert (cluster.host, *cluster[1:]) == ("10.96.0.1", 4, 3)
     assert 61_440 <= cluster.port < 65_536
@@ -98,7 +98,7 @@ def test_mpirun_within_a_slurm_step_counts_its_own_processes():
     assert find_cluster(OPEN_MPI | SLURM | {"SLURM_STEP_NUM_TASKS": "2"})[1:] == (4, 3)
 
 
-def test_the_contract_goes_before_all_launchers():
+def test_the_variables_of_the_contract_precede_all_launchers():
     assert find_cluster(SLURM | OPEN_MPI | TPU | CONTRACT) == Cluster("host-a:1234", 4, 2)
     alone = {"VXLPRO_NUM_PROCESSES": "1", "VXLPRO_PROCESS_ID": "0"}
     assert find_cluster(SLURM | OPEN_MPI | TPU | alone) is None
@@ -133,12 +133,12 @@ def test_impossible_environments_are_refused(environ, message):
         find_cluster(environ)
 
 
-def test_one_host_may_meet_at_its_loopback():
+def test_processes_of_one_host_may_use_a_loopback_address():
     at = {"VXLPRO_COORDINATOR": "localhost:1234"}
     assert find_cluster(CONTRACT | at | {"SLURM_STEP_NUM_NODES": "1"}).host == "localhost"
 
 
-def test_timeout():
+def test_the_timeout_is_read_from_its_variable():
     assert find_timeout({}) == 600
     assert find_timeout({"VXLPRO_TIMEOUT": "7.5"}) == 7.5
 

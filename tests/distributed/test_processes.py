@@ -161,7 +161,7 @@ def test_four_processes_have_the_losses_of_one(four, alone):
 
 
 @pytest.mark.parametrize(("count", "tensor"), [(2, 2), (1, 1)])
-def test_what_four_processes_saved_fewer_restore(start, data, four, alone, tmp_path, count, tensor):
+def test_fewer_processes_restore_what_four_saved(start, data, four, alone, tmp_path, count, tensor):
     """On other meshes, too: of two processes each reads all rows."""
     workdir = shutil.copytree(four, tmp_path / "run")
     out = finish(start(count, "train", workdir, data, tensor))
@@ -172,7 +172,7 @@ def test_what_four_processes_saved_fewer_restore(start, data, four, alone, tmp_p
 # ---- Killed -------------------------------------------------------------------------------------
 
 
-def test_the_other_ends_in_time_and_names_who_was_killed(killed):
+def test_the_other_process_ends_in_time_and_names_the_killed_one(killed):
     _, ((code, _, error), (killed_code, *_)), seconds = killed
     assert killed_code == -signal.SIGKILL, "it ended before it was killed"
     assert code == 80
@@ -180,7 +180,7 @@ def test_the_other_ends_in_time_and_names_who_was_killed(killed):
     assert f"error: process 1 ({HOST}) is gone" in error
 
 
-def test_a_killed_run_started_again_is_exact(start, data, killed, continued):
+def test_a_killed_run_continues_with_the_same_losses(start, data, killed, continued):
     workdir, *_ = killed
     finish(start(2, "train", workdir, data))
     exact = ("step", "loss", "lr", "grad_norm", "frames")
@@ -191,7 +191,7 @@ def test_a_killed_run_started_again_is_exact(start, data, killed, continued):
 
 
 @pytest.mark.parametrize("victim", [0, 2])
-def test_whoever_is_killed_is_named_by_all(start, victim):
+def test_every_process_names_the_killed_one(start, victim):
     """Also process 0, without which JAX aborts the others, and while nothing fails by itself."""
     processes = start(3, "wait", timeout=HASTY)
     for process in processes:
@@ -229,7 +229,7 @@ def test_a_preempted_run_continues_where_it_was_saved(preempted, continued):
     assert losses(workdir)[: len(table)] == table
 
 
-def test_sigterm_to_one_process(start, data, alone, tmp_path):
+def test_sigterm_to_a_single_process_saves_and_exits_with_75(start, data, alone, tmp_path):
     """While it compiles; then at the end the losses are exactly those of the uninterrupted run."""
     run = tmp_path / "run"
     (process,) = start(1, "train", run, data)
@@ -259,7 +259,7 @@ def test_sigterm_again_before_the_continued_run_saves_on_its_way(start, data, pr
     assert losses(run) == losses(continued[0])
 
 
-def test_the_handler_before_is_put_back(alone, data, no_mesh):
+def test_the_earlier_sigterm_handler_is_restored(alone, data, no_mesh):
     def handler(number, frame):
         raise AssertionError
 
@@ -280,7 +280,7 @@ def test_only_process_0_prints(continued):
     assert not [line for line in second.splitlines() if not line.startswith("[Gloo]")]
 
 
-def test_gather_and_own_files(start):
+def test_gather_returns_every_value_and_files_are_named_by_process(start):
     """Also: at the end the default handler of SIGTERM is back, by which this driver ends; and a
     proxy for the outer world, which is down here, is not asked for process 0.
     """
@@ -294,7 +294,7 @@ def test_gather_and_own_files(start):
 # ---- Who holds it up ----------------------------------------------------------------------------
 
 
-def test_barrier_names_who_is_missing(start):
+def test_a_barrier_names_the_missing_process(start):
     first, second, last = start(3, "late", timeout=3)
     done = ended([first, second])
     assert [code for code, *_ in done] == [80, 80]
@@ -421,7 +421,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_it_would_have(run, data, alone)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"6", "8"}
 
 
-def test_two_damaged_checkpoints_are_a_mistake_and_stay(run, restore):
+def test_two_damaged_checkpoints_are_refused_and_kept(run, restore):
     for step in ("6", "8"):
         truncate(largest(run / "checkpoints" / step / "params"))
     with pytest.raises(InputError, match=r"no checkpoint that can be used \(step 8: .*step 6: "):
@@ -429,7 +429,7 @@ def test_two_damaged_checkpoints_are_a_mistake_and_stay(run, restore):
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"6", "8"}
 
 
-def test_other_sizes_are_not_damage(run, data):
+def test_a_checkpoint_of_other_sizes_is_not_called_damaged(run, data):
     config = run_config(data)
     (run / "train_config.json").unlink()
     wider = dataclasses.replace(config.recot, decoder_width=16)
@@ -441,7 +441,7 @@ def test_other_sizes_are_not_damage(run, data):
 # ---- The command --------------------------------------------------------------------------------
 
 
-def test_flags_go_before_the_environment(monkeypatch):
+def test_flags_precede_environment_variables(monkeypatch):
     monkeypatch.setenv("VXLPRO_NUM_PROCESSES", "8")
     monkeypatch.setenv("VXLPRO_COORDINATOR", "host-a:1")
     told = ("--coordinator=host-b:2", "--process_id=0")

@@ -48,7 +48,7 @@ def decoder(config, params, *, backend="auto"):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("backend", ["xla", "chunked"])
-def test_logits(config, embeddings, tied, backend):
+def test_logits_equal_torch(config, embeddings, tied, backend):
     """The second vocabulary is one row larger, as some checkpoints have it."""
     sizes = dataclasses.replace(config.decoder, tied_head=tied, vocab_size=211 + (not tied))
     config = dataclasses.replace(config, decoder=sizes)
@@ -59,7 +59,7 @@ def test_logits(config, embeddings, tied, backend):
 
 
 @pytest.mark.parametrize("backend", ["xla", "chunked"])
-def test_samples_of_a_row_are_apart(config, oracle, params, embeddings, backend):
+def test_samples_of_a_row_do_not_see_each_other(config, oracle, params, embeddings, backend):
     """Two samples and padding in one row give what each gives alone."""
     bounds = (0, 290, 521)
     row = embeddings[:1]
@@ -100,7 +100,7 @@ def test_cache_equals_full_forward(config, params, embeddings):
 
 
 @pytest.mark.parametrize("pieces", [(521,), (1, 520), (128, 128, 265), (300, 1, 1, 219)])
-def test_pieces_equal_the_whole(config, params, embeddings, pieces, monkeypatch):
+def test_chunked_prefill_equals_one_pass(config, params, embeddings, pieces, monkeypatch):
     """Whatever the chunks; the cache is read in blocks that do not divide them."""
     monkeypatch.setattr(kv_cache, "BLOCK", 96)
     model = Qwen2(config.decoder)
@@ -124,7 +124,7 @@ def test_pieces_equal_the_whole(config, params, embeddings, pieces, monkeypatch)
     np.testing.assert_allclose(jnp.concatenate(hidden, axis=1), whole, rtol=0, atol=1e-9)
 
 
-def test_int8_cache_is_near(config, params, embeddings):
+def test_an_int8_cache_is_close_to_an_exact_one(config, params, embeddings):
     """Each head's vector is rounded to a 127th of its largest number; the pieces read it back."""
     model, exact, rounded = Qwen2(config.decoder), [], []
     for kind, found in (("model", exact), ("int8", rounded)):
@@ -151,7 +151,7 @@ def test_int8_cache_is_near(config, params, embeddings):
     assert 1e-6 < error < 0.05
 
 
-def test_layers_apart_equal_scanned_ones(config, params, embeddings):
+def test_unscanned_layers_equal_scanned_ones(config, params, embeddings):
     apart = Qwen2(dataclasses.replace(config.decoder, scan_layers=False))
     leaves = dict(params["decoder"])
     stacked = leaves.pop("layers")

@@ -22,7 +22,7 @@ def compare(golden_folder, model_folder, name, *, dtype, without=()):
     return {row.stage for row in rows}
 
 
-def test_every_stage_and_gradient_in_float64(golden_folder, model_folder):
+def test_every_stage_and_gradient_equals_golden_numbers_in_float64(golden_folder, model_folder):
     stages = compare(golden_folder, model_folder, "f8", dtype="float64")
     case = golden.read_case(golden_folder / "case_f8.npz")
     numbers = set(case) - {"modality", "timestamps", "time_ids", "prompt_ids", "answer_ids"}
@@ -33,7 +33,7 @@ def test_every_stage_and_gradient_in_float64(golden_folder, model_folder):
 @pytest.mark.parametrize(
     ("name", "dtype"), [("f16", "float64"), ("image3", "float64"), ("f8", "float32")]
 )
-def test_every_stage(golden_folder, model_folder, name, dtype):
+def test_every_stage_equals_golden_numbers(golden_folder, model_folder, name, dtype):
     """Without gradients, which take most of a minute to compile for each shape and type."""
     without = ("grad_names", "grad_norms", "loss")
     stages = compare(golden_folder, model_folder, name, dtype=dtype, without=without)

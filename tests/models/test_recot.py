@@ -87,7 +87,7 @@ def loss_and_grads(config, params, frames, segments, options=OPTIONS):
     return jax.value_and_grad(lambda p: recot_loss(p, batch, key=KEY, config=run).value)(params)
 
 
-def test_gradient_reaches_both_queries_and_all_that_runs(config, frames):
+def test_the_gradient_reaches_both_queries_and_every_layer_that_runs(config, frames):
     _, grads = loss_and_grads(config, parameters(config), frames, [1, 1])
     norms = {path: float(jnp.linalg.norm(g)) for path, g in tree.flatten(grads).items()}
     assert norms["recot/temporal_query/kernel"] > 1e-6

@@ -125,7 +125,7 @@ def test_ties_go_to_the_lower_index(levels):
     ("tokens", "ratio", "count"),
     [(1440, 0.7, 992), (144, 0.8, 112), (144, 0.99, 128), (144, 0.05, 16), (8, 0.5, 8), (0, 1, 0)],
 )
-def test_count(tokens, ratio, count):
+def test_number_of_kept_tokens_equals_the_release(tokens, ratio, count):
     """1440 x 0.7 is 1007 in double precision and 1008 in single."""
     assert token_selection.num_kept(tokens, ratio=ratio) == count
 
@@ -138,7 +138,7 @@ def test_count_follows_exact_arithmetic():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_gates_change_only_the_gradient(params, scene):
+def test_straight_through_changes_only_the_gradient(params, scene):
     """It is that of the scores and of a product with the tokens, whose value stays one."""
     weights = np.random.default_rng(2).standard_normal(scene["windows"].shape)
 

@@ -25,7 +25,7 @@ def difference(ours, tensor):
     return np.abs(ours - theirs).max()
 
 
-def test_tower_and_resize(config, oracle, params):
+def test_tower_and_resize_equal_torch(config, oracle, params):
     frames = np.random.default_rng(0).integers(0, 256, (3, 66, 66, 3), np.uint8)
     features = oracle.model.vision_tower.vision_tower(torch.from_numpy(frames))
     ours = apply(config, params, "features", frames)
@@ -50,7 +50,7 @@ def test_resize_of_bfloat16_is_computed_in_float32():
 
 
 @pytest.mark.parametrize("layout", ["released", "temporal"])
-def test_dts_in_both_layouts(config, oracle, params, layout):
+def test_dts_equals_torch_in_both_layouts(config, oracle, params, layout):
     config = dataclasses.replace(config, dts=DtsConfig(layout=layout))
     grid = np.random.default_rng(1).standard_normal((8, 24, 24, config.vision.width))
     frames_first = torch.from_numpy(grid).permute(0, 3, 1, 2)
@@ -68,7 +68,7 @@ def test_released_layout_puts_channel_c_of_frame_f_where_the_release_does():
         assert groups[0, c % 4, 0, 0, (width // 4) * f + c // 4] == 100 * f + c
 
 
-def test_projector(config, oracle, params):
+def test_projector_equals_torch(config, oracle, params):
     compressed = np.random.default_rng(2).standard_normal((2, 24, 24, config.vision.width))
     theirs = oracle.model.mm_projector(torch.from_numpy(compressed).flatten(1, 2))
     ours = apply(config, params, "project", compressed)

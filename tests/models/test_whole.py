@@ -96,7 +96,7 @@ def assert_gradients_agree(ours, theirs, *, rtol=1e-7, atol=1e-10):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_stage_of_a_sample(config, oracle, params, samples, stages, name):
+def test_every_stage_of_a_sample_equals_torch(config, oracle, params, samples, stages, name):
     sample = samples[name]
     selected, sequence, logits = stages(params, packed([[sample]], config))
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_every_stage_of_a_sample(config, oracle, params, samples, stages, name):
         np.testing.assert_array_equal(kept, theirs.kept)
 
 
-def test_packed_loss_and_gradients(config, oracle, params, rows, loss_and_gradient):
+def test_packed_loss_and_gradients_equal_torch(config, oracle, params, rows, loss_and_gradient):
     """Sums over five samples in two padded rows equal the sums of each sample alone."""
     (ours, targets), grads = loss_and_gradient(params, packed(rows, config))
     every = [sample for row in rows for sample in row]
@@ -151,7 +151,7 @@ def test_text_alone_leaves_the_visual_half_without_gradient(
             np.testing.assert_array_equal(leaf, 0)
 
 
-def test_prefill_and_steps_continue_as_the_oracle(config, oracle, params, samples):
+def test_prefill_and_decode_steps_equal_torch(config, oracle, params, samples):
     """Greedy ids of two padded rows at once."""
     rows = [[samples["frames_not_in_fours"]], [samples["text"]]]
     batch, steps = packed(rows, config), 5
@@ -182,7 +182,7 @@ def test_prefill_and_steps_continue_as_the_oracle(config, oracle, params, sample
             assert [int(step_ids[row]) for step_ids in ids] == theirs
 
 
-def test_the_image_is_replaced_where_it_stands(config, params, samples):
+def test_the_image_position_is_replaced_in_place(config, params, samples):
     """Text before and after the image surrounds the visual tokens, in order."""
     sample = samples["video"]
     text = packed([[sample]], config).text
@@ -201,7 +201,7 @@ def test_the_image_is_replaced_where_it_stands(config, params, samples):
     assert (np.diff(sources[image:-after]) > 0).all()
 
 
-def test_skipped_groups_leave_their_places_free(config, params):
+def test_skipped_groups_shift_later_positions(config, params):
     """The second, third and last of six groups: ids and tokens stand where they do among all."""
     taken = [1, 2, 5]
     sample = random_sample(np.random.default_rng(5), config=config, frames=24, keep_ratio=1.0)

@@ -64,13 +64,13 @@ def segments_of(rows, length, rng):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_equals_definition_with_grouped_heads(backend, kv_heads):
+def test_grouped_heads_equal_the_definition(backend, kv_heads):
     q, k, v = inputs(kv_heads=kv_heads, keys=21)
     np.testing.assert_allclose(attention(q, k, v, backend=backend), naive(q, k, v), atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_causal_within_segments(backend):
+def test_causal_attention_within_segments_equals_the_definition(backend):
     q, k, v = inputs()
     rng = np.random.default_rng(1)
     at, segments = self_causal(2, 37), segments_of(2, 37, rng)
@@ -90,7 +90,7 @@ def test_causal_within_segments(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_queries_may_stand_anywhere_on_the_key_axis(backend):
+def test_queries_may_have_any_positions_among_the_keys(backend):
     """As in decoding: few queries, each row at its own place in the cache."""
     q, k, v = inputs(queries=3, keys=50)
     positions = np.array([[4, 5, 6], [47, 48, 49]], np.int32)
@@ -99,7 +99,7 @@ def test_queries_may_stand_anywhere_on_the_key_axis(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_query_that_sees_nothing_is_finite_and_leaves_others_alone(backend):
+def test_a_query_without_keys_is_finite_and_does_not_change_others(backend):
     q, k, v = inputs(queries=600, keys=600, kv_heads=4)
     kv_segments = np.ones((2, 600), np.int32)
     q_segments = kv_segments.copy()
@@ -240,7 +240,7 @@ def test_splash_kernel_interpreted_equals_the_definition(has_segments):
         ),
     ],
 )
-def test_splash_names_what_it_cannot_do(change, axes, message):
+def test_splash_gives_the_reason_for_unsupported_inputs(change, axes, message):
     size = {"length": 256, "keys": 256, "width": 128, "is_causal": False} | change
     q = jnp.zeros((1, size["length"], 1, size["width"]), jnp.bfloat16)
     k = jnp.zeros((1, size["keys"], 1, size["width"]), jnp.bfloat16)
@@ -263,7 +263,7 @@ def test_splash_names_what_it_cannot_do(change, axes, message):
         ({}, activations.Axes(), ""),
     ],
 )
-def test_cudnn_names_what_it_cannot_do(change, axes, message):
+def test_cudnn_gives_the_reason_for_unsupported_inputs(change, axes, message):
     size = {"dtype": jnp.bfloat16, "width": 72, "segments": None, "positions": None} | change
     x = jnp.zeros((1, 4, 1, size["width"]), size["dtype"])
     given = Inputs(x, x, x, size["positions"], size["segments"], size["segments"])
@@ -272,7 +272,7 @@ def test_cudnn_names_what_it_cannot_do(change, axes, message):
 
 
 @pytest.mark.parametrize("backend", ["splash", "cudnn"])
-def test_a_named_kernel_that_does_not_fit_is_refused(backend):
+def test_a_named_backend_refuses_unsupported_inputs(backend):
     with pytest.raises(ValueError, match=f"Attention backend '{backend}': "):
         attention(*inputs(), backend=backend)
 
@@ -298,7 +298,7 @@ def test_gradients_of_all_backends_agree_with_finite_differences():
 
 
 @pytest.mark.parametrize("limit", [2, 1, 0.5])
-def test_auto_takes_rows_then_chunks_and_stays_the_same(monkeypatch, limit):
+def test_auto_bounds_the_logits_by_rows_and_then_by_chunks(monkeypatch, limit):
     """`limit` is how many rows' logits fit: all but one, one, and none."""
     q, k, v = inputs(rows=3, queries=1024, keys=30)
     row_size = 4 * 1024 * 30
@@ -330,13 +330,13 @@ def test_bfloat16_softmax_is_float32():
     np.testing.assert_allclose(out.astype(np.float32), 3.0, rtol=0.01)
 
 
-def test_misfit_shapes_are_refused():
+def test_shapes_that_do_not_fit_are_refused():
     q, k, v = inputs(heads=3, kv_heads=2)
     with pytest.raises(ValueError, match="N a multiple of K"):
         attention(q, k, v)
 
 
-def test_places_without_causal_and_unequal_sequences_are_refused():
+def test_positions_without_causal_and_unequal_sequences_are_refused():
     q, k, v = inputs(keys=21)
     with pytest.raises(ValueError, match="q_positions for causal=True only"):
         attention(q, k, v, q_positions=self_causal(2, 37))

@@ -62,12 +62,12 @@ def compiled(length, *, fsdp, context, segmented):
 @pytest.mark.parametrize(
     ("fsdp", "context", "segmented"), [(4, 1, True), (4, 1, False), (2, 2, True), (1, 4, False)]
 )
-def test_it_compiles_forward_and_backward(fsdp, context, segmented):
+def test_splash_compiles_forward_and_backward_for_tpus(fsdp, context, segmented):
     kernels, _ = compiled(2048, fsdp=fsdp, context=context, segmented=segmented)
     assert kernels >= 3  # forward, and the gradients of queries and of keys
 
 
-def test_no_logits_are_in_memory():
+def test_splash_holds_no_logits_in_memory():
     """Those of one row of 32,768 would take 64 GiB."""
     _, temporary = compiled(32_768, fsdp=4, context=1, segmented=False)
     assert temporary < 2**29

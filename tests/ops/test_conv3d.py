@@ -27,7 +27,7 @@ def direct(x, kernel, bias):
 
 
 @pytest.mark.parametrize("slots", [2, 4, 6])
-def test_values_and_gradients(slots):
+def test_values_and_gradients_equal_the_definition(slots):
     rng = np.random.default_rng(slots)
     x = rng.standard_normal((2, slots, 5, 3, 4))
     kernel, bias = rng.standard_normal((3, 3, 3, 4, 6)), rng.standard_normal(6)

@@ -33,13 +33,13 @@ def each_place(targets, visible, guess):
     return expected
 
 
-def test_mean_of_what_is_seen(targets, visible):
+def test_copy_mean_takes_the_mean_of_visible_frames(targets, visible):
     expected = each_place(targets, visible, lambda at, tokens: tokens.mean(0))
     actual = impute(targets, visible=visible, rule="copy_mean")
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-def test_line_between_neighbours(targets, visible):
+def test_interpolate_takes_the_line_between_visible_neighbours(targets, visible):
     def line(at, tokens):
         columns = [np.interp(np.arange(FRAMES), at, column) for column in tokens.T]
         return np.stack(columns, axis=-1)

@@ -28,7 +28,7 @@ def given(frames):
 
 
 @pytest.mark.parametrize(("frames", "at_once"), [(12, 0), (12, 12), (12, 5), (7, 3), (1, 1)])
-def test_values_and_gradients_are_those_of_the_whole(frames, at_once):
+def test_values_and_gradients_equal_those_of_one_call(frames, at_once):
     x, weights = given(frames)
 
     def loss(x, weights, at_once):
@@ -44,7 +44,7 @@ def test_values_and_gradients_are_those_of_the_whole(frames, at_once):
 
 
 @pytest.mark.parametrize(("at_once", "most"), [(0, 12), (6, 6), (5, 4), (1, 1)])
-def test_forward_and_backward_hold_no_more_at_once(at_once, most):
+def test_intermediate_values_are_at_most_a_microbatch(at_once, most):
     x, weights = given(12)
 
     def loss(x):
@@ -61,7 +61,7 @@ def test_forward_and_backward_hold_no_more_at_once(at_once, most):
     assert max(wide_rows(jax.make_jaxpr(jax.grad(loss))(x).jaxpr)) == most
 
 
-def test_gradients_of_many_parts_are_added_up_in_float32():
+def test_gradients_of_many_microbatches_are_added_in_float32():
     """Steps of 1 are lost in bfloat16 from 256 on."""
 
     def loss(weights):

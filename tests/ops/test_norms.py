@@ -17,14 +17,14 @@ def float64():
         yield
 
 
-def test_layer_norm():
+def test_layer_norm_equals_its_definition():
     x = RNG.normal(3, 2, (2, 5, 64))
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     out = layer_norm(x, scale=SCALE, bias=BIAS, eps=1e-6)
     np.testing.assert_allclose(out, expected * SCALE + BIAS, atol=1e-12)
 
 
-def test_rms_norm():
+def test_rms_norm_equals_its_definition():
     x = RNG.normal(3, 2, (2, 5, 64))
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * SCALE
     np.testing.assert_allclose(rms_norm(x, scale=SCALE, eps=1e-6), expected, atol=1e-12)

@@ -24,7 +24,7 @@ def bilinear(grid, side):
 
 
 @pytest.mark.parametrize("side", [27, 24, 12, 4])
-def test_resize(side):
+def test_resize_equals_bilinear_interpolation(side):
     features = np.random.default_rng(0).standard_normal((2, side * side, 3))
     out = resize(features, side=24)
     for frame, resized in zip(features, out, strict=True):
@@ -32,7 +32,7 @@ def test_resize(side):
         np.testing.assert_allclose(resized, expected, atol=1e-12)
 
 
-def test_released_layout():
+def test_released_layout_moves_channels_as_documented():
     """SigLIP channel c of frame f lands in channel (C/4) f + c // 4 at time slot c mod 4."""
     groups, width = 3, 32
     grid = np.random.default_rng(0).standard_normal((4 * groups, 2, 3, width))
@@ -50,7 +50,7 @@ def test_released_layout_is_the_release_s_reshape():
     np.testing.assert_array_equal(out, released.transpose(0, 2, 3, 4, 1))
 
 
-def test_temporal_layout():
+def test_temporal_layout_keeps_channels():
     grid = np.random.default_rng(0).standard_normal((8, 2, 3, 16))
     out = group_frames(grid, layout="temporal")
     for group, frame in np.ndindex(2, 4):
@@ -58,7 +58,7 @@ def test_temporal_layout():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 24])
-def test_pooling(size):
+def test_pooling_takes_means_of_squares(size):
     tokens, side = np.random.default_rng(0).standard_normal((2, 576, 5)), 24 // size
     out = np.asarray(pool(tokens, size=size)).reshape(2, side, side, 5)
     grid = tokens.reshape(2, 24, 24, 5)

@@ -24,7 +24,7 @@ def samples(draws):
             yield draws[:, row, segments == segment]
 
 
-def test_groups_stay_in_order_within_the_longest_video(draws):
+def test_groups_stay_in_order_and_within_the_longest_video(draws):
     for sample in samples(draws):
         assert (np.diff(sample) >= 0).all()
         assert sample.min() >= 0
@@ -32,7 +32,7 @@ def test_groups_stay_in_order_within_the_longest_video(draws):
     assert not draws[:, SEGMENTS == 0].any()
 
 
-def test_every_other_sample_stays_and_of_the_rest_every_power_of_two_is_as_likely(draws):
+def test_half_of_the_samples_skip_nothing_and_other_lengths_are_log_uniform(draws):
     """The last group ends the longer video, of which `length` tells."""
     for sample in samples(draws):
         own = sample.shape[1]
@@ -53,7 +53,7 @@ def test_the_first_group_is_first_and_others_lie_anywhere(draws):
     assert not places[:, 0].any()
 
 
-def test_samples_are_drawn_apart(draws):
+def test_samples_of_a_row_are_drawn_independently(draws):
     one, two = draws[:, 0, 2], draws[:, 0, 4]
     assert abs(np.corrcoef(np.log1p(one), np.log1p(two))[0, 1]) < 0.1
 

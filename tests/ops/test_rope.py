@@ -19,7 +19,7 @@ def turns(positions, width, theta):
     return np.exp(1j * positions[..., None] * theta ** (-np.arange(0, width, 2) / width))
 
 
-def test_heads_pair_channel_with_the_one_half_a_head_away():
+def test_heads_rotate_channel_pairs_half_a_head_apart():
     rng = np.random.default_rng(0)
     x, positions = rng.standard_normal((2, 5, 3, 16)), rng.integers(0, 40_000, (2, 5))
     out = np.asarray(rotate_heads(x, positions=positions, theta=1e6))
@@ -27,7 +27,7 @@ def test_heads_pair_channel_with_the_one_half_a_head_away():
     np.testing.assert_allclose(out[..., :8] + 1j * out[..., 8:], expected, atol=1e-9)
 
 
-def test_full_width_pairs_neighbours():
+def test_full_width_rotates_neighbouring_channels():
     rng = np.random.default_rng(0)
     x, positions = rng.standard_normal((2, 3, 7, 20)), rng.integers(0, 400_000, (2, 3, 7))
     out = np.asarray(rotate_full_width(x, positions=positions))

@@ -8,7 +8,7 @@ from vxlpro_jax.ops.segments import index_in_segment, lookup, one_hot
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0], [0] * 8])
 
 
-def test_index_counts_the_members_in_front():
+def test_index_in_segment_counts_the_members_before():
     expected = [[sum(row[:at] == segment) for at, segment in enumerate(row)] for row in SEGMENTS]
     np.testing.assert_array_equal(index_in_segment(jnp.asarray(SEGMENTS)), expected)
 

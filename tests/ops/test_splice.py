@@ -77,7 +77,7 @@ def compiled():
 
 
 @pytest.mark.parametrize("has_gaps", [False, True])
-def test_random_rows(compiled, has_gaps):
+def test_random_rows_equal_a_loop_over_samples(compiled, has_gaps):
     rng = np.random.default_rng(0)
     for _ in range(40):
         rows = [random_row(rng) for _ in range(4)]

@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("leading", [(), (1, 1), (2, 7), (2, 3, 4)])
-def test_swiglu(leading):
+def test_swiglu_equals_its_definition(leading):
     x = RNG.standard_normal((*leading, 6))
     gate, up, down = (RNG.standard_normal(shape) for shape in ((10, 6), (10, 6), (6, 10)))
     with jax.enable_x64(True):

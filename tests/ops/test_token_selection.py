@@ -20,13 +20,13 @@ from vxlpro_jax.ops.token_selection import keep_highest, normalize, num_kept
         (0, 0.9, 0),
     ],
 )
-def test_keep_count(tokens, ratio, kept):
+def test_num_kept_equals_the_release(tokens, ratio, kept):
     assert num_kept(tokens, ratio=ratio) == kept
     assert np.array_equal(num_kept(np.array([tokens, tokens]), ratio=ratio), [kept, kept])
 
 
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
-def test_keep_count_of_arrays_is_bounded(convert):
+def test_num_kept_of_arrays_is_bounded(convert):
     rng = np.random.default_rng(0)
     tokens, ratio = 144 * rng.integers(0, 99, 500), rng.uniform(0.05, 1, 500)
     kept = np.asarray(num_kept(convert(tokens), ratio=convert(ratio)))

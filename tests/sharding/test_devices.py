@@ -45,21 +45,21 @@ def test_every_parameter_has_exactly_one_rule_that_fits_its_rank():
             assert len(spec_of(path)) <= leaf.ndim, path
 
 
-def test_no_rule_is_idle():
+def test_every_rule_matches_a_parameter():
     paths = set().union(*map(leaves, PRESETS.values())) | {"decoder/lm_head/kernel"}
     used = {id(spec_of(path)) for path in paths}
     idle = [pattern for pattern, spec in RULES if id(spec) not in used]
     assert not idle
 
 
-def test_big_parameters_are_spread_over_both_axes():
+def test_large_parameters_are_sharded_over_both_axes():
     """Of the released size, what is not sharded must be small enough to copy everywhere."""
     for path, leaf in leaves(PRESETS["3b"]).items():
         if leaf.size > 4 * 2**20:
             assert {"fsdp", "tensor"} <= set(spec_of(path)), path
 
 
-def test_what_a_mesh_would_leave_whole_is_refused():
+def test_a_mesh_that_cannot_shard_a_large_parameter_is_refused():
     """1152 channels do not divide by 256."""
     params = abstract_params(PRESETS["3b"])
 
@@ -72,7 +72,7 @@ def test_what_a_mesh_would_leave_whole_is_refused():
         place(256)
 
 
-def test_command_tells_every_parameter(capsys):
+def test_the_report_lists_every_parameter(capsys):
     argv = ["sharding", "--config=configs/stage2.py", "--config.mesh.tensor=2", "--devices=8"]
     with pytest.warns(DeprecationWarning, match="load_module"):
         sharding_command.main(argv)
@@ -177,12 +177,12 @@ def test_eight_devices_give_the_parameters_of_one(runs, task, mesh):
     assert runs[task]["meshes"][mesh]["furthest"] < (1e-10 if "float64" in task else 5e-4)
 
 
-def test_skipping_is_no_idle_option(runs):
+def test_position_skipping_changes_the_losses(runs):
     assert runs["answer, skipping, in float64"]["alone"][0] != runs["plain in float64"][0]
 
 
 @EVERYWHERE
-def test_shards_are_what_the_table_says(runs, task, mesh):
+def test_shards_have_the_shapes_of_the_table(runs, task, mesh):
     sizes = dict(zip(AXES, map(int, mesh.split(",")), strict=True))
     told = runs[task]["meshes"][mesh]
     for path, leaf in told["specs"]["params"].items():

@@ -24,13 +24,13 @@ def run(main, argv, capsys):
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
-def test_code_of_a_command_that_ends(returned, code):
+def test_the_exit_code_is_what_the_command_returns(returned, code):
     with pytest.raises(SystemExit) as exit_info:
         cli.run(lambda: returned)
     assert exit_info.value.code == code
 
 
-def test_interrupt_and_mistakes(capsys):
+def test_interrupts_exit_with_130_and_mistakes_with_2(capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
@@ -41,7 +41,7 @@ def test_interrupt_and_mistakes(capsys):
     assert run(mistaken, [], capsys) == (2, "error: The thing is wrong: mend it.\n")
 
 
-def test_a_fault_of_ours_keeps_its_traceback():
+def test_other_errors_keep_their_traceback():
     def broken():
         raise RuntimeError("a bug")
 

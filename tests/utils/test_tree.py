@@ -9,17 +9,17 @@ class Shaped:
         self.shape = shape
 
 
-def test_paths_and_back():
+def test_unflatten_inverts_flatten():
     nested = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert tree.flatten(nested) == {"a/b": 1, "a/c/d": 2, "e": 3}
     assert tree.unflatten(tree.flatten(nested)) == nested
 
 
-def test_match_is_silent():
+def test_matching_trees_pass():
     tree.check_match({"a": Shaped(2, 3)}, expected={"a": Shaped(2, 3)}, trouble="No")
 
 
-def test_every_problem_is_told():
+def test_every_difference_is_named():
     found = {"a": Shaped(1), "b": Shaped(2, 3), "d": Shaped(1)}
     expected = {"a": Shaped(1), "b": Shaped(3, 2), "c": Shaped(1)}
     told = (
