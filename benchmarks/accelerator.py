@@ -41,7 +41,7 @@ from vxlpro_jax.config.schema import (
 from vxlpro_jax.models.video_xl_pro import Text, init_params
 from vxlpro_jax.sharding.batch import check_batch
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import initial_state
 from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
@@ -167,9 +167,8 @@ def _decode(config, cache, params, ids) -> Case:
 
 
 def _train(config, state, batch) -> Case:
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
     with contextlib.redirect_stdout(sys.stderr):
-        state = initial_state(config, abstract=state, optimizer=optimizer)
+        state = initial_state(RunPlan(config), abstract=state)
     rows, groups = batch["group_segments"].shape
     arguments = state, _batch(batch)
     return Case(arguments, lambda result: result[0], rows * groups * FRAMES_PER_GROUP, "frames")

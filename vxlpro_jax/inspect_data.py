@@ -17,11 +17,11 @@ import jax
 from absl import flags
 
 from vxlpro_jax.config.flags import read_run
-from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.data.inspect import picture, view, words
 from vxlpro_jax.data.loader.batches import Batch, BatchIterator, BatchSource
 from vxlpro_jax.data.loader.bucketing import BucketIterator
 from vxlpro_jax.data.loader.build import build_pipeline
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.setup import resolve
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
@@ -35,10 +35,10 @@ def main(argv: list[str]) -> None:
     """Runs the command line `argv`."""
     jax.config.update("jax_platforms", "cpu")  # A run may hold the devices.
     run = read_run(argv, define=_define, doc=__doc__)
-    config = resolve(run.config)
+    plan = resolve(run.config)
     folder = _make_folder(Path(run.flags.out or Path("runs") / run.name / "inspect"))
-    data = open_data(config, folder=folder)
-    told = {"tokens_per_group": config.model.tokens_per_group, "folder": folder}
+    data = open_data(plan, folder=folder)
+    told = {"tokens_per_group": plan.config.model.tokens_per_group, "folder": folder}
     try:
         drawings = [
             tell(taken, source=part.source, **told)
@@ -71,17 +71,17 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def open_data(config: TrainConfig, *, folder: Path) -> BatchIterator | BucketIterator:
+def open_data(plan: RunPlan, *, folder: Path) -> BatchIterator | BucketIterator:
     """All rows of the run's batches, frames even where it would read their features.
 
     Raises:
         InputError: as `build_pipeline`.
     """
     return build_pipeline(
-        config.data,
-        image_size=config.model.vision.image_size,
-        with_text=config.objective == "sft",
-        seed=config.seed,
+        plan.config.data,
+        image_size=plan.config.model.vision.image_size,
+        with_text=plan.objective.reads_text,
+        seed=plan.config.seed,
         bad_samples_path=folder / _BAD,
     )
 

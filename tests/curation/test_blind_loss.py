@@ -18,7 +18,7 @@ from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro
 from vxlpro_jax.training.losses import cross_entropy
-from vxlpro_jax.training.objectives import answer_loss
+from vxlpro_jax.training.objectives.sft import sft_loss
 from vxlpro_jax.utils.errors import InputError
 
 RATIO = 0.5
@@ -74,7 +74,7 @@ def params(folder):
 @jax.jit
 def training_loss(params, batch):
     config = TrainConfig(model=MICRO, keep_ratio=(RATIO, RATIO))
-    return answer_loss(params, batch, key=jax.random.key(1), config=config).value
+    return sft_loss(params, batch, key=jax.random.key(1), config=config).value
 
 
 @jax.jit

@@ -20,8 +20,8 @@ from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.train import parse_arguments, train
-from vxlpro_jax.training import optimizer as optimizer_lib
 from vxlpro_jax.training.checkpointer import RunCheckpoints
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import abstract_state
 from vxlpro_jax.utils.errors import InputError
 
@@ -386,9 +386,8 @@ def run(alone, tmp_path, no_mesh):
 def restore(data):
     """What a run restores of a folder: its state, and the data's position."""
     config = run_config(data)
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=STEPS)
     mesh = make_mesh(config.mesh)
-    abstract = abstract_state(config, optimizer=optimizer, mesh=mesh)
+    abstract = abstract_state(RunPlan(config), mesh=mesh)
 
     def read(run):
         position = build_pipeline(config.data, image_size=56, seed=0, with_text=False)

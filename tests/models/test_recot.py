@@ -11,7 +11,7 @@ from helpers import add_module
 from vxlpro_jax.config.schema import DataConfig, DtsConfig, RecotConfig, TrainConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.sharding.params import spec_of
-from vxlpro_jax.training.objectives import recot_loss
+from vxlpro_jax.training.objectives.recot import recot_loss
 from vxlpro_jax.utils import tree
 
 OPTIONS = RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, mask_ratio=(0.7, 0.7))

@@ -17,8 +17,8 @@ from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.distributed import process_group
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.training import feature_cache
-from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.feature_cache import fill_feature_cache
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.setup import open_data
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.jit import jit
@@ -31,13 +31,12 @@ def main(cache: str, data: Path, tensor: int) -> None:
     with process_group.join(os.environ):
         mesh = make_mesh(MeshConfig(tensor=tensor))
         jax.set_mesh(mesh)
-        batches = open_data(config, mesh=mesh)
-        params = jit(task_of(config).init_params)(jax.random.key(config.seed))
+        plan = RunPlan(config)
+        batches = open_data(plan, mesh=mesh)
+        params = jit(plan.objective.init_params)(jax.random.key(config.seed))
         rows = batch.batch_sharding(mesh)
         place = functools.partial(jax.make_array_from_process_local_data, rows)
-        features = feature_cache.fill(
-            params["vision"], config=config, source=batches.source, to_devices=place
-        )
+        features = fill_feature_cache(params, plan=plan, source=batches.source, to_devices=place)
         batches.read_features(features)
         sums = [float(row.sum()) for row in next(batches)["features"]]
         batches.close()

@@ -17,8 +17,8 @@ from vxlpro_jax.config.schema import IMAGE_TOKEN, MeshConfig, OptimConfig, Recot
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.mesh import AXES, make_mesh
 from vxlpro_jax.sharding.params import state_shardings
-from vxlpro_jax.training import optimizer as optimizer_lib
-from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.objective import objective_of
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils import tree
@@ -62,7 +62,7 @@ def explicit_losses(config):
 
 def begin(config):
     """Parameters, and the batches of all steps."""
-    params = jit(task_of(config).init_params)(jax.random.key(0))
+    params = jit(objective_of(config).init_params)(jax.random.key(0))
     batches = [random_batch(seed) for seed in range(STEPS)]
     return tree.cast(params, config.compute_dtype), batches
 
@@ -91,14 +91,14 @@ def compare(config, *, meshes):
 
 
 def train(config, params, batches, *, mesh=None):
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
-    state = TrainState.create(params, optimizer=optimizer, seed=0)
+    plan = RunPlan(config)
+    state = TrainState.create(params, optimizer=plan.optimizer, seed=0)
     shardings = None
     if mesh is not None:
         shardings = state_shardings(state, params=state.params, mesh=mesh)
         state = jax.device_put(state, shardings)
         batches = [jax.device_put(batch, batch_sharding(mesh)) for batch in batches]
-    step = make_train_step(config, optimizer=optimizer)
+    step = make_train_step(plan)
     if mesh is not None and AxisType.Explicit in mesh.axis_types:
         step = jax.sharding.auto_axes(step, out_sharding=(shardings, NamedSharding(mesh, P())))
     step = jit(step, out_shardings=(shardings, None))

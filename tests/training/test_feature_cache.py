@@ -31,8 +31,9 @@ from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.mesh import make_mesh
 from vxlpro_jax.train import train
 from vxlpro_jax.training import feature_cache
-from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.objective import objective_of
 from vxlpro_jax.training.optimizer import stop_frozen
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.setup import resolve
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
@@ -66,7 +67,7 @@ def config(tmp_path):
         keep_ratio=(1.0, 1.0),
         total_steps=2,
     )
-    return resolve(config)
+    return resolve(config).config
 
 
 class Run(NamedTuple):
@@ -81,12 +82,13 @@ def fill(config: TrainConfig) -> Run:
     mesh = make_mesh(MeshConfig())
     jax.set_mesh(mesh)
     side = config.model.vision.image_size
-    with_text = config.objective == "sft"
+    plan = RunPlan(config)
+    with_text = plan.objective.reads_text
     data = build_pipeline(config.data, image_size=side, seed=0, with_text=with_text)
-    params = jit(task_of(config).init_params)(jax.random.key(config.seed))
+    params = jit(plan.objective.init_params)(jax.random.key(config.seed))
     place = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
-    features = feature_cache.fill(
-        params["vision"], dts=params["dts"], config=config, source=data.source, to_devices=place
+    features = feature_cache.fill_feature_cache(
+        params, plan=plan, source=data.source, to_devices=place
     )
     return Run(data, params, features)
 
@@ -112,7 +114,7 @@ def test_loss_and_gradients_are_those_of_frames(objective, optim, kept, config, 
     @functools.partial(jax.value_and_grad, argnums=1)
     def learn(batch, params):
         params = stop_frozen(params, config=optim)
-        return task_of(config).loss(params, batch, key=jax.random.key(1)).value
+        return objective_of(config).loss(params, batch, key=jax.random.key(1)).value
 
     start = data.get_state()
     on_frames = next(data)
@@ -144,7 +146,7 @@ def test_loss_and_gradients_are_those_of_frames(objective, optim, kept, config, 
 )
 def test_the_compressors_output_is_kept_where_it_stays_the_same(objective, pattern, kept, config):
     config = dataclasses.replace(config, objective=objective, optim=freezing(pattern))
-    assert feature_cache.keeps_compressed(config) == kept
+    assert feature_cache.keeps_compressed(RunPlan(config)) == kept
 
 
 def test_training_reads_what_it_has_made(config, tmp_path, no_mesh):

@@ -1,6 +1,7 @@
 """FLOPs: beside what XLA counts, with whose help each formula is held to its program."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from vxlpro_jax.config.schema import (
 )
 from vxlpro_jax.models import recot, video_xl_pro
 from vxlpro_jax.training import flops
+from vxlpro_jax.training.objective import objective_of
 
 # One layer each, because XLA counts the body of a loop once; wide enough for products to prevail.
 WIDE = ModelConfig(
@@ -54,7 +56,7 @@ def test_tower():
 
 def test_compressor_and_projector():
     xla = counted(apply("compress_and_project"), array(GROUPS, 4, 64, 256))
-    forward = flops.answer_forward(WIDE, groups=GROUPS, text_tokens=0, keep_ratio=1.0, targets=0)
+    forward = flops.sft_forward(WIDE, groups=GROUPS, text_tokens=0, keep_ratio=1.0, targets=0)
     assert forward.dts + forward.projector == pytest.approx(xla, rel=0.05)
 
 
@@ -102,17 +104,20 @@ def test_padding_does_not_count_in_a_step(objective):
     full["labels"] = full["token_segments"]
     padded = {name: jnp.pad(x, ((0, 1), (0, 5))) for name, x in full.items()}
     padded["labels"] = jnp.where(padded["token_segments"] > 0, padded["labels"], -100)
-    told, again = (flops.step_flops(config, batch, frozen=()) for batch in (full, padded))
+    step_flops = functools.partial(
+        flops.step_flops, objective_of(config).forward_flops, samples_per_row=1, frozen=()
+    )
+    told, again = (step_flops(batch) for batch in (full, padded))
     assert told == pytest.approx(again)
     forward = (
         flops.recot_forward(WIDE, options=config.recot, groups=3)
         if objective == "recot"
-        else flops.answer_forward(WIDE, groups=3, text_tokens=20, keep_ratio=1.0, targets=20)
+        else flops.sft_forward(WIDE, groups=3, text_tokens=20, keep_ratio=1.0, targets=20)
     )
     assert told == pytest.approx(2 * flops.trained(forward, frozen=()))
-    seen = flops.step_flops(config, full | {"features": jnp.zeros(())}, frozen=("vision",))
+    seen = step_flops(full | {"features": jnp.zeros(())}, frozen=("vision",))
     assert seen == pytest.approx(2 * (flops.trained(forward, frozen=("vision",)) - forward.vision))
-    seen = flops.step_flops(config, full | {"compressed": jnp.zeros(())}, frozen=("vision", "dts"))
+    seen = step_flops(full | {"compressed": jnp.zeros(())}, frozen=("vision", "dts"))
     rest = flops.trained(forward, frozen=("vision", "dts")) - forward.vision - forward.dts
     assert seen == pytest.approx(2 * rest)
 

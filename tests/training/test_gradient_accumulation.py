@@ -10,8 +10,8 @@ from helpers import MICRO
 from sharding_driver import random_batch
 
 from vxlpro_jax.config.schema import OptimConfig, RecotConfig, TrainConfig
-from vxlpro_jax.training import optimizer as optimizer_lib
-from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.objective import objective_of
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.training.step import gradients, make_train_step
 from vxlpro_jax.utils import tree
@@ -37,9 +37,9 @@ def batch():
 
 def setup(objective):
     """A loss in float64, and parameters."""
-    task = task_of(dataclasses.replace(CONFIG, objective=objective))
-    params = tree.cast(jit(task.init_params)(jax.random.key(0)), "float64")
-    return lambda params, batch, key: task.loss(params, batch, key=key), params
+    found = objective_of(dataclasses.replace(CONFIG, objective=objective))
+    params = tree.cast(jit(found.init_params)(jax.random.key(0)), "float64")
+    return lambda params, batch, key: found.loss(params, batch, key=key), params
 
 
 def run(loss_fn, params, batch, *, parts):
@@ -106,10 +106,10 @@ def test_narrow_types_where_asked():
         optim=OptimConfig(lr=1e-2, momentum_dtype="bfloat16"),
         total_steps=4,
     )
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=4)
-    params = tree.cast(jit(task_of(config).init_params)(jax.random.key(0)), "bfloat16")
-    state = TrainState.create(params, optimizer=optimizer, seed=0)
-    step, losses = jit(make_train_step(config, optimizer=optimizer)), []
+    plan = RunPlan(config)
+    params = tree.cast(jit(plan.objective.init_params)(jax.random.key(0)), "bfloat16")
+    state = TrainState.create(params, optimizer=plan.optimizer, seed=0)
+    step, losses = jit(make_train_step(plan)), []
     for _ in range(4):
         before = jax.tree.map(lambda x: x.dtype, state)
         state, metrics = step(state, random_batch(0))

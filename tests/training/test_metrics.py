@@ -59,7 +59,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_one_object_a_step(tmp_path, open_writer, clock, capsys):
+def test_one_line_per_step_with_rates(tmp_path, open_writer, clock, capsys):
     writer = open_writer()
     writer.add(1, scalars(3.0), data_wait=0.25)
     writer.add(2, scalars(2.0), data_wait=0.5)
@@ -87,7 +87,7 @@ def test_rates_of_steps_of_several_shapes_are_those_of_all_together(tmp_path, op
     assert [row["tokens"] for row in rows(tmp_path)] == [100, 900]
 
 
-def test_what_is_not_training_is_no_part_of_a_step(tmp_path, open_writer, wall_time, clock):
+def test_checkpoints_do_not_count_as_step_time(tmp_path, open_writer, wall_time, clock):
     writer = open_writer()
     clock.now += 1
     wall_time.lap("data")
@@ -114,7 +114,7 @@ def test_every_second_belongs_to_one_kind(tmp_path, wall_time, clock):
         wall_time.lap("coffee")
 
 
-def test_utilisation_where_the_chip_is_known(tmp_path, wall_time, clock, monkeypatch):
+def test_mfu_where_the_device_is_known(tmp_path, wall_time, clock, monkeypatch):
     monkeypatch.setattr(metrics, "_peak_flops", lambda: 2 * GPUS["h100"].flops)
     writer = MetricsWriter(tmp_path, first_step=0, total_steps=9, wall_time=wall_time)
     writer.add(1, scalars() | {"flops": jnp.asarray(GPUS["h100"].flops)}, data_wait=0.0)

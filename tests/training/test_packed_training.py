@@ -12,7 +12,7 @@ from vxlpro_jax.config.schema import IGNORE_LABEL, DataConfig, TrainConfig
 from vxlpro_jax.data.loader.batches import stack_rows
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.data.loader.samples import Sample
-from vxlpro_jax.training.objectives import task_of
+from vxlpro_jax.training.objective import objective_of
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit
 
@@ -72,11 +72,11 @@ def test_loss_and_gradients_are_those_of_the_samples_apart(config, no_mesh):
         config, data=dataclasses.replace(config.data, samples_per_row=1, batch_size=len(samples))
     )
     unpacked = stack_rows([[sample] for sample in samples], shape=shape)
-    params = tree.cast(task_of(config).init_params(jax.random.key(0)), "float64")
+    params = tree.cast(objective_of(config).init_params(jax.random.key(0)), "float64")
 
     def run(config, batch):
         def loss(params):
-            found = task_of(config).loss(params, batch, key=jax.random.key(1))
+            found = objective_of(config).loss(params, batch, key=jax.random.key(1))
             return found.value, found
 
         (_, found), grads = jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -99,11 +99,11 @@ def test_positions_are_skipped_only_up_to_the_longest_video(config, no_mesh):
     data = build_pipeline(config.data, image_size=MICRO.vision.image_size, seed=0)
     batch = next(data)
     data.close()
-    params = tree.cast(task_of(config).init_params(jax.random.key(0)), "float64")
+    params = tree.cast(objective_of(config).init_params(jax.random.key(0)), "float64")
 
     def loss(frames):
         skipping = dataclasses.replace(config, pose_max_frames=frames)
-        return float(task_of(skipping).loss(params, batch, key=jax.random.key(1)).value)
+        return float(objective_of(skipping).loss(params, batch, key=jax.random.key(1)).value)
 
     assert loss(4) == loss(0)
     assert loss(4000) == pytest.approx(loss(0), rel=0.1)

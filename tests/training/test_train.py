@@ -27,7 +27,9 @@ from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.sharding import mesh
 from vxlpro_jax.train import train
 from vxlpro_jax.training import optimizer as optimizer_lib
-from vxlpro_jax.training.setup import announce, check_workdir, resolve, write_workdir
+from vxlpro_jax.training.plan import RunPlan
+from vxlpro_jax.training.run_folder import resume_plan, write_workdir
+from vxlpro_jax.training.setup import announce, resolve
 from vxlpro_jax.training.state import abstract_state, initial_state
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
@@ -174,13 +176,10 @@ def test_finished_run_started_again_changes_nothing(finished, data, no_mesh, cap
 
 def test_init_from_starts_at_the_parameters_of_another_run(finished, data):
     config = dataclasses.replace(run_config(data), init_from=str(finished), seed=9)
-    config = resolve(
-        dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=""))
-    )
-    assert config.data.tokenizer == str(finished)
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=STEPS)
-    abstract = abstract_state(config, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
-    state = initial_state(config, abstract=abstract, optimizer=optimizer)
+    plan = resolve(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer="")))
+    assert plan.config.data.tokenizer == str(finished)
+    abstract = abstract_state(plan, mesh=mesh.make_mesh(MeshConfig()))
+    state = initial_state(plan, abstract=abstract)
     assert int(state.step) == 0
     for path, array in tree.flatten(state.params).items():
         np.testing.assert_array_equal(array, params_at(finished, STEPS)[path], err_msg=path)
@@ -218,9 +217,10 @@ def test_run_folder_says_how_its_model_is_asked(data, tmp_path):
 
 
 def test_longer_run_of_the_same_config_is_welcome(data, tmp_path):
-    config = resolve(run_config(data))
-    write_workdir(config, workdir=tmp_path)
-    check_workdir(dataclasses.replace(config, total_steps=99, log_every=3), workdir=tmp_path)
+    plan = resolve(run_config(data))
+    write_workdir(plan.config, workdir=tmp_path)
+    longer = plan.replace(total_steps=99, log_every=3)
+    assert resume_plan(longer, workdir=tmp_path).config == longer.config
 
 
 # ---- Mistakes are told before anything is written -----------------------------------------------
@@ -261,11 +261,11 @@ def test_tokenizer_must_fit_the_vocabulary(data):
 
 
 def test_tiny_preset_says_what_it_is(tmp_path, capsys):
-    announce(TrainConfig(), workdir=tmp_path)
+    announce(RunPlan(TrainConfig()), workdir=tmp_path)
     first = capsys.readouterr().out.splitlines()[:2]
     assert first[0].startswith("This is the tiny preset")
     assert "--config=configs/stage2.py:3b" in first[1]
-    announce(TrainConfig(model=PRESETS["3b"]), workdir=tmp_path)
+    announce(RunPlan(TrainConfig(model=PRESETS["3b"])), workdir=tmp_path)
     assert capsys.readouterr().out.startswith("3,604,752,160 parameters on ")
 
 
@@ -335,10 +335,9 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
     run = tmp_path / "run"
     train(stage1, workdir=run)
     config = dataclasses.replace(run_config(data), model=stage1.model, init_from=str(run))
-    config = resolve(config)
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=STEPS)
-    abstract = abstract_state(config, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
-    state = initial_state(config, abstract=abstract, optimizer=optimizer)
+    plan = resolve(config)
+    abstract = abstract_state(plan, mesh=mesh.make_mesh(MeshConfig()))
+    state = initial_state(plan, abstract=abstract)
     taught = params_at(run, 4)
     started = tree.flatten(state.params)
     new = {path.split("/")[0] for path in set(started) - set(taught)}
@@ -351,12 +350,10 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
 
 
 def test_random_part_that_stays_frozen_is_told(stage1, capsys):
-    optimizer = optimizer_lib.optimizer(stage1.optim, total_steps=1)
-    abstract = abstract_state(stage1, optimizer=optimizer, mesh=mesh.make_mesh(MeshConfig()))
-    initial_state(stage1, abstract=abstract, optimizer=optimizer)
-    assert (
-        "Frozen as they are drawn, because init_from has none: vision." in capsys.readouterr().out
-    )
+    plan = RunPlan(stage1)
+    initial_state(plan, abstract=abstract_state(plan, mesh=mesh.make_mesh(MeshConfig())))
+    said = "Frozen as initialised, because init_from has none: vision."
+    assert said in capsys.readouterr().out
 
 
 def test_stage_2_is_not_evaluated_yet(data):
@@ -373,4 +370,5 @@ def test_missing_held_out_file_is_told_before_the_training(stage1):
 def test_held_out_file_may_change_in_the_same_folder(stage1, tmp_path):
     write_workdir(stage1, workdir=tmp_path / "run")
     data = dataclasses.replace(stage1.data, eval_path="other.json")
-    check_workdir(dataclasses.replace(stage1, data=data), workdir=tmp_path / "run")
+    plan = RunPlan(dataclasses.replace(stage1, data=data))
+    assert resume_plan(plan, workdir=tmp_path / "run").config == plan.config

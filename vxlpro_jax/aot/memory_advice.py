@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, TrainConfig
 from vxlpro_jax.inference import memory_plan
-from vxlpro_jax.training import flops, optimizer
-from vxlpro_jax.training.objectives import param_shapes
+from vxlpro_jax.training import flops
+from vxlpro_jax.training.plan import RunPlan
 
 _GIB = 2**30
 # What a layer keeps for the way back, in arrays as large as what it reads.
@@ -25,7 +25,8 @@ class Work(NamedTuple):
 
 def work(config: TrainConfig, *, what: str) -> Work:
     """Of one run of a program of `vxlpro_jax.compile`, every row as long as it may be."""
-    forward = _forward(config)
+    plan = RunPlan(config)
+    forward = _forward(plan)
     parts = {
         "encode": forward.vision + forward.dts + forward.projector,
         "assemble": forward.selector,
@@ -41,11 +42,9 @@ def work(config: TrainConfig, *, what: str) -> Work:
         token = flops.decoder_forward(decoder, length=1)
         token += 4 * seen * decoder.width * decoder.depth + head
         return Work(config.data.batch_size * token, config.data.batch_size * token)
-    shapes = param_shapes(config)
-    frozen = optimizer.frozen_branches(shapes, config=config.optim)
-    useful = flops.trained(forward, frozen=frozen)
+    useful = flops.trained(forward, frozen=plan.frozen)
     again = forward.decoder * config.model.decoder.remat + forward.head
-    if "vision" not in frozen:
+    if "vision" not in plan.frozen:
         again += forward.vision * (config.model.vision.remat + bool(config.encode_microbatch))
     again += (forward.dts + forward.projector) * bool(config.encode_microbatch)
     rows = config.data.batch_size
@@ -57,18 +56,18 @@ def advice(config: TrainConfig, *, what: str, mesh: Mesh) -> Iterator[str]:
 
     Each line supposes that those before it are followed. `what` is as for `work`.
     """
+    plan = RunPlan(config)
     rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
     if what in ("encode", "assemble", "prefill", "decode"):
-        yield from _reading_advice(config, what=what, rows=rows, mesh=mesh)
+        yield from _reading_advice(plan, what=what, rows=rows, mesh=mesh)
     else:
-        yield from _training_advice(config, rows=rows // config.grad_accum_steps, mesh=mesh)
+        yield from _training_advice(plan, rows=rows // config.grad_accum_steps, mesh=mesh)
 
 
-def _training_advice(config, *, rows, mesh):
-    shapes = param_shapes(config)
-    frozen = optimizer.frozen_branches(shapes, config=config.optim)
+def _training_advice(plan, *, rows, mesh):
+    config = plan.config
     groups = max(rows * _groups(config) // mesh.shape["context"], 1)
-    if config.objective == "recot":
+    if _restores(plan):
         held = groups * _KEPT * FRAMES_PER_GROUP * _feature_bytes(config)
         if not config.encode_microbatch:
             held += groups * (_dts_bytes(config) + _restoring_bytes(config))
@@ -80,7 +79,7 @@ def _training_advice(config, *, rows, mesh):
         if not decoder.remat:
             yield f"model.decoder.remat=True saves {_gib(held * 7 / 8)}"
             held /= 8
-    yield from _tower_advice(config, groups=groups, is_trained="vision" not in frozen)
+    yield from _tower_advice(plan, groups=groups, is_trained="vision" not in plan.frozen)
     if rows > 1:
         steps = 2 * config.grad_accum_steps
         yield f"grad_accum_steps={steps} saves {_gib(held / 2)} of activations"
@@ -88,7 +87,7 @@ def _training_advice(config, *, rows, mesh):
         f"mesh.context={2 * mesh.shape['context']} on as many devices more saves {_gib(held / 2)}"
         " of activations"
     )
-    state = _state_bytes(config, shapes=shapes, frozen=frozen)
+    state = _state_bytes(plan)
     state /= mesh.shape["fsdp"] * mesh.shape["tensor"]
     yield (
         f"mesh.fsdp={2 * mesh.shape['fsdp']} instead of more data or on as many devices more saves"
@@ -97,12 +96,13 @@ def _training_advice(config, *, rows, mesh):
     yield f"data.max_frames={config.data.max_frames // 2} saves {_gib(held / 2)} of activations"
 
 
-def _tower_advice(config, *, groups, is_trained):
+def _tower_advice(plan, *, groups, is_trained):
     """Of the parts that work on a few groups at a time."""
+    config = plan.config
     vision = config.model.vision
     at_once = min(config.encode_microbatch or groups, groups)
     compressor = _dts_bytes(config)
-    if config.objective == "recot":
+    if _restores(plan):
         compressor += _restoring_bytes(config)
     frame = vision.grid**2 * vision.width * _itemsize(config)
     # A tower that is not trained forgets each layer after the next.
@@ -116,10 +116,11 @@ def _tower_advice(config, *, groups, is_trained):
         yield f"encode_microbatch=1 saves {_gib((at_once - 1) * each)}"
 
 
-def _reading_advice(config, *, what, rows, mesh):
+def _reading_advice(plan, *, what, rows, mesh):
     """Of what answers: no gradients and no moments, but a cache of keys and values."""
+    config = plan.config
     decoder, itemsize = config.model.decoder, _itemsize(config)
-    params = sum(x.size for x in jax.tree.leaves(param_shapes(config))) * itemsize
+    params = sum(x.size for x in jax.tree.leaves(plan.param_shapes)) * itemsize
     params /= mesh.shape["fsdp"] * mesh.shape["tensor"]
     # What grows with frames: the selector's windows in some copies, or the decoder's input and
     # its cache.
@@ -134,7 +135,7 @@ def _reading_advice(config, *, what, rows, mesh):
         yield f"compute_dtype=bfloat16 saves {_gib(held + params)} of {of} and parameters"
     if what == "encode":
         groups = max(rows * _groups(config) // mesh.shape["context"], 1)
-        yield from _tower_advice(config, groups=groups, is_trained=False)
+        yield from _tower_advice(plan, groups=groups, is_trained=False)
     if what in ("prefill", "decode"):
         held /= 2
         yield f"--kv_cache=int8 saves {_gib(held)} of {of}"
@@ -180,17 +181,15 @@ def _gib(size):
     return f"{size / _GIB:.1f} GiB"
 
 
-def _forward(config):
-    groups = _groups(config)
-    if config.objective == "recot":
-        return flops.recot_forward(config.model, options=config.recot, groups=groups)
-    return flops.answer_forward(
-        config.model,
-        groups=groups,
-        text_tokens=config.data.max_text_tokens,
-        keep_ratio=config.mean_keep_ratio,
-        targets=config.data.max_text_tokens,
-    )
+def _restores(plan):
+    """Whether the run trains a decoder that restores hidden tokens, as ReCoT does."""
+    return "recot" in plan.param_shapes
+
+
+def _forward(plan):
+    text = plan.config.data.max_text_tokens
+    groups = _groups(plan.config)
+    return plan.objective.forward_flops(groups=groups, text_tokens=text, targets=text)
 
 
 def _positions(config):
@@ -198,8 +197,10 @@ def _positions(config):
     return config.data.max_text_tokens + _groups(config) * group
 
 
-def _state_bytes(config, *, shapes, frozen):
+def _state_bytes(plan):
     """Parameters, gradients and, of what is trained, two moments."""
-    count = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes.items()}
-    held = sum(size * (1 if name in frozen else 4) for name, size in count.items())
-    return held * jax.numpy.dtype(config.param_dtype).itemsize
+    sizes = {
+        name: sum(x.size for x in jax.tree.leaves(part)) for name, part in plan.param_shapes.items()
+    }
+    held = sum(size * (1 if name in plan.frozen else 4) for name, size in sizes.items())
+    return held * jax.numpy.dtype(plan.config.param_dtype).itemsize

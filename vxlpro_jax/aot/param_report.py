@@ -64,15 +64,14 @@ def report(config: TrainConfig, *, devices: int = 0) -> None:
     from jax.sharding import AbstractMesh
 
     from vxlpro_jax.sharding.mesh import axis_sizes
-    from vxlpro_jax.training import optimizer as optimizer_lib
+    from vxlpro_jax.training.plan import RunPlan
     from vxlpro_jax.training.state import abstract_state
     from vxlpro_jax.utils import tree
 
     count = devices or _named_devices(config.mesh) or jax.device_count()
     sizes = axis_sizes(config.mesh, devices=count)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
-    state = abstract_state(config, optimizer=optimizer, mesh=mesh)
+    state = abstract_state(RunPlan(config), mesh=mesh)
     params = [placed(path, x) for path, x in tree.flatten(state.params).items()]
     moments = [placed("", x) for x in jax.tree.leaves(state.opt_state)]
     print(format_table(params))

@@ -18,7 +18,8 @@ from vxlpro_jax.models.kv_cache import CHUNK, KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.params import state_shardings
-from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.objective import objective_of
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import abstract_state
 from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils import tree
@@ -89,11 +90,11 @@ def build(what: str, config: TrainConfig, *, mesh: Mesh, cache: CacheType = "mod
 
 
 def train(config: TrainConfig, *, mesh: Mesh) -> Program:
-    """A step of the config's task."""
-    optimizer = optimizer_lib.optimizer(config.optim, total_steps=config.total_steps)
-    state = abstract_state(config, optimizer=optimizer, mesh=mesh)
+    """A step of the config's objective."""
+    plan = RunPlan(config)
+    state = abstract_state(plan, mesh=mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    step = make_train_step(config, optimizer=optimizer)
+    step = make_train_step(plan)
     return Program(step, (state, abstract_batch(config, mesh=mesh)), 0, (shardings, None))
 
 
@@ -177,20 +178,9 @@ def decode(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Pr
 
 
 def abstract_batch(config: TrainConfig, *, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batches of `data.pipeline`, spread by row."""
-    data, size = config.data, config.model.vision.image_size
-    groups = (data.batch_size, data.max_frames // FRAMES_PER_GROUP)
-    text = (data.batch_size, data.max_text_tokens)
-    frames = (*groups, FRAMES_PER_GROUP, size, size, 3)
-    batch = {
-        "frames": _rows(frames, mesh=mesh, dtype=jnp.uint8),
-        "stamp_ids": _rows((*groups, STAMP_TOKENS), mesh=mesh),
-        "group_segments": _rows(groups, mesh=mesh),
-    }
-    if config.objective == "sft":
-        for name in ("tokens", "token_segments", "labels"):
-            batch[name] = _rows(text, mesh=mesh)
-    return batch
+    """The batches of the config's objective, sharded by row."""
+    spec = objective_of(config).batch_spec()
+    return {name: _rows(x.shape, mesh=mesh, dtype=x.dtype) for name, x in spec.items()}
 
 
 def read_slots(config: TrainConfig) -> int:

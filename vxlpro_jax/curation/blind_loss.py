@@ -29,7 +29,8 @@ from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.models.video_xl_pro import abstract_params
-from vxlpro_jax.training.objectives import Batch, answer_loss
+from vxlpro_jax.training.objective import Batch
+from vxlpro_jax.training.objectives.sft import sft_loss
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
@@ -221,7 +222,7 @@ def _losses(params, batch: Batch, blanks: jax.Array, *, config) -> tuple[jax.Arr
 
     def loss(row):
         alone = {name: x[None] for name, x in row.items()}
-        return answer_loss(params, alone, key=jax.random.key(0), config=config).value
+        return sft_loss(params, alone, key=jax.random.key(0), config=config).value
 
     def blind(blank):
         shown = jnp.broadcast_to(blank, (*batch["group_segments"].shape, *blank.shape))

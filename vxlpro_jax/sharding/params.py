@@ -15,7 +15,9 @@ from jax.sharding import PartitionSpec as P
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
-RULES: tuple[tuple[str, P], ...] = (
+Rules = tuple[tuple[str, P], ...]
+
+RULES: Rules = (
     (r"(vision|decoder)/layers/attn/[qkv]/kernel", P(None, "fsdp", "tensor")),
     (r"(vision|decoder)/layers/attn/[qkv]/bias", P(None, "tensor")),
     (r"(vision|decoder)/layers/attn/out/kernel", P(None, "tensor", "fsdp")),
@@ -60,29 +62,35 @@ RULES: tuple[tuple[str, P], ...] = (
 _MOST_WHOLE = 4 * 2**20
 
 
-def spec_of(path: str) -> P:
+def spec_of(path: str, *, rules: Rules = RULES) -> P:
     """Looks up the table's entry for a parameter path.
 
     Raises:
         ValueError: no rule matches, or more than one does.
     """
-    matches = [(pattern, spec) for pattern, spec in RULES if re.fullmatch(pattern, path)]
+    matches = [(pattern, spec) for pattern, spec in rules if re.fullmatch(pattern, path)]
     if len(matches) != 1:
         rules = ", ".join(pattern for pattern, _ in matches) or "none"
         raise ValueError(f"Parameter {path!r} must match one sharding rule; it matches: {rules}.")
     return matches[0][1]
 
 
-def state_shardings(state: Any, *, params: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Any:
+def state_shardings(
+    state: Any,
+    *,
+    params: Mapping[str, Any],
+    mesh: Mesh | AbstractMesh,
+    more_rules: Rules = (),
+) -> Any:
     """Makes the NamedSharding of each leaf of a tree that holds copies of the parameter tree.
 
     A leaf whose path ends with a parameter's path gets that parameter's sharding; any other leaf is
-    replicated.
+    replicated. `more_rules` are for parameters that the table does not have.
 
     Raises:
         InputError: a large array would be replicated on a mesh that could shard it.
     """
-    specs = {path: spec_of(path) for path in tree.flatten(params)}
+    specs = {path: spec_of(path, rules=RULES + more_rules) for path in tree.flatten(params)}
     may_shard = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
     def sharding(key_path, leaf):

@@ -1,8 +1,8 @@
 """Saving and restoring a run: `WORKDIR/checkpoints/<step>/{params,opt_state,run,manifest}`.
 
-`params` alone has the form that every other command reads (see `checkpoint`). `manifest` is JSON:
-the data's position, and of every array its shape, type and checksum. So any number of processes can
-restore it, and damage is noticed, even such as decodes.
+`params` alone has the form that every other command reads (see `checkpoints.params`). `manifest` is
+JSON: the position in the data, and the shape, type and checksum of every array. So any number of
+processes can restore a checkpoint, and damage is noticed even where the arrays decode.
 """
 
 import functools
@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from vxlpro_jax.checkpoints.array_store import open_named
 from vxlpro_jax.checkpoints.params import read_store
+from vxlpro_jax.data.loader.batches import BatchIterator
+from vxlpro_jax.data.loader.bucketing import BucketIterator
 from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.utils import tree
@@ -28,9 +29,10 @@ from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
 Item = TypeVar("Item")
+RunData = BatchIterator | BucketIterator
 
 _DAMAGED = "damaged_checkpoints"
-_READ_AT_ONCE = 4
+_CONCURRENT_READS = 4
 _LONGEST_REASON = 150
 
 
@@ -52,21 +54,23 @@ class RunCheckpoints:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
-        """Starts writing; the caller may go on with donated copies once this returns."""
+    def save(self, state: TrainState, data: RunData) -> None:
+        """Starts an asynchronous write; the caller may donate `state` once this returns."""
         step = int(state.step)
         if step == self._manager.latest_step():
             return
         items = _items(state)
-        manifest = _sealed({"data": self._position(data, step=step), "arrays": _describe(items)})
+        manifest = _sealed(
+            {"data": self._position(data, step=step), "arrays": _descriptions(items)}
+        )
         trees = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
         args = ocp.args.Composite(**trees, manifest=ocp.args.JsonSave(manifest))
         self._manager.save(step, args=args)
 
-    def restore(self, abstract: TrainState, data: grain.DatasetIterator) -> TrainState:
-        """The newest whole step, straight to the shardings of `abstract`; sets `data` too.
+    def restore(self, abstract: TrainState, data: RunData) -> TrainState:
+        """Reads the newest intact step, in the shardings of `abstract`, and sets `data` to it.
 
-        Steps that are damaged are named and put aside.
+        Damaged steps are named and moved aside.
 
         Raises:
             InputError: every step is damaged, or the newest whole one was written with other sizes.
@@ -78,13 +82,13 @@ class RunCheckpoints:
             except _Damaged as error:
                 damaged[step] = str(error)
                 continue
-            self._put_aside(damaged)
+            self._move_aside(damaged)
             data.set_state(position)
             data.start_prefetch()
             return state
-        told = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise InputError(
-            f"{self._manager.directory} holds no checkpoint that can be used ({told}): put one"
+            f"{self._manager.directory} holds no checkpoint that can be used ({reasons}): put one"
             " there from a copy, or delete that folder to start from the beginning."
         )
 
@@ -93,13 +97,13 @@ class RunCheckpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def _position(self, data: grain.DatasetIterator, *, step: int) -> dict[str, Any]:
-        """Where the data of all processes is."""
+    def _position(self, data: RunData, *, step: int) -> dict[str, Any]:
+        """The position of all processes in the data."""
         states = self._peers.gather(f"save of step {step}", json.dumps(data.get_state()))
         return data.join_states(map(json.loads, states))
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state, and the data's position."""
+        """Reads a step: its state, and the position in the data."""
         folder = self._manager.directory / str(step)
         manifest = self._agreed(_read_manifest, folder / "manifest")
         arrays = manifest["arrays"]
@@ -108,7 +112,7 @@ class RunCheckpoints:
             name: self._agreed(functools.partial(_read_item, like=item), folder / name)
             for name, item in _items(abstract).items()
         }
-        found = _describe(items)
+        found = _descriptions(items)
         wrong = [name for name, array in arrays.items() if array != found[name]]
         if wrong:
             raise _Damaged(f"{wrong[0]} is not what was saved")
@@ -116,26 +120,26 @@ class RunCheckpoints:
         return jax.tree.map(_converted, state, abstract), manifest["data"]
 
     def _agreed(self, read: Callable[[epath.Path], Item], folder: epath.Path) -> Item:
-        """What is read of the folder if every process can read it, each by itself.
+        """Reads a folder in every process.
 
         Raises:
-            _Damaged: one cannot.
+            _Damaged: some process cannot read it.
         """
-        item, reason = None, ""
+        items, reason = [], ""
         try:
-            item = read(folder)
+            items.append(read(folder))
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:  # Damaged files lead to errors of every type.
-            told = (str(error).splitlines() or [""])[0][:_LONGEST_REASON]
-            reason = f"{folder.name}: {told or type(error).__name__}"
+            message = (str(error).splitlines() or [""])[0][:_LONGEST_REASON]
+            reason = f"{folder.name}: {message or type(error).__name__}"
         for found in self._peers.gather(f"restore of {folder}", reason):
             if found:
                 raise _Damaged(found)
-        return item
+        return items[0]
 
-    def _put_aside(self, damaged: Mapping[int, str]) -> None:
-        """Moves what is damaged, so that the run can save these steps again."""
+    def _move_aside(self, damaged: Mapping[int, str]) -> None:
+        """Moves damaged steps aside, so that the run can save these steps again."""
         for step, reason in damaged.items():
             folder, aside = self._manager.directory / str(step), self._aside / str(step)
             print(f"Checkpoint {folder} is damaged ({reason}): the one before it is used.")
@@ -149,13 +153,13 @@ class RunCheckpoints:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """What is saved, by item."""
+    """The saved trees by item of the checkpoint."""
     run = {"step": state.step, "key": state.key}
     return {"params": state.params, "opt_state": state.opt_state, "run": run}
 
 
 def _named(items: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves by path, `opt_state/0/mu/decoder/embed`."""
+    """Leaves by path, `opt_state/0/mu/decoder/embed`."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(items)}
 
 
@@ -163,7 +167,7 @@ def _name(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _describe(items: Mapping[str, Any]) -> dict[str, Any]:
+def _descriptions(items: Mapping[str, Any]) -> dict[str, Any]:
     """Shape, type and checksum of every array."""
     sums = jax.device_get(jit(tree.checksums)(_named(items)))
     return {
@@ -173,7 +177,7 @@ def _describe(items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with its own digest."""
+    """The content with a digest of it."""
     return {**content, "digest": _digest(content)}
 
 
@@ -189,7 +193,7 @@ def _read_manifest(folder: epath.Path) -> dict[str, Any]:
 
 
 def _check_sizes(arrays: Mapping[str, Any], *, abstract: TrainState, folder: epath.Path) -> None:
-    """Tells other sizes from damage: a manifest that is whole tells what was saved."""
+    """Distinguishes other sizes from damage: an intact manifest says what was saved."""
     tree.check_match(
         {name: jax.ShapeDtypeStruct(x["shape"], x["dtype"]) for name, x in arrays.items()},
         expected=_named(_items(abstract)),
@@ -198,7 +202,7 @@ def _check_sizes(arrays: Mapping[str, Any], *, abstract: TrainState, folder: epa
 
 
 def _read_item(folder: epath.Path, *, like: Any) -> Any:
-    """A tree of arrays in the shardings of `like` and the types that they have on disk."""
+    """Reads a tree of arrays, in the shardings of `like` and the types on disk."""
     layout = json.loads((folder / "_METADATA").read_text())
     stores = open_named(folder, _named(like), use_zarr3=layout["use_zarr3"])
     leaves, structure = jax.tree.flatten(like)
@@ -206,7 +210,7 @@ def _read_item(folder: epath.Path, *, like: Any) -> Any:
     def read(leaf, store):
         return read_store(store, sharding=leaf.sharding)
 
-    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
         return structure.unflatten(pool.map(read, leaves, stores.values()))
 
 

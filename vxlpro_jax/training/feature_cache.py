@@ -9,10 +9,10 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,8 +26,7 @@ from vxlpro_jax.data.loader.batches import BatchSource
 from vxlpro_jax.data.sources.content_hash import ContentHashes, media_name, visual_key
 from vxlpro_jax.models import microbatched_encoder
 from vxlpro_jax.sharding import batch
-from vxlpro_jax.training import optimizer
-from vxlpro_jax.training.objectives import param_shapes
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
@@ -38,34 +37,28 @@ _AT_ONCE = 1024
 _HASH_BYTES = 16
 
 
-def fill(
-    vision: dict,
-    *,
-    config: TrainConfig,
-    source: BatchSource,
-    to_devices: Callable,
-    dts: dict | None = None,
+def fill_feature_cache(
+    params: Mapping[str, Any], *, plan: RunPlan, source: BatchSource, to_devices: Callable
 ) -> RunFeatures:
     """Writes the features that `config.data.feature_cache` lacks.
 
-    Those of the tower, or behind the DTS if all that stands before the projector is frozen. Which
-    are there is told by the files' bytes: each file is read in full once, and later runs ask only
-    for its size and time or tag, once each. From then on the run takes the files not to change.
-    Files that cannot be read are left out; training finds and names them.
+    Features are the tower's, or the DTS's if all parts before the projector are frozen. Files are
+    recognised by their content: each is read in full once, and later runs compare only its size and
+    its time or tag. Within a run files must not change. Files that cannot be read are left out;
+    training finds and names them.
 
     Args:
-        vision: parameters of the tower.
-        config: of the run.
-        source: of the run's batches.
-        to_devices: this process's rows of a batch to a global array.
-        dts: parameters of the DTS; without them features are the tower's.
+        params: parameters of the run; `vision` and `dts` are used.
+        plan: plan of the run.
+        source: source of the run's batches.
+        to_devices: function from this process's rows of a batch to a global array.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    parts = {"vision": vision}
-    if dts is not None and keeps_compressed(config):
-        parts["dts"] = dts
+    config = plan.config
+    names = ("vision", "dts") if keeps_compressed(plan) else ("vision",)
+    parts = {name: params[name] for name in names}
     root = Path(config.data.feature_cache).expanduser()
     folder, kind = root / _name(parts, config), _kind(parts, config)
     try:
@@ -84,10 +77,12 @@ def fill(
     return RunFeatures(FeatureStore(folder, kind=kind), keys)
 
 
-def keeps_compressed(config: TrainConfig) -> bool:
-    """Whether neither tower nor DTS learns; ReCoT gives the DTS something else at each step."""
-    frozen = optimizer.frozen_branches(param_shapes(config), config=config.optim)
-    return config.objective == "sft" and {"vision", "dts"} <= set(frozen)
+def keeps_compressed(plan: RunPlan) -> bool:
+    """Whether the cache holds outputs of the DTS: it is frozen too, and the objective reads them.
+
+    ReCoT does not: it hides other tokens from the DTS at each step.
+    """
+    return plan.objective.reads_compressed and {"vision", "dts"} <= plan.frozen
 
 
 def _kind(parts, config):

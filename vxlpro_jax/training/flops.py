@@ -9,7 +9,7 @@ widths.
 """
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,6 @@ from vxlpro_jax.config.schema import (
     DecoderConfig,
     ModelConfig,
     RecotConfig,
-    TrainConfig,
     VisionConfig,
 )
 from vxlpro_jax.ops import segments as seg
@@ -43,7 +42,7 @@ class Forward(NamedTuple):
     recot: float = 0.0
 
 
-def answer_forward(
+def sft_forward(
     config: ModelConfig, *, groups: int, text_tokens: int, keep_ratio: float, targets: int
 ) -> Forward:
     """One row that answers a question.
@@ -95,34 +94,37 @@ def trained(forward: Forward, *, frozen: Collection[str]) -> float:
 
 
 def step_flops(
-    config: TrainConfig, batch: Mapping[str, jax.Array], *, frozen: Collection[str]
+    forward_flops: Callable[..., Forward],
+    batch: Mapping[str, jax.Array],
+    *,
+    samples_per_row: int,
+    frozen: Collection[str],
 ) -> jax.Array:
-    """Of a training step on a batch of `data.pipeline`, float32; padding does not count.
+    """Counts a training step on a batch, float32; padding does not count.
 
     Args:
-        config: of the run.
-        batch: arrays [B, ...].
-        frozen: top-level branches of the parameters.
+        forward_flops: FLOPs of the forward pass of rows, `Objective.forward_flops`.
+        batch: arrays [B, ...] of `data.loader`.
+        samples_per_row: most samples that share a row.
+        frozen: top-level branches of the parameters that do not learn.
     """
-    count = functools.partial(seg.one_hot, num_segments=config.data.samples_per_row)
-    groups = count(batch["group_segments"]).sum(1, dtype=jnp.float32)
-    if config.objective == "recot":
-        forward = recot_forward(config.model, options=config.recot, groups=groups)
-    else:
-        forward = answer_forward(
-            config.model,
-            groups=groups,
-            text_tokens=count(batch["token_segments"]).sum(1, dtype=jnp.float32),
-            keep_ratio=config.mean_keep_ratio,
-            targets=count(
-                jnp.where(batch["labels"] == IGNORE_LABEL, 0, batch["token_segments"])
-            ).sum(1, dtype=jnp.float32),
-        )
+    count = functools.partial(_count, samples_per_row=samples_per_row)
+    sizes = {"groups": count(batch["group_segments"])}
+    if "labels" in batch:
+        segments = batch["token_segments"]
+        sizes["text_tokens"] = count(segments)
+        sizes["targets"] = count(jnp.where(batch["labels"] == IGNORE_LABEL, 0, segments))
+    forward = forward_flops(**sizes)
     if "features" in batch:
         forward = forward._replace(vision=0.0)
     if "compressed" in batch:
         forward = forward._replace(vision=0.0, dts=0.0)
     return jnp.sum(trained(forward, frozen=frozen))
+
+
+def _count(segments: jax.Array, *, samples_per_row: int) -> jax.Array:
+    """Slots of each sample of each row, [B, samples_per_row], that are not padding."""
+    return seg.one_hot(segments, num_segments=samples_per_row).sum(1, dtype=jnp.float32)
 
 
 def vision_forward(config: VisionConfig) -> float:

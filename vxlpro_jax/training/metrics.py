@@ -1,4 +1,4 @@
-"""What a run reports: console lines, `metrics.jsonl` (one object a step), TensorBoard files."""
+"""Reports of a run: console lines, `metrics.jsonl` (one object per step), TensorBoard files."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 from matplotlib.figure import Figure
-from tensorboardX import SummaryWriter
 
+from vxlpro_jax.training.event_file import EventFile
 from vxlpro_jax.training.goodput import WallTime
 from vxlpro_jax.utils import accelerators
 from vxlpro_jax.utils.files import write_atomically
@@ -17,10 +17,10 @@ from vxlpro_jax.utils.files import write_atomically
 class MetricsWriter:
     """Collects device scalars without waiting for them and writes them at each `flush`.
 
-    A restarted run first drops what `metrics.jsonl` holds past its checkpoint, so the file always
-    has one line a step. `mfu` is the step's FLOPs (see `flops`; causal attention costs half) over
-    what its devices could do at most, where that is known. Without `workdir` there are no files:
-    they are another process's.
+    A resumed run first drops lines of `metrics.jsonl` past its checkpoint, so that the file always
+    has one line per step. `mfu` is the step's FLOPs (see `flops`; causal attention costs half) as a
+    share of the devices' peak, if that is known. Without `workdir` nothing is written, because
+    another process does.
     """
 
     def __init__(
@@ -78,19 +78,18 @@ class _Files:
     def __init__(self, workdir: Path, *, first_step: int):
         self._path = workdir / "metrics.jsonl"
         _truncate(self._path, first_step=first_step)
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
+        self._events = EventFile(workdir / "tensorboard", purge_step=first_step + 1)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         with self._path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         for row in rows:
-            for name, value in row.items():
-                if name != "step":
-                    self._tensorboard.add_scalar(name, value, row["step"])
-        self._tensorboard.flush()
+            scalars = {name: value for name, value in row.items() if name != "step"}
+            self._events.add_scalars(row["step"], scalars)
+        self._events.flush()
 
     def close(self) -> None:
-        self._tensorboard.close()
+        self._events.close()
 
 
 def draw_curves(workdir: Path) -> None:
@@ -117,7 +116,7 @@ def _to_numbers(row):
 
 
 def _rates(rows, *, seconds, peak_flops):
-    """Means over the rows: how long each step took is not known, and shapes may differ."""
+    """Means over the rows: the time of each single step is unknown, and shapes may differ."""
     counted = {
         name: sum(row[name] for row in rows) / len(rows)
         for name in ("tokens", "frames", "flops")
@@ -130,13 +129,13 @@ def _rates(rows, *, seconds, peak_flops):
 
 
 def _peak_flops() -> float | None:
-    """Of all devices together; None if their kind is not known."""
+    """Peak FLOPs per second of all devices together; None if their kind is unknown."""
     chip = accelerators.accelerator_of_kind(jax.devices()[0].device_kind)
     return chip.flops * jax.device_count() if chip else None
 
 
 def _memory() -> dict[str, int]:
-    """The most that a device of this process has held, where the platform tells."""
+    """Peak memory of a device of this process, where the platform reports it."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [found["peak_bytes_in_use"] for found in stats if "peak_bytes_in_use" in found]
     return {"hbm_peak_bytes": max(peaks)} if peaks else {}
@@ -156,7 +155,7 @@ def _console_line(row, *, total_steps):
 
 
 def _extras(row):
-    """What only some platforms tell."""
+    """Figures that only some platforms report."""
     mfu = f"MFU {row['mfu']:.1%}  " if "mfu" in row else ""
     hbm = f"{row['hbm_peak_bytes'] / 2**30:.1f} GiB  " if "hbm_peak_bytes" in row else ""
     return mfu + hbm

@@ -1,6 +1,7 @@
 """AdamW, or Muon for matrices, with parameter groups chosen by path."""
 
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
     """The transformation for a parameter tree; frozen leaves hold no state and never change."""
 
     def rule_of(params):
-        return _map_paths(lambda path, _: _rule(path, config), params)
+        return _map_paths(lambda path, _: update_rule(path, config=config), params)
 
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -47,7 +48,9 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
     )
 
     def labels(params):
-        return _map_paths(lambda path, _: "trained" if _scale(path, config) else "frozen", params)
+        return _map_paths(
+            lambda path, _: "trained" if lr_scale(path, config=config) else "frozen", params
+        )
 
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
@@ -56,25 +59,43 @@ def stop_frozen(params: Any, *, config: OptimConfig) -> Any:
     """The same parameters; no gradient is computed for those that the optimizer leaves alone."""
 
     def stop(path, x):
-        return x if _scale(path, config) else jax.lax.stop_gradient(x)
+        return x if lr_scale(path, config=config) else jax.lax.stop_gradient(x)
 
     return _map_paths(stop, params)
 
 
 def frozen_branches(params: Any, *, config: OptimConfig) -> list[str]:
     """The top-level branches none of whose parameters the optimizer changes."""
-    scales = _map_paths(lambda path, _: _scale(path, config), params)
+    scales = _map_paths(lambda path, _: lr_scale(path, config=config), params)
     return [name for name, branch in scales.items() if not any(jax.tree.leaves(branch))]
 
 
 def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
     """The gradients that the optimizer applies, for their norm."""
     flat = jax.tree_util.tree_leaves_with_path(grads)
-    return [grad for path, grad in flat if _scale(_name(path), config)]
+    return [grad for path, grad in flat if lr_scale(_name(path), config=config)]
 
 
-def _rules(config):
-    """The rules that some group has, and AdamW's: an unused one would still keep state."""
+def lr_scale(path: str, *, config: OptimConfig) -> float:
+    """Factor of the learning rate of the parameter at a path; 0 if it is frozen."""
+    if re.search(_UNUSED, path):
+        return 0.0
+    return _group(path, config).lr_scale
+
+
+def update_rule(path: str, *, config: OptimConfig) -> str:
+    """Update rule of the parameter at a path: its group's for matrices that multiply, or AdamW."""
+    multiplies = not re.search(f"{_NO_DECAY}|{_TABLE}", path)
+    return _group(path, config).rule if multiplies else "adamw"
+
+
+def _group(path: str, config: OptimConfig) -> ParamGroup:
+    matches = (group for group in config.groups if re.search(group.pattern, path))
+    return next(matches, ParamGroup())
+
+
+def _rules(config: OptimConfig) -> dict[Hashable, optax.GradientTransformation]:
+    """The rules that some group names, and AdamW: any other would keep state in vain."""
     known = {
         "adamw": optax.scale_by_adam(
             b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.momentum_dtype or None
@@ -86,7 +107,7 @@ def _rules(config):
 
 
 def _at_least_float32(inner):
-    """The transformation as of float32 parameters, should they be of a narrower type."""
+    """The transformation with parameters and gradients promoted to float32 or more."""
 
     def promote(x):
         return None if x is None else jax.tree.map(at_least_float32, x)
@@ -114,24 +135,8 @@ def _muon(momentum_dtype):
     )
 
 
-def _group(path: str, config: OptimConfig) -> ParamGroup:
-    matches = (group for group in config.groups if re.search(group.pattern, path))
-    return next(matches, ParamGroup())
-
-
-def _rule(path: str, config: OptimConfig) -> str:
-    multiplies = not re.search(f"{_NO_DECAY}|{_TABLE}", path)
-    return _group(path, config).rule if multiplies else "adamw"
-
-
-def _scale(path: str, config: OptimConfig) -> float:
-    if re.search(_UNUSED, path):
-        return 0.0
-    return _group(path, config).lr_scale
-
-
 def _scale_groups(updates, config):
-    return _map_paths(lambda path, update: update * _scale(path, config), updates)
+    return _map_paths(lambda path, update: update * lr_scale(path, config=config), updates)
 
 
 def _decays(params):

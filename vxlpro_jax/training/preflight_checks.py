@@ -22,6 +22,7 @@ from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.sharding.batch import check_batch
 from vxlpro_jax.sharding.mesh import make_mesh
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.setup import open_data
 from vxlpro_jax.utils.errors import InputError
 
@@ -61,7 +62,7 @@ class Finding(NamedTuple):
 
 
 def all_checks(
-    config: TrainConfig,
+    plan: RunPlan,
     *,
     workdir: epath.Path,
     group: ProcessGroup,
@@ -71,13 +72,13 @@ def all_checks(
     """Yields the checks that apply, the cheapest first.
 
     Args:
-        config: resolved config of the run.
+        plan: plan of the run.
         workdir: folder of the run.
         group: processes of the run.
         topology: accelerators to compile for; empty to compile for none.
         config_flags: words of the command line that make up the config, for the compiler.
     """
-    bind = functools.partial
+    bind, config = functools.partial, plan.config
     yield Check("devices", (bind(devices, config),))
     yield Check("all-reduce", (all_reduce,))
     own = {"folder": workdir, "group": group}
@@ -88,7 +89,7 @@ def all_checks(
         clean_up=bind(remove_what_is_left, **own),
     )
     yield Check("batch", (bind(batch, config),))
-    yield Check("data", (bind(sample, config),))
+    yield Check("data", (bind(sample, plan),))
     if topology:
         target = {"topology": topology, "config_flags": config_flags}
         yield Check("compile", (bind(compile_fit, config, **target, group=group),))
@@ -206,10 +207,10 @@ def batch(config: TrainConfig) -> str:
     return f"{rows} rows, {per_device}{steps}"
 
 
-def sample(config: TrainConfig) -> str:
+def sample(plan: RunPlan) -> str:
     """Reads the first batch as training does; reports its shapes and seconds."""
     started = time.monotonic()
-    data = open_data(config, mesh=make_mesh(config.mesh))
+    data = open_data(plan, mesh=make_mesh(plan.config.mesh))
     try:
         arrays = next(data)
         skipped = data.num_bad

@@ -1,29 +1,30 @@
-"""What a run carries from step to step."""
+"""The state of a run, which every step takes and returns."""
 
 import functools
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AbstractMesh, Mesh
 
 from vxlpro_jax.checkpoints import init_from
-from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.sharding.params import state_shardings
-from vxlpro_jax.training.objectives import task_of
-from vxlpro_jax.training.optimizer import frozen_branches
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.utils.jit import jit
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Attributes.
+    """Everything that a step changes.
 
-    step: int32 scalar, steps done.
-    params: nested dict.
-    opt_state: the optimizer's.
-    key: PRNG key data of the run; each step folds its number in.
+    Attributes:
+        step: number of steps done, int32 scalar.
+        params: nested dict of parameters.
+        opt_state: state of the optimizer.
+        key: PRNG key data of the run; each step folds its number in.
     """
 
     step: jax.Array
@@ -33,7 +34,7 @@ class TrainState:
 
     @classmethod
     def create(cls, params: dict, *, optimizer: optax.GradientTransformation, seed: int) -> Self:
-        """The state before the first step."""
+        """Makes the state before the first step."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -42,45 +43,51 @@ class TrainState:
         )
 
 
-def abstract_state(config: TrainConfig, *, optimizer, mesh) -> TrainState:
+def abstract_state(plan: RunPlan, *, mesh: Mesh | AbstractMesh) -> TrainState:
     """Shapes, types and shardings of the state, without allocating it."""
 
     def create():
-        params = fresh_params(jax.random.key(0), config=config)
-        return TrainState.create(params, optimizer=optimizer, seed=config.seed)
+        params = plan.fresh_params(jax.random.key(0))
+        return TrainState.create(params, optimizer=plan.optimizer, seed=plan.config.seed)
 
     shapes = jax.eval_shape(create)
-    shardings = state_shardings(shapes, params=shapes.params, mesh=mesh)
+    shardings = state_shardings(
+        shapes, params=shapes.params, mesh=mesh, more_rules=plan.objective.sharding_rules
+    )
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
 
 
-def initial_state(config: TrainConfig, *, abstract: TrainState, optimizer) -> TrainState:
-    """The state before the first step, made in place on its devices."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+def initial_state(plan: RunPlan, *, abstract: TrainState) -> TrainState:
+    """Makes the state before the first step in place on its devices.
+
+    Parts come from `init_from`; those that it lacks are drawn.
+
+    Raises:
+        InputError: `init_from` is no checkpoint, or holds parts of other sizes.
+    """
+    config = plan.config
     sources = init_from.open_sources(config.init_from)
     params = init_from.read_parts(sources, like=abstract.params, dtype=config.param_dtype)
     missing = [part for part in abstract.params if part not in params]
     if missing:
         print(f"Newly initialised: {', '.join(missing)}.")
-        frozen = frozen_branches(
-            {part: abstract.params[part] for part in missing}, config=config.optim
-        )
+        frozen = [part for part in missing if part in plan.frozen]
         if frozen:
-            print(f"Frozen as they are drawn, because init_from has none: {', '.join(frozen)}.")
-
-        def init(key):
-            fresh = fresh_params(key, config=config)
-            return {part: fresh[part] for part in missing}
-
-        where = {part: shardings.params[part] for part in missing}
-        params |= jit(init, out_shardings=where)(jax.random.key(config.seed))
-    create = functools.partial(TrainState.create, optimizer=optimizer, seed=config.seed)
+            print(f"Frozen as initialised, because init_from has none: {', '.join(frozen)}.")
+        params |= _fresh_parts(plan, missing, like=abstract.params)
+    create = functools.partial(TrainState.create, optimizer=plan.optimizer, seed=config.seed)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jit(create, out_shardings=shardings, donate_argnums=0)(params)
 
 
-def fresh_params(key: jax.Array, *, config: TrainConfig) -> dict:
-    """Newly initialised parameters in the run's `param_dtype`."""
-    params = task_of(config).init_params(key)
-    return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
+def _fresh_parts(plan: RunPlan, parts: Sequence[str], *, like: Mapping[str, Any]) -> dict:
+    """Newly drawn parts of the parameters, with the shardings of `like`."""
+
+    def init(key):
+        fresh = plan.fresh_params(key)
+        return {part: fresh[part] for part in parts}
+
+    shardings = {part: jax.tree.map(lambda x: x.sharding, like[part]) for part in parts}
+    return jit(init, out_shardings=shardings)(jax.random.key(plan.config.seed))

@@ -1,5 +1,6 @@
 """One optimizer step as a pure function."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,42 +9,47 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 from vxlpro_jax.training import optimizer as optimizer_lib
 from vxlpro_jax.training.flops import step_flops
-from vxlpro_jax.training.objectives import Batch, Loss, task_of
+from vxlpro_jax.training.objective import Batch, Loss
+from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 
 
-def make_train_step(
-    config: TrainConfig, *, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step to be jitted: state and batch (see `data.pipeline`) to state and metrics."""
-    schedule = optimizer_lib.schedule(config.optim, total_steps=config.total_steps)
-    task = task_of(config)
+def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step to be jitted: state and batch (see `data.loader`) to state and metrics."""
+    config, objective = plan.config, plan.objective
 
     def loss_fn(params, batch, key):
-        return task.loss(optimizer_lib.stop_frozen(params, config=config.optim), batch, key=key)
+        return objective.loss(
+            optimizer_lib.stop_frozen(params, config=config.optim), batch, key=key
+        )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         grads, loss, metrics = gradients(
             loss_fn, state.params, batch, key=key, parts=config.grad_accum_steps
         )
-        frozen = optimizer_lib.frozen_branches(state.params, config=config.optim)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = plan.optimizer.update(grads, state.opt_state, state.params)
+        flops = step_flops(
+            objective.forward_flops,
+            batch,
+            samples_per_row=config.data.samples_per_row,
+            frozen=plan.frozen,
+        )
         metrics = {
             "loss": loss,
-            "lr": schedule(state.step),
+            "lr": plan.schedule(state.step),
             "grad_norm": optax.tree.norm(optimizer_lib.trained_only(grads, config=config.optim)),
-            "flops": step_flops(config, batch, frozen=frozen),
+            "flops": flops,
             **metrics,
         }
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
@@ -54,7 +60,13 @@ def make_train_step(
 
 
 class Gradients(NamedTuple):
-    """Attributes: `grads`, as the parameters; `value` and `metrics` of the batch's `Loss`."""
+    """Gradients of a batch.
+
+    Attributes:
+        grads: gradients in the structure of the parameters.
+        value: loss of the batch.
+        metrics: scalars of the batch's `Loss`.
+    """
 
     grads: Any
     value: jax.Array
@@ -69,18 +81,18 @@ def gradients(
     key: jax.Array,
     parts: int,
 ) -> Gradients:
-    """What the whole batch gives, with the activations of one part in memory.
+    """Gradient accumulation: gradients of a batch with the activations of one part in memory.
 
-    A part counts by its loss's weight, so that targets count alike wherever they stand. (ReCoT's
-    changes between frames are weighted by hidden tokens too.) Sums are in float32 or more. Every
-    part draws with a key of its own.
+    Parts are averaged by the weight of their loss, so that every target has the same weight.
+    (ReCoT's changes between frames are weighted by hidden tokens too.) Sums are in float32 or more.
+    Each part draws with a PRNG key of its own.
 
     Args:
-        loss_fn: parameters, rows of a batch and a key to their loss.
-        params: nested dict.
-        batch: arrays [B, ...], spread by row; `parts` divides the rows of each device.
+        loss_fn: function of parameters, rows of a batch and a PRNG key to their loss.
+        params: nested dict of parameters.
+        batch: arrays [B, ...], sharded by row; `parts` divides the rows of each device.
         key: PRNG key.
-        parts: how many.
+        parts: number of parts.
     """
 
     def one(rows, key):

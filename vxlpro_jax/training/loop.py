@@ -1,0 +1,230 @@
+"""The training loop: prepares a run, takes its steps, saves, evaluates and reports."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from vxlpro_jax.config.schema import TrainConfig
+from vxlpro_jax.distributed.preemption import PREEMPTED, Preemption
+from vxlpro_jax.distributed.process_group import ProcessGroup
+from vxlpro_jax.distributed.watchdog import Watchdog
+from vxlpro_jax.sharding.batch import batch_sharding, check_batch
+from vxlpro_jax.sharding.mesh import make_mesh
+from vxlpro_jax.training import metrics
+from vxlpro_jax.training.checkpointer import RunCheckpoints, RunData
+from vxlpro_jax.training.feature_cache import fill_feature_cache
+from vxlpro_jax.training.goodput import WallTime
+from vxlpro_jax.training.metrics import MetricsWriter
+from vxlpro_jax.training.objective import Batch
+from vxlpro_jax.training.plan import RunPlan
+from vxlpro_jax.training.profiler import Profiler
+from vxlpro_jax.training.run_folder import resume_plan, write_workdir
+from vxlpro_jax.training.setup import announce, open_data, resolve
+from vxlpro_jax.training.state import TrainState, abstract_state, initial_state
+from vxlpro_jax.training.step import Metrics, make_train_step
+from vxlpro_jax.utils.jit import jit
+
+
+class Evaluate(Protocol):
+    """Measures a state on held-out samples and writes what it finds into the run's folder."""
+
+    def __call__(  # noqa: D102
+        self, state: TrainState, *, config: TrainConfig, workdir: Path, peers: ProcessGroup
+    ) -> None: ...
+
+
+def train(
+    config: TrainConfig,
+    *,
+    workdir: Path,
+    evaluate: Evaluate,
+    profile: str = "",
+    peers: ProcessGroup | None = None,
+) -> int:
+    """Trains until `config.total_steps`, from scratch, `init_from` or the last checkpoint.
+
+    Args:
+        config: config of the run.
+        workdir: folder of the run.
+        evaluate: called every `config.eval_every` steps and at the end.
+        profile: steps to be traced, `FIRST:COUNT`; empty for none.
+        peers: processes of the run; None if this is the only one.
+
+    Returns:
+        The exit code: 0, or `PREEMPTED` if SIGTERM came and the run is saved.
+
+    Raises:
+        InputError: the config, the data or a checkpoint does not fit.
+        LostProcess: another process of the run is gone.
+    """
+    peers = peers or ProcessGroup()
+    with Watchdog(peers) as watchdog, Preemption(peers) as preemption, peers.console():
+        wall_time = WallTime()
+        profiler = Profiler.from_flag(profile, folder=workdir / "profile")
+        run = _Run.open(config, workdir=workdir, peers=peers)
+        state, config = run.first_state(), run.plan.config
+        first_step = int(state.step)
+        stepper = _Stepper(run, watchdog=watchdog, wall_time=wall_time)
+        writer = run.open_writer(first_step=first_step, wall_time=wall_time)
+        measure = functools.partial(evaluate, config=config, workdir=workdir, peers=peers)
+        wall_time.lap("start")
+
+        step, is_preempted = first_step, False
+        for step in range(first_step + 1, config.total_steps + 1):
+            profiler.before(step)
+            watchdog.reads(step)
+            batch = next(run.data)
+            waited = wall_time.lap("data")
+            state, scalars = stepper.take(step, state=state, batch=batch)
+            profiler.after(step, scalars)
+            writer.add(step, scalars, data_wait=waited)
+            is_preempted = preemption.reached(step)
+            due = _Due.after(step, config=config, is_preempted=is_preempted)
+            if due.report:
+                writer.flush()
+            # The next batch is taken after the save, so the saved position matches the saved step.
+            with watchdog.patient():
+                if due.save:
+                    run.checkpoints.save(state, run.data)
+                    wall_time.lap("checkpoint")
+                if is_preempted:
+                    break
+                if due.evaluate:
+                    measure(state)
+                    wall_time.lap("evaluation")
+
+        with watchdog.patient():
+            run.close(writer, wall_time=wall_time)
+            if is_preempted:
+                print(f"Preempted: {workdir} is saved at step {step}; the same command continues.")
+            else:
+                names = "checkpoints, metrics.jsonl, curves.png and tensorboard/"
+                print(f"Done: {workdir} holds {names}.")
+            if config.eval_every and not is_preempted:
+                measure(state)
+            wall_time.lap("evaluation")
+            if peers.is_first:
+                wall_time.write(workdir / "goodput.json")
+            print(wall_time)
+        return PREEMPTED if is_preempted else 0
+
+
+class _Due(NamedTuple):
+    """What follows a step."""
+
+    save: bool
+    evaluate: bool
+    report: bool
+
+    @classmethod
+    def after(cls, step: int, *, config: TrainConfig, is_preempted: bool) -> "_Due":
+        is_last = step == config.total_steps
+        saves = step % config.checkpoint_every == 0 or is_last or is_preempted
+        evaluates = config.eval_every > 0 and step % config.eval_every == 0 and not is_last
+        return cls(saves, evaluates, saves or evaluates or step % config.log_every == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the steps of a run need: its plan, data, checkpoints and the shape of its state."""
+
+    plan: RunPlan
+    workdir: Path
+    peers: ProcessGroup
+    data: RunData
+    checkpoints: RunCheckpoints
+    abstract: TrainState
+    to_devices: Callable
+
+    @classmethod
+    def open(cls, config: TrainConfig, *, workdir: Path, peers: ProcessGroup) -> "_Run":
+        """Plans the run, sets the mesh, and opens data and checkpoints; writes nothing."""
+        plan = resolve(config)
+        announce(plan, workdir=workdir)
+        plan = resume_plan(plan, workdir=workdir)
+        mesh = _set_mesh(plan.config)
+        bad_samples = workdir / peers.own_file("bad_samples.jsonl")
+        data = open_data(plan, mesh=mesh, bad_samples_path=bad_samples)
+        to_devices = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
+        data.place_with(functools.partial(jax.tree.map, to_devices))
+        checkpoints = RunCheckpoints(workdir, peers=peers)
+        abstract = abstract_state(plan, mesh=mesh)
+        return cls(plan, workdir, peers, data, checkpoints, abstract, to_devices)
+
+    def first_state(self) -> TrainState:
+        """The state to continue from: the run's own checkpoint, or `init_from`, or drawn.
+
+        From here on the folder is the run's, and data reads features if they are cached.
+        """
+        if self.checkpoints.latest_step is not None:
+            state = self.checkpoints.restore(self.abstract, self.data)
+            print(f"Continues at step {int(state.step)} of {self.workdir}.")
+        else:
+            state = initial_state(self.plan, abstract=self.abstract)
+        if self.peers.is_first:
+            write_workdir(self.plan.config, workdir=self.workdir)
+        self.peers.barrier("start")
+        if self.plan.config.data.feature_cache:
+            features = fill_feature_cache(
+                state.params, plan=self.plan, source=self.data.source, to_devices=self.to_devices
+            )
+            self.data.read_features(features)
+        return state
+
+    def open_writer(self, *, first_step: int, wall_time: WallTime) -> MetricsWriter:
+        return MetricsWriter(
+            self.workdir if self.peers.is_first else None,
+            first_step=first_step,
+            total_steps=self.plan.config.total_steps,
+            wall_time=wall_time,
+        )
+
+    def close(self, writer: MetricsWriter, *, wall_time: WallTime) -> None:
+        """Waits for what is being written, and draws the curves."""
+        writer.close()
+        self.checkpoints.close()
+        wall_time.lap("checkpoint")
+        self.data.close()
+        if self.peers.is_first:
+            metrics.draw_curves(self.workdir)
+
+
+class _Stepper:
+    """The compiled step; the host is at most one step ahead of the devices."""
+
+    def __init__(self, run: _Run, *, watchdog: Watchdog, wall_time: WallTime):
+        # Without shardings of the table the compiler's choice drifts, and step 2 compiles again.
+        shardings = jax.tree.map(lambda x: x.sharding, run.abstract)
+        self._step = jit(
+            make_train_step(run.plan), donate_argnums=0, out_shardings=(shardings, None)
+        )
+        self._watchdog, self._wall_time = watchdog, wall_time
+        self._shapes: set[tuple] = set()
+        self._last_loss: jax.Array | None = None
+
+    def take(self, step: int, *, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Starts a step and waits for the one before; `state` is donated."""
+        self._watchdog.computes(step)
+        shape = tuple(x.shape for x in jax.tree.leaves(batch))
+        compiles = shape not in self._shapes
+        self._shapes.add(shape)
+        with self._watchdog.patient() if compiles else contextlib.nullcontext():
+            state, scalars = self._step(state, batch)
+        # The watchdog sees how long each step takes.
+        jax.block_until_ready(self._last_loss)
+        self._last_loss = scalars["loss"]
+        self._wall_time.lap("compile" if compiles else "step")
+        return state, scalars
+
+
+def _set_mesh(config: TrainConfig) -> Mesh:
+    mesh = make_mesh(config.mesh)
+    check_batch(config.data.batch_size, parts=config.grad_accum_steps, mesh=mesh)
+    jax.set_mesh(mesh)
+    return mesh

@@ -1,0 +1,56 @@
+"""What follows from the config of a run, worked out once and handed on."""
+
+import dataclasses
+import functools
+
+import jax
+import optax
+
+from vxlpro_jax.config.schema import TrainConfig
+from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training.objective import Objective, objective_of
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """A run's config with its objective, parameter shapes, frozen parts and optimizer.
+
+    Nothing is computed before it is asked for, and nothing is allocated on devices.
+    """
+
+    config: TrainConfig
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The objective that the config names."""
+        return objective_of(self.config)
+
+    @functools.cached_property
+    def param_shapes(self) -> dict:
+        """Parameter tree of `jax.ShapeDtypeStruct`, float32."""
+        return jax.eval_shape(lambda: self.objective.init_params(jax.random.key(0)))
+
+    @functools.cached_property
+    def frozen(self) -> frozenset[str]:
+        """Top-level branches of the parameters none of which the optimizer changes."""
+        branches = optimizer_lib.frozen_branches(self.param_shapes, config=self.config.optim)
+        return frozenset(branches)
+
+    @functools.cached_property
+    def schedule(self) -> optax.Schedule:
+        """Learning rate of each step."""
+        return optimizer_lib.schedule(self.config.optim, total_steps=self.config.total_steps)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Transformation of gradients to updates."""
+        return optimizer_lib.optimizer(self.config.optim, total_steps=self.config.total_steps)
+
+    def fresh_params(self, key: jax.Array) -> dict:
+        """Draws a parameter tree in the run's `param_dtype`."""
+        params = self.objective.init_params(key)
+        return jax.tree.map(lambda x: x.astype(self.config.param_dtype), params)
+
+    def replace(self, **changes) -> "RunPlan":
+        """The plan of a config with other values of the fields `changes`."""
+        return RunPlan(dataclasses.replace(self.config, **changes))
