@@ -23,6 +23,7 @@ TEST = [
     "moto[s3]>=5.0",
     "pytest>=8.0",
     "pytest-xdist>=3.8",
+    "tensorboardX>=2.6",  # only to read back what is written for TensorBoard
     "transformers>=4.56",
 ]
 DOCS = [
@@ -45,6 +46,7 @@ setup(
         "vxlpro_jax.data.text.tiny_tokenizer": ["tokenizer.json"],
         "vxlpro_jax.data.video": ["known_good.mp4"],
     },
+    entry_points={"console_scripts": ["vxlpro = vxlpro_jax.__main__:script"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.6",
@@ -62,7 +64,6 @@ setup(
         "pillow>=11.0",
         "pyarrow>=17.0",  # Video-MME is published as Parquet
         "pyyaml>=6.0",
-        "tensorboardX>=2.6",
         "tensorstore>=0.1.80",
         "tokenizers>=0.22",
         "tqdm>=4.66",

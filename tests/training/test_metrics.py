@@ -7,7 +7,7 @@ import pytest
 
 from vxlpro_jax.training import metrics
 from vxlpro_jax.training.goodput import WallTime
-from vxlpro_jax.training.metrics import MetricsWriter, draw_curves
+from vxlpro_jax.training.metrics import MetricsWriter
 from vxlpro_jax.utils.accelerators import GPUS
 
 
@@ -156,10 +156,12 @@ def test_flushing_nothing_writes_nothing(tmp_path, open_writer):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_curves_are_a_picture(tmp_path, open_writer, clock):
+def test_curves_are_drawn_once_steps_are_written(tmp_path, open_writer, clock):
     writer = open_writer()
+    writer.draw()
+    assert not (tmp_path / "curves.png").exists()
     for step in (1, 2):
         add(writer, clock, step, 3.0 / step)
     writer.close()
-    draw_curves(tmp_path)
+    writer.draw()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

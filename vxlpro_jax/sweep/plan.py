@@ -99,7 +99,7 @@ def _with_steps(run: Run, *, sweep: Sweep, variant: Variant) -> Run:
         steps.append(Step("stage1", command, output, measures.of_stage1, is_parallel=True))
         init = (f"init_from={stage1}",)
     command = train(config2, (*sweep.stage2, *variant.stage2, *init), workdir=stage2)
-    steps.append(Step("stage2", command, stage2 / "curves.png", is_parallel=True))
+    steps.append(Step("stage2", command, stage2 / "goodput.json", is_parallel=True))
     evaluate = functools.partial(_evaluate, stage2, folder=run.folder)
     ratios = dict.fromkeys((sweep.keep_ratio, *variant.keep_ratios))
     steps += [evaluate("embedded", ratio=ratio) for ratio in ratios]

@@ -1,7 +1,7 @@
 """Runs frozen parts once over all data, so that training reads their features instead of frames.
 
-Shapes: `R` records, `B` rows of this process, `G` groups a row, `g` groups of one file, `P` places,
-`C` width.
+Shapes: `R` records, `B` rows of this process, `G` groups of four frames a row, `P` places of the
+grid, `C` width of the tower, `S` side of an image.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
-_FORMAT = 1  # Raised when the same files and weights give other features, or other shards.
-_READERS = 16  # Threads, which wait for storage more than they compute.
-_AT_ONCE = 1024
+_FORMAT = 1  # To be raised when the same files and weights give other features or shards.
+_READER_THREADS = 16  # They wait for storage more than they compute.
+_RECORDS_PER_TASK = 1024
 _HASH_BYTES = 16
 
 
@@ -60,19 +60,21 @@ def fill_feature_cache(
     names = ("vision", "dts") if keeps_compressed(plan) else ("vision",)
     parts = {name: params[name] for name in names}
     root = Path(config.data.feature_cache).expanduser()
-    folder, kind = root / _name(parts, config), _kind(parts, config)
+    folder, kind = root / _cache_key(parts, config), _feature_type(parts, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = _know(source, contents=ContentHashes(root / "contents"))
-        missing = _missing(known.keys, folder=folder, kind=kind)
-        _encode(missing, folder=folder, parts=parts, config=config, source=source, place=to_devices)
+        records = _identify(source, contents=ContentHashes(root / "contents"))
+        missing = _find_missing(records.keys, folder=folder, kind=kind)
+        _encode_missing(
+            missing, folder=folder, parts=parts, config=config, source=source, place=to_devices
+        )
         multihost_utils.sync_global_devices("all features are there")
     except OSError as error:
         raise InputError(
             f"Features cannot be written to {folder} ({error}): set data.feature_cache to a folder"
             " that can, or make space."
         ) from error
-    keys = zip(known.names, known.keys, strict=True)
+    keys = zip(records.names, records.keys, strict=True)
     keys = {name.tobytes(): key.tobytes().hex() for name, key in keys if name.any()}
     return RunFeatures(FeatureStore(folder, kind=kind), keys)
 
@@ -85,15 +87,15 @@ def keeps_compressed(plan: RunPlan) -> bool:
     return plan.objective.reads_compressed and {"vision", "dts"} <= plan.frozen
 
 
-def _kind(parts, config):
-    """[4,P,C] or, with the DTS, [P,C]."""
+def _feature_type(parts, config):
+    """Shape and type of a group's features: [4,P,C] or, with the DTS, [P,C]."""
     frames = () if "dts" in parts else (FRAMES_PER_GROUP,)
     shape = (*frames, config.model.dts.grid**2, config.model.vision.width)
     return GroupType(shape, config.compute_dtype)
 
 
-def _name(parts: dict, config: TrainConfig) -> str:
-    """Of the weights, and of all that features of given frames depend on besides."""
+def _cache_key(parts: dict, config: TrainConfig) -> str:
+    """Hash of the weights and of all else that the features of given frames depend on."""
     sums = [int(total) for total in jax.tree.leaves(jit(tree.checksums)(parts))]
     vision = dataclasses.asdict(config.model.vision) | {"remat": None}
     dts = dataclasses.asdict(config.model.dts)
@@ -101,18 +103,20 @@ def _name(parts: dict, config: TrainConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Known(NamedTuple):
-    """Of each record, zeros where there is nothing to know: its `media_name` and `visual_key`.
+class _Identities(NamedTuple):
+    """Identity of each record's visual; zeros for records that have none or cannot be read.
 
-    uint8 [R,16] each. Records that hold their file themselves have no name.
+    Attributes:
+        names: `media_name` of each record, uint8 [R,16]; zeros for records that hold their file.
+        keys: `visual_key` of each record, uint8 [R,16].
     """
 
     names: np.ndarray
     keys: np.ndarray
 
 
-def _know(source: BatchSource, *, contents: ContentHashes) -> _Known:
-    """Every process a part of the records, one after another, so that each file is read by few."""
+def _identify(source: BatchSource, *, contents: ContentHashes) -> _Identities:
+    """Identifies all records; each process reads a contiguous part, so few read the same file."""
     count = -(-len(source.records) // jax.process_count())
     first = jax.process_index() * count
     mine = range(first, min(first + count, len(source.records)))
@@ -120,18 +124,18 @@ def _know(source: BatchSource, *, contents: ContentHashes) -> _Known:
     places = range(len(mine))
     if jax.process_index() == 0:
         places = cli.progress(places, name="contents", unit="record")
-    with ThreadPoolExecutor(_READERS) as pool:
-        look = functools.partial(_look, source, contents)
-        parts = (mine[at : at + _AT_ONCE] for at in range(0, len(mine), _AT_ONCE))
-        rows = itertools.chain.from_iterable(pool.map(look, part) for part in parts)
+    with ThreadPoolExecutor(_READER_THREADS) as pool:
+        identify = functools.partial(_identify_record, source, contents)
+        parts = (mine[at : at + _RECORDS_PER_TASK] for at in range(0, len(mine), _RECORDS_PER_TASK))
+        rows = itertools.chain.from_iterable(pool.map(identify, part) for part in parts)
         for place, row in zip(places, rows, strict=True):
             found[place] = np.frombuffer(row, np.uint8)
     found = multihost_utils.process_allgather(found, tiled=True)[: len(source.records)]
-    return _Known(*np.split(found, 2, axis=1))
+    return _Identities(*np.split(found, 2, axis=1))
 
 
-def _look(source: BatchSource, contents: ContentHashes, index: int) -> bytes:
-    """A record's name and key."""
+def _identify_record(source: BatchSource, contents: ContentHashes, index: int) -> bytes:
+    """Name and key of a record, 32 bytes."""
     try:
         record = source.records[index]
         if not record.has_visual:
@@ -143,17 +147,28 @@ def _look(source: BatchSource, contents: ContentHashes, index: int) -> bytes:
     return (bytes(_HASH_BYTES) if record.content else media_name(record.media)) + key
 
 
-class _Missing(NamedTuple):
-    """A visual to be encoded: the index of a record that shows it, and its key."""
+class _MissingVisual(NamedTuple):
+    """A visual to be encoded.
+
+    Attributes:
+        record: index of a record that shows it.
+        key: its key.
+    """
 
     record: int
     key: str
 
 
-def _missing(keys: np.ndarray, *, folder: Path, kind: GroupType) -> list[_Missing]:
-    """What the first process does not find; uint8 [R,16] to one of each."""
+def _find_missing(keys: np.ndarray, *, folder: Path, kind: GroupType) -> list[_MissingVisual]:
+    """The visuals that the cache of the first process lacks, each once.
+
+    Args:
+        keys: key of each record, uint8 [R,16].
+        folder: folder of the features.
+        kind: shape and type of a group's features.
+    """
     firsts = np.sort(np.unique(keys, axis=0, return_index=True)[1])
-    found = [_Missing(int(i), keys[i].tobytes().hex()) for i in firsts if keys[i].any()]
+    found = [_MissingVisual(int(i), keys[i].tobytes().hex()) for i in firsts if keys[i].any()]
     if not found:
         return []
     lacks = np.zeros(len(found), np.int32)
@@ -165,19 +180,21 @@ def _missing(keys: np.ndarray, *, folder: Path, kind: GroupType) -> list[_Missin
     return [missing for missing, lack in zip(found, lacks, strict=True) if lack]
 
 
-def _encode(missing: Sequence[_Missing], *, folder, parts, config, source, place):
-    """A batch at a time, every process its rows of it, as in training."""
+def _encode_missing(missing: Sequence[_MissingVisual], *, folder, parts, config, source, place):
+    """Encodes a batch at a time, each process its own rows, as in training."""
     shape, side = source.reader.shape, source.reader.shape.image_size
     empty = np.zeros((len(source.rows), shape.groups, FRAMES_PER_GROUP, side, side, 3), np.uint8)
-    run, writes = _encoder(config), _is_first_of_its_rows(source)
+    run, writes = _encoder(config), _is_first_reader(source)
     starts = range(0, len(missing), source.batch_size)
     if jax.process_index() == 0:
         starts = cli.progress(starts, name="features", unit="batch")
-    kind = _kind(parts, config)
+    kind = _feature_type(parts, config)
     with ThreadPoolExecutor(len(source.rows)) as pool, FeatureWriter(folder, kind=kind) as writer:
         for start in starts:
             mine = [missing[start + row] for row in source.rows if start + row < len(missing)]
-            visuals = list(pool.map(functools.partial(_read, source), [m.record for m in mine]))
+            visuals = list(
+                pool.map(functools.partial(_read_visual, source), [m.record for m in mine])
+            )
             frames = empty.copy()
             for row, visual in enumerate(visuals):
                 frames[row, : len(visual.groups)] = visual.groups
@@ -187,14 +204,14 @@ def _encode(missing: Sequence[_Missing], *, folder, parts, config, source, place
                     writer.write(name.key, [visual._replace(groups=features[row, :count])])
 
 
-def _is_first_of_its_rows(source: BatchSource) -> bool:
+def _is_first_reader(source: BatchSource) -> bool:
     """Whether no process before this one reads the same rows."""
     firsts = multihost_utils.process_allgather(np.array([source.rows.start]), tiled=True)
     return firsts.tolist().index(source.rows.start) == jax.process_index()
 
 
-def _read(source: BatchSource, index: int) -> Visual:
-    """A record's frames, without groups if they cannot be read."""
+def _read_visual(source: BatchSource, index: int) -> Visual:
+    """Frames of a record; no groups if they cannot be read."""
     try:
         return source.reader.visual(source.records[index])
     except InputError:
@@ -203,7 +220,7 @@ def _read(source: BatchSource, index: int) -> Visual:
 
 
 def _encoder(config: TrainConfig) -> Callable:
-    """Parameters and frames, uint8 [B,G,4,S,S,3], to [B,G,4,P,C] or, with a DTS, [B,G,P,C]."""
+    """Compiles parameters and frames, uint8 [B,G,4,S,S,3], to [B,G,4,P,C] or [B,G,P,C]."""
     options = {"config": config.model, "at_once": config.encode_microbatch}
 
     def run(parts, frames):
@@ -219,7 +236,7 @@ def _encoder(config: TrainConfig) -> Callable:
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:
-    """The rows of a batch that this process put in."""
+    """The rows of a global batch that this process holds."""
     mesh = jax.sharding.get_mesh()
     spec = batch.batch_sharding(mesh).spec
     return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, spec))

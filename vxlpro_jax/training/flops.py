@@ -1,11 +1,9 @@
 """Floating-point operations of a step, counted from the sizes alone.
 
-Counted are matrix products, a multiplication and an addition each; causal attention costs half of
-full attention. A trained part costs three times its forward pass, a frozen one twice where the
-gradient passes through it and once where not. Recomputation is not counted.
-
-Shapes: `G` groups of four frames, `L` positions of the decoder, `P` patches of a frame, `C`, `D`
-widths.
+Matrix products are counted, with two operations for each product of two numbers; causal attention
+costs half of full attention. A trained part costs three times its forward pass; a frozen part costs
+its forward pass twice if the gradient passes through it, and once otherwise. Recomputation is not
+counted.
 """
 
 import functools
@@ -26,12 +24,12 @@ from vxlpro_jax.config.schema import (
 )
 from vxlpro_jax.ops import segments as seg
 
-# The head is the embedding, or belongs to it.
+# Branch of the parameters that a part belongs to, where it has another name.
 _BRANCHES = {"head": "decoder"}
 
 
 class Forward(NamedTuple):
-    """Of one forward pass, by part: numbers, or arrays of one for each row."""
+    """FLOPs of a forward pass by part: numbers, or arrays with one for each row."""
 
     vision: float
     dts: float
@@ -45,13 +43,13 @@ class Forward(NamedTuple):
 def sft_forward(
     config: ModelConfig, *, groups: int, text_tokens: int, keep_ratio: float, targets: int
 ) -> Forward:
-    """One row that answers a question.
+    """Counts a row that answers a question.
 
     Args:
-        config: the model.
-        groups: G.
-        text_tokens: of the row.
-        keep_ratio: share of the visual tokens that the decoder reads; stamps are all read.
+        config: config of the model.
+        groups: groups of four frames.
+        text_tokens: text ids of the row.
+        keep_ratio: share of the visual tokens that the decoder reads; it reads all time stamps.
         targets: positions of which logits are formed.
     """
     decoder, visual = config.decoder, groups * config.tokens_per_group
@@ -67,7 +65,7 @@ def sft_forward(
 
 
 def recot_forward(config: ModelConfig, *, options: RecotConfig, groups: int) -> Forward:
-    """Groups that are masked, compressed and restored."""
+    """Counts groups of four frames that are masked, compressed and restored."""
     places, width = config.dts.grid**2, options.decoder_width
     tokens = places * FRAMES_PER_GROUP
     layer = _attention(width, length=places) + 2 * _linear(places, width, 4 * width)
@@ -84,7 +82,7 @@ def recot_forward(config: ModelConfig, *, options: RecotConfig, groups: int) -> 
 
 
 def trained(forward: Forward, *, frozen: Collection[str]) -> float:
-    """Of a training step with this forward pass; `frozen` are branches of the parameters."""
+    """Counts a training step with this forward pass; `frozen` are branches of the parameters."""
     total, has_trained = 0.0, False
     for part, flops in forward._asdict().items():
         is_trained = _BRANCHES.get(part, part) not in frozen
@@ -128,16 +126,16 @@ def _count(segments: jax.Array, *, samples_per_row: int) -> jax.Array:
 
 
 def vision_forward(config: VisionConfig) -> float:
-    """The tower, one frame."""
+    """Counts one frame in the tower."""
     patches, width = config.grid**2, config.width
     layer = _attention(width, length=patches) + 2 * _linear(patches, width, config.mlp_width)
     return _linear(patches, 3 * config.patch_size**2, width) + config.depth * layer
 
 
 def dts_forward(config: ModelConfig) -> float:
-    """The compressor, one group: blocks of four and two time slots, each of which halves them.
+    """Counts one group in the DTS: blocks of four and of two time slots, each of which halves them.
 
-    Of the convolution's 27 taps the first output needs 18 (see `ops.conv3d`).
+    The first output of the convolution needs 18 of its 27 taps (see `ops.conv3d`).
     """
     places, width = config.dts.grid**2, config.vision.width
     return sum(
@@ -149,7 +147,7 @@ def dts_forward(config: ModelConfig) -> float:
 
 
 def decoder_forward(config: DecoderConfig, *, length: float) -> float:
-    """The decoder without its head, one sample of `length` positions."""
+    """Counts one sample of `length` positions in the decoder, without its head."""
     kv_width = config.num_kv_heads * config.head_dim
     layer = (
         2 * _linear(length, config.width, config.width)

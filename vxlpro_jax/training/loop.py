@@ -16,7 +16,6 @@ from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.distributed.watchdog import Watchdog
 from vxlpro_jax.sharding.batch import batch_sharding, check_batch
 from vxlpro_jax.sharding.mesh import make_mesh
-from vxlpro_jax.training import metrics
 from vxlpro_jax.training.checkpointer import RunCheckpoints, RunData
 from vxlpro_jax.training.feature_cache import fill_feature_cache
 from vxlpro_jax.training.goodput import WallTime
@@ -93,6 +92,8 @@ def train(
                 if due.save:
                     run.checkpoints.save(state, run.data)
                     wall_time.lap("checkpoint")
+                    writer.draw()
+                    wall_time.lap("report")
                 if is_preempted:
                     break
                 if due.evaluate:
@@ -103,16 +104,19 @@ def train(
             run.close(writer, wall_time=wall_time)
             if is_preempted:
                 print(f"Preempted: {workdir} is saved at step {step}; the same command continues.")
-            else:
-                names = "checkpoints, metrics.jsonl, curves.png and tensorboard/"
-                print(f"Done: {workdir} holds {names}.")
-            if config.eval_every and not is_preempted:
+                print(wall_time)
+                return PREEMPTED
+            names = "checkpoints, metrics.jsonl, curves.png and tensorboard/"
+            print(f"Done: {workdir} holds {names}.")
+            if config.eval_every:
                 measure(state)
             wall_time.lap("evaluation")
             if peers.is_first:
-                wall_time.write(workdir / "goodput.json")
+                wall_time.write(
+                    workdir / "goodput.json"
+                )  # Says to sweeps that the run is complete.
             print(wall_time)
-        return PREEMPTED if is_preempted else 0
+        return 0
 
 
 class _Due(NamedTuple):
@@ -186,13 +190,12 @@ class _Run:
         )
 
     def close(self, writer: MetricsWriter, *, wall_time: WallTime) -> None:
-        """Waits for what is being written, and draws the curves."""
+        """Waits for pending writes, and draws the curves."""
         writer.close()
         self.checkpoints.close()
         wall_time.lap("checkpoint")
         self.data.close()
-        if self.peers.is_first:
-            metrics.draw_curves(self.workdir)
+        writer.draw()
 
 
 class _Stepper:

@@ -1,7 +1,7 @@
 """Training losses.
 
-Shapes: `B` rows, `T` text slots, `D` decoder width, `V` vocabulary; `G` groups, `f` frames of a
-group, `P` places, `C` channels.
+Shapes: `B` rows, `T` text slots, `D` decoder width, `V` vocabulary; `G` groups of four frames, `f`
+frames of a group, `P` places of the grid, `C` channels.
 """
 
 import functools
@@ -17,23 +17,28 @@ from vxlpro_jax.config.schema import IGNORE_LABEL
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 
-# Of each row, so that the logits of 151,936 words take 156 MB.
-_SLOTS_AT_ONCE = 256
+# Text slots of a row whose logits exist at a time; 151,936 words then take 156 MB a row.
+_SLOTS_PER_CHUNK = 256
 
 
 class CrossEntropy(NamedTuple):
-    """Attributes: `mean` over the targets, and `targets`, how many there are (at least 1)."""
+    """Cross-entropy of a batch.
+
+    Attributes:
+        mean: mean over the targets.
+        targets: number of targets, at least 1.
+    """
 
     mean: jax.Array
     targets: jax.Array
 
 
 def cross_entropy(logits: jax.Array, *, labels: jax.Array) -> CrossEntropy:
-    """Mean negative log-likelihood over labels that are not -100, in float32 or more.
+    """Computes the mean negative log-likelihood over labels that are not -100, in float32 or more.
 
     Args:
-        logits: [B, T, V], the prediction of each label (already shifted).
-        labels: int32 [B, T].
+        logits: prediction of each label (already shifted), [B, T, V].
+        labels: target ids, int32 [B, T].
     """
     targets = jnp.maximum((labels != IGNORE_LABEL).sum(), 1)
     return CrossEntropy(mean=_total_loss(logits, labels=labels) / targets, targets=targets)
@@ -42,14 +47,14 @@ def cross_entropy(logits: jax.Array, *, labels: jax.Array) -> CrossEntropy:
 def head_cross_entropy(
     hidden: jax.Array, *, labels: jax.Array, to_logits: Callable[[jax.Array], jax.Array]
 ) -> CrossEntropy:
-    """`cross_entropy` of `to_logits(hidden)`, of which only some text slots exist at a time.
+    """Computes `cross_entropy` of `to_logits(hidden)` in chunks of text slots.
 
     Args:
-        hidden: [B, T, D], the state that predicts each label.
-        labels: int32 [B, T].
-        to_logits: [B, t, D] to [B, t, V].
+        hidden: hidden states that predict each label, [B, T, D].
+        labels: target ids, int32 [B, T].
+        to_logits: function from hidden states [B, t, D] to logits [B, t, V].
     """
-    slots = min(hidden.shape[1], _SLOTS_AT_ONCE)
+    slots = min(hidden.shape[1], _SLOTS_PER_CHUNK)
     missing = -hidden.shape[1] % slots
     hidden = jnp.pad(hidden, ((0, 0), (0, missing), (0, 0)))
     labels = jnp.pad(labels, ((0, 0), (0, missing)), constant_values=IGNORE_LABEL)
@@ -73,10 +78,12 @@ def _total_loss(logits, *, labels):
 
 
 class Reconstruction(NamedTuple):
-    """Attributes.
+    """Errors of restored tokens.
 
-    tokens: mean squared error of the hidden tokens.
-    changes: that of the differences between neighbouring frames of which at least one is hidden.
+    Attributes:
+        tokens: mean squared error of the hidden tokens.
+        changes: mean squared error of the differences between neighbouring frames, at places that
+            are hidden in at least one of the two.
     """
 
     tokens: jax.Array
@@ -86,15 +93,15 @@ class Reconstruction(NamedTuple):
 def reconstruction(
     predicted: jax.Array, *, targets: jax.Array, hidden: jax.Array
 ) -> Reconstruction:
-    """What restoring costs, in float32 or more.
+    """Computes the errors of restored tokens, in float32 or more.
 
     A compressor that forgets the order of the frames can still restore their mean. That halves the
-    error of two unlike tokens but saves nothing of their change, which is why changes count too.
+    error of two different tokens but none of the error of their difference, so both are measured.
 
     Args:
-        predicted: [G, f, P, C].
-        targets: [G, f, P, C].
-        hidden: [G, f, P], 1 for tokens that count, 0 for visible ones and padding.
+        predicted: restored tokens, [G, f, P, C].
+        targets: true tokens, [G, f, P, C].
+        hidden: 1 for hidden tokens, 0 for visible ones and padding, [G, f, P].
     """
     error = at_least_float32(predicted) - at_least_float32(targets)
     hidden = hidden.astype(error.dtype)

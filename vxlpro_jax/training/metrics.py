@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from matplotlib.figure import Figure
 
+from vxlpro_jax.training.curves import draw_curves
 from vxlpro_jax.training.event_file import EventFile
 from vxlpro_jax.training.goodput import WallTime
 from vxlpro_jax.utils import accelerators
@@ -65,18 +65,23 @@ class MetricsWriter:
         _check_finite(rows)
         self._wall_time.lap("report")
 
+    def draw(self) -> None:
+        """Draws `curves.png` of all steps that are written."""
+        if self._files:
+            self._files.draw()
+
     def close(self) -> None:
-        """Writes what is queued and closes the files."""
+        """Writes queued steps and closes the files."""
         self.flush()
         if self._files:
             self._files.close()
 
 
 class _Files:
-    """`metrics.jsonl` and those of TensorBoard."""
+    """`metrics.jsonl`, `curves.png`, and the files of TensorBoard."""
 
     def __init__(self, workdir: Path, *, first_step: int):
-        self._path = workdir / "metrics.jsonl"
+        self._workdir, self._path = workdir, workdir / "metrics.jsonl"
         _truncate(self._path, first_step=first_step)
         self._events = EventFile(workdir / "tensorboard", purge_step=first_step + 1)
 
@@ -88,18 +93,12 @@ class _Files:
             self._events.add_scalars(row["step"], scalars)
         self._events.flush()
 
+    def draw(self) -> None:
+        if self._path.exists():
+            draw_curves(self._workdir)
+
     def close(self) -> None:
         self._events.close()
-
-
-def draw_curves(workdir: Path) -> None:
-    """Draws loss, gradient norm and learning rate of `metrics.jsonl` to `curves.png`."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 3), ("loss", "grad_norm", "lr"), strict=True):
-        axes.plot([row["step"] for row in rows], [row[name] for row in rows])
-        axes.set(title=name, xlabel="step")
-    figure.savefig(workdir / "curves.png", dpi=120)
 
 
 def _truncate(path: Path, *, first_step: int) -> None:

@@ -1,4 +1,4 @@
-"""A profile of some steps of a run, by flag."""
+"""Profiles a window of training steps."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class Profiler:
-    """Traces `count` steps from `first` on into `folder`, for TensorBoard or Perfetto."""
+    """Traces `count` steps, beginning with `first`, into `folder`, for TensorBoard or Perfetto."""
 
     def __init__(self, folder: Path, *, first: int, count: int):
         self._folder = folder
@@ -17,10 +17,10 @@ class Profiler:
 
     @classmethod
     def from_flag(cls, window: str, *, folder: Path) -> "Profiler":
-        """`FIRST:COUNT`; an empty window is no step.
+        """Parses `FIRST:COUNT`; an empty window traces nothing.
 
         Raises:
-            InputError: it is written otherwise.
+            InputError: the window has another form.
         """
         first, _, count = (window or "0:0").partition(":")
         if not (first.isdigit() and count.isdigit()):
@@ -28,12 +28,12 @@ class Profiler:
         return cls(folder, first=int(first), count=int(count))
 
     def before(self, step: int) -> None:
-        """Starts at the first step."""
+        """Starts the trace at the first step."""
         if step == self._first <= self._last:
             jax.profiler.start_trace(str(self._folder))
 
     def after(self, step: int, results: Any) -> None:
-        """Stops at the last step, once `results` are computed."""
+        """Stops the trace at the last step, once `results` are computed."""
         if step == self._last >= self._first > 0:
             jax.block_until_ready(results)
             jax.profiler.stop_trace()
