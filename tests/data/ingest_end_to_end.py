@@ -171,7 +171,7 @@ def in_one_go(environment, sources, tmp_path_factory):
     return out
 
 
-def test_a_python_that_does_not_fit_is_told(tmp_path):
+def test_unsupported_python_is_an_error(tmp_path):
     fake_python(tmp_path / "python", "exit 1")
     run = ingest_sh("--help", VENV=str(tmp_path / "venv"), PYTHON=str(tmp_path / "python"))
     assert run.returncode == 2
@@ -179,7 +179,7 @@ def test_a_python_that_does_not_fit_is_told(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
-def test_a_python_that_fits_is_looked_for(tmp_path):
+def test_script_looks_for_a_supported_python(tmp_path):
     fake_python(tmp_path / "python3", "exit 1")
     fake_python(tmp_path / "python3.12", '[[ $1 == -c ]] || { echo "$0 $*"; exit 9; }')
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -196,7 +196,7 @@ def fake_python(file, text):
 # ---- The whole of it ----------------------------------------------------------------------------
 
 
-def test_output_holds_what_the_shards_held(in_one_go, folder):
+def test_output_holds_the_good_records_of_the_shards(in_one_go, folder):
     manifest = json.loads((in_one_go / "manifest.json").read_text())
     listed = [json.loads(x) for x in (in_one_go / "bad_records.jsonl").read_text().splitlines()]
     found = [(int(re.search(r"s-(\d+)", x["shard"])[1]), x["record"], x["kind"]) for x in listed]
@@ -242,7 +242,7 @@ def read_shard(file):
     return records
 
 
-def test_manifest_tells_what_there_is(in_one_go, folder):
+def test_manifest_describes_the_output(in_one_go, folder):
     manifest = json.loads((in_one_go / "manifest.json").read_text())
     files = tree(in_one_go)
     assert set(files) == {x["file"] for x in manifest["shards"]} | {
@@ -262,7 +262,7 @@ def test_manifest_tells_what_there_is(in_one_go, folder):
     assert manifest["lost"] == pytest.approx(hidden, rel=0.1)
 
 
-def test_killed_and_resumed_is_as_in_one_go(in_one_go, environment, sources, tmp_path):
+def test_killed_and_resumed_ingest_gives_the_same_bytes(in_one_go, environment, sources, tmp_path):
     arguments, servers = sources
     out = tmp_path / "killed"
     command = [*arguments, f"--out={out}", "--max_bad=0.05"]
@@ -292,13 +292,13 @@ def test_killed_and_resumed_is_as_in_one_go(in_one_go, environment, sources, tmp
     assert "other shards" in other.stderr
 
 
-def test_too_much_that_is_bad_ends_the_run(in_one_go, environment, sources, tmp_path):
+def test_too_many_bad_records_end_the_run(in_one_go, environment, sources, tmp_path):
     arguments, servers = sources
     command = [*arguments, f"--out={tmp_path}"]
     run = ingest_sh(*command, "--workers=2", VENV=str(environment), **servers)
     assert run.returncode == 2
     assert re.search(
-        r"error: 5 bad records, and about \d+ lost behind damage, are 2.\d%", run.stderr
+        r"error: 5 bad records and about \d+ records lost behind damage are 2.\d%", run.stderr
     )
     assert "Traceback" not in run.stderr
     listed = (tmp_path / "bad_records.jsonl").read_text().splitlines()
@@ -310,14 +310,14 @@ def test_too_much_that_is_bad_ends_the_run(in_one_go, environment, sources, tmp_
     assert tree(tmp_path) == tree(in_one_go)
 
 
-def test_a_server_that_fails_for_a_while_is_waited_for(environment, folder, tmp_path):
+def test_requests_to_a_failing_server_are_retried(environment, folder, tmp_path):
     with http_files(folder, failing=1) as (url, _):
         run = ingest_sh(f"{url}/moved/s-00.tfrecord", f"--out={tmp_path}", VENV=str(environment))
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "manifest.json").read_text())["records"] == PER_SHARD - 1
 
 
-def test_shards_that_cannot_be_had_are_told_in_a_sentence(environment, sources, tmp_path):
+def test_unreadable_shards_are_an_error_in_one_sentence(environment, sources, tmp_path):
     _, servers = sources
     shards = ("s3://videos/no.tfrecord", "s3://nobody/*.tfrecord", f"{tmp_path}/no", "ftp://a/b")
     processes = [
@@ -326,6 +326,6 @@ def test_shards_that_cannot_be_had_are_told_in_a_sentence(environment, sources, 
     for process in processes:
         _, error = process.communicate(timeout=100)
         assert process.returncode == 2, error
-        assert re.search(r"^error: .*(exist|matches|served)", error, re.MULTILINE)
+        assert re.search(r"^error: .*(exist|matches|supported)", error, re.MULTILINE)
         assert "Traceback" not in error
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""What ingest is made of, without TensorFlow: patterns, parts of the output, workers."""
+"""Parts of ingest that need no TensorFlow: patterns, conversion of a shard, counts, workers."""
 
 import hashlib
 import json
@@ -13,9 +13,10 @@ from array_record.python.array_record_module import ArrayRecordReader
 from helpers import ROOT, chat, free_port
 from servers import http_files
 
-from vxlpro_jax.data.ingest import __main__, tfrecord, workers
+from vxlpro_jax.data.ingest import tfrecord, workers
 from vxlpro_jax.data.ingest.convert import ConvertedShard, write_shard
-from vxlpro_jax.data.ingest.tfrecord import Damage, Example, SourceShard
+from vxlpro_jax.data.ingest.quota import Tally
+from vxlpro_jax.data.ingest.tfrecord import DamagedShard, Example, SourceShard
 from vxlpro_jax.data.sources import paths
 from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, decode
 from vxlpro_jax.utils.errors import InputError
@@ -36,24 +37,24 @@ def test_braces_are_expanded(pattern, names):
     assert paths.expand_braces(pattern) == names
 
 
-def test_braces_that_say_nothing_are_told():
+def test_braces_without_list_or_range_are_an_error():
     with pytest.raises(InputError, match="braces hold a list"):
         paths.expand_braces("a{x}b")
 
 
 @pytest.mark.parametrize("url", ["http://h/*.tfrecord", "ftp://h/a", "hdfs://h/a"])
-def test_what_cannot_be_listed_is_told(url):
-    with pytest.raises(InputError, match=r"brace pattern|is not served"):
+def test_patterns_that_cannot_be_listed_are_an_error(url):
+    with pytest.raises(InputError, match=r"brace pattern|is not supported"):
         tfrecord.find_shards(url)
 
 
-def test_keys_in_urls_are_not_shown():
+def test_redact_url_removes_credentials_and_query():
     url = "https://me:pass@host:80/a/b.tfrecord?X-Amz-Signature=123"
     assert paths.redact_url(url) == "https://host:80/a/b.tfrecord"
     assert paths.redact_url("/a/b?c") == "/a/b?c"
 
 
-def test_http_files_are_measured_by_their_servers(tmp_path):
+def test_shard_size_over_http(tmp_path):
     (tmp_path / "a").write_bytes(bytes(12345))
     (tmp_path / "none").write_bytes(b"")
     with http_files(tmp_path) as (url, _):
@@ -66,9 +67,9 @@ def test_http_files_are_measured_by_their_servers(tmp_path):
     without = pytest.raises(InputError, match="range requests")
     with http_files(tmp_path, ranges=False) as (url, _), without:
         tfrecord.shard_size(f"{url}/a")
-    with http_files(tmp_path, failing=1) as (url, _), pytest.raises(tfrecord.Unreachable):
+    with http_files(tmp_path, failing=1) as (url, _), pytest.raises(tfrecord.UnreachableShard):
         tfrecord.shard_size(f"{url}/a")
-    with pytest.raises(tfrecord.Unreachable):
+    with pytest.raises(tfrecord.UnreachableShard):
         tfrecord.shard_size(f"http://127.0.0.1:{free_port()}/a")
 
 
@@ -79,13 +80,15 @@ def examples(*names, damage=None):
         sample = {"id": name.encode(), "conversations": TALK, "video": video}
         yield Example(BadRecord("example", "no") if name == "bad" else sample, 100)
     if damage:
-        raise Damage(damage)
+        raise DamagedShard(damage)
 
 
-def test_a_part_keeps_what_is_good_up_to_the_damage(tmp_path):
+def test_write_shard_keeps_good_records_up_to_the_damage(tmp_path):
     heard = []
     names = ("a", "bad", "b", "a", "video", "c")
-    part = write_shard(examples(*names, damage="cut"), file=tmp_path / "part", tell=heard.append)
+    part = write_shard(
+        examples(*names, damage="cut"), file=tmp_path / "part", report_bytes=heard.append
+    )
     assert part.ids == ["a", "b", "c"]
     assert [(position, kind) for position, kind, _ in part.bad] == [
         (1, "example"),
@@ -101,8 +104,8 @@ def test_a_part_keeps_what_is_good_up_to_the_damage(tmp_path):
     reader.close()
 
 
-def test_a_part_of_no_good_records_is_empty(tmp_path):
-    part = write_shard(examples("bad", "bad"), file=tmp_path / "part", tell=lambda _: None)
+def test_write_shard_without_good_records_writes_none(tmp_path):
+    part = write_shard(examples("bad", "bad"), file=tmp_path / "part", report_bytes=lambda _: None)
     assert part.ids == []
     assert len(part.bad) == 2
 
@@ -113,55 +116,52 @@ def part(*, kept, bad=0, read_bytes, damage=""):
     )
 
 
-def test_records_behind_damage_are_as_many_as_their_bytes_hold():
-    whole = __main__.Tally().add(SourceShard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
+def test_lost_records_are_estimated_from_lost_bytes():
+    whole = Tally().add(SourceShard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
     assert (whole.lost, whole.bad_share(all_bytes=1000)) == (0, 0.02)
-    # Nine more shards like it are to come, so that the bad are so far a tenth of the share.
+    # Against the bytes of ten shards, the bad records of one are a tenth of the share.
     assert whole.bad_share(all_bytes=10_000) == pytest.approx(0.002)
     half = whole.add(SourceShard("b", 1000), part(kept=50, read_bytes=500, damage="x"))
     assert half.lost == 50
     assert half.bad_share(all_bytes=2000) == pytest.approx(52 / 200)
-    none = __main__.Tally().add(SourceShard("a", 1000), part(kept=0, read_bytes=0, damage="x"))
+    none = Tally().add(SourceShard("a", 1000), part(kept=0, read_bytes=0, damage="x"))
     assert (none.lost, none.bad_share(all_bytes=1000)) == (1, 1.0)
-    assert (
-        __main__.Tally().add(SourceShard("a", 0), part(kept=0, read_bytes=0)).bad_share(all_bytes=0)
-        == 0
-    )
+    assert Tally().add(SourceShard("a", 0), part(kept=0, read_bytes=0)).bad_share(all_bytes=0) == 0
 
 
 # ---- Workers ------------------------------------------------------------------------------------
 
 
-def double(item, tell):
-    tell(item)
+def double(item, report_bytes):
+    report_bytes(item)
     return 2 * item, os.getpid()
 
 
-def die_once(marker, tell):
-    del tell
+def die_once(marker, report_bytes):
+    del report_bytes
     if not Path(marker).exists():
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return "done"
 
 
-def die(item, tell):
-    del tell
+def die(item, report_bytes):
+    del report_bytes
     os._exit(3)
 
 
-def leave_open(item, tell):
-    del tell
+def leave_open(item, report_bytes):
+    del report_bytes
     globals().setdefault("open_files", []).extend(os.dup(0) for _ in range(300))
     return os.getpid()
 
 
-def complain(item, tell):
-    del tell
+def complain(item, report_bytes):
+    del report_bytes
     raise {"user": InputError("mend it"), "code": KeyError("oops")}[item]
 
 
-def test_workers_give_results_in_order():
+def test_worker_results_come_in_order_of_the_items():
     with workers.Workers(2) as pool:
         results = pool.results(double, range(20))
         heard = [x.bytes for x in pool.run(double, [1, 2]) if isinstance(x, workers.BytesRead)]
@@ -170,20 +170,20 @@ def test_workers_give_results_in_order():
     assert sorted(heard) == [1, 2]
 
 
-def test_a_worker_that_is_killed_is_replaced(tmp_path):
+def test_killed_worker_is_replaced(tmp_path):
     with workers.Workers(1) as pool:
         assert pool.results(die_once, [str(tmp_path / "marker")]) == ["done"]
-        with pytest.raises(workers.IngestError, match=r"7 ended 2 processes.*code 3"):
+        with pytest.raises(workers.IngestError, match=r"7 killed 2 processes.*exit code 3"):
             pool.results(die, [7])
 
 
-def test_a_worker_with_many_open_files_is_replaced():
+def test_worker_with_many_open_files_is_replaced():
     with workers.Workers(1) as pool:
         first, second, third = pool.results(leave_open, range(3))
     assert first == second != third
 
 
-def test_errors_of_workers_arrive():
+def test_errors_in_workers_are_raised_in_the_parent():
     with workers.Workers(1) as pool:
         with pytest.raises(InputError, match="mend it"):
             pool.results(complain, ["user"])
@@ -191,8 +191,8 @@ def test_errors_of_workers_arrive():
             pool.results(complain, ["code"])
 
 
-def test_only_the_standard_library_and_the_environment_are_imported():
-    """By `launch/ingest.sh`, where neither JAX nor the package is installed."""
+def test_ingest_imports_only_its_own_requirements():
+    """`launch/ingest.sh` runs in an environment without JAX and without the package."""
     code = (
         "import sys; from vxlpro_jax.data.ingest import __main__;"
         "print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"

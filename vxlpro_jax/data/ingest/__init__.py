@@ -1,1 +1,1 @@
-"""Converts TFRecord shards to ArrayRecord; nothing in this folder imports JAX."""
+"""Converts TFRecord shards to ArrayRecord shards; nothing in this package imports JAX."""

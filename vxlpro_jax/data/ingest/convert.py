@@ -1,4 +1,4 @@
-"""One source shard of an ingest to one ArrayRecord file: what its workers do."""
+"""Conversion of one source shard to one ArrayRecord file, which is the work of a worker process."""
 
 import contextlib
 import hashlib
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vxlpro_jax.data.ingest import tfrecord
-from vxlpro_jax.data.ingest.tfrecord import Damage, Example, SourceShard, Unreachable
-from vxlpro_jax.data.ingest.workers import IngestError, Tell
+from vxlpro_jax.data.ingest.tfrecord import DamagedShard, Example, SourceShard, UnreachableShard
+from vxlpro_jax.data.ingest.workers import IngestError, ReportBytes
 from vxlpro_jax.data.sources import arrayrecord_format as records
 from vxlpro_jax.data.sources.paths import redact_url
 
 T = TypeVar("T")
 
-_PAUSES = (1, 4, 16)  # Seconds between tries of a source that does not answer.
-_READINGS = 4  # Of a shard whose damage is elsewhere at each reading.
-_TELL_BYTES = 4 << 20
+_RETRY_PAUSES = (1, 4, 16)  # Seconds before each further attempt to reach a source.
+_MOST_READS = 4  # Of a shard whose damage appears at another place in each read.
+_REPORT_BYTES = 4 << 20
 _OPTIONS = "group_size:1,uncompressed"  # Random access; videos are compressed already.
 
 
-class Task(NamedTuple):
-    """A source and the `file` that its good records go to."""
+class ConversionTask(NamedTuple):
+    """A source shard, and the `file` to write its good records to."""
 
     shard: SourceShard
     file: str
@@ -32,15 +32,15 @@ class Task(NamedTuple):
 
 
 class ConvertedShard(NamedTuple):
-    """What became of one source.
+    """The result of converting one source shard.
 
     Attributes:
-        ids: of the records kept, in order.
-        bad: position, kind and reason of those that are not.
-        damage: why it could not be read to its end, or nothing.
-        read_bytes: of the source, up to the damage.
-        bytes: that the file of the records kept has.
-        sha256: of that file.
+        ids: ids of the records kept, in order.
+        bad: position, kind and reason of each record left out.
+        damage: reason why the source could not be read to its end, or "".
+        read_bytes: source bytes up to the damage.
+        bytes: size of the file of records.
+        sha256: SHA-256 of that file.
     """
 
     ids: list[str]
@@ -51,58 +51,73 @@ class ConvertedShard(NamedTuple):
     sha256: str
 
 
-def find_shards(pattern: str, tell: Tell) -> list[str]:
-    """`tfrecord.find`, tried several times."""
-    del tell
-    return _patiently(lambda: tfrecord.find_shards(pattern))
+def find_shards(pattern: str, report_bytes: ReportBytes) -> list[str]:
+    """Calls `tfrecord.find_shards`, with retries."""
+    del report_bytes
+    return _with_retries(lambda: tfrecord.find_shards(pattern))
 
 
-def shard_size(url: str, tell: Tell) -> int:
-    """`tfrecord.measure`, tried several times."""
-    del tell
-    return _patiently(lambda: tfrecord.shard_size(url))
+def shard_size(url: str, report_bytes: ReportBytes) -> int:
+    """Calls `tfrecord.shard_size`, with retries."""
+    del report_bytes
+    return _with_retries(lambda: tfrecord.shard_size(url))
 
 
-def convert_shard(task: Task, tell: Tell) -> ConvertedShard:
-    """Writes a source's good records; damage is believed when a second reading finds it too."""
+def convert_shard(task: ConversionTask, report_bytes: ReportBytes) -> ConvertedShard:
+    """Writes the good records of a source.
+
+    Damage is accepted only when two reads in a row find the same, since a network may corrupt data
+    too.
+    """
     damage = ""
-    for _ in range(_READINGS):
-        part = _patiently(lambda: _read_and_write(task, tell))
+    for _ in range(_MOST_READS):
+        part = _with_retries(lambda: _read_and_write(task, report_bytes))
         if part.damage == damage:
             return part
         damage = part.damage
-    raise IngestError(f"{task} is damaged elsewhere each time that it is read: start again.")
+    raise IngestError(
+        f"{task} shows damage at another place each time that it is read: check the network and"
+        " start the command again."
+    )
 
 
-def _read_and_write(task: Task, tell: Tell) -> ConvertedShard:
+def _read_and_write(task: ConversionTask, report_bytes: ReportBytes) -> ConvertedShard:
     examples = tfrecord.read_examples(task.shard)
-    return write_shard(examples, file=Path(task.file), tell=tell)
+    return write_shard(examples, file=Path(task.file), report_bytes=report_bytes)
 
 
-def write_shard(examples: Iterable[Example], *, file: Path, tell: Tell) -> ConvertedShard:
-    """Writes the good records among `examples` to an ArrayRecord file; `tell` hears bytes read."""
+def write_shard(
+    examples: Iterable[Example], *, file: Path, report_bytes: ReportBytes
+) -> ConvertedShard:
+    """Writes the good records among `examples` to an ArrayRecord file.
+
+    Args:
+        examples: records of a source shard.
+        file: path of the output.
+        report_bytes: function that is called with the number of bytes read since the last call.
+    """
     positions, bad, damage = {}, [], ""
-    read_bytes = told = 0
+    read_bytes = reported = 0
     with _writer(file) as write:
         try:
             for position, example in enumerate(examples):
                 try:
-                    record = _checked(example, positions)
+                    record = _validated(example, positions)
                     positions[record.id] = position
                     write(records.encode(record))
                 except records.BadRecord as error:
                     bad.append((position, error.kind, str(error)))
                 read_bytes += example.bytes
-                if read_bytes - told >= _TELL_BYTES:
-                    tell(read_bytes - told)
-                    told = read_bytes
-        except Damage as error:
+                if read_bytes - reported >= _REPORT_BYTES:
+                    report_bytes(read_bytes - reported)
+                    reported = read_bytes
+        except DamagedShard as error:
             damage = str(error)
-    tell(read_bytes - told)
+    report_bytes(read_bytes - reported)
     return ConvertedShard(list(positions), bad, damage, read_bytes, *size_and_sha256(file))
 
 
-def _checked(example: Example, positions: dict[str, int]) -> records.Record:
+def _validated(example: Example, positions: dict[str, int]) -> records.Record:
     if isinstance(example.fields, records.BadRecord):
         raise example.fields
     record = records.check(**example.fields)
@@ -112,15 +127,15 @@ def _checked(example: Example, positions: dict[str, int]) -> records.Record:
     return record
 
 
-def _patiently(work: Callable[[], T]) -> T:
-    for pause in _PAUSES:
+def _with_retries(work: Callable[[], T]) -> T:
+    for pause in _RETRY_PAUSES:
         try:
             return work()
-        except Unreachable:
+        except UnreachableShard:
             time.sleep(pause)
     try:
         return work()
-    except Unreachable as error:
+    except UnreachableShard as error:
         raise IngestError(f"{error}. Start the same command again to continue.") from error
 
 
@@ -140,12 +155,12 @@ def _written(work: Callable[[], None]) -> None:
         work()
     except RuntimeError as error:
         raise IngestError(
-            f"Writing failed ({error}): make space, then start the same command again."
+            f"Writing failed ({error}): free disk space, then start the same command again."
         ) from error
 
 
 def copy_records(source: Path, target: Path, *, keep: Sequence[bool]) -> None:
-    """Copies those records of an ArrayRecord file to keep."""
+    """Copies the records for which `keep` is true from one ArrayRecord file to another."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     reader = ArrayRecordReader(str(source))
@@ -157,6 +172,6 @@ def copy_records(source: Path, target: Path, *, keep: Sequence[bool]) -> None:
 
 
 def size_and_sha256(file: Path) -> tuple[int, str]:
-    """The bytes that a file has, and their SHA-256."""
+    """Returns the size of a file in bytes and its SHA-256."""
     with open(file, "rb") as stream:
         return file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()

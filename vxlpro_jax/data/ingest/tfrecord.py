@@ -1,8 +1,8 @@
-"""TFRecord shards of tf.train.Example, near or far, through tensorflow-io's filesystems.
+"""Reads TFRecord shards of tf.train.Example, local or remote, through tensorflow-io's filesystems.
 
-tensorflow-io serves http, https, s3 and az, TensorFlow itself gs and local files. This is the only
-file of the package that imports TensorFlow, and it does so when something is read: it works in the
-environment of launch/ingest.sh, where JAX is not installed.
+tensorflow-io serves http, https, s3 and az; TensorFlow itself serves gs and local files. This is
+the only module of the package that imports TensorFlow, and it does so only when something is read.
+It runs in the environment of launch/ingest.sh, where JAX is not installed.
 """
 
 import contextlib
@@ -25,26 +25,27 @@ _FRAME_BYTES = 16  # Length and two checksums around each record of a TFRecord.
 _HTTP_SECONDS = 60
 
 
-class Unreachable(Exception):
-    """A shard could not be read now; trying again may help."""
+class UnreachableShard(Exception):
+    """A shard could not be read at the moment; another attempt may succeed."""
 
 
-class Damage(Exception):
-    """A shard cannot be read any further: its checksums do not fit, or its end is missing."""
+class DamagedShard(Exception):
+    """The rest of a shard cannot be read: a checksum does not match, or the end is missing."""
 
 
 class SourceShard(NamedTuple):
-    """A file of records: `url`, or a local path, and its size in `bytes`."""
+    """A TFRecord file: `url` (or local path), and its size in `bytes`."""
 
     url: str
     bytes: int
 
 
 class Example(NamedTuple):
-    """Attributes.
+    """One record of a shard.
 
-    fields: the values of `FIELDS`, None where missing, or why the record is no example.
-    bytes: that it takes in its shard.
+    Attributes:
+        fields: values of `FIELDS`, None where missing; or the reason why it is not an example.
+        bytes: size of the record in its shard.
     """
 
     fields: dict[str, Any] | BadRecord
@@ -52,11 +53,13 @@ class Example(NamedTuple):
 
 
 def find_shards(pattern: str) -> list[str]:
-    """The shards that a pattern without braces names, in order; `*` matches in all but http.
+    """Returns the shards that a pattern without braces matches, in order.
+
+    `*` works in every filesystem except HTTP.
 
     Raises:
-        InputError: none, or a filesystem that is not served.
-        Unreachable: the filesystem did not answer.
+        InputError: No shard matches, or the filesystem is not supported.
+        UnreachableShard: The filesystem did not answer.
     """
     scheme = _scheme(pattern)
     if not re.search(r"[*?[]", pattern) or (scheme in ("http", "https") and "*" not in pattern):
@@ -66,7 +69,7 @@ def find_shards(pattern: str) -> list[str]:
             f"Shards {redact_url(pattern)}: an HTTP server does not list its files, so name them by"
             " a brace pattern or in a file @LIST."
         )
-    with _told(pattern):
+    with _translated_errors(pattern):
         names = sorted(_tensorflow().io.gfile.glob(pattern))
     if not names:
         raise InputError(f"Shards {redact_url(pattern)}: no file matches.")
@@ -74,38 +77,39 @@ def find_shards(pattern: str) -> list[str]:
 
 
 def shard_size(url: str) -> int:
-    """The bytes that a shard has.
+    """Returns the size of a shard in bytes.
 
     Raises:
-        InputError: there is no such shard, it may not be read, or its server serves no ranges.
-        Unreachable: it did not answer.
+        InputError: The shard does not exist or may not be read, or its server does not support
+            range requests.
+        UnreachableShard: The filesystem did not answer.
     """
     if _scheme(url) in ("http", "https"):
-        return _ask(url).bytes
-    with _told(url):
+        return _request_size(url).bytes
+    with _translated_errors(url):
         return _tensorflow().io.gfile.stat(url).length
 
 
 def read_examples(shard: SourceShard) -> Iterator[Example]:
-    """The examples of a shard, streamed.
+    """Streams the examples of a shard.
 
     Raises:
-        Damage: what follows cannot be read.
-        InputError: there is no such shard, or it may not be read.
-        Unreachable: it did not answer, or not with all of its bytes.
+        DamagedShard: The rest of the shard cannot be read.
+        InputError: The shard does not exist or may not be read.
+        UnreachableShard: The filesystem did not answer, or ended before the last byte.
     """
     url, size = shard
-    place = _ask(url).url if _scheme(url) in ("http", "https") else url
-    # Every request of the HTTP filesystem leaves sockets open, so there are not many of them.
+    place = _request_size(url).url if _scheme(url) in ("http", "https") else url
+    # Every request of the HTTP filesystem leaves a socket open, so requests are few and large.
     buffer = min(max(size // 64, 8 << 20), 256 << 20)
     data = _tensorflow().data.TFRecordDataset(place, buffer_size=buffer)
     done = 0
-    with _told(url):
+    with _translated_errors(url):
         for raw in data.as_numpy_iterator():
             done += len(raw) + _FRAME_BYTES
             yield Example(_fields(raw), len(raw) + _FRAME_BYTES)
     if done != size:
-        raise Unreachable(f"{redact_url(url)} ended after {done} of {size} bytes")
+        raise UnreachableShard(f"{redact_url(url)} ended after {done} of {size} bytes")
 
 
 def _fields(raw: bytes) -> dict[str, Any] | BadRecord:
@@ -119,29 +123,34 @@ def _fields(raw: bytes) -> dict[str, Any] | BadRecord:
 
 
 def _value(feature: Any) -> Any:
-    """The one value of a feature; all of them if there are several, or none."""
+    """Returns the value of a feature, or the list of values unless there is exactly one."""
     kind = feature.WhichOneof("kind")
     values = list(getattr(feature, kind).value) if kind else []
     return values[0] if len(values) == 1 else values
 
 
-class _Answer(NamedTuple):
+class _Located(NamedTuple):
     url: str
     bytes: int
 
 
-def _ask(url: str) -> _Answer:
-    """Where a server keeps a file in the end, and its size.
+def _request_size(url: str) -> _Located:
+    """Returns the final URL of a file behind redirections, and its size.
 
-    tensorflow-io follows no redirection, learns a size by reading the whole file, and reads the
-    file's beginning again and again from a server that ignores ranges. So they are asked for here.
+    tensorflow-io follows no redirection, learns a size by reading the whole file, and reads a
+    file's beginning again and again from a server that ignores ranges. So all three are checked
+    here.
     """
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
     try:
         with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as answer:
-            told, place, code = answer.headers.get("Content-Range", ""), answer.url, answer.status
+            range_header, place, code = (
+                answer.headers.get("Content-Range", ""),
+                answer.url,
+                answer.status,
+            )
     except urllib.error.HTTPError as error:
-        told, place, code = error.headers.get("Content-Range", ""), error.url, error.code
+        range_header, place, code = error.headers.get("Content-Range", ""), error.url, error.code
         if code in (401, 403):
             raise InputError(
                 f"{redact_url(url)} may not be read (HTTP {code}): check the URL."
@@ -151,34 +160,36 @@ def _ask(url: str) -> _Answer:
                 f"{redact_url(url)} does not exist (HTTP {code}): check the URL."
             ) from None
         if code != 416:  # An empty file has no first byte.
-            raise Unreachable(f"{redact_url(url)} answers HTTP {code}") from None
+            raise UnreachableShard(f"{redact_url(url)} answers HTTP {code}") from None
     except (OSError, ValueError) as error:
-        raise Unreachable(f"{redact_url(url)}: {error}") from error
-    size = re.fullmatch(r"bytes (?:0-0|\*)/(\d+)", told)
+        raise UnreachableShard(f"{redact_url(url)}: {error}") from error
+    size = re.fullmatch(r"bytes (?:0-0|\*)/(\d+)", range_header)
     if code not in (206, 416) or size is None:
         raise InputError(
-            f"{redact_url(url)}: its server does not serve parts of a file (HTTP range requests),"
-            " which streaming needs: take another server, or copy the shards."
+            f"{redact_url(url)}: its server does not support HTTP range requests, which streaming"
+            " needs: use another server, or copy the shards."
         )
-    return _Answer(place, int(size[1]))
+    return _Located(place, int(size[1]))
 
 
 def _scheme(url: str) -> str:
     scheme = url.partition("://")[0] if "://" in url else ""
     if scheme and scheme not in INGEST_SCHEMES:
-        raise InputError(f"Shards {url}: {scheme} is not served, only {', '.join(INGEST_SCHEMES)}.")
+        raise InputError(
+            f"Shards {url}: {scheme} is not supported, use one of {', '.join(INGEST_SCHEMES)}."
+        )
     return scheme
 
 
 @contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Turns TensorFlow's errors into ours."""
+def _translated_errors(url: str) -> Iterator[None]:
+    """Translates TensorFlow's errors."""
     errors = _tensorflow().errors
     try:
         yield
     except errors.DataLossError as error:
         where = re.search(r"(corrupted|truncated) record at \d+", str(error))
-        raise Damage(where[0] if where else _reason(error, url)) from error
+        raise DamagedShard(where[0] if where else _reason(error, url)) from error
     except errors.NotFoundError as error:
         raise InputError(f"{redact_url(url)} does not exist: check the name.") from error
     except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
@@ -186,7 +197,7 @@ def _told(url: str) -> Iterator[None]:
             f"{redact_url(url)} may not be read ({_reason(error, url)}): check the credentials."
         ) from error
     except errors.OpError as error:
-        raise Unreachable(f"{redact_url(url)}: {_reason(error, url)}") from error
+        raise UnreachableShard(f"{redact_url(url)}: {_reason(error, url)}") from error
 
 
 def _reason(error: Any, url: str) -> str:
@@ -197,7 +208,7 @@ def _reason(error: Any, url: str) -> str:
 @functools.cache
 def _tensorflow() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # tensorflow-io has a name of its own for what other S3 clients call so.
+    # Other S3 clients read the endpoint from these variables, tensorflow-io from S3_ENDPOINT.
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if name in os.environ:
             os.environ.setdefault("S3_ENDPOINT", os.environ[name])
@@ -206,6 +217,6 @@ def _tensorflow() -> ModuleType:
         import tensorflow_io  # noqa: F401  It registers the filesystems.
     except ImportError as error:
         raise InputError(
-            f"tensorflow-io cannot be loaded here ({error}): start `bash launch/ingest.sh`."
+            f"tensorflow-io cannot be loaded here ({error}): run `bash launch/ingest.sh` instead."
         ) from error
     return tensorflow

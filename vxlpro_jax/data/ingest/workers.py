@@ -1,7 +1,7 @@
-"""Processes that ingest works with: each is replaced when it dies or has too many open files.
+"""Worker processes of an ingest; each is replaced when it dies or has too many open files.
 
-A process that has used tensorflow-io's S3 client aborts when it ends in the normal way, and its
-HTTP client never closes a socket. So workers are spawned, leave without clearing up, and retire.
+A process that has used tensorflow-io's S3 client aborts when it exits normally, and its HTTP client
+never closes a socket. So workers are spawned, exit without cleaning up, and are retired.
 """
 
 import collections
@@ -22,31 +22,31 @@ from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.utils.errors import InputError
 
 _MOST_OPEN_FILES = 400
-_TRIES = 2
+_MOST_ATTEMPTS = 2
 
-Tell = Callable[[int], None]
-Work = Callable[[Any, Tell], Any]
+ReportBytes = Callable[[int], None]
+Work = Callable[[Any, ReportBytes], Any]
 
 
 class IngestError(Exception):
-    """Ends the command with a sentence and code 1: started again, it continues."""
+    """An error that ends the command with exit code 1; the same command continues the ingest."""
 
 
 class Finished(NamedTuple):
-    """Attributes: `index`, an item's position; `result`, what the work on it returned."""
+    """An item is done: its `index`, and the `result` that `work` returned."""
 
     index: int
     result: Any
 
 
 class BytesRead(NamedTuple):
-    """Attributes: `bytes`, that a worker has read since it last told."""
+    """A worker has read this many `bytes` since its last message."""
 
     bytes: int
 
 
 class Workers:
-    """At most `size` processes; a context that ends them, whatever they are at."""
+    """A pool of at most `size` processes, as a context manager that kills them when it ends."""
 
     def __init__(self, size: int):
         self._size = size
@@ -63,44 +63,44 @@ class Workers:
             process.join()
 
     def run(self, work: Work, items: Iterable[Any]) -> Iterator[Finished | BytesRead]:
-        """Calls `work(item, tell)` for each item, in no particular order.
+        """Calls `work(item, report_bytes)` for each item, in no particular order.
 
         Raises:
-            IngestError: an item ended two processes.
-            Exception: an InputError or IngestError of `work`.
+            IngestError: An item killed the process that worked on it, twice.
+            Exception: `work` raised an InputError or IngestError.
         """
         todo = collections.deque((index, item, 1) for index, item in enumerate(items))
         running = {}
         while todo or running:
             while todo and len(running) < self._size:
-                pipe, task = self._ready(), todo.popleft()
-                with contextlib.suppress(ConnectionError):  # It is gone, which is seen below.
+                pipe, task = self._idle_worker(), todo.popleft()
+                with contextlib.suppress(ConnectionError):  # A dead worker is noticed below.
                     pipe.send((work, task[1]))
                 running[pipe] = task
             for pipe in multiprocessing.connection.wait(list(running)):
-                index, item, tries = running[pipe]
+                index, item, attempts = running[pipe]
                 try:
                     message = pipe.recv()
                 except (EOFError, ConnectionError):
                     del running[pipe]
-                    self._bury(pipe, item=item, tries=tries)
-                    todo.appendleft((index, item, tries + 1))
+                    self._discard(pipe, item=item, attempts=attempts)
+                    todo.appendleft((index, item, attempts + 1))
                     continue
                 if isinstance(message, BytesRead):
                     yield message
                     continue
                 del running[pipe]
-                self._set_free(pipe, stays=message.stays)
+                self._release(pipe, stays=message.stays)
                 if message.error is not None:
                     raise message.error
                 yield Finished(index, message.result)
 
     def results(self, work: Work, items: Iterable[Any]) -> list[Any]:
-        """What `run` gives, in the order of the items."""
+        """Returns the results of `run`, in the order of the items."""
         done = [message for message in self.run(work, items) if isinstance(message, Finished)]
         return [message.result for message in sorted(done, key=lambda message: message.index)]
 
-    def _ready(self) -> Connection:
+    def _idle_worker(self) -> Connection:
         if self._idle:
             return self._idle.pop()
         context = multiprocessing.get_context("spawn")
@@ -111,32 +111,33 @@ class Workers:
         self._processes[ours] = process
         return ours
 
-    def _set_free(self, pipe: Connection, *, stays: bool) -> None:
+    def _release(self, pipe: Connection, *, stays: bool) -> None:
         if stays:
             self._idle.append(pipe)
         else:
             self._processes.pop(pipe).join()
             pipe.close()
 
-    def _bury(self, pipe: Connection, *, item: Any, tries: int) -> None:
+    def _discard(self, pipe: Connection, *, item: Any, attempts: int) -> None:
         process = self._processes.pop(pipe)
         process.join()
         pipe.close()
-        if tries == _TRIES:
+        if attempts == _MOST_ATTEMPTS:
             raise IngestError(
-                f"{redact_url(str(item))} ended {tries} processes, the last with code"
-                f" {process.exitcode} (-9: out of memory?): take fewer --workers, or leave it out."
+                f"{redact_url(str(item))} killed {attempts} processes, the last with exit code"
+                f" {process.exitcode} (-9 may mean out of memory): use fewer --workers, or leave"
+                " the shard out."
             )
 
 
-class _Answer(NamedTuple):
+class _Reply(NamedTuple):
     result: Any
     error: Exception | None
     stays: bool
 
 
 def _serve(pipe: Connection) -> None:
-    """Works on what comes through `pipe`; ends at once when the other side is gone."""
+    """Runs the tasks that arrive through `pipe`; exits at once when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _allow_open_files()
     tasks = queue.SimpleQueue()
@@ -152,7 +153,7 @@ def _serve(pipe: Connection) -> None:
         except Exception:
             error = IngestError(f"{redact_url(str(item))} failed:\n{traceback.format_exc()}")
         stays = len(os.listdir("/dev/fd")) < _MOST_OPEN_FILES
-        pipe.send(_Answer(result, error, stays))
+        pipe.send(_Reply(result, error, stays))
     os._exit(0)
 
 
@@ -167,5 +168,5 @@ def _allow_open_files() -> None:
     import resource
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # Some systems name a limit that they refuse.
+    with contextlib.suppress(ValueError, OSError):  # Some systems refuse the limit they report.
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
