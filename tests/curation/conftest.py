@@ -8,7 +8,7 @@ import pytest
 
 
 class Pruned(NamedTuple):
-    """Attributes: the `planted` set, and the folder `out` of kept.jsonl and report/."""
+    """Attributes: the `planted` set, and the output folder `out`."""
 
     planted: planted.Planted
     out: Path
@@ -19,7 +19,7 @@ class Pruned(NamedTuple):
 
     @property
     def decisions(self) -> bytes:
-        return (self.out / "report" / "decisions.jsonl").read_bytes()
+        return (self.out / "decisions.jsonl").read_bytes()
 
 
 @pytest.fixture(scope="session")

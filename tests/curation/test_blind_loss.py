@@ -1,4 +1,4 @@
-"""The losses of a model that sees and of one that does not are those of training."""
+"""The losses with the video and with blank videos equal training losses."""
 
 import json
 
@@ -89,7 +89,7 @@ def plain_loss(params, batch, keep):
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_losses_are_those_of_training(params, records, losses, number):
+def test_losses_equal_training_losses(params, records, losses, number):
     """One sample alone in a batch, real frames and really blank ones, labels of replies."""
     read = reader(192)
     sample = read(records[number][1])
@@ -106,7 +106,7 @@ def test_losses_are_those_of_training(params, records, losses, number):
     assert abs(losses[number].seen - losses[number].blind) > 1e-4
 
 
-def test_only_replies_count(records):
+def test_reply_labels_are_the_replies(records):
     read = reader(192)
     for number, replies in ((3, ["a red square"]), (4, ["red", "left"])):
         sample = read(records[number][1])
@@ -117,7 +117,7 @@ def test_only_replies_count(records):
         np.testing.assert_array_equal(labels[chosen], sample.labels[chosen])
 
 
-def test_what_cannot_be_asked_is_told(losses):
+def test_samples_that_cannot_be_scored_have_an_error(losses):
     assert losses.keys() == set(range(8))
     assert "missing.mp4 does not exist" in losses[6].error
     assert losses[7].error == "It has no reply."
@@ -125,13 +125,13 @@ def test_what_cannot_be_asked_is_told(losses):
     assert losses[7].blind is None
 
 
-def test_neighbours_do_not_matter(scorer, records, losses):
+def test_losses_do_not_depend_on_the_batch(scorer, records, losses):
     for number in (1, 4):
         [(_, alone)] = scorer.score([records[number]])
         np.testing.assert_allclose(alone[:2], losses[number][:2], rtol=1e-5)
 
 
-def test_the_name_tells_settings_apart(folder, scorer):
+def test_scorer_name_depends_on_the_settings(folder, scorer):
     assert scorer.name == BlindScorer.load(folder, max_frames=8, keep_ratio=RATIO).name
     assert scorer.name != BlindScorer.load(folder, max_frames=8, keep_ratio=1.0).name
 
@@ -143,27 +143,27 @@ def test_the_name_tells_settings_apart(folder, scorer):
         ({"max_frames": 8, "keep_ratio": 0.0}, "--keep_ratio is 0"),
     ],
 )
-def test_settings_out_of_range(folder, settings, complaint):
+def test_settings_out_of_range_are_an_error(folder, settings, complaint):
     with pytest.raises(InputError, match=complaint):
         BlindScorer.load(folder, **settings)
 
 
 @pytest.mark.parametrize(("margin", "kept"), [("-1000", [0, 1, 2]), ("1000", [])])
-def test_the_command_asks_the_model(folder, losses, tmp_path, margin, kept):
+def test_command_scores_with_the_model(folder, losses, tmp_path, margin, kept):
     """With margins beyond any loss, so that the untrained model's answer is known."""
     records = json.loads((folder / "data.json").read_text())[:3]
     (folder / "few.json").write_text(json.dumps(records))
     command.main(
         [
-            *("--manifest", str(folder / "few.json"), "--out", str(tmp_path / "kept.jsonl")),
-            *("--report", str(tmp_path / "report"), "--model", str(folder)),
+            *("--manifest", str(folder / "few.json"), "--out", str(tmp_path)),
+            *("--checkpoint", str(folder)),
             *("--max_frames", "8", "--keep_ratio", str(RATIO), "--margin", margin),
             *("--num_workers", "1", "--min_seconds", "0"),
         ]
     )
     text = (tmp_path / "kept.jsonl").read_text()
     assert [json.loads(line) for line in text.splitlines()] == [records[i] for i in kept]
-    rows = (tmp_path / "report" / "decisions.jsonl").read_text().splitlines()
+    rows = (tmp_path / "decisions.jsonl").read_text().splitlines()
     for number, row in enumerate(map(json.loads, rows)):
         assert row["rule"] == ("" if kept else "blind")
         assert row["loss_seen"] == pytest.approx(losses[number].seen, rel=1e-5)

@@ -36,7 +36,7 @@ def greedy(embeddings, threshold):
 
 
 @pytest.mark.parametrize("block", [1, 7, 1024])
-def test_duplicates_are_those_of_the_plain_search(monkeypatch, block):
+def test_duplicates_equal_a_plain_search(monkeypatch, block):
     monkeypatch.setattr(duplicates, "_BLOCK", block)
     monkeypatch.setattr(duplicates, "_KEPT_AT_ONCE", 5)
     centres = RNG.normal(size=(12, 6))
@@ -52,11 +52,11 @@ def test_duplicates_are_those_of_the_plain_search(monkeypatch, block):
         assert not found.is_duplicate[found.place[row]]
 
 
-def test_no_clips_have_no_duplicates():
+def test_find_duplicates_of_nothing():
     assert len(duplicates.find_duplicates([], threshold=0.9).place) == 0
 
 
-def test_the_first_of_a_set_stays_whatever_its_order():
+def test_first_of_a_set_of_duplicates_is_kept():
     x = np.repeat(RNG.normal(size=(5, 8)), 3, axis=0)[RNG.permutation(15)]
     found = duplicates.find_duplicates(x, threshold=0.99)
     firsts = sorted(np.unique(x, axis=0, return_index=True)[1].tolist())
@@ -67,7 +67,7 @@ def shown(frames) -> np.ndarray:
     return np.stack(frames)[:, :32, :32]
 
 
-def test_an_embedding_sees_pictures_and_not_their_light():
+def test_embedding_ignores_brightness():
     frames = shown(planted.pan(1))
     one = embed_clip(frames)
     assert one.shape == (WIDTH,)
@@ -81,12 +81,12 @@ def test_an_embedding_sees_pictures_and_not_their_light():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_few_frames_have_an_embedding(count):
+def test_embedding_of_few_frames(count):
     frames = shown(planted.pan(3))[:count]
     assert np.linalg.norm(embed_clip(frames)) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_flat_picture_is_like_nothing():
+def test_flat_picture_has_a_zero_embedding():
     assert not embed_clip(np.full((4, 32, 32, 3), 7, np.uint8)).any()
 
 
@@ -100,7 +100,7 @@ def test_motion_of_known_frames():
     assert found.shots == 2
 
 
-def test_a_single_frame_is_still():
+def test_single_frame_is_still():
     found = measure_motion(Video(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1)))
     assert (found.seconds, found.still, found.slides, found.shots) == (0.5, 1.0, 0, 1)
 
@@ -119,38 +119,38 @@ def test_a_single_frame_is_still():
         ("\x1b[31m", "control"),
         ("<|vision_start|>", "special token"),
         ("a <| b |> c", ""),
-        ("\u3000", "says nothing"),
+        ("\u3000", "is empty"),
     ],
 )
-def test_text(text, fault):
+def test_text_fault(text, fault):
     found = text_fault([Turn("human", "<image>\nWhat?"), Turn("gpt", text)])
     assert fault in found
     assert bool(found) == bool(fault)
 
 
-def test_a_first_reply_is_passed_over_as_in_training():
+def test_leading_reply_is_ignored_as_in_training():
     turns = [Turn("gpt", ""), Turn("human", "<image> What?"), Turn("gpt", "A hill.")]
     assert text_fault(turns) == ""
-    assert "no reply" in text_fault(turns[:1])
+    assert "not a reply" in text_fault(turns[:1])
 
 
 @pytest.mark.parametrize(
     ("seen", "blind", "drops"),
     [(1.0, 1.0, True), (0.9, 1.0, False), (0.96, 1.0, True), (2.0, 1.0, True)],
 )
-def test_seeing_must_help(seen, blind, drops):
+def test_blind_rule_drops_below_the_margin(seen, blind, drops):
     [verdict] = rules.apply_blind_rule([None], {0: rules.ReplyLosses(seen, blind)}, margin=0.05)
     assert (verdict is not None) == drops
 
 
-def test_what_was_not_scored_stays():
+def test_unscored_samples_are_kept():
     [verdict] = rules.apply_blind_rule(
         [None], {0: rules.ReplyLosses(None, None, "no")}, margin=0.05
     )
     assert verdict is None
 
 
-def test_measures_survive_json():
+def test_measurement_json_round_trip():
     video = Video(shown(planted.pan(4)), np.arange(40) / 2)
     whole = ClipMeasurement(motion=measure_motion(video), embedding=embed_clip(video.frames))
     again = ClipMeasurement.from_json(json.loads(json.dumps(whole.to_json())))
@@ -160,7 +160,7 @@ def test_measures_survive_json():
     assert ClipMeasurement.from_json(json.loads(json.dumps(bad.to_json()))) == bad
 
 
-def test_a_journal_passes_over_torn_lines_and_reads_all_shares(tmp_path):
+def test_journal_skips_torn_lines_and_reads_all_shards(tmp_path):
     shares = [journal.Shard(0, 2), journal.Shard(1, 2)]
     for share in shares:
         journal.Journal(tmp_path, name="x", shard=share).add(f"k{share.index}", {"v": 1})
@@ -181,7 +181,7 @@ def write_samples(folder, *items):
     return file
 
 
-def test_samples_keep_all_that_they_say(tmp_path):
+def test_manifest_keeps_all_fields_of_samples(tmp_path):
     turns = planted.chat("What?", "This.")
     items = (
         {"id": 7, "video": "a.mp4", "conversations": turns, "more": [{"x": 1.5}, "\ud800 ü"]},
@@ -194,23 +194,26 @@ def test_samples_keep_all_that_they_say(tmp_path):
     assert [json.loads(sample.written) for sample in found] == list(items)
     assert [bool(sample.fault) for sample in found] == [False, True, True, True, False]
     clips = samples.index_clips(found)
-    assert clips.of == [0, 0, -1, -1, 1]
+    assert clips.of_sample == [0, 0, -1, -1, 1]
     assert [clip.name for clip in clips.clips] == ["a.mp4", "b.png, c.png"]
     assert found[0].id == "7"
     assert len({sample.key for sample in found}) == 5
 
 
-def test_one_list_has_one_root(tmp_path):
+def test_several_roots_are_an_error(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         write_samples(tmp_path / name, {"video": "a.mp4", "conversations": []})
     both = f"{tmp_path}/{{one,two}}/samples.json"
-    with pytest.raises(InputError, match=r"videos are in 2 places .* give --video_root"):
+    with pytest.raises(InputError, match=r"videos have 2 roots .* give --video_root"):
         samples.index_clips(samples.load_manifest(both))
-    assert samples.index_clips(samples.load_manifest(both, video_root=str(tmp_path))).of == [0, 0]
+    assert samples.index_clips(samples.load_manifest(both, video_root=str(tmp_path))).of_sample == [
+        0,
+        0,
+    ]
 
 
-def test_weights_cannot_be_kept(tmp_path):
+def test_mixture_weights_are_an_error(tmp_path):
     write_samples(tmp_path, {"conversations": []})
     mixture = tmp_path / "mixture.yaml"
     mixture.write_text("datasets: [{json_path: samples.json, weight: 2}]")
@@ -225,7 +228,7 @@ def write_shard(path, *records):
     writer.close()
 
 
-def test_shards_that_name_their_videos(tmp_path):
+def test_shards_with_video_paths_can_be_pruned(tmp_path):
     turns = tuple(planted.chat("What?", "This."))
     shard = tmp_path / "a.arrayrecord"
     write_shard(shard, ingested.Record("x", turns, "clips/a.mp4"))
@@ -236,5 +239,5 @@ def test_shards_that_name_their_videos(tmp_path):
         "conversations": list(turns),
     }
     write_shard(shard, ingested.Record("x", turns, b"\0\0\0\x18ftypmp42"))
-    with pytest.raises(InputError, match=r"record 0 holds its video itself"):
+    with pytest.raises(InputError, match=r"record 0 contains its video"):
         list(samples.load_manifest(shard))

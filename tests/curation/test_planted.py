@@ -1,4 +1,4 @@
-"""What the rules find in the planted set, and what is written about it."""
+"""Rules and report on the planted set."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import planted
 import pytest
 from PIL import Image
 
-from vxlpro_jax.curation.rules import RULES
+from vxlpro_jax.curation.limits import RULES
 from vxlpro_jax.data.sources.load import load_records
 
 
@@ -17,7 +17,7 @@ def lines(data: bytes) -> list[dict]:
 
 
 def test_precision_and_recall_of_each_rule(pruned):
-    file = pruned.out / "report" / "decisions.jsonl"
+    file = pruned.out / "decisions.jsonl"
     found = planted.found_by_rule(file, pruned.planted.expected)
     print(f"\n{planted.table(found)}")
     for rule in RULES:
@@ -25,7 +25,7 @@ def test_precision_and_recall_of_each_rule(pruned):
         assert (found[rule].precision, found[rule].recall) == (1.0, 1.0), rule
 
 
-def test_every_sample_has_its_line(pruned):
+def test_decisions_have_a_line_for_each_sample(pruned):
     rows = lines(pruned.decisions)
     assert [row["index"] for row in rows] == list(range(len(rows)))
     assert [row["id"] for row in rows] == list(pruned.planted.expected)
@@ -43,12 +43,12 @@ def test_every_sample_has_its_line(pruned):
     assert by_id["way0"]["loss_blind"] == pytest.approx(1.386, abs=1e-3)
 
 
-def test_what_stays_is_as_it_was(pruned):
+def test_kept_samples_are_unchanged(pruned):
     manifest = pruned.planted.manifest
     before = lines(manifest.read_bytes())
     kept = [sample for sample in before if not pruned.planted.expected[sample["id"]]]
     assert lines(pruned.kept) == kept
-    # And can be trained on as it is.
+    # Training can read the list as it is.
     records = load_records(
         pruned.out / "kept.jsonl", video_root=manifest.parent, image_root=manifest.parent
     )
@@ -56,16 +56,16 @@ def test_what_stays_is_as_it_was(pruned):
     assert "山后面" in pruned.kept.decode()
 
 
-def test_the_report_has_counts_and_pictures(pruned):
-    report = pruned.out / "report"
+def test_report_has_counts_and_pictures(pruned):
+    report = pruned.out
     text = (report / "report.md").read_text()
     rows = lines(pruned.decisions)
     for rule in RULES:
         count = sum(row["rule"] == rule for row in rows)
         assert re.search(rf"\| {rule} \| {count} \| ", text)
         assert f"(dropped-{rule}.png)" in text
-    assert f"{sum(row['kept'] for row in rows)} of {len(rows)} samples stay" in text
-    assert f"`{pruned.planted.manifest.parent}` (`data.video_root`)" in text
+    assert f"{sum(row['kept'] for row in rows)} of {len(rows)} samples are kept" in text
+    assert f"set `data.video_root` to `{pruned.planted.manifest.parent}`" in text
     for name in ("histograms", *(f"dropped-{rule}" for rule in RULES)):
         with Image.open(report / f"{name}.png") as picture:
             picture.load()
@@ -74,31 +74,28 @@ def test_the_report_has_counts_and_pictures(pruned):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_can_be_switched_off(pruned, tmp_path, rule):
-    """The others do what they did, without measuring again."""
-    shutil.copytree(pruned.out / "report" / "measures", tmp_path / "report" / "measures")
+def test_skip_switches_one_rule_off(pruned, tmp_path, rule):
+    """The other rules drop the same samples, without measuring again."""
+    shutil.copytree(pruned.out / "measures", tmp_path / "measures")
     scorer = planted.Counting(pruned.planted.manifest)
     planted.prune(pruned.planted, tmp_path, "--skip", rule, scorer=scorer)
     before = {row["id"]: row["rule"] for row in lines(pruned.decisions)}
-    after = {
-        row["id"]: row["rule"]
-        for row in lines((tmp_path / "report" / "decisions.jsonl").read_bytes())
-    }
+    after = {row["id"]: row["rule"] for row in lines((tmp_path / "decisions.jsonl").read_bytes())}
     assert rule not in after.values()
     for name, dropped_by in before.items():
         if dropped_by != rule:
             assert after[name] == dropped_by, name
     changed = [name for name, dropped_by in before.items() if dropped_by == rule]
-    # A copy of a clip that was dropped as a still picture is now one of a clip that is there.
+    # A duplicate of a clip that another rule dropped may now be a duplicate of a kept clip.
     assert any(after[name] == "" for name in changed)
-    assert f"| {rule} | off |" in (tmp_path / "report" / "report.md").read_text()
-    assert not (tmp_path / "report" / f"dropped-{rule}.png").exists()
+    assert f"| {rule} | off |" in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / f"dropped-{rule}.png").exists()
 
 
-def test_without_a_model_the_blind_rule_is_off(pruned, tmp_path):
-    shutil.copytree(pruned.out / "report" / "measures", tmp_path / "report" / "measures")
+def test_blind_rule_needs_a_checkpoint(pruned, tmp_path):
+    shutil.copytree(pruned.out / "measures", tmp_path / "measures")
     planted.prune(pruned.planted, tmp_path)
-    after = lines((tmp_path / "report" / "decisions.jsonl").read_bytes())
+    after = lines((tmp_path / "decisions.jsonl").read_bytes())
     for before, now in zip(lines(pruned.decisions), after, strict=True):
         assert now["rule"] == ("" if before["rule"] == "blind" else before["rule"])
         assert "loss_seen" not in now

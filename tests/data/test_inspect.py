@@ -1,4 +1,4 @@
-"""What a batch is said to hold: shares, names, learned text, pictures and the command."""
+"""Inspection of batches: shares, record names, targets, pictures and the command."""
 
 import json
 import random
@@ -55,41 +55,41 @@ def joined(spans, kind=None):
 
 def test_account_of_a_batch_made_by_hand(make_sample):
     one, two, none = make_sample(3), make_sample(2, answer="right"), make_sample(0)
-    account = view.measure_usage(stack([one, two], [none]), tokens_per_group=16)
+    usage = view.measure_usage(stack([one, two], [none]), tokens_per_group=16)
     ids = [len(sample.tokens) for sample in (one, two, none)]
-    assert account.samples == (2, 1)
-    assert account.groups == view.Usage(5, 16)
-    assert account.groups.share == 5 / 16
-    assert account.text == view.Usage(sum(ids), 320)
+    assert usage.samples == (2, 1)
+    assert usage.groups == view.Usage(5, 16)
+    assert usage.groups.share == 5 / 16
+    assert usage.text == view.Usage(sum(ids), 320)
     # Groups take the places of the two image positions.
-    assert account.slots == (sum(ids) - 2 + 5 * 26, 320 + 16 * 26)
+    assert usage.slots == (sum(ids) - 2 + 5 * 26, 320 + 16 * 26)
     labels = np.concatenate([one.labels, two.labels, none.labels])
-    assert account.targets == np.count_nonzero(labels != IGNORE_LABEL)
+    assert usage.targets == np.count_nonzero(labels != IGNORE_LABEL)
 
 
-def test_shares_add_up(make_sample):
+def test_shares_sum_to_one(make_sample):
     rng = random.Random(0)
     rows = [[make_sample(rng.randrange(1, 4)) for _ in range(rng.randint(1, 2))] for _ in range(9)]
     batch = stack(*rows)
-    account, shares = view.measure_usage(batch, tokens_per_group=4), picture.RowShares.of(batch)
-    assert account.groups.share + account.groups.padding == pytest.approx(1)
+    usage, shares = view.measure_usage(batch, tokens_per_group=4), picture.RowShares.of(batch)
+    assert usage.groups.share + usage.groups.padding == pytest.approx(1)
     for use, counts, places in (
-        (account.groups, shares.groups, 8),
-        (account.text, shares.text, 160),
+        (usage.groups, shares.groups, 8),
+        (usage.text, shares.text, 160),
     ):
         assert {sum(row) for row in counts} == {places}
         assert sum(sum(row[1:]) for row in counts) == use.used
         assert [len(row) - 1 for row in counts] == [len(row) for row in rows]
 
 
-def test_without_text_nothing_is_said_of_it():
+def test_batch_without_text():
     frames = np.zeros((1, 4, SIZE, SIZE, 3), np.uint8)
     none = np.zeros(0, np.int32)
     batch = stack([Sample(frames, np.zeros((1, STAMP_TOKENS), np.int32), none, none)], text=0)
-    account = view.measure_usage(batch, tokens_per_group=4)
-    assert (account.text, account.slots) == ((0, 0), (0, 0))
-    assert account.text.padding == 0
-    told = words.describe_batch(batch, account=account, making=words.LoadStats(0, 1.0, {}))
+    usage = view.measure_usage(batch, tokens_per_group=4)
+    assert (usage.text, usage.slots) == ((0, 0), (0, 0))
+    assert usage.text.padding == 0
+    told = words.describe_batch(batch, usage=usage, stats=words.LoadStats(0, 1.0, {}))
     assert "1 of 8 used" in told
     assert "text" not in told
     seen = view.view_sample(batch, tokenizer=None, row=0, number=1)
@@ -97,11 +97,11 @@ def test_without_text_nothing_is_said_of_it():
     assert "4 frames in 1 group(s), 3 of them repeated" in words.describe_sample(seen)
 
 
-def test_words_of_a_batch(make_sample):
+def test_describe_batch(make_sample):
     batch = stack([make_sample(2)], [make_sample(4)])
-    account = view.measure_usage(batch, tokens_per_group=4)
-    making = words.LoadStats(3, 0.5, {"damaged": 2, "record": 1})
-    told = words.describe_batch(batch, account=account, making=making)
+    usage = view.measure_usage(batch, tokens_per_group=4)
+    stats = words.LoadStats(3, 0.5, {"damaged": 2, "record": 1})
+    told = words.describe_batch(batch, usage=usage, stats=stats)
     assert "made in 0.50 s: 4.0 samples/s" in told
     assert "6 of 16 used, 62.5% padding: packing efficiency 37.5%" in told
     assert f"uint8 [2, 8, 4, {SIZE}, {SIZE}, 3], {batch['frames'].nbytes:,} bytes" in told
@@ -111,7 +111,7 @@ def test_words_of_a_batch(make_sample):
 # ---- Samples ------------------------------------------------------------------------------------
 
 
-def test_a_sample_is_found_in_its_row(make_sample):
+def test_view_sample_selects_by_row_and_number(make_sample):
     samples = [make_sample(1, answer="left", seed=1), make_sample(4, answer="right", seed=2)]
     batch = stack([make_sample(2)], samples)
     for number, sample in enumerate(samples, 1):
@@ -148,7 +148,7 @@ def test_long_samples_show_first_frames_of_spaced_groups(make_sample, tokenizer)
     assert " … Time 0058.0s:" in words.describe_sample(seen)
 
 
-def test_repeated_frames_are_told(make_sample):
+def test_repeated_frames_are_counted(make_sample):
     sample = make_sample(2)
     sample.groups[1, 2:] = sample.groups[1, 1]
     seen = view.view_sample(stack([sample]), tokenizer=None, row=0, number=1)
@@ -156,7 +156,7 @@ def test_repeated_frames_are_told(make_sample):
     assert seen.repeated == 2
 
 
-def test_learned_text_is_marked_exactly_where_labels_are(tokenizer):
+def test_targets_are_marked_exactly_where_labels_are(tokenizer):
     rng = random.Random(1)
     for _ in range(20):
         turns = [
@@ -170,7 +170,7 @@ def test_learned_text_is_marked_exactly_where_labels_are(tokenizer):
         assert len(found) == 1 + len(turns)
         spans = [span for turn in found for span in turn]
         for kind, of_kind in (
-            ("learned", labels != IGNORE_LABEL),
+            ("target", labels != IGNORE_LABEL),
             ("context", (labels == IGNORE_LABEL) & (ids != IMAGE_TOKEN)),
         ):
             raw = "".join(_text_of(span, tokenizer) for span in _runs(ids, of_kind))
@@ -188,23 +188,23 @@ def _text_of(ids, tokenizer):
     return tokenizer.backend.decode(ids, skip_special_tokens=False).replace("\n", "↵")
 
 
-def test_what_a_terminal_would_obey_is_not_printed(tokenizer):
+def test_control_characters_are_not_printed(tokenizer):
     ids = np.array(tokenizer.encode("a\x1b[31m\x07b\r\n"), np.int32)
     (span,) = text.split_kinds(ids, np.full(len(ids), IGNORE_LABEL), tokenizer=tokenizer)
     assert span == ("a�[31m�b�↵", "context")
 
 
-def test_wrapped_lines_are_short_and_lose_nothing():
+def test_wrap_keeps_all_text():
     rng = random.Random(2)
     for _ in range(50):
         spans = [
             text.TextSpan("".join(rng.choices("abc 猫。 ", k=rng.randint(1, 40))), kind)
-            for kind in rng.choices(["learned", "context", "image"], k=rng.randint(1, 6))
+            for kind in rng.choices(["target", "context", "image"], k=rng.randint(1, 6))
         ]
         lines = text.wrap(spans, columns=20)
         assert all(text.width(joined(line)) <= 20 for line in lines)
         pieces = [span for line in lines for span in line]
-        for kind in ("learned", "context", "image"):
+        for kind in ("target", "context", "image"):
             assert joined(pieces, kind) == joined(spans, kind)
         assert joined(pieces) == joined(spans)
     assert text.wrap([text.TextSpan("one two", "context")], columns=5) == [
@@ -216,7 +216,7 @@ def test_wrapped_lines_are_short_and_lose_nothing():
 
 
 @pytest.mark.parametrize("samples_per_row", [1, 3])
-def test_names_are_those_of_the_records_in_the_row(tmp_path, samples_per_row):
+def test_record_names_match_the_row(tmp_path, samples_per_row):
     for count in range(3, 9):
         write_clip(tmp_path / f"v{count}.mp4", frames=2 * count, seed=count)
     (tmp_path / "v5.mp4").write_bytes(b"no video")
@@ -254,12 +254,12 @@ def test_names_are_those_of_the_records_in_the_row(tmp_path, samples_per_row):
 # ---- Pictures -----------------------------------------------------------------------------------
 
 
-def test_picture_grows_with_samples_and_colours_what_is_learned(make_sample, tokenizer, tmp_path):
+def test_picture_grows_with_samples_and_colours_targets(make_sample, tokenizer, tmp_path):
     batch = stack([make_sample(1), make_sample(2)], [make_sample(0)])
     shares = picture.RowShares.of(batch)
     places = ((0, 1), (0, 2), (1, 1))
     samples = [view.view_sample(batch, tokenizer=tokenizer, row=r, number=n) for r, n in places]
-    silent = [unlearned(sample) for sample in samples]
+    silent = [without_targets(sample) for sample in samples]
     path = tmp_path / "batch0.png"
     found = []
     for shown in (samples[:1], samples, silent):
@@ -277,19 +277,19 @@ def test_picture_grows_with_samples_and_colours_what_is_learned(make_sample, tok
     assert [file.name for file in tmp_path.iterdir()] == ["batch0.png"]
 
 
-def unlearned(sample):
-    """The same with nothing learned."""
+def without_targets(sample):
+    """The same sample without targets."""
     turns = [[text.TextSpan(joined(turn), "context")] for turn in sample.turns]
     return sample._replace(turns=turns)
 
 
 def _count(image):
-    """Pixels in the colour of learned text."""
+    """Number of pixels in the colour of targets."""
     pixels = np.asarray(image.convert("RGB")).astype(int)
     return np.count_nonzero(np.abs(pixels - LEARNED).max(-1) < 8)
 
 
-def test_a_picture_that_cannot_be_written(make_sample, tmp_path):
+def test_unwritable_picture_is_an_error(make_sample, tmp_path):
     batch = stack([make_sample(1)])
     samples = [view.view_sample(batch, tokenizer=None, row=0, number=1)._replace(turns=[])]
     with pytest.raises(InputError, match=r"batch0\.png cannot be written"):
@@ -304,7 +304,7 @@ def test_a_picture_that_cannot_be_written(make_sample, tmp_path):
 # ---- The command --------------------------------------------------------------------------------
 
 
-def test_command_tells_and_draws(tmp_path):
+def test_command_prints_and_draws(tmp_path):
     data, out = write_dataset(tmp_path), tmp_path / "out"
     process = python(
         *("-m", "vxlpro_jax.inspect_data", "--config=configs/stage2.py:tiny,batch=2,text=160"),
@@ -344,7 +344,7 @@ def test_command_without_text_and_with_a_bad_record(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "said"), [("--batches=0", "batches"), ("--out={file}/in", "cannot be written")]
 )
-def test_mistakes_are_told(flag, said, tmp_path):
+def test_bad_flags_are_an_error(flag, said, tmp_path):
     data = write_dataset(tmp_path)
     argv = ["inspect", "--config=configs/stage2.py", f"--config.data.path={data}"]
     with pytest.raises(InputError, match=said):

@@ -1,8 +1,8 @@
-"""A data set in which it is known what should be dropped, and why; and how well that is found.
+"""A data set with planted faults, and the precision and recall with which the rules find them.
 
-`python tests/support/planted.py DIR` writes it, prunes it and prints precision and recall of
-each rule.
-Beside what is planted stands what looks like it and should stay.
+`python tests/support/planted.py DIR` writes the set to DIR, prunes it to DIR/pruned and prints the
+precision and recall of each rule. Beside each planted fault the set has samples that resemble it
+and should stay.
 """
 
 import json
@@ -18,7 +18,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vxlpro_jax.curation.rules import RULES, ReplyLosses
+from vxlpro_jax.curation.limits import RULES
+from vxlpro_jax.curation.rules import ReplyLosses
 
 FPS = 10
 WIDTH, HEIGHT = 128, 96
@@ -383,23 +384,22 @@ def table(found: dict[str, Found]) -> str:
     return "\n".join(lines)
 
 
-def prune(planted: Planted, out: Path, *arguments: str, scorer=None) -> Path:
-    """Prunes a planted set; returns the folder of the report."""
+def prune(planted: Planted, out: Path, *arguments: str, scorer=None) -> None:
+    """Prunes a planted set into the folder `out`."""
     from vxlpro_jax import prune as command
 
     command.main(
         [
-            *("--manifest", str(planted.manifest), "--out", str(out / "kept.jsonl")),
-            *("--report", str(out / "report"), "--num_workers", "2"),
-            *(("--model", "stands in") if scorer else ()),
+            *("--manifest", str(planted.manifest), "--out", str(out), "--num_workers", "2"),
+            *(("--checkpoint", "unused") if scorer else ()),
             *arguments,
         ],
-        load_scorer=lambda args, decoders: scorer,
+        load_scorer=lambda decoders: scorer,
     )
-    return out / "report"
 
 
 if __name__ == "__main__":
     planted = plant(Path(sys.argv[1]))
-    report = prune(planted, Path(sys.argv[1]), scorer=Counting(planted.manifest))
-    print(table(found_by_rule(report / "decisions.jsonl", planted.expected)))
+    out = Path(sys.argv[1]) / "pruned"
+    prune(planted, out, scorer=Counting(planted.manifest))
+    print(table(found_by_rule(out / "decisions.jsonl", planted.expected)))

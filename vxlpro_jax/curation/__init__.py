@@ -1,4 +1,4 @@
-"""Leaves out of a data set what teaches little, by stated rules; `python -m vxlpro_jax.prune`.
+"""Drops samples that teach little from a data set, by stated rules: `python -m vxlpro_jax.prune`.
 
-The original's procedure is not public; every rule, number and reason here is our own.
+The original's procedure is not public; every rule, limit and reason here is our own.
 """

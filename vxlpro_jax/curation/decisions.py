@@ -1,4 +1,4 @@
-"""What becomes of each sample, as lines."""
+"""The decision about each sample, as JSON lines."""
 
 import json
 import os
@@ -13,30 +13,31 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class Findings(NamedTuple):
-    """All that was found out, and what follows.
+    """All measurements and the decisions that follow from them.
 
     Attributes:
-        samples: of the manifest.
-        shown: their clips.
-        measured: of clips, by place.
-        nearest: of each clip, the kept one before it that is most like it (-1), and how like.
-        losses: of samples, by index.
-        verdicts: of each sample, None for what stays.
+        samples: samples of the manifest.
+        clip_index: clips that the samples show.
+        measured: measurements of clips, by place.
+        nearest: for each clip, the place of the most similar kept clip before it (-1 if none) and
+            the cosine.
+        losses: losses of samples, by index.
+        rejections: why each sample is dropped, None for kept ones.
     """
 
     samples: Manifest
-    shown: ClipIndex
+    clip_index: ClipIndex
     measured: Mapping[int, ClipMeasurement]
     nearest: Sequence[tuple[int, float]]
     losses: Mapping[int, ReplyLosses]
-    verdicts: Sequence[Rejection | None]
+    rejections: Sequence[Rejection | None]
 
     def row(self, index: int) -> dict[str, Any]:
-        """A sample's line of `decisions.jsonl`."""
-        verdict, place = self.verdicts[index], self.shown.of[index]
+        """Returns a sample's line of `decisions.jsonl`."""
+        rejection, place = self.rejections[index], self.clip_index.of_sample[index]
         row: dict[str, Any] = {"index": index, "id": self.samples[index].id}
-        row |= {"kept": verdict is None, "rule": "", "reason": ""}
-        row |= {} if verdict is None else {"rule": verdict.rule, "reason": verdict.reason}
+        row |= {"kept": rejection is None, "rule": "", "reason": ""}
+        row |= {} if rejection is None else {"rule": rejection.rule, "reason": rejection.reason}
         if place >= 0:
             row |= self._clip(place)
         if index in self.losses:
@@ -46,7 +47,7 @@ class Findings(NamedTuple):
         return row
 
     def _clip(self, place: int) -> dict[str, Any]:
-        row: dict[str, Any] = {"clip": self.shown.clips[place].name}
+        row: dict[str, Any] = {"clip": self.clip_index.clips[place].name}
         measured = self.measured.get(place)
         if measured is not None and measured.error:
             row |= {"error": measured.error, "error_kind": measured.error_kind}
@@ -54,17 +55,17 @@ class Findings(NamedTuple):
             row |= measured.motion._asdict()
         other, similarity = self.nearest[place]
         if other >= 0:
-            row |= {"nearest": self.shown.clips[other].name, "similarity": similarity}
+            row |= {"nearest": self.clip_index.clips[other].name, "similarity": similarity}
         return row
 
 
 def write_kept(findings: Findings, *, out: Path) -> None:
-    """Writes the samples that stay, as they were written, one a line.
+    """Writes the kept samples unchanged, one a line.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
-    kept = (i for i, verdict in enumerate(findings.verdicts) if verdict is None)
+    kept = (i for i, rejection in enumerate(findings.rejections) if rejection is None)
     _write_lines(out, (findings.samples[index].written for index in kept))
 
 
@@ -72,23 +73,25 @@ def write_decisions(findings: Findings, *, out: Path) -> None:
     """Writes a line for each sample.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     rows = (findings.row(index) for index in range(len(findings.samples)))
     _write_lines(out, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    """Line by line, since all of a large set would not fit into memory."""
+    """Writes line by line, since all lines of a large set would not fit into memory."""
     partial = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Half a character, which JSON can spell, is spelt so again.
+        # JSON can hold a lone surrogate, which UTF-8 cannot: it is escaped again.
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             _write(file, lines)
         os.replace(partial, path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}).") from error
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): give another --out."
+        ) from error
 
 
 def _write(file: TextIO, lines: Iterator[str]) -> None:

@@ -1,4 +1,4 @@
-"""Near-duplicates among embeddings.
+"""Finds near-duplicates among embeddings.
 
 Shapes: N clips, D width of an embedding.
 """
@@ -10,16 +10,16 @@ import numpy as np
 
 _BLOCK = 1024
 _KEPT_AT_ONCE = 16_384
-_LEAST = 1e-3  # Of a length; below it a vector is zeros.
+_MIN_NORM = 1e-3  # Shorter vectors count as zero.
 
 
 class NearestClips(NamedTuple):
-    """Of each clip.
+    """The most similar kept clip before each clip.
 
     Attributes:
-        place: int [N], the kept clip before it that is most like it; -1 if there is none.
+        place: int [N], its place; -1 if there is none.
         similarity: float32 [N], the cosine; 0 if there is none.
-        is_duplicate: bool [N], whether that reaches the threshold.
+        is_duplicate: bool [N], whether the cosine reaches the threshold.
     """
 
     place: np.ndarray
@@ -33,35 +33,38 @@ def find_duplicates(
     threshold: float,
     progress: Callable = lambda items, **_: items,
 ) -> NearestClips:
-    """Compares each clip with those before it that are no duplicates themselves.
+    """Compares each clip with the clips before it that are not duplicates themselves.
 
-    So each duplicate has a kept clip that it is like, and the first of a set is kept. Exact, in
-    matrix products of blocks: about NKD/2 multiplications for K kept clips. A million clips of 475
-    numbers take 2.4e14, minutes on a server's cores, two hours on two, and 1.9 GB three times.
+    So each duplicate has a kept clip that it resembles, and the first clip of a set is kept. The
+    search is exact and uses matrix products of blocks: about NKD/2 multiplications for K kept
+    clips. A million clips with embeddings of width 475 take 2.4e14 multiplications (minutes on the
+    cores of a server, two hours on two) and three times 1.9 GB of memory.
 
     Args:
-        embeddings: N of float32 [D], brought to length 1 here; zeros are like nothing.
-        threshold: cosine from which on two clips are the same.
-        progress: `cli.progress`, or the like.
+        embeddings: N vectors float32 [D], normalized here; a zero vector resembles nothing.
+        threshold: cosine from which on two clips are duplicates.
+        progress: function that shows progress over an iterable, such as `cli.progress`.
     """
     count = len(embeddings)
     if not count:
         return NearestClips(np.zeros(0, int), np.zeros(0, np.float32), np.zeros(0, bool))
-    embeddings = np.array(embeddings, np.float32)
-    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), _LEAST)
+    unit = np.array(embeddings, np.float32)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), _MIN_NORM)
     place, similarity = np.full(count, -1), np.zeros(count, np.float32)
-    kept = _Kept(np.empty_like(embeddings), np.empty(count, int))
+    kept = _Kept(np.empty_like(unit), np.empty(count, int))
     for start in progress(range(0, count, _BLOCK), name="comparing", unit=f"{_BLOCK} clips"):
         block = slice(start, min(start + _BLOCK, count))
-        place[block], similarity[block] = kept.nearest(embeddings[block])
-        _within(embeddings, block, place, similarity, threshold=threshold)
-        kept.add(start + np.flatnonzero(similarity[block] < threshold), embeddings)
+        place[block], similarity[block] = kept.nearest(unit[block])
+        _within(unit, block, place, similarity, threshold=threshold)
+        kept.add(start + np.flatnonzero(similarity[block] < threshold), unit)
     return NearestClips(place, similarity, similarity >= threshold)
 
 
-def _within(embeddings, block, place, similarity, *, threshold) -> None:
-    """Compares the clips of a block, one after another since each may be dropped."""
-    start, own = block.start, embeddings[block]
+def _within(
+    unit: np.ndarray, block: slice, place: np.ndarray, similarity: np.ndarray, *, threshold: float
+) -> None:
+    """Compares the clips of a block one after another, since each may be dropped."""
+    start, own = block.start, unit[block]
     cosines = own @ own.T
     is_kept = np.zeros(len(own), bool)
     for row, cosine in enumerate(cosines):
@@ -72,7 +75,7 @@ def _within(embeddings, block, place, similarity, *, threshold) -> None:
 
 
 class _Kept:
-    """The kept clips so far: their embeddings, one behind another, and their places."""
+    """Embeddings and places of the clips kept so far."""
 
     def __init__(self, rows: np.ndarray, places: np.ndarray):
         self._rows, self._places, self._count = rows, places, 0

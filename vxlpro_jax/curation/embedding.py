@@ -1,4 +1,4 @@
-"""A clip as a short vector that survives coding anew, without a model.
+"""Embeds a clip as a short vector that survives re-encoding, without a model.
 
 Shapes: F frames, S side of a frame, D width of the vector.
 """
@@ -8,13 +8,13 @@ import math
 
 import numpy as np
 
-# Coarse enough that what other sizes, rates and codecs change is left out.
+# Coarse enough to ignore what another size, rate or codec changes.
 _PARTS = 4
-_WAVES = (8, 4, 4)  # Of light and of both colour differences, in each direction.
-# Shares of the picture's own norm, and levels, below which something is noise.
+_WAVES = (8, 4, 4)  # Cosines in each direction, for luma and both chroma channels.
+# Change below this share of the picture's norm, and norms below this level, count as noise.
 _NOISE, _FLAT = 0.05, 1.0
 
-# RGB to light and colour differences (BT.601).
+# RGB to luma and chroma (BT.601).
 _CHANNELS = np.array(
     [[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]], np.float32
 )
@@ -23,18 +23,18 @@ WIDTH = (1 + _PARTS) * (sum(waves**2 for waves in _WAVES) - 1)
 
 
 def embed_clip(frames: np.ndarray) -> np.ndarray:
-    """What the clip looks like on average, and how each quarter of it differs from that.
+    """Embeds the mean picture of a clip, and how each quarter of the clip differs from it.
 
-    Both halves weigh alike, so that two clips of one scene are alike only if they also move alike.
-    Coordinates are coefficients of the cosine transforms of light and colour, high frequencies
-    raised as natural pictures lower them, and mean light left out; brightness and contrast change
-    nothing.
+    Both halves have the same weight, so that two clips of one scene are similar only if they also
+    move alike. Coordinates are coefficients of the discrete cosine transform of luma and chroma,
+    with high frequencies raised by as much as natural pictures lower them. Mean luma is left out
+    and the vector is normalized, so that brightness and contrast change nothing.
 
     Args:
         frames: uint8 [F,S,S,3], evenly spaced.
 
     Returns:
-        float32 [D] of length 1, whose products are cosines; zeros for a flat gray one.
+        float32 [D] of length 1, so that products are cosines; zeros for a flat gray clip.
     """
     parts = np.stack([part.mean(axis=0) for part in _quarters(frames.astype(np.float32))])
     waves = _transform(parts @ _CHANNELS.T)
@@ -48,7 +48,7 @@ def embed_clip(frames: np.ndarray) -> np.ndarray:
 
 
 def _quarters(pictures: np.ndarray) -> list[np.ndarray]:
-    """Parts of like length; of fewer frames than parts some are in several."""
+    """Splits into parts of similar length; few frames are in several parts each."""
     count = len(pictures)
     edges = [part * count / _PARTS for part in range(_PARTS + 1)]
     return [
@@ -58,7 +58,7 @@ def _quarters(pictures: np.ndarray) -> list[np.ndarray]:
 
 
 def _transform(pictures: np.ndarray) -> np.ndarray:
-    """[n,S,S,3], a channel of `_WAVES` each, to the coefficients of all but mean light."""
+    """DCT coefficients of pictures [n,S,S,3], `_WAVES` for each channel, without mean luma."""
     found = []
     for channel, waves in enumerate(_WAVES):
         basis = _basis(waves, side=pictures.shape[1])
@@ -71,6 +71,6 @@ def _transform(pictures: np.ndarray) -> np.ndarray:
 
 
 def _basis(waves: int, *, side: int) -> np.ndarray:
-    """The first cosines [waves, S], such that a coefficient is in levels."""
+    """The first cosines [waves, S], scaled so that a coefficient is in levels of the picture."""
     places = np.arange(side) + 0.5
     return np.cos(np.pi / side * np.arange(waves)[:, None] * places) * math.sqrt(2) / side

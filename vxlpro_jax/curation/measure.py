@@ -1,4 +1,4 @@
-"""What is measured of each clip, by several processes at once.
+"""Measures clips in several processes.
 
 Shapes: F frames, S side of a frame, D width of an embedding.
 """
@@ -25,25 +25,26 @@ from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.data.video.sampling import Video
 from vxlpro_jax.utils.errors import InputError
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 
-# What is measured and how: raise it whenever that changes, so that old entries are not taken.
+# Raise it whenever a measurement changes, so that old entries of journals are not used.
 VERSION = 1
 
-# Beyond them, 2.8 hours, frames are spaced uniformly. 61 MB.
+# 2.8 hours and 61 MB; frames of longer videos are spaced uniformly.
 _MOST_FRAMES = 20_000
 # Faults of disks, networks and names, which may be gone at the next start.
-_PASSING = ("missing", "unreadable")
+_TRANSIENT = ("missing", "unreadable")
 
 
 class ClipMeasurement(NamedTuple):
-    """Of one clip.
+    """Measurements of one clip.
 
     Attributes:
-        error: why it cannot be read, or nothing.
-        error_kind: see `data.errors`.
-        motion: of a video.
-        embedding: float32 [D]; None if it cannot be read.
+        error: reason why the clip cannot be read, or "".
+        error_kind: kind of the error, see `data.errors`.
+        motion: motion of a video; None for pictures.
+        embedding: float32 [D]; None if the clip cannot be read.
     """
 
     error: str = ""
@@ -53,20 +54,21 @@ class ClipMeasurement(NamedTuple):
 
     @property
     def may_pass(self) -> bool:
-        """Whether another try may find it well."""
-        return self.error_kind in _PASSING
+        """Whether the error may be gone at another attempt."""
+        return self.error_kind in _TRANSIENT
 
     def to_json(self) -> dict[str, Any]:
-        """Embeddings lose all but 16 bits a number."""
+        """Returns a JSON object; embeddings are rounded to float16."""
         if self.error:
             return {"error": self.error, "error_kind": self.error_kind}
+        assert self.embedding is not None
         motion = {} if self.motion is None else self.motion._asdict()
         packed = base64.b64encode(self.embedding.astype("<f2").tobytes()).decode()
         return motion | {"embedding": packed}
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Self:
-        """What `to_json` made."""
+        """Restores the result of `to_json`."""
         if "error" in entry:
             return cls(entry["error"], entry["error_kind"])
         packed = base64.b64decode(entry["embedding"])
@@ -76,7 +78,7 @@ class ClipMeasurement(NamedTuple):
 
 
 def measure_clip(clip: Clip, *, decoders: DecoderPool) -> ClipMeasurement:
-    """Reads a clip; what is wrong with it is told, not raised."""
+    """Measures a clip; a fault of the clip is part of the result, not raised."""
     try:
         shown = read_clip(clip, max_frames=_MOST_FRAMES, size=SIDE, fps=FPS, decoders=decoders)
     except InputError as error:
@@ -89,10 +91,10 @@ def measure_clip(clip: Clip, *, decoders: DecoderPool) -> ClipMeasurement:
 def read_clip(
     clip: Clip, *, max_frames: int, size: int, fps: float | None = None, decoders: DecoderPool
 ) -> Video:
-    """The frames of a video, as `read_video`, or up to `max_frames` pictures, at time 0 each.
+    """Reads a video as `read_video` does, or up to `max_frames` pictures at time 0.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The clip cannot be read.
     """
     if clip.kind == "image":
         media = clip.media[:max_frames]
@@ -112,7 +114,7 @@ def _picture(file, size: int) -> np.ndarray:
 def map_in_threads(
     function: Callable[[T], U], items: Iterable[T], *, workers: int
 ) -> Iterator[Iterator[U]]:
-    """What a function makes of each item, in their order, by so many threads."""
+    """Applies a function to each item in `workers` threads; yields results in order of items."""
     items, running = iter(items), collections.deque()
     with ThreadPoolExecutor(workers) as pool:
 

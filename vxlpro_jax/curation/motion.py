@@ -1,4 +1,4 @@
-"""How much a clip moves, and how it is cut.
+"""Measures how much a clip moves and how often it is cut.
 
 Shapes: F frames, taken at `FPS`, S side of a frame.
 """
@@ -9,31 +9,32 @@ import numpy as np
 
 from vxlpro_jax.data.video.sampling import Video
 
-# So that what a person calls motion shows between two frames, and one slide is several frames.
+# Slow enough that motion shows between two frames, fast enough that a slide spans several.
 FPS = 2.0
-# Fine enough that a face that speaks changes a few places, coarse enough to hide coding noise.
+# Fine enough that a speaking face changes a few pixels, coarse enough to hide coding noise.
 SIDE = 32
 
-# Levels of 255. Coding noise moves a place by one or two.
+# Levels of 255. Coding noise changes a pixel by one or two.
 _STILL = 4.0
 _OTHER_PICTURE = 8.0
 _CUT = 20.0
-# Correlation of two frames below which they are of different shots; a moving camera keeps more.
+# Two frames with a smaller correlation are of different shots; a moving camera stays above.
 _SAME_SHOT = 0.3
-# Of the places of a frame; the change of this share is passed over as noise of edges.
+# Share of the pixels of a frame whose change is ignored as noise of edges.
 _NOISE = 0.01
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Motion(NamedTuple):
-    """Attributes.
+    """Motion of a clip.
 
-    seconds: how long the clip is, to half a second.
-    change: mean change of a place from frame to frame, levels of 255.
-    still: share of the pairs of frames between which nothing moves, 1 for a single frame.
-    slides: still pictures that follow one another, each unlike the last.
-    shots: one more than there are hard cuts.
+    Attributes:
+        seconds: length of the clip, to half a second.
+        change: mean change of a pixel from frame to frame, in levels of 255.
+        still: share of pairs of frames between which nothing moves; 1 for a single frame.
+        slides: number of still pictures that follow one another, each different from the last.
+        shots: number of hard cuts plus one.
     """
 
     seconds: float
@@ -44,12 +45,12 @@ class Motion(NamedTuple):
 
 
 def gray(frames: np.ndarray) -> np.ndarray:
-    """uint8 [F,S,S,3] to float32 [F,S,S], 0 to 255."""
+    """Converts uint8 [F,S,S,3] to luma float32 [F,S,S], 0 to 255."""
     return frames.astype(np.float32) @ _LUMA
 
 
 def measure_motion(video: Video) -> Motion:
-    """Of a video read at `FPS` frames a second, `SIDE` pixels wide and high."""
+    """Measures a video read at `FPS` frames a second and `SIDE` pixels a side."""
     pictures = gray(video.frames)
     moved = np.abs(np.diff(pictures, axis=0)).reshape(len(pictures) - 1, pictures[0].size)
     change = moved.mean(axis=1)
@@ -64,13 +65,13 @@ def measure_motion(video: Video) -> Motion:
 
 
 def _seconds(times: np.ndarray) -> float:
-    """The last frame is shown as long as the others are on average."""
+    """Length of the clip; the last frame lasts as long as the others do on average."""
     count = len(times)
     return float(times[-1]) * count / (count - 1) if count > 1 else 1 / FPS
 
 
 def _correlations(pictures: np.ndarray) -> np.ndarray:
-    """Of each frame with the next, [F-1]; 0 for a flat one."""
+    """Correlation of each frame with the next, [F-1]; 0 for a flat frame."""
     flat = pictures.reshape(len(pictures), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(flat, axis=1)
@@ -78,7 +79,7 @@ def _correlations(pictures: np.ndarray) -> np.ndarray:
 
 
 def _all_but(moved: np.ndarray, *, share: float) -> np.ndarray:
-    """The largest change of each pair, after that of a share of the places."""
+    """Largest change of each pair of frames after the given share of the pixels is ignored."""
     place = moved.shape[1] - 1 - int(share * moved.shape[1])
     return np.partition(moved, place, axis=1)[:, place]
 

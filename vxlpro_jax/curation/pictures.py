@@ -1,4 +1,4 @@
-"""The report in pictures: what was dropped, and where the limits lie in what was measured."""
+"""Pictures of the report: samples that were dropped, and histograms of what was measured."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vxlpro_jax.curation.decisions import Findings
-from vxlpro_jax.curation.rules import RULES, Limits, Rule
+from vxlpro_jax.curation.limits import RULES, Limits, Rule
 from vxlpro_jax.curation.samples import Clip
 from vxlpro_jax.utils.errors import InputError
 
@@ -20,45 +20,52 @@ _KEPT, _DROPPED = "#4e79a7", "#e15759"
 
 
 class SheetRow(NamedTuple):
-    """Attributes: `clip`, or None for what has none, and the `words` beside it."""
+    """A row of a contact sheet.
+
+    Attributes:
+        clip: clip to show; None for a sample without one.
+        words: text beside it.
+    """
 
     clip: Clip | None
     words: str
 
 
 def sheet_rows(findings: Findings, rule: Rule) -> list[SheetRow]:
-    """Some samples that a rule dropped, evenly spread; duplicates are followed by their likes."""
-    dropped = [i for i, v in enumerate(findings.verdicts) if v is not None and v.rule == rule]
+    """Picks samples that a rule dropped, evenly spread; duplicates come with their originals."""
+    dropped = [i for i, v in enumerate(findings.rejections) if v is not None and v.rule == rule]
     most = _MOST_ROWS // 2 if rule == "duplicate" else _MOST_ROWS
     picks = np.linspace(0, len(dropped) - 1, min(most, len(dropped)), dtype=int)
     return [row for pick in picks for row in _rows(findings, dropped[pick])]
 
 
 def _rows(findings: Findings, index: int) -> Iterator[SheetRow]:
-    verdict, place = findings.verdicts[index], findings.shown.of[index]
-    sample, clips = findings.samples[index], findings.shown.clips
+    rejection, place = findings.rejections[index], findings.clip_index.of_sample[index]
+    assert rejection is not None
+    sample, clips = findings.samples[index], findings.clip_index.clips
     turns = "\n".join(f"{turn.role}: {turn.text}" for turn in sample.record.turns[:2])
     name = clips[place].name if place >= 0 else sample.id
     yield SheetRow(
-        clips[place] if place >= 0 else None, f"{index}: {name}\n{verdict.reason}\n{turns}"
+        clips[place] if place >= 0 else None, f"{index}: {name}\n{rejection.reason}\n{turns}"
     )
-    if verdict.like >= 0:
-        yield SheetRow(clips[verdict.like], f"is kept: {clips[verdict.like].name}")
+    if rejection.like >= 0:
+        yield SheetRow(clips[rejection.like], f"kept: {clips[rejection.like].name}")
 
 
 def draw_sheet(
     rows: Sequence[SheetRow], *, title: str, read: Callable[[Clip], np.ndarray], path: Path
 ) -> None:
-    """Writes a contact sheet, a row a clip.
+    """Writes a contact sheet with a clip in each row.
 
     Args:
-        rows: at least one.
-        title: of the sheet.
-        read: a clip's frames, uint8 [F,S,S,3], S `SHEET_SIDE`; InputError leaves the row empty.
-        path: of the PNG.
+        rows: at least one row.
+        title: title of the sheet.
+        read: function that reads a clip's frames, uint8 [F,S,S,3] with S `SHEET_SIDE`; if it raises
+            InputError, the row stays empty.
+        path: path of the PNG.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     side, gap = SHEET_SIDE, 8
     sheet = np.full((len(rows) * (side + gap), SHEET_FRAMES * (side + gap), 3), 255, np.uint8)
@@ -84,7 +91,7 @@ def _frames(row: SheetRow, read: Callable[[Clip], np.ndarray]) -> Sequence[np.nd
 
 
 def _words(row: SheetRow) -> str:
-    """Broken into a few short lines, of letters that the shipped font has."""
+    """Text of a row in a few short lines, restricted to letters that the shipped font has."""
     text = "".join(c if c == "\n" or _is_drawn(c) else "□" for c in row.words)
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, _COLUMNS)]
     return "\n".join(lines[:_MOST_LINES])
@@ -101,24 +108,24 @@ class _Chart(NamedTuple):
 
 
 def draw_histograms(findings: Findings, *, limits: Limits, path: Path) -> None:
-    """Writes what was measured of the samples, those coloured that the rule of a chart dropped.
+    """Writes histograms of what was measured; samples that a chart's rule dropped are coloured.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     charts = (
         _Chart("short", "seconds", limits.min_seconds),
         _Chart("static", "share of still frames, one picture", limits.static),
         _Chart("slides", "share of still frames, several pictures", limits.slides),
         _Chart("duplicate", "cosine with the nearest earlier clip", limits.similarity),
-        _Chart("blind", "nats an id that seeing saves", limits.margin),
+        _Chart("blind", "nats per token that seeing saves", limits.margin),
     )
     values = _values(findings)
     figure = Figure(figsize=(12, 7), layout="constrained")
     for axes, chart in zip(figure.subplots(2, 3).flat, charts, strict=False):
         _draw_chart(axes, chart, values[chart.rule])
     axes = figure.axes[-1]
-    counts = [sum(v is not None and v.rule == rule for v in findings.verdicts) for rule in RULES]
+    counts = [sum(v is not None and v.rule == rule for v in findings.rejections) for rule in RULES]
     axes.barh(RULES[::-1], counts[::-1], color=_DROPPED)
     axes.set(xlabel="samples dropped by each rule")
     _save(figure, path)
@@ -144,16 +151,16 @@ def _draw_chart(axes, chart: _Chart, values: list[tuple[float, bool]]) -> None:
 
 
 def _values(findings: Findings) -> dict[Rule, list[tuple[float, bool]]]:
-    """For each rule's chart the number of each sample, and whether the rule dropped it."""
+    """For each rule's chart, the value of each sample and whether the rule dropped the sample."""
     values: dict[Rule, list[tuple[float, bool]]] = {rule: [] for rule in RULES}
-    for index, verdict in enumerate(findings.verdicts):
+    for index, rejection in enumerate(findings.rejections):
         for rule, value in _numbers(findings, index):
-            values[rule].append((value, verdict is not None and verdict.rule == rule))
+            values[rule].append((value, rejection is not None and rejection.rule == rule))
     return values
 
 
 def _numbers(findings: Findings, index: int) -> Iterator[tuple[Rule, float]]:
-    place = findings.shown.of[index]
+    place = findings.clip_index.of_sample[index]
     measured = findings.measured.get(place)
     if measured is not None and measured.motion is not None:
         motion = measured.motion
@@ -162,7 +169,7 @@ def _numbers(findings: Findings, index: int) -> Iterator[tuple[Rule, float]]:
     if place >= 0 and findings.nearest[place][0] >= 0:
         yield "duplicate", findings.nearest[place][1]
     losses = findings.losses.get(index)
-    if losses is not None and not losses.error:
+    if losses is not None and losses.blind is not None and losses.seen is not None:
         yield "blind", losses.blind - losses.seen
 
 
@@ -172,4 +179,6 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=120)
         partial.replace(path)
     except OSError as error:
-        raise InputError(f"Picture {path} cannot be written ({error.strerror}).") from error
+        raise InputError(
+            f"Picture {path} cannot be written ({error.strerror}): give another --out."
+        ) from error

@@ -1,12 +1,13 @@
-"""The samples of a manifest as they are written there, and the clips that they show."""
+"""Samples of a manifest exactly as they are written there, and the clips that they show."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vxlpro_jax.config.schema import DataConfig
+from vxlpro_jax.data.random_access import RandomAccess
 from vxlpro_jax.data.sources import load
 from vxlpro_jax.data.sources.schema import Record, check_record, check_visual
 from vxlpro_jax.data.sources.storage import StoredFile
@@ -17,34 +18,35 @@ ClipKind = Literal["video", "image"]
 
 
 class ManifestSample(NamedTuple):
-    """Attributes.
+    """One sample.
 
-    index: its place in the manifest.
-    written: the sample as JSON, with all its fields.
-    record: what can be used of it; without turns if `fault` says why.
-    fault: why `check_record` refuses it, or nothing.
+    Attributes:
+        position: position in the manifest.
+        written: the sample as JSON, with all its fields.
+        record: usable part of the sample; it has no turns if there is a fault.
+        fault: reason why `check_record` refuses the sample, or "".
     """
 
-    index: int
+    position: int
     written: str
     record: Record
     fault: str
 
     @property
     def id(self) -> str:
-        """Its own `id`, or nothing."""
+        """The sample's own `id`, or ""."""
         sample = json.loads(self.written)
         return str(sample.get("id", "")) if isinstance(sample, dict) else ""
 
     @property
     def key(self) -> str:
-        """32 hexadecimal digits that stand for all that it says and where its files are."""
+        """32 hexadecimal digits that identify the sample's text and the root of its files."""
         text = f"{self.record.root}\0{self.written}"
         return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:32]
 
 
-class Manifest(Sequence[ManifestSample]):
-    """Those of a manifest, in its order; each is made when it is asked for."""
+class Manifest(RandomAccess[ManifestSample]):
+    """The samples of a manifest in their order; each is parsed on access."""
 
     def __init__(self, records: load.Records):
         self._records = records
@@ -66,33 +68,33 @@ def load_manifest(
     image_root: str = "",
     cache: str | Path = DataConfig.cache_dir,
 ) -> Manifest:
-    """The samples that a manifest names, however badly formed each is.
+    """Loads the samples of a manifest, malformed ones included.
 
     Args:
-        manifest: as `path` of `sources.load_records`.
-        video_root: likewise, and so are the others.
-        image_root: of pictures.
+        manifest: data file, as `path` of `sources.load_records`.
+        video_root: folder or URL of the videos; if empty, that of each data file.
+        image_root: folder or URL of the images; if empty, that of each data file.
         cache: folder for copies of remote shards.
 
     Raises:
-        InputError: a file cannot be used as a whole, it is a mixture with weights, or a shard's
-            records hold the videos themselves; none of the last two can be written as JSONL.
+        InputError: A file cannot be used as a whole; or it is a mixture with weights, or its
+            records contain videos, neither of which JSON lines can hold.
     """
     loader = load.RecordLoader(_as_written, lambda record: True, video_root, image_root, 0, cache)
     records = loader.load(load.expand_user(manifest))
     if set(records.weights) != {1.0}:
         raise InputError(
-            f"{manifest} gives its datasets weights, which a list of samples cannot hold: prune"
-            " each dataset by itself."
+            f"{manifest} gives its datasets weights, which the list of kept samples cannot hold:"
+            " prune each dataset by itself."
         )
     return Manifest(records)
 
 
 def _as_written(sample: Any, where: str, *, content: bytes = b"") -> Record:
-    """A record whose only turn is the sample as JSON; loaders keep nothing else of it."""
+    """A record whose only turn is the sample as JSON; loaders keep nothing else of a sample."""
     if content:
         raise InputError(
-            f"{where} holds its video itself, which a list of samples cannot: prune the samples"
+            f"{where} contains its video, which the list of kept samples cannot: prune the samples"
             " before they are ingested."
         )
     is_video = isinstance(sample, dict) and "video" in sample
@@ -112,34 +114,40 @@ def _checked(sample: Any, where: str) -> tuple[Record, str]:
 
 
 class Clip(NamedTuple):
-    """A video, or the pictures that stand together; samples that name the same files share it."""
+    """A video or a set of pictures; samples that name the same files share a clip."""
 
     kind: ClipKind
     media: tuple[StoredFile, ...]
 
     @property
     def key(self) -> str:
-        """Names its files."""
+        """Identifies the files of the clip."""
         return json.dumps([[file.root, file.name] for file in self.media])
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Names of the files, for messages."""
         return ", ".join(file.name for file in self.media)
 
 
 class ClipIndex(NamedTuple):
-    """Attributes: `clips` by first appearance; `of`, the place there of each sample's, or -1."""
+    """The clips of a manifest.
+
+    Attributes:
+        clips: clips in the order of their first appearance.
+        of_sample: place in `clips` of each sample's clip, -1 for text alone.
+    """
 
     clips: list[Clip]
-    of: list[int]
+    of_sample: list[int]
 
 
 def index_clips(samples: Iterable[ManifestSample]) -> ClipIndex:
-    """What the samples show.
+    """Collects the clips that the samples show.
 
     Raises:
-        InputError: videos, or pictures, lie in several folders; a list of samples has one of each.
+        InputError: Videos, or pictures, lie in several folders, while a list of samples has one
+            root for each.
     """
     places: dict[Clip, int] = {}
     of = []
@@ -151,20 +159,20 @@ def index_clips(samples: Iterable[ManifestSample]) -> ClipIndex:
         roots = sorted({clip.media[0].root for clip in clips if clip.kind == kind})
         if len(roots) > 1:
             raise InputError(
-                f"The {kind}s are in {len(roots)} places ({', '.join(roots[:3])}), and a list of"
-                f" samples can have one: prune each dataset by itself, or give --{kind}_root."
+                f"The {kind}s have {len(roots)} roots ({', '.join(roots[:3])}), and the list of"
+                f" kept samples can have one: prune each dataset by itself, or give --{kind}_root."
             )
     return ClipIndex(clips, of)
 
 
 def clip_of(sample: ManifestSample) -> Clip | None:
-    """What a sample shows; None if it is text alone."""
+    """Returns the clip of a sample, None if it is text alone."""
     record = sample.record
     if not record.has_visual:
         return None
     return Clip("image" if record.images else "video", record.media)
 
 
-def roots_of(clips: Iterable[Clip]) -> Iterator[tuple[ClipKind, str]]:
-    """Kinds of clips that there are, each with where its files lie."""
+def roots_of(clips: Iterable[Clip]) -> Iterator[tuple[str, str]]:
+    """Yields the kinds of clips that there are, each with the root of its files."""
     yield from sorted({(clip.kind, clip.media[0].root) for clip in clips})

@@ -1,4 +1,4 @@
-"""The work that takes long, a share of it, with what earlier runs and other shares have done."""
+"""The slow stages, measuring and scoring: this process's share, with journals to continue from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,26 +13,28 @@ from vxlpro_jax.utils.journal import Journal, Shard
 
 
 class Scorer(Protocol):
-    """A model that is asked with the video and without.
+    """A model that scores replies with the video and without.
 
     Attributes:
-        name: another one if another model, or the same asked in another way, gives other losses.
+        name: name that differs for another model or other settings.
     """
 
     name: str
 
     def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, ReplyLosses]]:
-        """The losses of numbered records, in any order."""
+        """Yields the losses of numbered records, in any order."""
+        ...
 
 
 class WorkSettings(NamedTuple):
-    """Attributes.
+    """How the work is done.
 
-    folder: of the journals.
-    shard: the share that is done here.
-    workers: processes that decode.
-    seconds_per_file: after which a decoder is killed.
-    progress: `cli.progress`, or the like.
+    Attributes:
+        folder: folder of the journals.
+        shard: share of the work that this process does.
+        workers: number of decoder processes.
+        seconds_per_file: time limit for decoding a file.
+        progress: function that shows progress over an iterable, such as `cli.progress`.
     """
 
     folder: Path
@@ -43,28 +45,28 @@ class WorkSettings(NamedTuple):
 
     @property
     def decoders(self) -> DecoderPool:
-        """A new pool."""
+        """A new pool of decoders."""
         return DecoderPool(self.workers, time_limit=self.seconds_per_file)
 
 
-def wanted_clips(texts: Sequence[Rejection | None], shown: ClipIndex) -> list[int]:
-    """The places of the clips that are shown by samples that the rule on text leaves."""
-    pairs = zip(texts, shown.of, strict=True)
+def wanted_clips(texts: Sequence[Rejection | None], clip_index: ClipIndex) -> list[int]:
+    """Places of the clips of samples that the rule `text` keeps."""
+    pairs = zip(texts, clip_index.of_sample, strict=True)
     return sorted({place for text, place in pairs if text is None and place >= 0})
 
 
 def measure_clips(
-    wanted: Sequence[int], shown: ClipIndex, *, work: WorkSettings
+    wanted: Sequence[int], clip_index: ClipIndex, *, work: WorkSettings
 ) -> dict[int, ClipMeasurement]:
-    """Measures this share of the wanted clips; all that are known of them, by place.
+    """Measures this process's share of the clips, and returns all known measurements by place.
 
-    What failed for a reason that may have passed is tried again.
+    A clip whose error may be gone is measured again.
     """
     journal = Journal(work.folder, name=f"clips-v{VERSION}", shard=work.shard)
     known = {
         place: ClipMeasurement.from_json(entry)
         for place in wanted
-        if (entry := journal.entries.get(shown.clips[place].key))
+        if (entry := journal.entries.get(clip_index.clips[place].key))
     }
     todo = [
         place
@@ -74,13 +76,13 @@ def measure_clips(
     with work.decoders as decoders:
 
         def measured(place: int) -> tuple[int, ClipMeasurement]:
-            return place, measure_clip(shown.clips[place], decoders=decoders)
+            return place, measure_clip(clip_index.clips[place], decoders=decoders)
 
         with map_in_threads(measured, todo, workers=work.workers) as results:
             for place, found in work.progress(
                 results, name="measuring", unit="clip", total=len(todo)
             ):
-                journal.add(shown.clips[place].key, found.to_json())
+                journal.add(clip_index.clips[place].key, found.to_json())
                 known[place] = ClipMeasurement.from_json(found.to_json())
     return known
 
@@ -88,7 +90,7 @@ def measure_clips(
 def score_samples(
     indices: Sequence[int], samples: Manifest, *, scorer: Scorer, work: WorkSettings
 ) -> dict[int, ReplyLosses]:
-    """Scores this share of the samples of `indices`; all losses that are known of them."""
+    """Scores this process's share of the samples, and returns all known losses by index."""
     journal = Journal(work.folder, name=f"blind-{scorer.name}", shard=work.shard)
     known: dict[int, ReplyLosses] = {}
     keys: dict[int, str] = {}
@@ -108,15 +110,17 @@ def score_samples(
 
 def scorable_samples(
     samples: Manifest,
-    verdicts: Sequence[Rejection | None],
-    shown: ClipIndex,
+    rejections: Sequence[Rejection | None],
+    clip_index: ClipIndex,
     measured: Mapping[int, ClipMeasurement],
 ) -> list[int]:
-    """The samples that no rule has dropped, with a conversation and something that can be read."""
+    """Samples that no rule has dropped, with a conversation and a readable visual."""
     return [
         index
-        for index, (verdict, place) in enumerate(zip(verdicts, shown.of, strict=True))
-        if verdict is None
+        for index, (rejection, place) in enumerate(
+            zip(rejections, clip_index.of_sample, strict=True)
+        )
+        if rejection is None
         and place >= 0
         and not (place in measured and measured[place].error)
         and not samples[index].fault

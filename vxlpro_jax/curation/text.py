@@ -1,4 +1,4 @@
-"""What is wrong with a conversation, so that it is badly formed."""
+"""Faults of a conversation that make it malformed."""
 
 import itertools
 import re
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from vxlpro_jax.data.text.chat import IMAGE_MARK, Turn
 
-# A model that has got stuck says one thing over and over; people rarely so often.
+# A stuck model repeats itself far more often than people do.
 _MOST_WORDS, _MOST_LETTERS = 10, 20
 
 _MARKER = re.compile(r"<\|\w+\|>")
@@ -16,27 +16,28 @@ _LINES = "\n\r\t"
 
 
 def text_fault(turns: Sequence[Turn]) -> str:
-    """Why the turns of a record are badly formed, or nothing.
+    """Returns why the turns of a record are malformed, or "".
 
-    They must be human and gpt by turns (a gpt turn may come first; training drops it), end with a
-    reply, each say something, and hold no broken or control characters, no names of special tokens,
-    which would become these, and no word more than 10 times in a row or letter more than 20 times.
+    Human and gpt turns must alternate (training drops a leading gpt turn), the last must be a
+    reply, and none may be empty. No turn may hold broken or control characters, names of special
+    tokens (which would become those tokens), a word more than 10 times in a row, or a letter more
+    than 20 times.
     """
     turns = turns[1:] if turns and turns[0].role == "gpt" else turns
     expected = itertools.cycle(("human", "gpt"))
     for place, (turn, role) in enumerate(zip(turns, expected, strict=False)):
         if turn.role != role:
-            return f"turn {place} is of {turn.role}, not of {role}"
+            return f"turn {place} is from {turn.role}, not from {role}"
         if fault := _fault(turn.text.replace(IMAGE_MARK, "")):
             return f"turn {place} {fault}"
     if not turns or turns[-1].role != "gpt":
-        return "there is no reply at the end"
+        return "the last turn is not a reply"
     return ""
 
 
 def _fault(text: str) -> str:
     if not text.strip():
-        return "says nothing"
+        return "is empty"
     if "\ufffd" in text or any(_is_control(character) for character in text):
         return "holds broken or control characters"
     if found := _MARKER.search(text):
@@ -51,11 +52,11 @@ def _is_control(character: str) -> bool:
 
 
 def _runs(text: str):
-    """Words, each with how often it stands there in a row."""
+    """Yields each word with the number of its repetitions in a row."""
     for word, run in itertools.groupby(text.split()):
         yield word, sum(1 for _ in run)
 
 
 def _is_stutter(word: str, times: int) -> bool:
-    """Not of what rules and tables are drawn with."""
+    """Whether a word is repeated too often; rules and tables drawn with signs do not count."""
     return times > _MOST_WORDS and any(map(str.isalnum, word))

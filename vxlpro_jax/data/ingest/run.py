@@ -95,7 +95,7 @@ def _convert_all(
             if not isinstance(message, Finished):
                 bar.update(message.bytes)
                 continue
-            index = missing[message.index]
+            index = missing[message.position]
             folder.keep(index, message.result)
             converted[index] = message.result
             bar.set_postfix(shards=f"{len(converted)}/{len(shards)}", refresh=False)

@@ -33,9 +33,9 @@ class IngestError(Exception):
 
 
 class Finished(NamedTuple):
-    """An item is done: its `index`, and the `result` that `work` returned."""
+    """An item is done: its `position`, and the `result` that `work` returned."""
 
-    index: int
+    position: int
     result: Any
 
 
@@ -77,7 +77,7 @@ class Workers:
                 with contextlib.suppress(ConnectionError):  # A dead worker is noticed below.
                     pipe.send((work, task[1]))
                 running[pipe] = task
-            for pipe in multiprocessing.connection.wait(list(running)):
+            for pipe in _wait(list(running)):
                 index, item, attempts = running[pipe]
                 try:
                     message = pipe.recv()
@@ -98,7 +98,7 @@ class Workers:
     def results(self, work: Work, items: Iterable[Any]) -> list[Any]:
         """Returns the results of `run`, in the order of the items."""
         done = [message for message in self.run(work, items) if isinstance(message, Finished)]
-        return [message.result for message in sorted(done, key=lambda message: message.index)]
+        return [message.result for message in sorted(done, key=lambda message: message.position)]
 
     def _idle_worker(self) -> Connection:
         if self._idle:
@@ -128,6 +128,12 @@ class Workers:
                 f" {process.exitcode} (-9 may mean out of memory): use fewer --workers, or leave"
                 " the shard out."
             )
+
+
+def _wait(pipes: list[Connection]) -> list[Connection]:
+    """Waits for messages and returns the pipes that have one."""
+    ready = multiprocessing.connection.wait(pipes)
+    return [pipe for pipe in pipes if pipe in ready]
 
 
 class _Reply(NamedTuple):

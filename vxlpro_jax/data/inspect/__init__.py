@@ -1,1 +1,1 @@
-"""What batches hold, in words and as pictures: `python -m vxlpro_jax.inspect_data`."""
+"""Describes batches in text and pictures, for `python -m vxlpro_jax.inspect_data`."""

@@ -1,4 +1,4 @@
-"""What a batch holds, as a picture: frames with stamps, text by what is learned, shares of rows."""
+"""Draws a batch: frames with time stamps, text with its targets coloured, shares of rows."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from vxlpro_jax.data.inspect.view import MOST_THUMBNAILS, SampleView, Thumbnail
 from vxlpro_jax.data.loader.batches import Batch
 from vxlpro_jax.utils.errors import InputError
 
-_COLOURS: dict[TextKind, str] = {"context": "#3c4043", "learned": "#c2185b", "image": "#1a73e8"}
+_COLOURS: dict[TextKind, str] = {"context": "#3c4043", "target": "#c2185b", "image": "#1a73e8"}
 _SAMPLES = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2")
 _PADDING = "#e0e3e7"
 _OTHER_SCRIPTS = (
@@ -26,7 +26,7 @@ _OTHER_SCRIPTS = (
     *("Microsoft YaHei", "Arial Unicode MS"),
 )
 
-# Inches, but for the font's points.
+# Lengths in inches; the font size is in points.
 _MARGIN, _THUMBNAIL, _GAP, _BARS = 0.3, 1.0, 0.5, 2.2
 _FONT = 8
 _CHARACTER, _LINE = 0.602 * _FONT / 72, 1.35 * _FONT / 72
@@ -39,7 +39,13 @@ _MOST_NAMED = 80  # Characters.
 
 
 class SampleBlock(NamedTuple):
-    """Attributes: a `sample`, its text in `lines`, and the `height` that both take, in inches."""
+    """One block of the picture.
+
+    Attributes:
+        sample: sample to draw.
+        lines: wrapped text of the sample.
+        height: height of the block in inches.
+    """
 
     sample: SampleView
     lines: list[list[TextSpan]]
@@ -49,10 +55,16 @@ class SampleBlock(NamedTuple):
 def draw_batch(
     shares: "RowShares", *, samples: Sequence[SampleView], title: str, path: Path
 ) -> None:
-    """Writes a PNG, a block a sample; beside the first of a row stands how full the row is.
+    """Writes a PNG with a block for each sample, and bars that show how full each row is.
+
+    Args:
+        shares: places that the samples of each row take.
+        samples: samples to draw.
+        title: title of the picture.
+        path: path of the PNG.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     blocks = [_block(sample) for sample in samples]
     top = _MARGIN + 3 * _LINE
@@ -69,9 +81,11 @@ def draw_batch(
 
 
 class RowShares(NamedTuple):
-    """How many places each sample of a row takes; the first number is that of the padding.
+    """Number of places that each sample of a row takes; the first number is that of the padding.
 
-    Attributes: `groups` and `text`, each a list of numbers for each row.
+    Attributes:
+        groups: for each row, groups of frames by sample.
+        text: for each row, text ids by sample.
     """
 
     groups: list[list[int]]
@@ -79,14 +93,14 @@ class RowShares(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch) -> "RowShares":
-        """Those of a batch."""
+        """Counts the places of a batch."""
         columns = (batch[f"{name}_segments"] for name in ("group", "token"))
         return cls(*([np.bincount(row, minlength=1).tolist() for row in x] for x in columns))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sheet:
-    """A figure on which places are inches from the upper left corner."""
+    """A figure whose coordinates are inches from the upper left corner."""
 
     figure: Figure
     height: float
@@ -96,7 +110,7 @@ class _Sheet:
         return cls(Figure(figsize=(_WIDTH, height), facecolor="white"), height)
 
     def write(self, left: float, top: float, text: str, **style) -> None:
-        # parse_math: dollars are what they are.
+        # Without parse_math=False, text between dollar signs would be set as a formula.
         style = {"fontsize": _FONT, "va": "top", "parse_math": False} | style
         self.figure.text(left / _WIDTH, 1 - top / self.height, text, **style)
 
@@ -107,7 +121,7 @@ class _Sheet:
 
 
 def _legend(sheet: _Sheet) -> None:
-    """What the colours of the text mean."""
+    """Writes the meaning of the text colours."""
     left = _MARGIN + _CONTENT + _GAP
     for kind, colour in reversed(_COLOURS.items()):
         sheet.write(left, _MARGIN / 2, kind, color=colour, weight="bold")
@@ -140,7 +154,7 @@ def _draw_block(sheet: _Sheet, block: SampleBlock, *, top: float) -> None:
 
 
 def _draw_thumbnail(sheet: _Sheet, thumbnail: Thumbnail, *, left: float, top: float) -> None:
-    """A repeated frame is pale."""
+    """Draws a frame; a repeated frame is pale."""
     title = f"{thumbnail.title} the same" if thumbnail.repeats else thumbnail.title
     sheet.write(left, top, title, fontsize=_FONT - 1)
     side = 0.94 * _THUMBNAIL
@@ -160,13 +174,13 @@ def _write_line(sheet: _Sheet, line: Sequence[TextSpan], *, top: float) -> None:
 
 @functools.cache
 def _fonts() -> list[str]:
-    """Of one width, and behind them what the machine has for other scripts."""
+    """Monospaced fonts: the shipped one, then those of this machine that cover other scripts."""
     others = [name for name in _OTHER_SCRIPTS if name in font_manager.fontManager.get_font_names()]
     return ["DejaVu Sans Mono", *others]
 
 
 def _draw_bars(sheet: _Sheet, shares: RowShares, *, row: int, top: float) -> None:
-    """A bar of the row's groups and, if there is any, one of its text."""
+    """Draws a bar of the row's groups and, if it has text, a bar of its text ids."""
     left, height = _MARGIN + _CONTENT + _GAP, 1.5 * _LINE
     for name, unit, counts in (
         ("frames", "groups", shares.groups[row]),
@@ -190,7 +204,7 @@ def _stack(axes, widths: Sequence[int], colours: Sequence[str]) -> None:
 
 
 def _colour(number: int) -> str:
-    """Of a sample."""
+    """Colour of the sample with this number."""
     return _SAMPLES[(number - 1) % len(_SAMPLES)]
 
 
@@ -198,9 +212,11 @@ def _save(figure: Figure, path: Path) -> None:
     partial = path.with_name(f"{path.name}.tmp")
     try:
         with warnings.catch_warnings():
-            # A script that the font lacks shows as boxes; its text is told in words.
+            # Characters that no font has become boxes; the printed text has them.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(partial, format="png", dpi=120)
         os.replace(partial, path)
     except OSError as error:
-        raise InputError(f"Picture {path} cannot be written ({error.strerror}).") from error
+        raise InputError(
+            f"Picture {path} cannot be written ({error.strerror}): give another --out."
+        ) from error

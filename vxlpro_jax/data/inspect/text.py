@@ -1,4 +1,4 @@
-"""Ids of a conversation as text that tells what is learned of it.
+"""Token ids of a conversation as text, split by whether they are training targets.
 
 Shapes: t text ids of one sample.
 """
@@ -6,7 +6,7 @@ Shapes: t text ids of one sample.
 import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -16,11 +16,16 @@ from vxlpro_jax.data.text.tokenizer import Tokenizer
 
 LINE_END = "↵"
 
-TextKind = Literal["learned", "context", "image"]
+TextKind = Literal["target", "context", "image"]
 
 
 class TextSpan(NamedTuple):
-    """Attributes: a piece of text, line ends visible, and its `kind`: learned means a target."""
+    """A piece of text of one kind.
+
+    Attributes:
+        text: text with visible line ends.
+        kind: `target` for training targets, `image` for the visual's place, else `context`.
+    """
 
     text: str
     kind: TextKind
@@ -29,23 +34,26 @@ class TextSpan(NamedTuple):
 def split_turns(
     tokens: np.ndarray, labels: np.ndarray, *, tokenizer: Tokenizer
 ) -> list[list[TextSpan]]:
-    """Each turn of a sample as spans; tokens and labels are int32 [t]."""
+    """Splits a sample into turns, each a list of spans; tokens and labels are int32 [t]."""
     starts = np.flatnonzero(tokens == tokenizer.im_start)
     turns = np.split(np.arange(len(tokens)), starts[starts > 0])
     return [split_kinds(tokens[turn], labels[turn], tokenizer=tokenizer) for turn in turns]
 
 
 def split_kinds(tokens: np.ndarray, labels: np.ndarray, *, tokenizer: Tokenizer) -> list[TextSpan]:
-    """Ids as spans, each as long as the kind is the same; tokens and labels are int32 [t]."""
-    is_image, is_learned = tokens == IMAGE_TOKEN, labels != IGNORE_LABEL
-    kinds = np.select([is_image, is_learned], ["image", "learned"], "context")
+    """Splits ids where their kind changes; tokens and labels are int32 [t]."""
+    is_image, is_target = tokens == IMAGE_TOKEN, labels != IGNORE_LABEL
+    kinds = np.select([is_image, is_target], ["image", "target"], "context")
     changes = 1 + np.flatnonzero(kinds[1:] != kinds[:-1])
     pieces = zip(np.split(tokens, changes), np.split(kinds, changes), strict=True)
-    return [TextSpan(_text(ids, tokenizer=tokenizer), str(kind[0])) for ids, kind in pieces]
+    return [
+        TextSpan(_text(ids, tokenizer=tokenizer), cast(TextKind, str(kind[0])))
+        for ids, kind in pieces
+    ]
 
 
 def _text(ids: np.ndarray, *, tokenizer: Tokenizer) -> str:
-    """With the names of special tokens, and nothing that a terminal would obey."""
+    """Decodes ids, with the names of special tokens and without control characters."""
     text = b"".join(_bytes(token, tokenizer) for token in ids.tolist()).decode(errors="replace")
     text = text.replace("\n", LINE_END)
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
@@ -59,7 +67,7 @@ def _bytes(token: int, tokenizer: Tokenizer) -> bytes:
 
 
 def width(text: str) -> int:
-    """Columns that it takes: two for each wide character, as Chinese ones are."""
+    """Number of terminal columns of a text; a wide character, such as a Chinese one, takes two."""
     return sum(map(_columns, text))
 
 
@@ -68,9 +76,9 @@ def _columns(char: str) -> int:
 
 
 def wrap(spans: Sequence[TextSpan], *, columns: int) -> list[list[TextSpan]]:
-    """The spans in lines of at most so many columns, broken behind spaces where there are any.
+    """Wraps spans into lines of at most `columns` columns, at spaces where there are any.
 
-    Joined, the lines are the spans' text.
+    The lines, joined, are the text of the spans.
     """
     text = "".join(span.text for span in spans)
     at = np.cumsum([0, *map(_columns, text)])
@@ -84,7 +92,7 @@ def wrap(spans: Sequence[TextSpan], *, columns: int) -> list[list[TextSpan]]:
 
 
 def _cut(spans: Sequence[TextSpan], start: int, end: int) -> Iterator[TextSpan]:
-    """The characters from `start` to `end`."""
+    """Yields the characters from `start` to `end`."""
     at = 0
     for text, kind in spans:
         if piece := text[max(start - at, 0) : max(end - at, 0)]:

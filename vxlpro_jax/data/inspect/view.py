@@ -1,4 +1,4 @@
-"""What a batch of `data.pipeline` holds, small enough to be told and drawn.
+"""Summaries of a batch that are small enough to print and draw.
 
 Shapes: B rows, G groups a row, T text slots a row; g groups and t text ids of one sample; S side of
 a frame.
@@ -18,31 +18,31 @@ MOST_THUMBNAILS = 12  # Of a sample.
 
 
 class Usage(NamedTuple):
-    """Attributes: places `used`, `of` all that there are."""
+    """Places `used` among the `total` places there are."""
 
     used: int
-    of: int
+    total: int
 
     @property
     def share(self) -> float:
-        """From 0 to 1; 0 where there are no places."""
-        return self.used / self.of if self.of else 0.0
+        """Used share from 0 to 1; 0 if there are no places."""
+        return self.used / self.total if self.total else 0.0
 
     @property
     def padding(self) -> float:
-        """The share that is not used; 0 where there are no places."""
-        return 1 - self.share if self.of else 0.0
+        """Unused share; 0 if there are no places."""
+        return 1 - self.share if self.total else 0.0
 
 
 class BatchUsage(NamedTuple):
     """How full a batch is.
 
     Attributes:
-        samples: in each row.
-        groups: of frames; their share is the packing efficiency.
-        text: ids, image positions included.
-        slots: of the decoder's sequence, before the selector drops any; none without text.
-        targets: ids that are learned.
+        samples: number of samples in each row.
+        groups: groups of frames; their used share is the packing efficiency.
+        text: text ids, including image positions.
+        slots: positions of the decoder's sequence before the selector drops any; none without text.
+        targets: number of ids that are training targets.
     """
 
     samples: tuple[int, ...]
@@ -57,8 +57,8 @@ class Thumbnail(NamedTuple):
 
     Attributes:
         pixels: uint8 [S,S,3].
-        title: the stamp of its group for a first frame, its place behind that for another.
-        repeats: whether it is the same as the one before in its group.
+        title: stamp of the group for its first frame, position in the group for another.
+        repeats: whether the frame equals the previous one of its group.
     """
 
     pixels: np.ndarray
@@ -70,16 +70,17 @@ class SampleView(NamedTuple):
     """One sample.
 
     Attributes:
-        row: of the batch.
-        number: in its row, from 1.
-        name: of its record, "" if not known.
-        groups: g.
-        repeated: frames that are the same as the one before in their group: padding, or a picture.
-        stamps: one text a group; empty without text.
-        thumbnails: of all frames or, if they are too many, of first ones of groups.
-        turns: of the conversation, as spans.
-        ids: t.
-        targets: ids that are learned.
+        row: row of the batch.
+        number: position in the row, from 1.
+        name: name of its record, "" if unknown.
+        groups: number of groups g.
+        repeated: number of frames that equal the previous one of their group, because they are
+            padding or the group shows a picture.
+        stamps: time stamp of each group; empty without text.
+        thumbnails: all frames or, if there are too many, first frames of groups.
+        turns: turns of the conversation as spans.
+        ids: number of text ids t.
+        targets: number of ids that are training targets.
     """
 
     row: int
@@ -95,7 +96,7 @@ class SampleView(NamedTuple):
 
 
 def measure_usage(batch: Batch, *, tokens_per_group: int) -> BatchUsage:
-    """Counts what is used of a batch, whose groups become so many visual tokens each."""
+    """Counts the used places of a batch; a group becomes `tokens_per_group` visual tokens."""
     groups, text = batch["group_segments"] > 0, batch["token_segments"] > 0
     read = np.count_nonzero(text & (batch["tokens"] != IMAGE_TOKEN))
     in_groups = np.array([groups.sum(), groups.size]) * (STAMP_TOKENS + tokens_per_group)
@@ -113,16 +114,16 @@ def measure_usage(batch: Batch, *, tokens_per_group: int) -> BatchUsage:
 def record_names(
     source: BatchSource, *, before: Mapping[str, Any], after: Mapping[str, Any], row: int
 ) -> list[str]:
-    """Of the records in a row of a batch, in their order.
+    """Returns the names of the records in one row of a batch, in their order.
 
     Args:
-        source: of the batches.
-        before: the iterator's state before the batch was taken.
-        after: its state after that.
-        row: of the batch.
+        source: source of the batches.
+        before: state of the iterator before the batch.
+        after: state of the iterator after the batch.
+        row: row of the batch.
 
     Raises:
-        InputError: a record cannot be read again.
+        InputError: A record cannot be read again.
     """
     first, *held = before["rows"][str(row)]
     end, *left = after["rows"][str(row)]
@@ -136,7 +137,10 @@ def record_names(
 def view_sample(
     batch: Batch, *, tokenizer: Tokenizer | None, row: int, number: int, name: str = ""
 ) -> SampleView:
-    """The sample `number`, from 1, of a row; without a tokenizer it has neither text nor stamps."""
+    """Summarizes sample `number`, from 1, of a row.
+
+    Without a tokenizer the summary has no text and no stamps.
+    """
     groups = batch["frames"][row][batch["group_segments"][row] == number]
     shown = batch["stamp_ids"][row][batch["group_segments"][row] == number]
     said = batch["token_segments"][row] == number
@@ -158,7 +162,7 @@ def view_sample(
 
 
 def _repeats(groups: np.ndarray) -> np.ndarray:
-    """Whether a frame is the same as the one before in its group: bool [g,4]."""
+    """Whether each frame equals the previous one of its group: bool [g,4]."""
     repeats = np.zeros(groups.shape[:2], bool)
     repeats[:, 1:] = (groups[:, 1:] == groups[:, :-1]).all((2, 3, 4))
     return repeats
@@ -174,7 +178,7 @@ def _thumbnails(
 
 
 def _chosen(groups: int) -> list[tuple[int, int]]:
-    """Groups and frames within them: all, or first ones of groups, evenly spaced."""
+    """Pairs of group and frame to show: all, or evenly spaced first frames of groups."""
     if groups * FRAMES_PER_GROUP <= MOST_THUMBNAILS:
         return [(group, frame) for group in range(groups) for frame in range(FRAMES_PER_GROUP)]
     spaced = np.linspace(0, groups - 1, min(groups, MOST_THUMBNAILS))

@@ -1,4 +1,4 @@
-"""What a batch holds, in words."""
+"""Describes a batch and its samples in text."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ _SECONDS = re.compile(r"[\d.]+")
 
 
 class LoadStats(NamedTuple):
-    """How a batch came about.
+    """How a batch was made.
 
     Attributes:
-        number: of the batch, from 0.
-        seconds: until it was there.
-        bad: records passed over, by kind.
+        number: number of the batch, from 0.
+        seconds: time until the batch was ready.
+        bad: number of records skipped, by kind.
     """
 
     number: int
@@ -27,39 +27,39 @@ class LoadStats(NamedTuple):
     bad: Mapping[str, int]
 
 
-def describe_batch(batch: Batch, *, account: BatchUsage, making: LoadStats) -> str:
-    """Shapes, shares and speed, a line each."""
-    samples = sum(account.samples)
-    start = " with the start" if making.number == 0 else ""
+def describe_batch(batch: Batch, *, usage: BatchUsage, stats: LoadStats) -> str:
+    """Describes shapes, shares and speed, one line each."""
+    samples = sum(usage.samples)
+    start = " including startup" if stats.number == 0 else ""
     lines = [
-        f"Batch {making.number}: {samples} sample(s) in {len(account.samples)} row(s), made in"
-        f" {making.seconds:.2f} s{start}: {samples / making.seconds:.1f} samples/s",
+        f"Batch {stats.number}: {samples} sample(s) in {len(usage.samples)} row(s), made in"
+        f" {stats.seconds:.2f} s{start}: {samples / stats.seconds:.1f} samples/s",
         *(_array(name, x) for name, x in batch.items() if x.size),
-        _line("groups", f"{_use(account.groups)}: packing efficiency {account.groups.share:.1%}"),
+        _line("groups", f"{_use(usage.groups)}: packing efficiency {usage.groups.share:.1%}"),
     ]
-    if account.text.of:
+    if usage.text.total:
         lines += [
-            _line("text", f"{_use(account.text)}; {account.targets} of them learned"),
-            _line("decoder", f"{_use(account.slots)}, before the selector drops any"),
+            _line("text", f"{_use(usage.text)}; {usage.targets} of them targets"),
+            _line("decoder", f"{_use(usage.slots)}, before the selector drops any"),
         ]
-    bad = ", ".join(f"{count} {kind}" for kind, count in making.bad.items()) or "none"
-    lines += [_line("samples", _per_row(account.samples)), _line("bad", bad)]
+    bad = ", ".join(f"{count} {kind}" for kind, count in stats.bad.items()) or "none"
+    lines += [_line("samples", _per_row(usage.samples)), _line("bad", bad)]
     return "\n".join(lines)
 
 
 def describe_sample(sample: SampleView) -> str:
-    """Its record, frames and conversation; what is learned stands between ⟦ and ⟧."""
+    """Describes the record, frames and conversation of a sample; targets stand between ⟦ and ⟧."""
     lines = [heading(sample), f"  {frames(sample)}"]
     if sample.stamps:
         lines.append(f"  {_stamps(sample.stamps)}")
     if sample.ids:
-        lines.append(f"  {sample.ids} ids, {sample.targets} of them learned:")
+        lines.append(f"  {sample.ids} ids, {sample.targets} of them targets:")
         lines += [f"    {marked(turn)}" for turn in sample.turns]
     return "\n".join(lines)
 
 
 def heading(sample: SampleView, *, most: int = 0) -> str:
-    """Which sample it is; of its name the end, `most` characters, or with 0 all of it."""
+    """Names a sample; only the last `most` characters of its name are shown, or all if 0."""
     name = sample.name
     if most and len(name) > most:
         name = f"…{name[-most:]}"
@@ -67,21 +67,26 @@ def heading(sample: SampleView, *, most: int = 0) -> str:
 
 
 def frames(sample: SampleView) -> str:
-    """How many frames it has, and the time from the first stamp to the last."""
+    """Describes the number of frames and the time from the first stamp to the last."""
     if not sample.groups:
         return "no frames"
     text = f"{sample.groups * FRAMES_PER_GROUP} frames in {sample.groups} group(s)"
     if sample.repeated:
         text += f", {sample.repeated} of them repeated"
     if sample.stamps:
-        first, last = (float(_SECONDS.search(sample.stamps[i])[0]) for i in (0, -1))
+        first, last = _seconds(sample.stamps[0]), _seconds(sample.stamps[-1])
         text += f"; {last - first:.1f} s from the first stamp to the last"
     return text
 
 
+def _seconds(stamp: str) -> float:
+    match = _SECONDS.search(stamp)
+    return float(match[0]) if match else 0.0
+
+
 def marked(turn: Sequence[TextSpan]) -> str:
-    """A turn's text, what is learned between ⟦ and ⟧."""
-    return "".join(f"⟦{text}⟧" if kind == "learned" else text for text, kind in turn)
+    """Text of a turn with targets between ⟦ and ⟧."""
+    return "".join(f"⟦{text}⟧" if kind == "target" else text for text, kind in turn)
 
 
 def _stamps(stamps: Sequence[str]) -> str:
@@ -99,7 +104,7 @@ def _line(name: str, text: str) -> str:
 
 
 def _use(use: Usage) -> str:
-    return f"{use.used:,} of {use.of:,} used, {use.padding:.1%} padding"
+    return f"{use.used:,} of {use.total:,} used, {use.padding:.1%} padding"
 
 
 def _per_row(samples: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from vxlpro_jax.data.loader.bad_samples import BadSample, BadSamples
 from vxlpro_jax.data.loader.packing import Size
 from vxlpro_jax.data.loader.row_stream import RowSource, RowState, RowStream
 from vxlpro_jax.data.loader.samples import RowShape, Sample, SampleReader
+from vxlpro_jax.data.random_access import RandomAccess
 from vxlpro_jax.data.sources.load import Records
 
 Batch = dict[str, np.ndarray]
@@ -39,7 +40,7 @@ class BatchSource:
 
     records: Records
     reader: SampleReader
-    order: Sequence[int]
+    order: RandomAccess[int]
     batch_size: int
     rows: range
     samples_per_row: int
@@ -92,6 +93,7 @@ class BatchIterator(grain.DatasetIterator):
             InputError: more records are unreadable than the quota allows.
         """
         self.start_prefetch()
+        assert self._ahead is not None
         made = self._ahead.result()
         self._bad.add(made.bad)
         if made.batch is None:

@@ -33,7 +33,8 @@ class Sized(Protocol):
 
     @property
     def size(self) -> Size:
-        """Of the sample."""
+        """Size of the sample."""
+        ...
 
 
 Item = TypeVar("Item", bound=Sized)

@@ -6,7 +6,6 @@ processes change it; its state is how far its stream has come and what is held f
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import grain
@@ -14,6 +13,7 @@ import grain
 from vxlpro_jax.data.loader.bad_samples import BadSample, told
 from vxlpro_jax.data.loader.packing import Size, fill_row
 from vxlpro_jax.data.loader.samples import Sample, SampleReader
+from vxlpro_jax.data.random_access import RandomAccess
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.utils.errors import InputError
 
@@ -53,12 +53,13 @@ class StreamItem(NamedTuple):
 
     @property
     def size(self) -> Size:
-        """Of the sample."""
+        """Size of the sample."""
+        assert self.sample is not None
         return self.sample.size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RowSource(Sequence[StreamItem]):
+class RowSource(RandomAccess[StreamItem]):
     """Random access to a stream: `source[n]` reads no state and leaves none.
 
     Attributes:
@@ -70,8 +71,8 @@ class RowSource(Sequence[StreamItem]):
         first: what number 0 is called.
     """
 
-    records: Sequence[Record]
-    order: Sequence[int]
+    records: RandomAccess[Record]
+    order: RandomAccess[int]
     reader: SampleReader
     row: int
     batch_size: int
@@ -126,7 +127,7 @@ class RowStream:
             while len(bad) <= self._most_bad:
                 drawn = next(self._ahead)
                 read = drawn.number + 1
-                if drawn.sample:
+                if drawn.bad is None:
                     return drawn
                 bad[drawn.bad.record] = drawn.bad
             raise _TooManyBadError
@@ -136,7 +137,8 @@ class RowStream:
         except _TooManyBadError:
             return PackedRow([], list(bad.values()), self._state)
         self._state = RowState(read, tuple(drawn.number for drawn in self._held))
-        return PackedRow([drawn.sample for drawn in row], list(bad.values()), self._state)
+        samples = [drawn.sample for drawn in row if drawn.sample is not None]
+        return PackedRow(samples, list(bad.values()), self._state)
 
     def close(self) -> None:
         """Ends its thread."""

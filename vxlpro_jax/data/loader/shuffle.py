@@ -2,12 +2,17 @@
 
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import grain
 import numpy as np
 
+from vxlpro_jax.data.random_access import RandomAccess
 
-def record_order(counts: Sequence[int], *, weights: Sequence[float], seed: int) -> Sequence[int]:
+
+def record_order(
+    counts: Sequence[int], *, weights: Sequence[float], seed: int
+) -> RandomAccess[int]:
     """Maps each position of an endless order to a record's index; random access, no state.
 
     Every epoch is shuffled anew. In each a record of a dataset comes as often as its `weight` says:
@@ -29,7 +34,7 @@ def epoch_length(counts: Sequence[int], *, weights: Sequence[float]) -> int:
     return sum(_places(counts, weights))
 
 
-class _WeightedOrder(Sequence[int]):
+class _WeightedOrder(RandomAccess[int]):
     """An epoch shuffles places; the places of a dataset take its own endless order on."""
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):
@@ -60,5 +65,5 @@ def _places(counts: Sequence[int], weights: Sequence[float]) -> list[int]:
     ]
 
 
-def _shuffled(count: int, *, seed: int) -> grain.MapDataset:
-    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+def _shuffled(count: int, *, seed: int) -> RandomAccess[int]:
+    return cast(RandomAccess[int], grain.MapDataset.range(count).seed(seed).shuffle().repeat())

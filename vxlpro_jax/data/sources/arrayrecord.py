@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from vxlpro_jax.data.sources import arrayrecord_format as ingested
 from vxlpro_jax.data.sources import paths, storage
 from vxlpro_jax.data.sources.paths import redact_url
-from vxlpro_jax.data.sources.schema import Record
+from vxlpro_jax.data.sources.schema import Record, RecordSequence
 from vxlpro_jax.utils.errors import InputError
 
 SHARD = ".arrayrecord"
@@ -67,7 +67,7 @@ def _shard(entry: dict[str, Any], manifest: str) -> RecordShard:
     return RecordShard(file, entry["records"], entry["sha256"])
 
 
-class ShardRecords(Sequence[Record]):
+class ShardRecords(RecordSequence):
     """The records of a shard, in its order; if it is remote, it is copied when it is first read.
 
     Args:
@@ -92,10 +92,9 @@ class ShardRecords(Sequence[Record]):
 
     def __getitem__(self, index: int) -> Record:
         where = f"{redact_url(self._shard.file)}, record {index}"
-        if self._reader is None:
-            self._reader = _open(local_copy(self._shard, folder=self._copies))
+        reader = self._reader = self._reader or _open(local_copy(self._shard, folder=self._copies))
         try:
-            found = ingested.decode(self._reader.read([index])[0])
+            found = ingested.decode(reader.read([index])[0])
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{where}: cannot be read. {error}") from error
         held = isinstance(found.video, bytes)

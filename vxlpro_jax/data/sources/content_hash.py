@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import BinaryIO
 
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.sources.paths import is_remote
@@ -23,6 +24,8 @@ from vxlpro_jax.data.sources.storage import (
     open_media,
     resolve_inside,
 )
+
+_BLOCK = 1 << 20  # Bytes that are read at a time.
 
 
 def media_name(media: Sequence[StoredFile]) -> bytes:
@@ -131,9 +134,16 @@ def _members(file: StoredFile) -> list[StoredFile]:
 def _hash(file: StoredFile) -> str:
     with _reading(file), open_media(file) as found:
         if not isinstance(found, Path):
-            return hashlib.file_digest(found, "sha256").hexdigest()
+            return _digest(found)
         with open_binary(str(found)) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            return _digest(stream)
+
+
+def _digest(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -9,20 +9,20 @@ import json
 import pickle
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from vxlpro_jax.data.sources import storage
 from vxlpro_jax.data.sources.paths import redact_url
-from vxlpro_jax.data.sources.schema import Record
+from vxlpro_jax.data.sources.schema import Record, RecordSequence
 from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
 
 _decoder = json.JSONDecoder()
-_blanks = re.compile(r"[ \t\r\n]*").match
+_blanks = re.compile(r"[ \t\r\n]*")
 
 
-class JsonRecords(Sequence[Record]):
+class JsonRecords(RecordSequence):
     """The records of one file, in its order.
 
     Args:
@@ -104,27 +104,33 @@ def _elements(stream: BinaryIO, named: str) -> Iterator[Any]:
     with _json(named):
         text = data.decode("utf-8-sig")
     del data
-    start = _blanks(text).end()
+    start = _skip_blanks(text, 0)
     if not text.startswith("[", start):
         with _json(named):
             json.loads(text)
         raise _no_list(named)
-    place = _blanks(text, start + 1).end()
+    place = _skip_blanks(text, start + 1)
     if text.startswith("]", place):
         raise _no_list(named)
     while True:
         with _json(named):
             sample, place = _decoder.raw_decode(text, place)
-            place = _blanks(text, place).end()
+            place = _skip_blanks(text, place)
             more = text.startswith(",", place)
             if not more and not text.startswith("]", place):
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
-            place = _blanks(text, place + 1).end()
+            place = _skip_blanks(text, place + 1)
             if not more and place < len(text):
                 raise json.JSONDecodeError("Extra data", text, place)
         yield sample
         if not more:
             return
+
+
+def _skip_blanks(text: str, place: int) -> int:
+    blanks = _blanks.match(text, place)
+    assert blanks is not None  # The pattern matches the empty string.
+    return blanks.end()
 
 
 @contextlib.contextmanager

@@ -10,19 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from vxlpro_jax.config.schema import DataConfig
+from vxlpro_jax.data.random_access import RandomAccess
 from vxlpro_jax.data.sources import paths, schema, storage
 from vxlpro_jax.data.sources.arrayrecord import SHARD, ShardRecords, shard_of_file, shards_of_folder
 from vxlpro_jax.data.sources.json_files import JsonRecords
 from vxlpro_jax.data.sources.mixture import Dataset, is_mixture, read_mixture
 from vxlpro_jax.data.sources.paths import expand_braces, redact_url
-from vxlpro_jax.data.sources.schema import Record
+from vxlpro_jax.data.sources.schema import Record, RecordSequence
 from vxlpro_jax.utils.errors import InputError
 
 
-class _Joined(Sequence[Record]):
+class _Joined(RecordSequence):
     """Sequences one after another."""
 
-    def __init__(self, parts: Sequence[Sequence[Record]]):
+    def __init__(self, parts: Sequence[RecordSequence]):
         self.parts = tuple(parts)
         self._ends = list(itertools.accumulate(map(len, parts)))
 
@@ -59,10 +60,10 @@ class Records(_Joined):
 
     def __init__(
         self,
-        parts: Sequence[Sequence[Record]],
+        parts: Sequence[RecordSequence],
         *,
         weights: Sequence[float],
-        indices: Sequence[int] | None = None,
+        indices: RandomAccess[int] | None = None,
     ):
         super().__init__(parts)
         self.indices = range(len(self)) if indices is None else indices
@@ -157,7 +158,7 @@ class RecordLoader:
         parts = [self._chosen(dataset, place) for place, dataset in enumerate(datasets)]
         return Records(parts, weights=[dataset.weight for dataset in datasets])
 
-    def _chosen(self, dataset: Dataset, place: int) -> Sequence[Record]:
+    def _chosen(self, dataset: Dataset, place: int) -> RecordSequence:
         found = [part for name in _names(dataset.path) for part in self._opened(name, dataset)]
         records = _Joined(found)
         if dataset.strategy.kind == "all":
@@ -165,7 +166,7 @@ class RecordLoader:
         seed = int(np.random.SeedSequence((self.seed, place)).generate_state(1)[0])
         return RecordSubset(records, dataset.strategy.choose(len(records), seed=seed))
 
-    def _opened(self, name: str, dataset: Dataset) -> list[Sequence[Record]]:
+    def _opened(self, name: str, dataset: Dataset) -> list[RecordSequence]:
         """The records of one name: of a file, or of each shard of a folder."""
         copies = Path(self.cache).expanduser() / "shards"
         is_folder, shards = _is_folder(name), []
@@ -192,10 +193,10 @@ class RecordLoader:
         ]
 
 
-class RecordSubset(Sequence[Record]):
+class RecordSubset(RecordSequence):
     """Some of a sequence: those at `indices`."""
 
-    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
+    def __init__(self, records: RecordSequence, indices: RandomAccess[int]):
         self._records, self._indices = records, indices
 
     def __len__(self) -> int:

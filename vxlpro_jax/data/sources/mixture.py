@@ -7,12 +7,12 @@ The form is the release's: `datasets`, a list of `json_path` and `sampling_strat
 import math
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import yaml
 
+from vxlpro_jax.data.random_access import RandomAccess
 from vxlpro_jax.data.sources import paths, storage
 from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.data.sources.schema import short_repr
@@ -32,7 +32,7 @@ class Strategy(NamedTuple):
     amount: float = 0.0
     percent: bool = False
 
-    def choose(self, count: int, *, seed: int) -> Sequence[int]:
+    def choose(self, count: int, *, seed: int) -> RandomAccess[int]:
         """Their indices among `count`, in order.
 
         `random` takes the same for the same seed; of a larger number it takes these and more.
@@ -137,7 +137,7 @@ def _strategy(value: Any, where: str) -> Strategy:
             f"{where}: field 'sampling_strategy' is {short_repr(value)}: expected all, or first:N,"
             " end:N or random:N with a number of records or, as in random:5%, percent."
         )
-    return Strategy(kind, float(amount), bool(percent))
+    return Strategy(cast(Kind, kind), float(amount), bool(percent))
 
 
 def _weight(value: Any, where: str) -> float:

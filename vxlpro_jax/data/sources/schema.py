@@ -1,13 +1,23 @@
 """One sample in LLaVA's format: its fields, and what is wrong with them."""
 
+import abc
 import re
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
+from vxlpro_jax.data.random_access import RandomAccess
 from vxlpro_jax.data.sources.paths import escapes_root
 from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.data.text.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
 from vxlpro_jax.utils.errors import InputError
+
+
+class RecordSequence(RandomAccess["Record"], abc.ABC):
+    """Records that are read when they are asked for."""
+
+    @abc.abstractmethod
+    def outline(self, index: int) -> "Record":
+        """A record with what `SampleReader.most_groups` needs, made without reading a file."""
 
 
 class Record(NamedTuple):
@@ -119,7 +129,7 @@ def _turn(turn: Any, where: str, index: int) -> Turn:
     return Turn(role, text)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Any) -> TypeGuard[str]:
     """False also of text with half a character, which JSON can spell."""
     if not isinstance(value, str):
         return False

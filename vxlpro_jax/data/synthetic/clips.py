@@ -174,7 +174,7 @@ def _haystack(rng: np.random.Generator, colour: str, depth: float) -> DrawnClip:
 
 
 # What each kind of clip combines in a split, and how it is drawn.
-_KINDS = (
+_KINDS: tuple[tuple[Callable[[Split], list[tuple]], Callable[..., DrawnClip]], ...] = (
     (functools.partial(_looks, answers=DIRECTIONS), _moving),
     (functools.partial(_looks, answers=NUMBERS), _counting),
     (_flashes, _flashing),

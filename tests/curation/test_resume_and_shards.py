@@ -1,4 +1,4 @@
-"""Interrupted runs, and shares of the work on several hosts."""
+"""Interrupted runs, and work that several hosts share."""
 
 import json
 import os
@@ -15,30 +15,32 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def measures(folder) -> list[dict]:
-    files = sorted((folder / "report" / "measures").glob("clips-*.jsonl"))
+    files = sorted((folder / "measures").glob("clips-*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def results(out):
-    return (out / "kept.jsonl").read_bytes(), (out / "report" / "decisions.jsonl").read_bytes()
+    return (out / "kept.jsonl").read_bytes(), (out / "decisions.jsonl").read_bytes()
 
 
-def test_a_killed_run_goes_on(planted_set, pruned, tmp_path):
+def test_killed_run_continues(planted_set, pruned, tmp_path):
     process = python(
         *("-m", "vxlpro_jax.prune", "--manifest", planted_set.manifest),
-        *("--out", tmp_path / "kept.jsonl", "--report", tmp_path / "report", "--num_workers", 1),
+        *("--out", tmp_path, "--num_workers", 1),
     )
     deadline = time.monotonic() + 120
-    while not (tmp_path / "report").exists() or len(measures(tmp_path)) < 4:
+    while not (tmp_path / "measures").exists() or len(measures(tmp_path)) < 4:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "kept.jsonl").exists()
-    [journal] = (tmp_path / "report" / "measures").iterdir()
+    [journal] = (tmp_path / "measures").iterdir()
     whole = journal.read_bytes()
-    journal.write_bytes(whole[: whole.rfind(b"\n", 0, -1) + 20])  # Torn, if it was not.
+    journal.write_bytes(
+        whole[: whole.rfind(b"\n", 0, -1) + 20]
+    )  # Tears the last line, if it is whole.
     before = journal.read_bytes().splitlines()[:-1]
     planted.prune(planted_set, tmp_path, scorer=planted.Counting(planted_set.manifest))
     assert results(tmp_path) == (pruned.kept, pruned.decisions)
@@ -46,11 +48,11 @@ def test_a_killed_run_goes_on(planted_set, pruned, tmp_path):
     assert len({entry["key"] for entry in measures(tmp_path)}) == len(measures(tmp_path))
 
 
-def test_an_interrupted_model_is_not_asked_twice(planted_set, pruned, tmp_path):
-    measured = pruned.out / "report" / "measures"
-    (tmp_path / "report" / "measures").mkdir(parents=True)
+def test_interrupted_scoring_continues(planted_set, pruned, tmp_path):
+    measured = pruned.out / "measures"
+    (tmp_path / "measures").mkdir(parents=True)
     for file in measured.glob("clips-*"):
-        shutil.copy(file, tmp_path / "report" / "measures")
+        shutil.copy(file, tmp_path / "measures")
     with pytest.raises(KeyboardInterrupt):
         planted.prune(
             planted_set, tmp_path, scorer=planted.Counting(planted_set.manifest, limit=20)
@@ -60,20 +62,20 @@ def test_an_interrupted_model_is_not_asked_twice(planted_set, pruned, tmp_path):
     assert results(tmp_path) == (pruned.kept, pruned.decisions)
     all_asked = sum("loss_seen" in json.loads(line) for line in pruned.decisions.splitlines())
     assert second.asked == all_asked - 20
-    # Another model has its own losses.
+    # The losses of another model are kept apart.
     other = planted.Counting(planted_set.manifest)
     other.name = "other"
     planted.prune(planted_set, tmp_path, scorer=other)
     assert other.asked == all_asked
 
 
-def test_other_limits_need_no_new_measures(planted_set, pruned, tmp_path):
-    shutil.copytree(pruned.out / "report", tmp_path / "report")
+def test_other_limits_reuse_measurements(planted_set, pruned, tmp_path):
+    shutil.copytree(pruned.out, tmp_path, dirs_exist_ok=True)
     missing = [entry for entry in measures(tmp_path) if entry.get("error_kind") == "missing"]
     before = measures(tmp_path)
     planted.prune(planted_set, tmp_path, "--min_seconds", "0", "--similarity", "1")
     after = measures(tmp_path)
-    # What was missing may be there now, and is looked for again.
+    # A missing file may exist now, so it is looked for again.
     assert after == before + missing
     assert len(missing) == 1
     rules = {row["id"]: row["rule"] for row in map(json.loads, results(tmp_path)[1].splitlines())}
@@ -81,13 +83,12 @@ def test_other_limits_need_no_new_measures(planted_set, pruned, tmp_path):
     assert rules["copy-other-codec"] == ""
 
 
-def test_shares_make_what_one_process_makes(planted_set, pruned, tmp_path, capsys):
-    """Processes at once, then the model's shares, then the end."""
+def test_shards_give_the_result_of_one_process(planted_set, pruned, tmp_path, capsys):
+    """Two processes measure at once, three score one after another, and one writes the results."""
     running = [
         python(
             *("-m", "vxlpro_jax.prune", "--manifest", planted_set.manifest),
-            *("--out", tmp_path / "kept.jsonl", "--report", tmp_path / "report"),
-            *("--num_workers", 1),
+            *("--out", tmp_path, "--num_workers", 1),
             **{
                 "VXLPRO_COORDINATOR": "localhost:1",
                 "VXLPRO_NUM_PROCESSES": "2",
@@ -101,7 +102,7 @@ def test_shares_make_what_one_process_makes(planted_set, pruned, tmp_path, capsy
         assert process.returncode == 0, errors
         assert "--shard 0/1" in output
     found = measures(tmp_path)
-    assert sorted(os.listdir(tmp_path / "report" / "measures")) == [
+    assert sorted(os.listdir(tmp_path / "measures")) == [
         "clips-v1-0-of-2.jsonl",
         "clips-v1-1-of-2.jsonl",
     ]
@@ -121,23 +122,24 @@ def test_shares_make_what_one_process_makes(planted_set, pruned, tmp_path, capsy
 
 
 @pytest.mark.parametrize("share", ["3/3", "1", "0/0", "a/b"])
-def test_no_share(share, capsys):
+def test_bad_shards_are_an_error(share, capsys):
     with pytest.raises(SystemExit, match="2"):
-        command.main(["--manifest", "a", "--out", "b", "--report", "c", "--shard", share])
-    assert "is no share" in capsys.readouterr().err
+        command.main(["--manifest", "a", "--out", "b", "--shard", share])
+    assert "is not a share" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flag", "value"),
     [("--similarity", "0"), ("--static", "1.5"), ("--min_seconds", "-1"), ("--margin", "nan")],
 )
-def test_limits_out_of_range(planted_set, tmp_path, flag, value):
+def test_limits_out_of_range_are_an_error(planted_set, tmp_path, flag, value):
     with pytest.raises(InputError, match=flag):
         planted.prune(planted_set, tmp_path, flag, value)
 
 
-def test_the_manifest_is_not_written_over(planted_set, tmp_path):
-    before = planted_set.manifest.read_bytes()
-    with pytest.raises(InputError, match="is the manifest itself"):
-        planted.prune(planted_set, tmp_path, "--out", str(planted_set.manifest))
-    assert planted_set.manifest.read_bytes() == before
+def test_out_folder_of_the_manifest_is_an_error(planted_set, tmp_path):
+    manifest = tmp_path / "kept.jsonl"
+    shutil.copy(planted_set.manifest, manifest)
+    with pytest.raises(InputError, match="holds the manifest itself"):
+        planted.prune(planted_set, tmp_path, "--manifest", str(manifest))
+    assert manifest.read_bytes() == planted_set.manifest.read_bytes()
