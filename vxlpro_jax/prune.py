@@ -58,7 +58,7 @@ def main(argv: Sequence[str], *, load_scorer: Callable[..., Any] | None = None) 
         args.manifest,
         video_root=args.video_root,
         image_root=args.image_root,
-        cache=args.cache_dir,
+        cache_dir=args.cache_dir,
     )
     status = prune(manifest, plan, load_scorer=load_scorer or _scorer_loader(args))
     if status == "waiting":

@@ -153,11 +153,14 @@ def test_a_damaged_shard_is_named(content, write):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("{", "is no manifest of an ingest"),
-        ("{}", "is no manifest of an ingest"),
-        ('{"shards": [{"file": "a"}]}', "is no manifest of an ingest"),
-        ('{"shards": []}', "names no shard"),
-        ('{"shards": [{"file": "../a", "records": 1, "sha256": "", "bytes": 1}]}', "is no man"),
+        ("{", "is not the manifest of an ingest"),
+        ("{}", "is not the manifest of an ingest"),
+        ('{"shards": [{"file": "a"}]}', "is not the manifest of an ingest"),
+        ('{"shards": []}', "lists no shards"),
+        (
+            '{"shards": [{"file": "../a", "records": 1, "sha256": "", "bytes": 1}]}',
+            "is not the man",
+        ),
     ],
 )
 def test_manifests_that_are_none(text, what, tmp_path):

@@ -103,7 +103,7 @@ def test_prompts_of_several_turns_and_of_text_alone(qwen):
         ([Turn("gpt", "only")], "needs a human turn"),
         ([Turn("human", "<image> and <image>")], "2 times"),
         ([Turn("human", "<image>"), Turn("gpt", "x"), Turn("human", "<image>")], "2 times"),
-        ([Turn("human", "Hi"), Turn("gpt", "<image>")], "stands in a reply"),
+        ([Turn("human", "Hi"), Turn("gpt", "<image>")], "reply contains <image>"),
     ],
 )
 def test_unusable_conversations_are_refused(turns, sentence, qwen):

@@ -204,7 +204,7 @@ def edit(shard, **fields):
 def test_a_damaged_shard_is_absent_and_swept(damage, shard, tmp_path, caplog):
     damage(shard)
     assert len(FeatureStore(tmp_path, kind=SMALL)) == 0
-    assert f"{shard} are passed over" in caplog.text
+    assert f"{shard} are ignored" in caplog.text
     remove_unused(tmp_path, kind=SMALL)
     assert list(tmp_path.glob(f"{shard.stem}.arrayrecord")) == []
     with FeatureWriter(tmp_path, kind=SMALL) as writer:
@@ -217,7 +217,7 @@ def test_a_damaged_record_is_named_and_its_shard_absent_from_then_on(shard, tmp_
     content = bytearray(shard.read_bytes())
     content[content.index(visual(20, seed=1).groups.tobytes()) + 100] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(InputError, match=rf"{shard.name} are damaged .* makes them again"):
+    with pytest.raises(InputError, match=rf"{shard.name} are damaged .* compute them again"):
         store.read("a")
     assert same(store.read("b"), visual(20, seed=2))
     assert len(FeatureStore(tmp_path, kind=SMALL)) == 0

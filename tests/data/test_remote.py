@@ -141,7 +141,7 @@ def test_batches_are_those_of_local_files(place, files, tmp_path):
 
 def test_a_remote_shard_is_copied_once(files, tmp_path):
     with http_files(files) as (url, asked):
-        records = load_records(f"{url}/shards", cache=tmp_path)
+        records = load_records(f"{url}/shards", cache_dir=tmp_path)
         assert len(records) == 2
         assert not any("arrayrecord" in request for request in asked)
         contents = [records[i].content for i in (1, 0, 1)]
@@ -155,7 +155,7 @@ def test_a_remote_shard_is_copied_once(files, tmp_path):
 
 def test_one_shard_may_be_named(place, tmp_path):
     name = f"{place}/shards/shard-00000-of-00001.arrayrecord"
-    assert [len(r.content) > 0 for r in load_records(name, cache=tmp_path)] == [True, True]
+    assert [len(r.content) > 0 for r in load_records(name, cache_dir=tmp_path)] == [True, True]
 
 
 def test_a_changed_file_has_another_fingerprint(s3):
@@ -201,7 +201,7 @@ def test_percent_signs_in_a_name_are_no_way_out(files):
 )
 def test_what_cannot_be_had_is_named(name, what, http, tmp_path):
     with pytest.raises(InputError, match=what):
-        load_records(f"{http}/{name}", cache=tmp_path)
+        load_records(f"{http}/{name}", cache_dir=tmp_path)
 
 
 def test_a_missing_bucket_and_key(s3):

@@ -146,15 +146,15 @@ def test_a_record_must_be_an_object(load):
 def test_files_that_hold_no_samples(content, tmp_path):
     path = tmp_path / "bad.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=r"Data file .*bad.json (is not JSON|holds no list)"):
+    with pytest.raises(InputError, match=r"Data file .*bad.json (is not JSON|holds no samples)"):
         load_records(path)
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "holds no list of samples"),
-        (b"\n \n", "holds no list of samples"),
+        (b"", "holds no samples"),
+        (b"\n \n", "holds no samples"),
         (b'{"conversations": 3}\n{\n', "line 1: field 'conversations' is 3"),
         (b"\n{\n", "line 2, is not JSON"),
         (b"\xff\n", "line 1, is not JSON"),
@@ -226,7 +226,7 @@ def test_marks_of_several_pictures_may_stand_together(load):
     assert text("<image>\nWho?", ["a", "b"]) == "<image>\nWho?"
     assert text("<image>\n<image> <image>\nWho?", ["a", "b", "c"]) == "<image>\nWho?"
     for value, images in (("<image> and <image>", ["a", "b"]), ("<image><image>", ["a"])):
-        with pytest.raises(InputError, match="stands 2 times"):
+        with pytest.raises(InputError, match="contains <image> 2 times"):
             text(value, images)
 
 

@@ -66,7 +66,7 @@ def load_manifest(
     *,
     video_root: str = "",
     image_root: str = "",
-    cache: str | Path = DataConfig.cache_dir,
+    cache_dir: str | Path = DataConfig.cache_dir,
 ) -> Manifest:
     """Loads the samples of a manifest, malformed ones included.
 
@@ -74,13 +74,15 @@ def load_manifest(
         manifest: data file, as `path` of `sources.load_records`.
         video_root: folder or URL of the videos; if empty, that of each data file.
         image_root: folder or URL of the images; if empty, that of each data file.
-        cache: folder for copies of remote shards.
+        cache_dir: folder for copies of remote shards.
 
     Raises:
         InputError: A file cannot be used as a whole; or it is a mixture with weights, or its
             records contain videos, neither of which JSON lines can hold.
     """
-    loader = load.RecordLoader(_as_written, lambda record: True, video_root, image_root, 0, cache)
+    loader = load.RecordLoader(
+        _as_written, lambda record: True, video_root, image_root, 0, cache_dir
+    )
     records = loader.load(load.expand_user(manifest))
     if set(records.weights) != {1.0}:
         raise InputError(

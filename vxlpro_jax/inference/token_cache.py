@@ -81,7 +81,7 @@ class TokenStore:
         """
         with self._writing(), FeatureWriter(self._folder, kind=self._kind) as writer:
             writer.write(key, [tokens])
-        self._store.look()
+        self._store.refresh()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -1,1 +1,1 @@
-"""Precomputed features of frozen parts, stored on disk and read instead of frames."""
+"""Precomputed features of frozen encoders, which training reads instead of frames."""

@@ -1,6 +1,7 @@
-"""What features are made of: groups with their times, in blocks of a few.
+"""Visuals in blocks of a few groups, and their serialization.
 
-As bytes a block is the times of its groups, float64, and then the groups, both little-endian.
+A serialized block is the times of its groups, float64, followed by the groups; both are
+little-endian.
 
 Shapes: g groups of a visual or of a block of it, S side of a frame.
 """
@@ -17,33 +18,39 @@ _DTYPES = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 class Visual(NamedTuple):
-    """What a video or image shows, or a block of it.
+    """The content of a video or image, or a block of it.
 
-    groups: frames, uint8 [g,4,S,S,3], or features of them, [g,...].
-    times: float64 [g], seconds of each group's first frame.
+    Attributes:
+        groups: frames, uint8 [g,4,S,S,3], or features of them, [g,...].
+        times: float64 [g], time of each group's first frame in seconds.
     """
 
     groups: np.ndarray
     times: np.ndarray
 
     def to_bytes(self) -> bytes:
-        """What `GroupType.from_bytes` reads."""
+        """Serializes the block for `GroupType.from_bytes`."""
         return self.times.astype(_TIME).tobytes() + self.groups.tobytes()
 
 
 class GroupType(NamedTuple):
-    """The `shape` of one group's features, and their type, `float32` or `bfloat16`."""
+    """The type of one group's features.
+
+    Attributes:
+        shape: shape of a group.
+        dtype: `float32` or `bfloat16`.
+    """
 
     shape: tuple[int, ...]
     dtype: str
 
     def blank(self, groups: int) -> Visual:
-        """So many groups, not yet filled."""
+        """Allocates uninitialized `groups` and their times."""
         shape = (groups, *self.shape)
         return Visual(np.empty(shape, _DTYPES[self.dtype]), np.empty(groups))
 
     def from_bytes(self, data: bytes) -> Visual:
-        """The inverse of `Visual.to_bytes`; what it gives cannot be written to."""
+        """Deserializes the result of `Visual.to_bytes`; the arrays are read-only."""
         groups = len(data) // self.bytes
         times = np.frombuffer(data, _TIME, groups)
         values = np.frombuffer(data, _DTYPES[self.dtype], offset=times.nbytes)
@@ -51,15 +58,15 @@ class GroupType(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of a group and its time."""
+        """Size of a group and its time."""
         return _TIME.itemsize + math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
 
 def check_blocks(blocks: Iterable[Visual], *, kind: GroupType) -> Iterator[Visual]:
-    """The blocks, each of which is seen to be of this kind.
+    """Yields the blocks after checking their type.
 
     Raises:
-        ValueError: one is not.
+        ValueError: A block has another type.
     """
     for block in blocks:
         found = GroupType(block.groups.shape[1:], block.groups.dtype.name)
@@ -69,7 +76,7 @@ def check_blocks(blocks: Iterable[Visual], *, kind: GroupType) -> Iterator[Visua
 
 
 def rebatch(blocks: Iterable[Visual], size: int) -> Iterator[Visual]:
-    """The same groups in blocks of `size`, the last of which may have fewer."""
+    """Yields the same groups in blocks of `size`; the last may have fewer."""
     held: Visual | None = None
     for block in blocks:
         joined = block if held is None else map(np.concatenate, zip(held, block, strict=True))

@@ -1,8 +1,8 @@
-"""ArrayRecord shards of features: a visual is consecutive records of a few groups each.
+"""ArrayRecord shards of features; a visual is a run of records of a few groups each.
 
-Beside the shard `NAME.arrayrecord` lies its index, `NAME.json`, which is written last: a shard
-without one is unfinished. Each process writes shards of its own, so any number of them may write to
-a folder.
+Beside the shard `NAME.arrayrecord` lies its index `NAME.json`, which is written last: a shard
+without an index is unfinished. Each process writes shards of its own, so any number of processes
+may write to one folder.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 SHARD = ".arrayrecord"
 
 _INDEX = ".json"
-_RECORD_BYTES = 4 << 20  # At most, unless a single group has more.
+_RECORD_BYTES = 4 << 20  # Largest record, unless a single group is larger.
 _WRITING = "group_size:1,uncompressed"  # Random access; noise of this kind does not compress.
-_READING = "readahead_buffer_size:0,max_parallelism:0"  # As advised for random access.
+_READING = "readahead_buffer_size:0,max_parallelism:0"  # Recommended for random access.
 
 
 class VisualLocation(NamedTuple):
-    """Where a visual is.
+    """Where a visual is stored.
 
     Attributes:
-        shard: its path.
-        first: its first record there.
-        groups: g.
+        shard: path of the shard.
+        first: its first record in the shard.
+        groups: number of groups g.
         per_record: groups of each record but the last.
     """
 
@@ -47,13 +47,13 @@ class VisualLocation(NamedTuple):
 
 
 class ShardWriter:
-    """Writes one shard; what it holds counts from `finish` on."""
+    """Writes one shard, whose visuals can be read after `finish`."""
 
     def __init__(self, folder: Path, *, kind: GroupType):
-        """An empty shard.
+        """Creates an empty shard.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The shard cannot be written.
         """
         self.bytes = 0
         self._kind, self._per_record = kind, max(1, _RECORD_BYTES // kind.bytes)
@@ -61,21 +61,21 @@ class ShardWriter:
         self._partial = self._shard.with_name(f"{self._shard.name}.tmp")
         self._visuals: dict[str, tuple[int, int]] = {}
         self._records = 0
-        # Locked before it has a name that `sweep` looks at.
+        # The file is locked before it gets a name that `remove_unused` considers.
         nameless = folder / f"{self._shard.stem}.new"
         self._lock = nameless.open("wb")
-        with contextlib.suppress(OSError):  # A file system without locks is never swept.
+        with contextlib.suppress(OSError):  # Without locks, `remove_unused` removes nothing.
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         nameless.rename(self._partial)
         with _writing():
             self._writer = ArrayRecordWriter(str(self._partial), _WRITING)
 
     def write(self, key: str, blocks: Iterable[Visual]) -> None:
-        """Adds a visual, block by block as they come; one that fails midway leaves no trace.
+        """Adds a visual block by block; a visual that fails midway is not added.
 
         Raises:
-            OSError: it cannot be written.
-            ValueError: a block is of another kind.
+            OSError: The shard cannot be written.
+            ValueError: A block has another type.
         """
         first, groups = self._records, 0
         for block in rebatch(check_blocks(blocks, kind=self._kind), self._per_record):
@@ -91,7 +91,7 @@ class ShardWriter:
         """Writes the index.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The index cannot be written.
         """
         with self._lock:
             with _writing():
@@ -107,12 +107,12 @@ class ShardWriter:
 
 
 def find_indices(folder: Path) -> list[Path]:
-    """Those of finished shards, in an order that stays."""
+    """Returns the indices of finished shards in a stable order."""
     return sorted(folder.glob(f"*{_INDEX}"))
 
 
 def read_index(index: Path, *, kind: GroupType) -> dict[str, VisualLocation]:
-    """Where each visual of a shard is; of one that is damaged none, which is told."""
+    """Returns the location of each visual in a shard; none, with a warning, if it is damaged."""
     shard = index.with_suffix(SHARD)
     try:
         told = json.loads(index.read_text(encoding="utf-8"))
@@ -125,14 +125,14 @@ def read_index(index: Path, *, kind: GroupType) -> dict[str, VisualLocation]:
             for key, (first, groups) in told["visuals"].items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        log.warning("Features in %s are passed over and made again: %s", shard, error)
+        log.warning("Features in %s are ignored and computed again: %s", shard, error)
         return {}
 
 
 def remove_unused(folder: Path, *, kind: GroupType) -> None:
-    """Removes what nobody reads: shards left unfinished by processes that are gone, damaged ones.
+    """Removes damaged shards, and unfinished shards of processes that have ended.
 
-    What cannot be locked or removed stays, which costs nothing but space.
+    Files that cannot be locked or removed are left, which costs only disk space.
     """
     for shard in folder.glob(f"*{SHARD}*"):
         index = folder / f"{shard.name.partition('.')[0]}{_INDEX}"
@@ -147,26 +147,27 @@ def remove_unused(folder: Path, *, kind: GroupType) -> None:
 
 
 def open_shard(shard: Path) -> ArrayRecordReader:
-    """A reader for `read_blocks`.
+    """Opens a shard for `read_blocks`.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: The shard cannot be opened.
     """
     reader = ArrayRecordReader(str(shard), _READING)
     if not reader.ok():
-        _record(reader, 0, shard=shard)  # Only this tells why.
+        _record(reader, 0, shard=shard)  # Raises the reason.
     return reader
 
 
 def read_blocks(
     reader: ArrayRecordReader, span: VisualLocation, *, kind: GroupType
 ) -> Iterator[Visual]:
-    """The blocks of a visual; their arrays cannot be written to.
+    """Yields the blocks of a visual as read-only arrays.
 
-    A shard that turns out to be damaged loses its index, so that its visuals are absent henceforth.
+    If the shard turns out to be damaged, its index is removed, so that its visuals count as
+    missing.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The shard cannot be read.
     """
     for start in range(0, span.groups, span.per_record):
         groups = min(span.per_record, span.groups - start)
@@ -186,8 +187,8 @@ def _record(reader, record, *, shard):
         if "Corrupted" in str(error):
             raise _damaged(shard, str(error)) from error
         raise InputError(
-            f"Features in {shard} cannot be read ({error}): check the disk, or remove the file to"
-            " have them made again."
+            f"Features in {shard} cannot be read ({error}): check the disk, or remove the file so"
+            " that they are computed again."
         ) from error
 
 
@@ -196,14 +197,14 @@ def _damaged(shard: Path, reason: str) -> InputError:
     with contextlib.suppress(OSError):
         shard.with_suffix(_INDEX).unlink(missing_ok=True)
     return InputError(
-        f"Features in {shard} are damaged ({reason}) and left out from now on: a run that needs"
-        " them makes them again when it starts."
+        f"Features in {shard} are damaged ({reason}) and no longer used: start the run again to"
+        " compute them again."
     )
 
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
-    """The library's errors, of whatever cause, as those of other files."""
+    """Turns the library's errors into OSError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""Features of frozen parts on disk, found by what was encoded: `FeatureStore`.
+"""Stores features of frozen encoders on disk, by a key of what was encoded.
 
-Shapes: g groups of a visual, P places of the grid, C width of the tower.
+Shapes: g groups of a visual, P tokens of a frame, C width of the tower.
 """
 
 import dataclasses
@@ -24,27 +24,27 @@ from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.utils.errors import InputError
 
 _SHARD_BYTES = 1 << 30
-_SHARD_SECONDS = 300.0  # The most work that is lost when a process dies.
+_SHARD_SECONDS = 300.0  # The most work that is lost if a process dies.
 _OPEN_SHARDS = 64
 
 
 class FeatureStore:
-    """The features that a folder held when it was last looked at; threads may share it."""
+    """The features in a folder as of the last `refresh`; threads may share it."""
 
     def __init__(self, folder: Path, *, kind: GroupType):
-        """Reads the indices of all shards; a folder that does not exist holds nothing.
+        """Reads the indices of all shards; a folder that does not exist is empty.
 
         Args:
-            folder: of features of one kind, made with the same weights.
-            kind: of a group of them.
+            folder: folder of features of one type, computed with the same weights.
+            kind: type of a group.
         """
         self.folder, self.kind = folder, kind
         self._spans: dict[str, VisualLocation] = {}
         self._indices: set[Path] = set()
         self._open = functools.lru_cache(_OPEN_SHARDS)(open_shard)
-        self.look()
+        self.refresh()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Finds what has been added to the folder since, to be read instead of what was found."""
         for index in find_indices(self.folder):
             if index not in self._indices:
@@ -58,19 +58,19 @@ class FeatureStore:
         return len(self._spans)
 
     def blocks(self, key: str) -> Iterator[Visual]:
-        """A visual's groups a few at a time, in order; it must be there.
+        """Yields a stored visual's groups in order, a few at a time.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: The visual cannot be read.
         """
         span = self._spans[key]
         yield from read_blocks(self._open(span.shard), span, kind=self.kind)
 
     def read(self, key: str) -> Visual:
-        """All groups of a visual; it must be there.
+        """Returns all groups of a stored visual.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: The visual cannot be read.
         """
         whole, start = self.kind.blank(self._spans[key].groups), 0
         for block in self.blocks(key):
@@ -81,10 +81,9 @@ class FeatureStore:
 
 
 class FeatureWriter:
-    """Adds visuals to a folder, as a context: what is complete when it ends, however, is kept.
+    """Context manager that adds visuals to a folder; visuals written completely are always kept.
 
-    A shard is finished, and its visuals are there for others, when it has a gigabyte or is five
-    minutes old.
+    A shard is finished, and can be read by others, when it has a gigabyte or is five minutes old.
     """
 
     def __init__(
@@ -95,13 +94,13 @@ class FeatureWriter:
         shard_bytes: int = _SHARD_BYTES,
         shard_seconds: float = _SHARD_SECONDS,
     ):
-        """Creates nothing before something is written.
+        """Prepares a writer; the first shard is created with the first visual.
 
         Args:
-            folder: exists.
-            kind: of each group.
-            shard_bytes: about where a shard ends.
-            shard_seconds: when it does.
+            folder: folder that exists.
+            kind: type of a group.
+            shard_bytes: approximate size at which a shard is finished.
+            shard_seconds: age at which a shard is finished.
         """
         self._begin = functools.partial(ShardWriter, folder, kind=kind)
         self._shard_bytes, self._shard_seconds = shard_bytes, shard_seconds
@@ -109,15 +108,15 @@ class FeatureWriter:
         self._since = 0.0
 
     def write(self, key: str, blocks: Iterable[Visual]) -> None:
-        """Adds a visual; memory holds no more of it than a block and a record of it.
+        """Adds a visual, of which memory holds at most a block and a record at a time.
 
         Args:
-            key: names it.
-            blocks: of any numbers of groups, written as they come.
+            key: key of the visual.
+            blocks: blocks of any numbers of groups.
 
         Raises:
-            OSError: it cannot be written.
-            ValueError: a block is of another kind.
+            OSError: The shard cannot be written.
+            ValueError: A block has another type.
         """
         if self._shard is None:
             self._shard, self._since = self._begin(), time.monotonic()
@@ -143,22 +142,23 @@ class RunFeatures:
     """Features of the files that a run's records name.
 
     Attributes:
-        store: holds them.
-        keys: there, by `media_name`; files that records hold themselves need none.
+        store: store of the features.
+        keys: keys in the store by `media_name`; not needed for files whose content is in the
+            record.
     """
 
     store: FeatureStore
     keys: Mapping[bytes, str]
 
     def read(self, media: Sequence[StoredFile], *, reading: str) -> Visual:
-        """The features of what a record shows: [g,4,P,C], or [g,P,C] behind the DTS.
+        """Returns the features of what a record shows: [g,4,P,C], or [g,P,C] after the DTS.
 
         Args:
-            media: its files.
-            reading: how they are read, as `SampleReader.reading` tells.
+            media: files of the record.
+            reading: how the files are decoded, see `SampleReader.reading`.
 
         Raises:
-            InputError: there are none, or they cannot be read.
+            InputError: The features are missing or cannot be read.
         """
         if content := media[0].content:
             key = visual_key([content_hash(content)], reading=reading)
@@ -167,7 +167,7 @@ class RunFeatures:
         if key is None or key not in self.store:
             raise InputError(
                 f"{media[0].name} has no features in {self.store.folder}: start the run again to"
-                " have them made."
+                " compute them."
             )
         return self.store.read(key)
 

@@ -183,7 +183,7 @@ def evaluation_data(data: DataConfig) -> DataConfig:
         synthetic = synthetic_set(Path(data.cache_dir).expanduser())
         return dataclasses.replace(data, path=str(synthetic.eval), video_root=str(synthetic.root))
     try:
-        load_visual_records(data.eval_path, cache=data.cache_dir)
+        load_visual_records(data.eval_path, cache_dir=data.cache_dir)
     except InputError as error:
         raise InputError(f"data.eval_path: {error}") from error
     return dataclasses.replace(data, path=data.eval_path)
@@ -232,7 +232,7 @@ def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Recor
         video_root=data.video_root,
         image_root=data.image_root,
         seed=seed,
-        cache=data.cache_dir,
+        cache_dir=data.cache_dir,
     )
 
 

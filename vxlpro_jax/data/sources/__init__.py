@@ -1,1 +1,1 @@
-"""Records: where they are stored, how each format is read, and how data sets are mixed."""
+"""Records of data sets: storage, file formats and mixtures."""

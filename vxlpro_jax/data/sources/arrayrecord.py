@@ -1,4 +1,4 @@
-"""Samples of the ArrayRecord shards that an ingest wrote, each read when it is asked for."""
+"""Records of the ArrayRecord shards that an ingest wrote; each is read when it is asked for."""
 
 import json
 import os
@@ -17,11 +17,17 @@ from vxlpro_jax.utils.errors import InputError
 SHARD = ".arrayrecord"
 MANIFEST = "manifest.json"
 
-_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # As advised for random access.
+_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # Recommended for random access.
 
 
 class RecordShard(NamedTuple):
-    """A file, a path or URL, of so many records; `version` changes with its bytes."""
+    """An ArrayRecord file.
+
+    Attributes:
+        file: path or URL.
+        records: number of records.
+        version: text that changes with the file's content.
+    """
 
     file: str
     records: int
@@ -29,10 +35,11 @@ class RecordShard(NamedTuple):
 
 
 def shards_of_folder(folder: str) -> list[RecordShard]:
-    """What the manifest of an ingest names.
+    """Returns the shards that the manifest of an ingest lists.
 
     Raises:
-        InputError: there is no manifest, it is not one, or a local shard is not as it says.
+        InputError: The manifest is missing or malformed, or a local shard does not have the listed
+            size.
     """
     file = f"{folder.rstrip('/')}/{MANIFEST}"
     with storage.open_binary(file) as stream:
@@ -44,11 +51,14 @@ def shards_of_folder(folder: str) -> list[RecordShard]:
         raise
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
-            f"{redact_url(file)} is no manifest of an ingest: give the folder that launch/ingest.sh"
-            " wrote."
+            f"{redact_url(file)} is not the manifest of an ingest: give the folder that"
+            " launch/ingest.sh wrote."
         ) from error
     if not shards:
-        raise InputError(f"{redact_url(file)} names no shard: the ingest kept no record.")
+        raise InputError(
+            f"{redact_url(file)} lists no shards, because the ingest kept no record: see its"
+            " bad_records.jsonl."
+        )
     return shards
 
 
@@ -68,16 +78,16 @@ def _shard(entry: dict[str, Any], manifest: str) -> RecordShard:
 
 
 class ShardRecords(RecordSequence):
-    """The records of a shard, in its order; if it is remote, it is copied when it is first read.
+    """The records of a shard, in order; a remote shard is copied when it is first read.
 
     Args:
-        shard: its file.
-        check: a sample, where it stands and its video's bytes to a record.
-        video_root: where the files are whose paths records hold.
-        copies: the folder for copies of remote shards.
+        shard: shard to read.
+        check: function that validates a sample, see `schema.check_record`.
+        video_root: root of the videos that records name by path.
+        copies: folder for copies of remote shards.
 
     Raises:
-        InputError: by an access: the shard or the record cannot be read.
+        InputError: On access, if the shard or the record cannot be read.
     """
 
     def __init__(
@@ -104,7 +114,7 @@ class ShardRecords(RecordSequence):
         return record._replace(root=self._video_root)
 
     def outline(self, index: int) -> Record:
-        """A record that tells only that it shows a video; none is read."""
+        """Returns a record that says only that it shows a video; nothing is read."""
         return Record(f"{redact_url(self._shard.file)}, record {index}", (), video="?")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,10 +122,10 @@ class ShardRecords(RecordSequence):
 
 
 def shard_of_file(file: str, *, copies: Path) -> RecordShard:
-    """A shard whose manifest is not at hand.
+    """Describes a shard without a manifest.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The shard cannot be read.
     """
     version = storage.version(file) if paths.is_remote(file) else ""
     shard = RecordShard(file, 0, version)
@@ -124,10 +134,10 @@ def shard_of_file(file: str, *, copies: Path) -> RecordShard:
 
 
 def local_copy(shard: RecordShard, *, folder: Path) -> str:
-    """The shard's path on this machine.
+    """Returns the local path of a shard, which is copied first if it is remote.
 
     Raises:
-        InputError: it cannot be copied.
+        InputError: The shard cannot be copied.
     """
     if not paths.is_remote(shard.file):
         return shard.file

@@ -1,7 +1,7 @@
-"""What media files hold, told by hashes of their bytes, for which each is read in full only once.
+"""Hashes of the content of media files, for which each file is read only once.
 
-A folder of JSON lines remembers the hash of each file that had a certain fingerprint (path or URL,
-and size and time or tag). Copies of a file have the same hash, and so has one that was moved.
+A folder of JSON lines maps fingerprints (path or URL, with size and time or ETag) to hashes. Copies
+of a file have the same hash, and so has a file that was moved.
 """
 
 import contextlib
@@ -29,37 +29,34 @@ _BLOCK = 1 << 20  # Bytes that are read at a time.
 
 
 def media_name(media: Sequence[StoredFile]) -> bytes:
-    """16 bytes that stand for the paths or URLs of a record's files."""
+    """16 bytes that identify the paths or URLs of a record's files."""
     text = "\0".join(f"{file.root}\0{file.name}" for file in media)
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def visual_key(contents: Sequence[str], *, reading: str) -> str:
-    """Names what files of such contents show, in this order and read in such a way.
+    """Returns 32 hexadecimal digits that identify decoded visuals.
 
     Args:
-        contents: their hashes.
-        reading: how, as `SampleReader.reading` tells.
-
-    Returns:
-        32 hexadecimal digits.
+        contents: content hashes of the files, in order.
+        reading: how the files are decoded, see `SampleReader.reading`.
     """
     return hashlib.sha256(json.dumps([contents, reading]).encode()).hexdigest()[:32]
 
 
 def content_hash(content: bytes) -> str:
-    """Of a file's bytes: 64 hexadecimal digits."""
+    """SHA-256 of a file's content: 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 class ContentHashes:
-    """Content hashes of files; threads may share it, and any number of processes its folder."""
+    """Content hashes of files; threads may share an instance, processes its folder."""
 
     def __init__(self, folder: Path):
-        """Reads what earlier runs have learned.
+        """Reads the hashes that earlier runs have stored.
 
         Raises:
-            OSError: the folder cannot be made or read.
+            OSError: The folder cannot be created or read.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._known = {}
@@ -70,13 +67,13 @@ class ContentHashes:
         self._lock = threading.Lock()
 
     def __call__(self, file: StoredFile) -> str:
-        """The `content_hash` of a file; of a folder of frames, one of their names and bytes.
+        """Returns the `content_hash` of a file, or a hash of all names and contents of a folder.
 
-        Its storage is asked for its fingerprint once, however often this is called.
+        The storage is asked for a file's fingerprint once per instance.
 
         Raises:
-            InputError: it cannot be read.
-            OSError: what was learned cannot be written.
+            InputError: The file cannot be read.
+            OSError: The hash cannot be stored.
         """
         if file.content:
             return content_hash(file.content)
@@ -109,7 +106,7 @@ class ContentHashes:
 
 
 def _entries(file: Path) -> Iterator[tuple[str, str]]:
-    """Fingerprints and hashes; a line that a dying process left unfinished is passed over."""
+    """Yields fingerprints and hashes; skips a line that a killed process left unfinished."""
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
@@ -119,7 +116,7 @@ def _entries(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _members(file: StoredFile) -> list[StoredFile]:
-    """The file itself, or those in it if it is a folder of frames."""
+    """Returns the file itself, or the files in it if it is a folder of frames."""
     if is_remote(file.root):
         return [file]
     path = resolve_inside(file.root, file.name)
@@ -148,7 +145,7 @@ def _digest(stream: BinaryIO) -> str:
 
 @contextlib.contextmanager
 def _reading(file: StoredFile) -> Iterator[None]:
-    """What the system says about a file becomes a fault of that file."""
+    """Turns an OSError into a fault of the file."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Samples of JSON and JSONL files, checked once and then kept small.
+"""Samples of JSON and JSONL files, validated once and then held compactly.
 
-A record as Python objects takes about a kilobyte and a worker process would get them one by one;
-here all of a file are one run of bytes.
+A record as Python objects takes about a kilobyte, and a worker process would receive them one by
+one; here all records of a file share one buffer.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ _blanks = re.compile(r"[ \t\r\n]*")
 
 
 class JsonRecords(RecordSequence):
-    """The records of one file, in its order.
+    """The records of one file, in order.
 
     Args:
-        file: a JSON list, or JSONL if its name ends so: a path or URL.
-        check: a sample and where it stands to a record.
-        keep: whether a record is kept.
-        video_root: where the files of videos are.
-        image_root: where those of pictures are.
+        file: path or URL of a JSON list, or of JSONL if its name ends in `.jsonl`.
+        check: function that validates a sample, see `schema.check_record`.
+        keep: function that decides whether a record is kept.
+        video_root: root of the videos.
+        image_root: root of the pictures.
 
     Raises:
-        InputError: the file or a record cannot be used; the sentence names file, record and field.
+        InputError: The file or a record cannot be used; the message names file, record and field.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class JsonRecords(RecordSequence):
         return len(self._ends) - 1
 
     def outline(self, index: int) -> Record:
-        """The record itself."""
+        """Returns the record itself."""
         return self[index]
 
     def __getitem__(self, index: int) -> Record:
@@ -73,7 +73,7 @@ class JsonRecords(RecordSequence):
 
 
 def _samples(file: str) -> Iterator[tuple[str, Any]]:
-    """Each sample after where it stands."""
+    """Yields the position of each sample, and the sample."""
     named = f"Data file {redact_url(file)}"
     with storage.open_binary(file) as stream:
         if file.partition("?")[0].endswith(".jsonl"):
@@ -84,7 +84,7 @@ def _samples(file: str) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(stream: BinaryIO, named: str) -> Iterator[tuple[str, Any]]:
-    """What the lines that are not blank hold, each after its number."""
+    """Yields the number and the content of each line that is not blank."""
     empty = True
     for number, line in enumerate(stream, start=1):
         with _json(f"{named}, line {number},"):
@@ -99,7 +99,7 @@ def _lines(stream: BinaryIO, named: str) -> Iterator[tuple[str, Any]]:
 
 
 def _elements(stream: BinaryIO, named: str) -> Iterator[Any]:
-    """What a JSON list holds, one by one, since all at once would take several times its size."""
+    """Yields the elements of a JSON list; parsing all at once would take far more memory."""
     data = stream.read()
     with _json(named):
         text = data.decode("utf-8-sig")
@@ -138,11 +138,11 @@ def _json(named: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{named} is not JSON ({error}): mend it.") from error
+        raise InputError(f"{named} is not JSON ({error}): correct it.") from error
 
 
 def _no_list(named: str) -> InputError:
     return InputError(
-        f"{named} holds no list of samples: give a non-empty JSON list, or one sample a line in a"
-        " file *.jsonl."
+        f"{named} holds no samples: give a non-empty JSON list, or a *.jsonl file with one sample"
+        " on each line."
     )

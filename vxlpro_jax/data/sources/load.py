@@ -1,4 +1,4 @@
-"""The samples that data.path names, as one sequence of records."""
+"""Loads the samples that data.path names, as one sequence of records."""
 
 import bisect
 import dataclasses
@@ -21,7 +21,7 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class _Joined(RecordSequence):
-    """Sequences one after another."""
+    """Several sequences, one after another."""
 
     def __init__(self, parts: Sequence[RecordSequence]):
         self.parts = tuple(parts)
@@ -35,7 +35,7 @@ class _Joined(RecordSequence):
         return part[place]
 
     def outline(self, index: int) -> Record:
-        """The record; of a shard one that tells only that it shows a video, without reading it."""
+        """Returns an outline of the record, see `RecordSequence.outline`."""
         part, place = self._at(index)
         return part.outline(place)
 
@@ -47,15 +47,15 @@ class _Joined(RecordSequence):
 
 
 class Records(_Joined):
-    """The records of all datasets, one after another.
+    """The records of all data sets, one after another.
 
-    An access may raise InputError: a shard or its record cannot be read.
+    Access raises InputError if a shard or its record cannot be read.
 
     Attributes:
-        parts: the datasets.
-        counts: how many each dataset has.
-        weights: how often a record of each comes in an epoch.
-        indices: of each among all records, of which these may be some.
+        parts: data sets.
+        counts: number of records of each data set.
+        weights: times that an epoch repeats a record of each data set.
+        indices: index of each record among all records, of which these may be a subset.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Records(_Joined):
 
 
 def join_records(several: Iterable[Records]) -> Records:
-    """The datasets of all of them."""
+    """Joins the data sets of several `Records`."""
     several = tuple(several)
     return Records(
         [part for records in several for part in records.parts],
@@ -86,26 +86,26 @@ def load_records(
     video_root: str | Path = "",
     image_root: str | Path = "",
     seed: int = 0,
-    cache: str | Path = DataConfig.cache_dir,
+    cache_dir: str | Path = DataConfig.cache_dir,
 ) -> Records:
-    """The samples of data files, checked; see `schema.check_record` for their fields.
+    """Loads and validates the samples of data files; see `schema.check_record` for their fields.
 
     Args:
-        path: a JSON list or a JSONL file (`*.jsonl`) of samples; ArrayRecord shards
-            (`*.arrayrecord`) or the folder with their manifest; several of these by braces
-            (`a/{x,y}.json`) or `*`; or a mixture (`*.yaml`). All of them also as URLs.
-        video_root: folder or URL of the videos; if empty, that of each data file.
-        image_root: likewise of the pictures.
-        seed: of the strategy `random` of a mixture.
-        cache: folder for copies of remote shards.
+        path: a JSON list or JSONL file (`*.jsonl`) of samples; ArrayRecord shards (`*.arrayrecord`)
+            or the folder with their manifest; several of these by braces (`a/{x,y}.json`) or `*`;
+            or a mixture (`*.yaml`). All may be URLs.
+        video_root: folder or URL of the videos; if empty, the folder of each data file.
+        image_root: folder or URL of the pictures; if empty, the folder of each data file.
+        seed: seed of the strategy `random` of a mixture.
+        cache_dir: folder for copies of remote shards.
 
     Raises:
-        InputError: no such file, a file that cannot be used, no samples, or a record that cannot be
-            used; the sentence names file, record and field. Records of shards are checked when they
-            are asked for.
+        InputError: A file is missing or malformed, there are no samples, or a record cannot be
+            used; the message names file, record and field. Records of shards are validated on
+            access.
     """
     loader = RecordLoader(
-        schema.check_record, lambda record: True, video_root, image_root, seed, cache
+        schema.check_record, lambda record: True, video_root, image_root, seed, cache_dir
     )
     return loader.load(expand_user(path))
 
@@ -116,29 +116,32 @@ def load_visual_records(
     video_root: str | Path = "",
     image_root: str | Path = "",
     seed: int = 0,
-    cache: str | Path = DataConfig.cache_dir,
+    cache_dir: str | Path = DataConfig.cache_dir,
 ) -> Records:
-    """The samples of `load_records` that have a video or images; they need no `conversations`.
+    """Loads only samples that have a video or images; they need no `conversations`.
 
     Raises:
-        InputError: as `load_records`, or none has one.
+        InputError: As for `load_records`, or no sample has a visual.
     """
     check = schema.check_visual
-    loader = RecordLoader(check, lambda r: r.has_visual, video_root, image_root, seed, cache)
+    loader = RecordLoader(check, lambda r: r.has_visual, video_root, image_root, seed, cache_dir)
     records = loader.load(expand_user(path))
     if not records:
-        raise InputError(f"Data file {path} names no video and no image: stage 1 learns from them.")
+        raise InputError(
+            f"Data file {path} names no video and no image, from which stage 1 learns: check"
+            " data.path."
+        )
     return records
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordLoader:
-    """Reads records of some kind.
+    """Loads records of some kind.
 
     Attributes:
-        check: as `schema.check_record`.
-        keep: whether a record counts.
-        video_root, image_root, seed, cache: as for `load_records`.
+        check: function that validates a sample, see `schema.check_record`.
+        keep: function that decides whether a record is kept.
+        video_root: see `load_records`, also for the other attributes.
     """
 
     check: Callable[..., Record]
@@ -146,13 +149,13 @@ class RecordLoader:
     video_root: str | Path
     image_root: str | Path
     seed: int
-    cache: str | Path
+    cache_dir: str | Path
 
     def load(self, path: str) -> Records:
-        """The records of what `path` names, see `load_records`.
+        """Loads the records of what `path` names, see `load_records`; there may be none.
 
         Raises:
-            InputError: as `load_records`, but for there being no records.
+            InputError: As for `load_records`.
         """
         datasets = read_mixture(_present(path)) if is_mixture(path) else [Dataset(path)]
         parts = [self._chosen(dataset, place) for place, dataset in enumerate(datasets)]
@@ -167,8 +170,8 @@ class RecordLoader:
         return RecordSubset(records, dataset.strategy.choose(len(records), seed=seed))
 
     def _opened(self, name: str, dataset: Dataset) -> list[RecordSequence]:
-        """The records of one name: of a file, or of each shard of a folder."""
-        copies = Path(self.cache).expanduser() / "shards"
+        """Opens a name: a file, or each shard of a folder."""
+        copies = Path(self.cache_dir).expanduser() / "shards"
         is_folder, shards = _is_folder(name), []
         if is_folder:
             shards = shards_of_folder(name)
@@ -194,7 +197,7 @@ class RecordLoader:
 
 
 class RecordSubset(RecordSequence):
-    """Some of a sequence: those at `indices`."""
+    """The records of a sequence at some `indices`."""
 
     def __init__(self, records: RecordSequence, indices: RandomAccess[int]):
         self._records, self._indices = records, indices
@@ -206,12 +209,12 @@ class RecordSubset(RecordSequence):
         return self._records[int(self._indices[index])]
 
     def outline(self, index: int) -> Record:
-        """As of the sequence."""
+        """Returns the outline of the underlying record."""
         return self._records.outline(int(self._indices[index]))
 
 
 def _names(path: str) -> list[str]:
-    """The files and folders that a path without braces and stars stands for."""
+    """Expands braces and wildcards of a path to files and folders."""
     if not paths.is_remote(path) and os.path.exists(path):
         return [path]
     return [
@@ -229,7 +232,7 @@ def _is_folder(name: str) -> bool:
 
 
 def _present(file: str) -> str:
-    """The same; of a remote file its storage tells when it is read."""
+    """Returns the name of a file that exists; a remote file is checked when it is read."""
     if not paths.is_remote(file) and not os.path.isfile(file):
         raise InputError(
             f"Data file {redact_url(file)} does not exist: check data.path or, in a mixture,"
@@ -239,6 +242,6 @@ def _present(file: str) -> str:
 
 
 def expand_user(place: str | Path) -> str:
-    """`~` stands for the user's folder."""
+    """Expands `~` to the user's home folder."""
     text = str(place)
     return text if paths.is_remote(text) else os.path.expanduser(text)

@@ -1,7 +1,7 @@
-"""YAML mixtures: datasets, which of their records are taken, and how often.
+"""YAML mixtures: data sets, which of their records are used, and how often.
 
-The form is the release's: `datasets`, a list of `json_path` and `sampling_strategy`. `weight`,
-`video_root` and `image_root` are ours.
+The format is the release's: `datasets`, a list of `json_path` and `sampling_strategy`. The fields
+`weight`, `video_root` and `image_root` are additions of ours.
 """
 
 import math
@@ -26,16 +26,17 @@ _STRATEGY = re.compile(rf"({'|'.join(get_args(Kind)[1:])}):(\d+(?:\.\d+)?)(%?)")
 
 
 class Strategy(NamedTuple):
-    """Which records of a dataset are taken: so many, or so many percent, rounded up."""
+    """Which records of a data set are used: a number of them, or a percentage, rounded up."""
 
     kind: Kind = "all"
     amount: float = 0.0
     percent: bool = False
 
     def choose(self, count: int, *, seed: int) -> RandomAccess[int]:
-        """Their indices among `count`, in order.
+        """Returns the chosen indices among `count` records, in order.
 
-        `random` takes the same for the same seed; of a larger number it takes these and more.
+        `random` chooses the same records for the same seed, and a larger number contains a smaller
+        one's.
         """
         wanted = math.ceil(self.amount * count / 100) if self.percent else int(self.amount)
         wanted = min(wanted, count)
@@ -44,21 +45,21 @@ class Strategy(NamedTuple):
         if self.kind == "end":
             return range(count - wanted, count)
         if self.kind == "random":
-            # Raw words: of numpy's generators these alone never change between versions.
+            # Raw words are the only random output of numpy that is stable between versions.
             words = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
             return np.sort(np.argsort(words, kind="stable")[:wanted])
         return range(count)
 
 
 class Dataset(NamedTuple):
-    """One dataset of a mixture.
+    """One data set of a mixture.
 
     Attributes:
-        path: as data.path, but no mixture.
-        strategy: which records are taken.
-        weight: how often one of them comes in an epoch.
-        video_root: its own, or nothing.
-        image_root: its own, or nothing.
+        path: data file, as data.path, but not a mixture.
+        strategy: which records are used.
+        weight: times that an epoch repeats a record.
+        video_root: root of this data set's videos, or "".
+        image_root: root of this data set's pictures, or "".
     """
 
     path: str
@@ -69,17 +70,17 @@ class Dataset(NamedTuple):
 
 
 def is_mixture(path: str) -> bool:
-    """Whether a data file is a mixture, by its name."""
+    """Whether the name of a data file is that of a mixture."""
     return path.partition("?")[0].endswith((".yaml", ".yml"))
 
 
 def read_mixture(path: str) -> list[Dataset]:
-    """The datasets of a mixture; relative paths are seen from its own folder.
+    """Reads the data sets of a mixture; relative paths start at the folder of the mixture.
 
-    The last differs because the release sees them from the folder that the command runs in.
+    In the release, relative paths start at the working directory.
 
     Raises:
-        InputError: no such file, not YAML, or an entry that cannot be used; the sentence names
+        InputError: The file is missing or not YAML, or an entry cannot be used; the message names
             file, entry and field.
     """
     with storage.open_binary(path) as stream:
@@ -88,7 +89,7 @@ def read_mixture(path: str) -> list[Dataset]:
         mixture = yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
-        raise InputError(f"Mixture {redact_url(path)} is not YAML ({text}): mend it.") from error
+        raise InputError(f"Mixture {redact_url(path)} is not YAML ({text}): correct it.") from error
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Names of files and folders: local paths, and URLs of `SCHEMES`."""
+"""Paths and URLs of files and folders."""
 
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,7 +13,7 @@ def is_remote(place: str) -> bool:
     """Whether a place is a URL.
 
     Raises:
-        InputError: of a scheme that is not served.
+        InputError: The URL's scheme is not supported.
     """
     scheme, mark, _ = place.partition("://")
     if mark and scheme not in SCHEMES:
@@ -25,7 +25,7 @@ def is_remote(place: str) -> bool:
 
 
 def escapes_root(name: str) -> bool:
-    """Whether a path leads out of the folder or URL that it is seen from, links aside."""
+    """Whether a relative path leads out of its root folder or URL, not considering links."""
     posix = PurePosixPath(name)
     if posix.is_absolute() or ".." in posix.parts or "://" in name:
         return True
@@ -36,7 +36,7 @@ def escapes_root(name: str) -> bool:
 
 
 def resolve_relative(file: str, name: str) -> str:
-    """The place `name`; if it is relative, seen from the folder of `file`."""
+    """Resolves `name` against the folder of `file`; an absolute path or URL is unchanged."""
     if is_remote(name):
         return name
     if is_remote(file):
@@ -45,14 +45,14 @@ def resolve_relative(file: str, name: str) -> str:
 
 
 def folder_of(file: str) -> str:
-    """The folder that a file is in."""
+    """Returns the folder of a file."""
     if is_remote(file):
         return file.partition("?")[0].rpartition("/")[0]
     return str(Path(file).parent)
 
 
 def has_wildcard(pattern: str) -> bool:
-    """Whether a name holds `*`, `[` or, unless it is a web address with its query, `?`."""
+    """Whether a name contains `*`, `[` or (except in a web address) `?`."""
     return bool(re.search(r"[*[]" if is_web(pattern) else r"[*?[]", pattern))
 
 
@@ -65,7 +65,7 @@ INGEST_SCHEMES = ("http", "https", "s3", "gs", "az")
 
 
 def redact_url(url: str) -> str:
-    """`url` without user and query, where keys are kept."""
+    """Returns the URL without user and query, which may contain credentials."""
     parts = urlsplit(url)
     if parts.scheme not in INGEST_SCHEMES:
         return url
@@ -73,10 +73,10 @@ def redact_url(url: str) -> str:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What the braces in a pattern stand for: `{a,b}` and `{008..120}`.
+    """Expands `{a,b}` and `{008..120}` in a pattern.
 
     Raises:
-        InputError: braces that hold neither.
+        InputError: Braces contain neither a list nor a range.
     """
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:

@@ -1,4 +1,4 @@
-"""One sample in LLaVA's format: its fields, and what is wrong with them."""
+"""One sample in LLaVA's format: its fields and their validation."""
 
 import abc
 import re
@@ -21,17 +21,17 @@ class RecordSequence(RandomAccess["Record"], abc.ABC):
 
 
 class Record(NamedTuple):
-    """One sample: a video, pictures or neither.
+    """One sample: a video, pictures or text alone.
 
     Attributes:
-        name: where it stands, for messages.
-        turns: of its conversation.
-        video: a file's path under `root`.
-        images: paths of pictures under `root`, which are shown one after another.
-        scale: stretches the time stamps.
-        root: a folder or URL.
-        content: the video's file itself, if it is not under `root`.
-        duration: seconds of the video, where the sample tells.
+        name: file and position of the sample, for messages.
+        turns: turns of the conversation.
+        video: path of a video under `root`.
+        images: paths of pictures under `root`, shown one after another.
+        scale: factor by which time stamps are stretched.
+        root: folder or URL of the files.
+        content: content of the video file, if it is not under `root`.
+        duration: length of the video in seconds, if the sample declares it.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Record(NamedTuple):
 
     @property
     def has_visual(self) -> bool:
-        """Whether it is more than text."""
+        """Whether the sample has a video or pictures."""
         return bool(self.video or self.images or self.content)
 
     @property
     def media(self) -> tuple[StoredFile, ...]:
-        """The files that it shows: one video, or its pictures in order."""
+        """Files that the sample shows: one video, or its pictures in order."""
         if self.content:
             return (StoredFile("", self.name, self.content),)
         names = (self.video,) if self.video else self.images
@@ -58,19 +58,19 @@ class Record(NamedTuple):
 
 
 def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
-    """The record of one sample as JSON tells it.
+    """Validates a sample that was parsed from JSON.
 
-    Fields: `conversations`; `video`, or `image` (one path or a list), or neither; `id` (a name for
-    messages), `scale` and `duration` (seconds). Others are ignored. Of pictures in a list `<image>`
-    marks the place of all; marks that follow one another count as one.
+    The fields are `conversations`; `video` or `image` (a path or a list of paths) or neither; `id`
+    (for messages), `scale` and `duration` (seconds). Other fields are ignored. For a list of
+    pictures, `<image>` marks the place of all of them; consecutive marks count as one.
 
     Args:
-        sample: the sample.
-        where: names its file and its place there.
-        content: the file of its video.
+        sample: parsed sample.
+        where: file and position of the sample, for messages.
+        content: content of the video file.
 
     Raises:
-        InputError: it cannot be used; the sentence names `where` and the field.
+        InputError: The sample cannot be used; the message names `where` and the field.
     """
     visual = check_visual(sample, where, content=content)
     where = visual.name
@@ -88,7 +88,7 @@ def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
 
 
 def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
-    """`check_record` without the text, which need not be there."""
+    """Validates a sample as `check_record` does, but ignores its text, which may be missing."""
     if not isinstance(sample, dict):
         raise _wrong(where, "", f"is {short_repr(sample)}: expected an object")
     where = f"{where} (id {sample['id']!r})" if "id" in sample else where
@@ -101,7 +101,7 @@ def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
 
 
 def short_repr(value: Any) -> str:
-    """A value for a message, cut where it is long."""
+    """Returns `repr(value)`, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -130,7 +130,7 @@ def _turn(turn: Any, where: str, index: int) -> Turn:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """False also of text with half a character, which JSON can spell."""
+    """False also for text with a lone surrogate, which JSON can hold."""
     if not isinstance(value, str):
         return False
     if value.isascii():
@@ -167,7 +167,7 @@ def _scale(sample: dict, where: str) -> float:
 
 
 def _duration(value: Any) -> float | None:
-    """None for what is no time: it only helps, and data files have all kinds of text there."""
+    """Returns None for a value that is not a time; data files hold any kind of text there."""
     return float(value) if _is_positive(value) else None
 
 

@@ -1,1 +1,1 @@
-"""Text: the tokenizer and the chat format."""
+"""Tokenizer and chat format."""

@@ -1,6 +1,6 @@
-"""ChatML conversations, prompts and time stamps as ids.
+"""Conversations, prompts and time stamps as token ids, in the ChatML format.
 
-Source of every quirk: the release's `preprocess_qwen` (training) and `demo_utils` (inference).
+The details follow the release's `preprocess_qwen` (training) and `demo_utils` (inference).
 
 Shapes: T text slots, G groups of four frames.
 """
@@ -22,33 +22,38 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 
 class Turn(NamedTuple):
-    """One turn; `<image>` in a human turn is the place of the video or picture."""
+    """One turn; `<image>` in a human turn marks the place of the video or picture."""
 
     role: Literal["human", "gpt"]
     text: str
 
 
 class ChatIds(NamedTuple):
-    """ids int32 [T], IMAGE_TOKEN for the visual; labels int32 [T], IGNORE_LABEL where no target."""
+    """Token ids and labels of a conversation.
+
+    Attributes:
+        ids: int32 [T], with IMAGE_TOKEN in the place of the visual.
+        labels: int32 [T], with IGNORE_LABEL where the id is not a target.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
 
 
 def encode_conversation(turns: Sequence[Turn], *, tokenizer: Tokenizer) -> ChatIds:
-    """A training conversation: template, turns and targets.
+    """Encodes a training conversation with its chat template and labels.
 
-    Of every turn `<|im_start|>`, `<|im_end|>` and the newline after it are targets; of a `gpt` turn
-    the reply too. A conversation that begins with a `gpt` turn loses that turn. `<image>` moves to
-    the front of its turn, and its place is followed by a newline of its own before the turn's text,
-    which begins with another.
+    In every turn, `<|im_start|>`, `<|im_end|>` and the newline after it are targets; in a `gpt`
+    turn, so is the reply. A leading `gpt` turn is dropped. `<image>` moves to the front of its
+    turn, where it is followed by an extra newline before the turn's text, which itself begins with
+    a newline.
 
     Args:
-        turns: at most one of them, a human one, holds `<image>`, once.
-        tokenizer: of the model.
+        turns: turns of the conversation; at most one human turn contains `<image>`, once.
+        tokenizer: the model's tokenizer.
 
     Raises:
-        InputError: no human turn, or `<image>` elsewhere or more than once.
+        InputError: There is no human turn, or `<image>` is in a reply or occurs more than once.
     """
     turns = drop_leading_reply(turns)
     check_image_mark(turns)
@@ -64,12 +69,13 @@ def encode_conversation(turns: Sequence[Turn], *, tokenizer: Tokenizer) -> ChatI
 
 
 def encode_prompt(turns: Sequence[Turn], *, tokenizer: Tokenizer) -> np.ndarray:
-    """An inference prompt up to the reply's first id: int32 [T].
+    """Encodes an inference prompt up to the first id of the reply: int32 [T].
 
     Unlike in training, `<image>` stays where it is and no newline is added after it.
 
     Raises:
-        InputError: no human turn at the end, or `<image>` in a reply or more than once.
+        InputError: The last turn is not a human turn, or `<image>` is in a reply or occurs more
+            than once.
     """
     if not turns or turns[-1].role != "human":
         raise InputError("A prompt must end with a human turn: add the question.")
@@ -83,24 +89,23 @@ def encode_prompt(turns: Sequence[Turn], *, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def visual_question(question: str) -> list[Turn]:
-    """The turns that ask `question` of one video or picture.
+    """Returns the turns that ask `question` about one video or picture.
 
     Raises:
-        InputError: the question itself holds `<image>`.
+        InputError: The question contains `<image>`.
     """
     if IMAGE_MARK in question:
         raise InputError(
-            f"The prompt holds {IMAGE_MARK}, which marks the place of the video and is added for"
-            " you: remove it."
+            f"The prompt contains {IMAGE_MARK}, which is added automatically: remove it."
         )
     return [Turn("human", f"{IMAGE_MARK}\n{question}")]
 
 
 def drop_leading_reply(turns: Sequence[Turn]) -> list[Turn]:
-    """`turns` without a first `gpt` turn, which the release drops.
+    """Returns `turns` without a leading `gpt` turn, which the release drops.
 
     Raises:
-        InputError: nothing is left.
+        InputError: No turn is left.
     """
     kept = list(turns[1:] if turns and turns[0].role == "gpt" else turns)
     if not kept:
@@ -109,53 +114,53 @@ def drop_leading_reply(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def check_image_mark(turns: Iterable[Turn]) -> int:
-    """How many places for a video or picture `turns` hold: 0 or 1.
+    """Returns the number of places for a video or picture in `turns`: 0 or 1.
 
     Raises:
-        InputError: several, or one in a reply.
+        InputError: There are several, or one is in a reply.
     """
     if any(IMAGE_MARK in turn.text for turn in turns if turn.role == "gpt"):
-        raise InputError(f"{IMAGE_MARK} stands in a reply: move it to a human turn.")
+        raise InputError(f"A reply contains {IMAGE_MARK}: move it to a human turn.")
     places = sum(turn.text.count(IMAGE_MARK) for turn in turns)
     if places > 1:
-        raise InputError(f"{IMAGE_MARK} stands {places} times in a conversation: keep one.")
+        raise InputError(f"A conversation contains {IMAGE_MARK} {places} times: keep one.")
     return places
 
 
 def encode_stamps(
     times: Iterable[float], *, tokenizer: Tokenizer, scale: float = 1.0
 ) -> np.ndarray:
-    """Ids of the groups' time stamps: int32 [G, 10].
+    """Encodes the time stamps of groups: int32 [G, 10].
 
     Args:
-        times: seconds of each group's first frame; 0.0 for every crop of a picture.
-        tokenizer: of the model.
-        scale: the sample's time stretch.
+        times: time of each group's first frame in seconds; 0.0 for every crop of a picture.
+        tokenizer: the model's tokenizer.
+        scale: factor by which the sample's times are stretched.
 
     Raises:
-        InputError: a time that is negative, not finite or past 999,999 s, or a tokenizer that does
-            not give a stamp exactly 10 ids.
+        InputError: A time is negative, not finite or beyond 999,999 s, or the tokenizer does not
+            encode a stamp as exactly 10 ids.
     """
     rows = [_stamp_ids(stamp_text(time, scale=scale), tokenizer) for time in times]
     return np.array(rows, np.int32).reshape(-1, STAMP_TOKENS)
 
 
 def stamp_text(seconds: float, *, scale: float = 1.0) -> str:
-    """`Time 0012.5s:` for 12.5 seconds.
+    """Returns `Time 0012.5s:` for 12.5 seconds.
 
-    The time is rounded to 0.1 s before it is stretched, as in the release. From 10,000.0 s on whole
-    seconds are printed, which differs because one character more would be an eleventh id, and
-    windows of the release drift out of step from there.
+    The time is rounded to 0.1 s before it is stretched, as in the release. From 10,000.0 s on,
+    whole seconds are printed. The release prints tenths there, which makes an eleventh id and
+    shifts all windows that follow.
 
     Raises:
-        InputError: the time is negative, not finite or past 999,999 s.
+        InputError: The time is negative, not finite or beyond 999,999 s.
     """
-    # float: Python rounds the exact binary value, numpy's round a scaled copy of it.
+    # Python's float rounds the exact binary value; numpy's rounds a scaled copy of it.
     value = round(float(seconds), 1) * scale if math.isfinite(seconds) else math.nan
     if not 0.0 <= value < 999_999.5:
         raise InputError(
             f"A frame's time is {seconds} s (scale {scale}): stamps reach from 0 to 999,999 s, so"
-            " mend the file's time stamps or the sample's scale."
+            " correct the file's time stamps or the sample's scale."
         )
     return f"Time {value:06.0f}s:" if round(value, 1) >= 10_000.0 else f"Time {value:06.1f}s:"
 
@@ -180,7 +185,7 @@ def _turn_text(text: str, *, tokenizer: Tokenizer) -> list[int]:
 
 
 def _framed(body: Sequence[int], *, tokenizer: Tokenizer, target_from: int) -> ChatIds:
-    """`body` between the turn's markers; its ids are targets from `target_from` on."""
+    """Puts `body` between the markers of a turn; its ids are targets from `target_from` on."""
     targets = [*[IGNORE_LABEL] * target_from, *body[target_from:]]
     end = [tokenizer.im_end, *tokenizer.encode("\n")]
     return ChatIds(

@@ -1,4 +1,4 @@
-"""Byte-level BPE text <-> ids, read from the tokenizer files of a checkpoint folder."""
+"""Byte-level BPE tokenizer, loaded from the tokenizer files of a checkpoint folder."""
 
 import codecs
 import json
@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from vxlpro_jax.utils.errors import InputError
 
-# Qwen2.5's special tokens, in the order of their ids, which follow the base vocabulary.
+# Qwen2.5's special tokens in the order of their ids, which follow the base vocabulary.
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -37,13 +37,13 @@ _SPLIT = (
 
 
 class Tokenizer:
-    """Text to ids and back, with the special ids that prompts are made of."""
+    """Encodes and decodes text, and knows the special tokens of prompts."""
 
     def __init__(self, backend: tokenizers.Tokenizer, *, name: str = "the tokenizer"):
-        """Wraps `backend`; `name` is what error messages call it.
+        """Wraps `backend`; error messages call it `name`.
 
         Raises:
-            InputError: a special token of the chat template is missing.
+            InputError: A special token of the chat template is missing.
         """
         backend.no_truncation()
         backend.no_padding()
@@ -61,7 +61,7 @@ class Tokenizer:
         """Reads `tokenizer.json`, or else `vocab.json` and `merges.txt`, from `folder`.
 
         Raises:
-            InputError: neither is there, a file cannot be read, or a special token is missing.
+            InputError: There is neither, a file cannot be read, or a special token is missing.
         """
         folder = Path(folder).expanduser()
         whole, vocab, merges = (
@@ -78,15 +78,15 @@ class Tokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; names of special tokens in it become their ids, nothing is added."""
+        """Returns the ids of `text`, in which names of special tokens become their ids."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens; bytes that are not UTF-8 become U+FFFD."""
+        """Returns the text of `ids` without special tokens; invalid UTF-8 becomes U+FFFD."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for: none for a special token or an unused id."""
+        """Returns the bytes of one id; none for a special token or an unused id."""
         if token in self._special or (text := self.backend.id_to_token(token)) is None:
             return b""
         if all(char in _BYTE_OF for char in text):
@@ -95,28 +95,29 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text of ids that arrive one by one; a character is given out once it is complete."""
+    """Decodes ids that arrive one by one; a character is returned once it is complete."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that `token` completes, perhaps none."""
+        """Returns the text that `token` completes, which may be empty."""
         return self._utf8.decode(self._tokenizer.token_bytes(int(token)))
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD for an unfinished character."""
+        """Returns the rest: U+FFFD for an incomplete character."""
         return self._utf8.decode(b"", final=True)
 
 
 def byte_level(
     bpe: models.BPE, *, specials: Sequence[AddedToken | str] = SPECIAL_TOKENS
 ) -> tokenizers.Tokenizer:
-    """`bpe` with Qwen2.5's normaliser (NFC), split and byte alphabet; `specials` get the next ids.
+    """Adds Qwen2.5's normalizer (NFC), splitting and byte alphabet to `bpe`.
 
-    Raises:
-        InputError: a special token would not get an id of its own.
+    Args:
+        bpe: vocabulary and merges.
+        specials: special tokens, which get the next ids.
     """
     tokenizer = tokenizers.Tokenizer(bpe)
     tokenizer.normalizer = normalizers.NFC()
@@ -137,7 +138,7 @@ def byte_level(
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes: visible Latin-1 as itself, the rest from U+0100 on."""
+    """GPT-2's printable characters for bytes: visible Latin-1 as is, the rest from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     shifted = {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
@@ -167,7 +168,7 @@ def _read(reader, *paths: Path):
 
 
 def _added_tokens(folder: Path) -> list[AddedToken | str]:
-    """The added tokens that `tokenizer_config.json` declares, by id; else Qwen2.5's."""
+    """Added tokens that `tokenizer_config.json` declares, by id; else those of Qwen2.5."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return list(SPECIAL_TOKENS)
