@@ -27,15 +27,15 @@ def given(frames):
     return jnp.asarray(rng.normal(size=(frames, 1))), jnp.asarray(rng.normal(size=(1, WIDTH)))
 
 
-@pytest.mark.parametrize(("frames", "at_once"), [(12, 0), (12, 12), (12, 5), (7, 3), (1, 1)])
-def test_values_and_gradients_equal_those_of_one_call(frames, at_once):
+@pytest.mark.parametrize(("frames", "microbatch"), [(12, 0), (12, 12), (12, 5), (7, 3), (1, 1)])
+def test_values_and_gradients_equal_those_of_one_call(frames, microbatch):
     x, weights = given(frames)
 
-    def loss(x, weights, at_once):
-        y = microbatched_map(wide, weights, x, at_once=at_once)
+    def loss(x, weights, microbatch):
+        y = microbatched_map(wide, weights, x, microbatch=microbatch)
         return (y * jnp.arange(frames)[:, None]).sum(), y
 
-    (_, parts), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, weights, at_once)
+    (_, parts), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, weights, microbatch)
     (_, whole), expected = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, weights, 0)
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
     jax.tree.map(
@@ -43,12 +43,12 @@ def test_values_and_gradients_equal_those_of_one_call(frames, at_once):
     )
 
 
-@pytest.mark.parametrize(("at_once", "most"), [(0, 12), (6, 6), (5, 4), (1, 1)])
-def test_intermediate_values_are_at_most_a_microbatch(at_once, most):
+@pytest.mark.parametrize(("microbatch", "most"), [(0, 12), (6, 6), (5, 4), (1, 1)])
+def test_intermediate_values_are_at_most_a_microbatch(microbatch, most):
     x, weights = given(12)
 
     def loss(x):
-        return microbatched_map(wide, weights, x, at_once=at_once).sum()
+        return microbatched_map(wide, weights, x, microbatch=microbatch).sum()
 
     def wide_rows(jaxpr):
         for equation in jaxpr.eqns:
@@ -66,7 +66,7 @@ def test_gradients_of_many_microbatches_are_added_in_float32():
 
     def loss(weights):
         return microbatched_map(
-            lambda w, x: x * w, weights, jnp.ones((1000, 1), jnp.bfloat16), at_once=1
+            lambda w, x: x * w, weights, jnp.ones((1000, 1), jnp.bfloat16), microbatch=1
         )
 
     grad = jax.grad(lambda w: loss(w).astype(jnp.float32).sum())(jnp.ones((1,), jnp.bfloat16))
@@ -74,15 +74,17 @@ def test_gradients_of_many_microbatches_are_added_in_float32():
     assert grad.item() == 1000
 
 
-@pytest.mark.parametrize("at_once", [1, 4])
-def test_devices_exchange_parameters_and_gradients_once(at_once):
+@pytest.mark.parametrize("microbatch", [1, 4])
+def test_devices_exchange_parameters_and_gradients_once(microbatch):
     devices = topology_devices("v5e:2x4")
     with jax.set_mesh(mesh.make_mesh(MeshConfig(), devices=devices)):
         weights = _placed((512, 512), P("fsdp"))
         x = _placed((64, 512), P(("data", "fsdp")))
 
         def loss(weights, x):
-            return jnp.tanh(microbatched_map(lambda w, x: x @ w, weights, x, at_once=at_once)).sum()
+            return jnp.tanh(
+                microbatched_map(lambda w, x: x @ w, weights, x, microbatch=microbatch)
+            ).sum()
 
         program = jax.jit(jax.grad(loss)).lower(weights, x).compile().as_text()
     assert sum(kind.count for kind in hlo.collectives(program).values()) == 2

@@ -1,4 +1,4 @@
-"""What a run computes and where its memory goes, from its sizes: for `vxlpro_jax.compile`."""
+"""Estimates the operations of a run and the memory that changes of its config would save."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,19 +12,19 @@ from vxlpro_jax.training import flops
 from vxlpro_jax.training.plan import RunPlan
 
 _GIB = 2**30
-# What a layer keeps for the way back, in arrays as large as what it reads.
+# Activations that a layer keeps for the backward pass, in multiples of its input.
 _KEPT = 16
 
 
 class Work(NamedTuple):
-    """FLOPs of all devices: `useful` ones, and `executed` ones with what is computed again."""
+    """FLOPs of all devices: the `useful` ones, and the `executed` ones with recomputation."""
 
     useful: float
     executed: float
 
 
 def work(config: TrainConfig, *, what: str) -> Work:
-    """Of one run of a program of `vxlpro_jax.compile`, every row as long as it may be."""
+    """Counts the FLOPs of one run of a program, with every row at its full length."""
     plan = RunPlan(config)
     forward = _forward(plan)
     parts = {
@@ -52,9 +52,9 @@ def work(config: TrainConfig, *, what: str) -> Work:
 
 
 def advice(config: TrainConfig, *, what: str, mesh: Mesh) -> Iterator[str]:
-    """What would take less memory on each device, with what it would save, roughly.
+    """Yields changes that would save memory on each device, and roughly how much each would save.
 
-    Each line supposes that those before it are followed. `what` is as for `work`.
+    Each line assumes that the changes before it have been made. `what` is the name of the program.
     """
     plan = RunPlan(config)
     rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
@@ -97,33 +97,33 @@ def _training_advice(plan, *, rows, mesh):
 
 
 def _tower_advice(plan, *, groups, is_trained):
-    """Of the parts that work on a few groups at a time."""
+    """Yields changes of the parts that work on a few groups at a time."""
     config = plan.config
     vision = config.model.vision
-    at_once = min(config.encode_microbatch or groups, groups)
+    microbatch = min(config.encode_microbatch or groups, groups)
     compressor = _dts_bytes(config)
     if _restores(plan):
         compressor += _restoring_bytes(config)
     frame = vision.grid**2 * vision.width * _itemsize(config)
-    # A tower that is not trained forgets each layer after the next.
+    # A frozen tower keeps no layer longer than the next.
     layers = FRAMES_PER_GROUP * frame * (vision.depth if is_trained else 1)
     if is_trained and not vision.remat:
-        saved = at_once * layers * (_KEPT - 1)
+        saved = microbatch * layers * (_KEPT - 1)
         yield f"model.vision.remat=True saves {_gib(saved)}"
-    if at_once > 1:
+    if microbatch > 1:
         each = layers if is_trained else layers * _KEPT / 2
         each += compressor
-        yield f"encode_microbatch=1 saves {_gib((at_once - 1) * each)}"
+        yield f"encode_microbatch=1 saves {_gib((microbatch - 1) * each)}"
 
 
 def _reading_advice(plan, *, what, rows, mesh):
-    """Of what answers: no gradients and no moments, but a cache of keys and values."""
+    """Yields changes for inference, which has no gradients and moments, but a key/value cache."""
     config = plan.config
     decoder, itemsize = config.model.decoder, _itemsize(config)
     params = sum(x.size for x in jax.tree.leaves(plan.param_shapes)) * itemsize
     params /= mesh.shape["fsdp"] * mesh.shape["tensor"]
-    # What grows with frames: the selector's windows in some copies, or the decoder's input and
-    # its cache.
+    # These grow with the number of frames: copies of the selector's windows, or the decoder's
+    # input and its cache.
     held, of = rows * _positions(config) * decoder.width * itemsize, "visual tokens"
     if what in ("prefill", "decode"):
         slot = memory_plan.slot_bytes(config.model, itemsize=itemsize, kv_cache="model")
@@ -152,18 +152,18 @@ def _reading_advice(plan, *, what, rows, mesh):
 
 
 def _dts_bytes(config):
-    """Of a group: what its blocks of four and two time slots keep for the way back."""
+    """Bytes that the DTS keeps of a group for the backward pass, in blocks of 4 and 2 slots."""
     slots = FRAMES_PER_GROUP + FRAMES_PER_GROUP // 2
     return _KEPT * slots * _feature_bytes(config)
 
 
 def _feature_bytes(config):
-    """Of a frame, as the tower hands it on."""
+    """Bytes of the features of a frame."""
     return config.model.dts.grid**2 * config.model.vision.width * _itemsize(config)
 
 
 def _restoring_bytes(config):
-    """Of a group: what the decoder of ReCoT keeps for the way back."""
+    """Bytes that ReCoT's decoder keeps of a group for the backward pass."""
     tokens = FRAMES_PER_GROUP * config.model.dts.grid**2
     options = config.recot
     return _KEPT * options.decoder_depth * tokens * options.decoder_width * _itemsize(config)
@@ -198,7 +198,7 @@ def _positions(config):
 
 
 def _state_bytes(plan):
-    """Parameters, gradients and, of what is trained, two moments."""
+    """Bytes of parameters and, for trained ones, of gradients and two moments."""
     sizes = {
         name: sum(x.size for x in jax.tree.leaves(part)) for name, part in plan.param_shapes.items()
     }

@@ -65,6 +65,7 @@ class DeviceMemory(NamedTuple):
     def of(cls, compiled: jax.stages.Compiled) -> Self:
         """Reads the compiler's own figures."""
         found = compiled.memory_analysis()
+        assert found is not None, "this backend does not report memory"
         return cls(
             arguments=found.argument_size_in_bytes,
             outputs=found.output_size_in_bytes,
@@ -100,7 +101,7 @@ def train(config: TrainConfig, *, mesh: Mesh) -> Program:
 
 def encode(config: TrainConfig, *, mesh: Mesh) -> Program:
     """Encodes `encode_microbatch` groups of each row, or all of them, to visual tokens."""
-    part = {"config": config.model, "at_once": config.encode_microbatch}
+    part = {"config": config.model, "microbatch": config.encode_microbatch}
 
     def run(params, frames):
         features = encoding.group_features(params, frames, **part)
@@ -123,7 +124,7 @@ def assemble(config: TrainConfig, *, mesh: Mesh) -> Program:
         sequence = _apply(config, params, visual, text, method=put)
         return sequence.embeddings, sequence.layout.lengths
 
-    batch = abstract_batch(config, mesh=mesh)
+    batch: dict[str, Any] = abstract_batch(config, mesh=mesh)
     text = Text(
         tokens=batch["tokens"],
         token_segments=batch["token_segments"],
@@ -190,7 +191,7 @@ def read_slots(config: TrainConfig) -> int:
     return -(-read // CHUNK) * CHUNK
 
 
-def _apply(config, params, *args, method):
+def _apply(config, params, *args, method) -> Any:
     return VideoXLPro(config.model).apply({"params": params}, *args, method=method)
 
 
@@ -223,5 +224,5 @@ def _placed(shapes, shardings):
     )
 
 
-def _rows(shape, *, mesh, dtype=jnp.int32):
+def _rows(shape, *, mesh, dtype=jnp.int32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))

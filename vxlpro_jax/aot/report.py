@@ -132,7 +132,7 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> CompiledPro
         return CompiledProgram(memory, time.monotonic() - started, "")
     held = programs.DeviceMemory.of(compiled)
     memory = Memory(*held, total=held.total, limit=hbm_bytes)
-    return CompiledProgram(memory, time.monotonic() - started, compiled.as_text())
+    return CompiledProgram(memory, time.monotonic() - started, compiled.as_text() or "")
 
 
 def _bytes(number: str, unit: str) -> int:

@@ -5,9 +5,8 @@ The compilers come with `pip install -e '.[tpu]'` and `pip install -e '.[gpu]'`.
 
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 from jax.experimental import topologies
 
 from vxlpro_jax.utils import accelerators
@@ -54,7 +53,7 @@ _ENVIRONMENT = {
 }
 
 
-def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
+def topology_devices(name: str, *, num_slices: int = 1) -> list[Any]:
     """Returns the devices of a topology such as `v5e:16x16` or `h100:8`.
 
     Args:
@@ -68,7 +67,7 @@ def topology_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
     return of_kind(name, num_slices=num_slices)
 
 
-def gpu_devices(topology: str, *, num_slices: int = 1) -> list[jax.Device]:
+def gpu_devices(topology: str, *, num_slices: int = 1) -> list[Any]:
     """Returns the devices of a topology such as `h100:8`, which has eight GPUs.
 
     Raises:
@@ -134,7 +133,7 @@ def describe(name: str) -> str:
     """
 
 
-def tpu_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
+def tpu_devices(name: str, *, num_slices: int = 1) -> list[Any]:
     """Returns the devices of a topology such as `v5e:16x16`, in `num_slices` slices.
 
     Raises:
@@ -142,7 +141,7 @@ def tpu_devices(name: str, *, num_slices: int = 1) -> list[jax.Device]:
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    options = {"num_slices": num_slices} if num_slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
     if name.endswith(":1x1"):  # A single chip is its own host; otherwise hosts have four.
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:

@@ -212,7 +212,7 @@ def _blank_groups(params, *, config):
     size = config.model.vision.image_size
     levels = jnp.array(BLANKS, jnp.uint8)[None, :, None, None, None, None]
     frames = jnp.broadcast_to(levels, (1, len(BLANKS), FRAMES_PER_GROUP, size, size, 3))
-    part = {"config": config.model, "at_once": config.encode_microbatch}
+    part = {"config": config.model, "microbatch": config.encode_microbatch}
     features = microbatched_encoder.group_features(params, frames, **part)
     return microbatched_encoder.compress(params, features, **part)[0]
 

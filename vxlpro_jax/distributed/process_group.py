@@ -118,6 +118,7 @@ class ProcessGroup:
         self.gather(name, "")
 
     def _lost(self, name: str, *, folder: str) -> LostProcess:
+        assert self.store is not None
         try:
             here = read_folder(self.store, folder)
         except jax.errors.JaxRuntimeError:

@@ -27,8 +27,7 @@ CHUNK = 4096
 _INT8_MAX = 127
 
 
-@flax.struct.dataclass
-class Slots:
+class Slots(flax.struct.PyTreeNode):
     """Keys or values of all layers.
 
     Heads and their width share an axis, because XLA would separate few heads in memory on one
@@ -51,9 +50,9 @@ class Slots:
         new = at_least_float32(new)
         scales = jnp.abs(new).max(-1) / _INT8_MAX
         whole = jnp.round(new / jnp.where(scales > 0, scales, 1)[..., None])
-        return Slots(
-            _put(self.data, _flat(whole), axis=2, **at),
-            _put(self.scales, rearrange(scales, "b t k -> b k t"), axis=3, **at),
+        return self.replace(
+            data=_put(self.data, _flat(whole), axis=2, **at),
+            scales=_put(self.scales, rearrange(scales, "b t k -> b k t"), axis=3, **at),
         )
 
     def read(self, *, layer: jax.Array | int, start: jax.Array, size: int, like) -> jax.Array:
@@ -71,8 +70,7 @@ class Slots:
         return part
 
 
-@flax.struct.dataclass
-class KVCache:
+class KVCache(flax.struct.PyTreeNode):
     """Keys and values of the positions read so far.
 
     Attributes:
@@ -150,7 +148,7 @@ def _take(slots, *, axis, layer, start, size):
     at = _index(slots.ndim, {0: layer, axis: start})
     part = jax.lax.dynamic_slice(slots, at, sizes)[0]
     # Otherwise XLA may choose another layout for the part and copy all slots to get it.
-    return with_layout_constraint(part, Layout(range(part.ndim)))
+    return with_layout_constraint(part, Layout(tuple(range(part.ndim))))
 
 
 def _index(ndim, places):

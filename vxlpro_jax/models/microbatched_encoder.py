@@ -17,7 +17,7 @@ from vxlpro_jax.ops.microbatch import microbatched_map
 
 
 def group_features(
-    params: Mapping[str, Any], frames: jax.Array, *, config: ModelConfig, at_once: int
+    params: Mapping[str, Any], frames: jax.Array, *, config: ModelConfig, microbatch: int
 ) -> jax.Array:
     """Runs the vision tower and resizes its grid: uint8 [B, G, 4, H, W, 3] -> [B, G, 4, P, C].
 
@@ -25,14 +25,14 @@ def group_features(
         params: parameters of the model, of which only `vision` is used.
         frames: RGB frames.
         config: sizes of the model.
-        at_once: number of groups that a device works on at a time; 0 for all of them.
+        microbatch: number of groups that a device works on at a time; 0 for all of them.
     """
     apply = functools.partial(_apply, config, "group_features")
-    return _map_groups(apply, {"vision": params["vision"]}, frames, at_once=at_once)
+    return _map_groups(apply, {"vision": params["vision"]}, frames, microbatch=microbatch)
 
 
 def compress_and_project(
-    params: Mapping[str, Any], features: jax.Array, *, config: ModelConfig, at_once: int
+    params: Mapping[str, Any], features: jax.Array, *, config: ModelConfig, microbatch: int
 ) -> jax.Array:
     """Runs the DTS and the projector and pools: [B, G, 4, P, C] -> [B, G, N, D].
 
@@ -40,31 +40,31 @@ def compress_and_project(
     """
     used = {name: params[name] for name in ("dts", "projector")}
     apply = functools.partial(_apply, config, "compress_and_project")
-    return _map_groups(apply, used, features, at_once=at_once)
+    return _map_groups(apply, used, features, microbatch=microbatch)
 
 
 def compress(
-    params: Mapping[str, Any], features: jax.Array, *, config: ModelConfig, at_once: int
+    params: Mapping[str, Any], features: jax.Array, *, config: ModelConfig, microbatch: int
 ) -> jax.Array:
     """Runs the DTS: [B, G, 4, P, C] -> [B, G, P, C]. Only `dts` of `params` is used."""
     apply = functools.partial(_apply, config, "compress_groups")
-    return _map_groups(apply, {"dts": params["dts"]}, features, at_once=at_once)
+    return _map_groups(apply, {"dts": params["dts"]}, features, microbatch=microbatch)
 
 
 def project_and_pool(
-    params: Mapping[str, Any], compressed: jax.Array, *, config: ModelConfig, at_once: int
+    params: Mapping[str, Any], compressed: jax.Array, *, config: ModelConfig, microbatch: int
 ) -> jax.Array:
     """Runs the projector and pools: [B, G, P, C] -> [B, G, N, D]. Only `projector` is used."""
     apply = functools.partial(_apply, config, "project_and_pool")
     used = {"projector": params["projector"]}
-    return _map_groups(apply, used, compressed, at_once=at_once)
+    return _map_groups(apply, used, compressed, microbatch=microbatch)
 
 
 def _apply(config, method, params, groups):
     return VideoXLPro(config).apply({"params": params}, groups, method=method)
 
 
-def _map_groups(function, params, x, *, at_once):
+def _map_groups(function, params, x, *, microbatch):
     groups = rearrange(x, "b g ... -> (b g) ...")
-    mapped = microbatched_map(function, params, groups, at_once=at_once)
+    mapped = microbatched_map(function, params, groups, microbatch=microbatch)
     return rearrange(mapped, "(b g) ... -> b g ...", b=len(x))

@@ -5,6 +5,7 @@ heads, `H` head width, `V` vocabulary, `L` layers.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -23,10 +24,11 @@ from vxlpro_jax.sharding import activations
 
 _normal = nn.initializers.normal(0.02)
 _Linear = functools.partial(Dense, kernel_init=_normal, bias_init=zeros)
+# Of the index and the positions that each scanned layer gets.
+_LAYER_AXES: Any = (0, nn.broadcast)
 
 
-@flax.struct.dataclass
-class _Positions:
+class _Positions(flax.struct.PyTreeNode):
     """The positions of the new tokens.
 
     Attributes:
@@ -38,8 +40,7 @@ class _Positions:
     segments: jax.Array | None = None
 
 
-@flax.struct.dataclass
-class _State:
+class _State(flax.struct.PyTreeNode):
     """The values that each layer hands to the next.
 
     Attributes:
@@ -68,7 +69,7 @@ class Qwen2(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(0, nn.broadcast),
+                in_axes=_LAYER_AXES,
                 length=c.depth,
             )(c, self.attention)
         else:
@@ -120,11 +121,12 @@ class Qwen2(nn.Module):
 
     def _run(self, state: _State, positions: _Positions, *, query_index=None) -> _State:
         """Runs all layers. When they are not scanned, the last one has only the given queries."""
+        layers: Any = self.layers
         if self.config.scan_layers:
-            state, _ = self.layers(state, jnp.arange(self.config.depth), positions)
+            state, _ = layers(state, jnp.arange(self.config.depth), positions)
             return state.replace(x=_gather_positions(state.x, query_index))
-        for index, layer in enumerate(self.layers):
-            is_last = index == len(self.layers) - 1
+        for index, layer in enumerate(layers):
+            is_last = index == len(layers) - 1
             state, _ = layer(state, index, positions, query_index if is_last else None)
         return state
 

@@ -8,6 +8,8 @@ Shapes: `G` groups, `f` frames of a group (4), `h`, `w` grid, `P = h w` places, 
 the tower, `W` width of the decoder.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -25,8 +27,7 @@ from vxlpro_jax.sharding import activations
 _NORM_EPS = 1e-6
 
 
-@flax.struct.dataclass
-class Masked:
+class Masked(flax.struct.PyTreeNode):
     """The masked input of the compressor.
 
     Attributes:
@@ -38,8 +39,7 @@ class Masked:
     visible: jax.Array
 
 
-@flax.struct.dataclass
-class Restored:
+class Restored(flax.struct.PyTreeNode):
     """The result of masking, compressing and restoring some groups.
 
     Attributes:
@@ -183,4 +183,5 @@ def init_params(config: ModelConfig, *, options: RecotConfig, key: jax.Array) ->
     def touch_everything(model):
         return model(model.features(frames), key=jax.random.key(0))
 
-    return Recot(config, options).init(key, method=touch_everything)["params"]
+    variables: Any = Recot(config, options).init(key, method=touch_everything)
+    return variables["params"]

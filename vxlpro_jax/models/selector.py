@@ -20,8 +20,7 @@ from vxlpro_jax.ops.rope import rotate_full_width
 _NUM_HEADS = 4
 
 
-@flax.struct.dataclass
-class Selected:
+class Selected(flax.struct.PyTreeNode):
     """The result of the selection.
 
     Attributes:

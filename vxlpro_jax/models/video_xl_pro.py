@@ -7,6 +7,7 @@ G` slots of the decoder.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -27,8 +28,7 @@ from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils.jit import jit
 
 
-@flax.struct.dataclass
-class Text:
+class Text(flax.struct.PyTreeNode):
     """Text and time stamps of a batch. A row holds one or several samples, numbered from 1.
 
     Attributes:
@@ -50,8 +50,7 @@ class Text:
     skipped: jax.Array | None = None
 
 
-@flax.struct.dataclass
-class Sequence:
+class Sequence(flax.struct.PyTreeNode):
     """The input of the decoder.
 
     Attributes:
@@ -251,7 +250,8 @@ def init_params(config: ModelConfig, *, key: jax.Array) -> dict:
     def touch_everything(model):
         return model.logits(model(frames, text))
 
-    return VideoXLPro(config).init(key, method=touch_everything)["params"]
+    variables: Any = VideoXLPro(config).init(key, method=touch_everything)
+    return variables["params"]
 
 
 def abstract_params(config: ModelConfig) -> dict:

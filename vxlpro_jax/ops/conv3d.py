@@ -3,6 +3,8 @@
 Shapes: `G` samples, `t` time slots, `h`, `w` grid, `C` channels in, `D` channels out.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -55,7 +57,7 @@ def by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
         for time, slots in enumerate(_by_tap(x, taps=taps))
         for row in range(3)
     )
-    return sum(products)
+    return cast(jax.Array, sum(products))
 
 
 def by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:

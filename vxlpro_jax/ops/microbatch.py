@@ -18,7 +18,9 @@ from vxlpro_jax.sharding import activations
 Function = Callable[[Any, jax.Array], jax.Array]
 
 
-def microbatched_map(function: Function, params: Any, x: jax.Array, *, at_once: int) -> jax.Array:
+def microbatched_map(
+    function: Function, params: Any, x: jax.Array, *, microbatch: int
+) -> jax.Array:
     """Computes `function(params, x)`, a few entries of x's leading axis at a time.
 
     Only inputs and outputs of a microbatch are kept. The backward pass computes the rest again, one
@@ -29,7 +31,7 @@ def microbatched_map(function: Function, params: Any, x: jax.Array, *, at_once: 
         function: maps parameters and a microbatch [f, ...] to [f, ...], each entry by itself.
         params: tree of arrays, all of which the function uses.
         x: [F, ...], which is sharded as `activations.shard_frames` does.
-        at_once: largest number of entries that a device works on at a time; 0 for all of them.
+        microbatch: largest number of entries that a device works on at a time; 0 for all of them.
 
     Returns:
         [F, ...].
@@ -37,7 +39,7 @@ def microbatched_map(function: Function, params: Any, x: jax.Array, *, at_once: 
     x = activations.shard_frames(x)
     axes = activations.frame_axes(len(x))
     devices = activations.axis_size(axes)
-    count = _num_microbatches(len(x) // devices, size=at_once)
+    count = _num_microbatches(len(x) // devices, size=microbatch)
     if count == 1:
         return function(params, x)
     on_device = functools.partial(_map_on_device, function, count)

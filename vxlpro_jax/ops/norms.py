@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from vxlpro_jax.ops.precision import at_least_float32
 
 
-def layer_norm(x: jax.Array, *, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+def layer_norm(
+    x: jax.Array, *, scale: jax.Array | float, bias: jax.Array | float, eps: float
+) -> jax.Array:
     """Applies LayerNorm over the last axis of x [..., C], with scale and bias [C]."""
     y = at_least_float32(x)
     mean = y.mean(-1, keepdims=True)

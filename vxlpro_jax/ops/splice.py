@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from vxlpro_jax.ops import segments as seg
 
 
-@flax.struct.dataclass
-class Layout:
+class Layout(flax.struct.PyTreeNode):
     """The decoder's sequence as indices.
 
     Attributes:
@@ -83,8 +82,7 @@ def compute_layout(
     )
 
 
-@flax.struct.dataclass
-class _Members:
+class _Members(flax.struct.PyTreeNode):
     """Which text ids and kept visual positions belong to which sample.
 
     Attributes:

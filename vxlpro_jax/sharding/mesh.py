@@ -6,6 +6,7 @@ heads and hidden units, `context` splits sequences.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -42,7 +43,7 @@ def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
     return sizes
 
 
-def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh of the devices, by default all, which `jax.set_mesh` enters.
 
     Neighbours along an axis are neighbours in the network as far as possible. With several slices

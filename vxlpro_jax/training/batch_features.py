@@ -15,7 +15,7 @@ def tower_features(params: dict, batch: Batch, *, config: TrainConfig) -> jax.Ar
     if "features" in batch:
         return batch["features"]
     return microbatched_encoder.group_features(
-        params, batch["frames"], config=config.model, at_once=config.encode_microbatch
+        params, batch["frames"], config=config.model, microbatch=config.encode_microbatch
     )
 
 

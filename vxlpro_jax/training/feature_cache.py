@@ -221,7 +221,7 @@ def _read_visual(source: BatchSource, index: int) -> Visual:
 
 def _encoder(config: TrainConfig) -> Callable:
     """Compiles parameters and frames, uint8 [B,G,4,S,S,3], to [B,G,4,P,C] or [B,G,P,C]."""
-    options = {"config": config.model, "at_once": config.encode_microbatch}
+    options = {"config": config.model, "microbatch": config.encode_microbatch}
 
     def run(parts, frames):
         parts = tree.cast(parts, config.compute_dtype)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,11 +132,11 @@ def all_reduce() -> str:
     """Checks that every device gets the sum over all; measures the bytes/s that it sends."""
     count, elements = jax.device_count(), _REDUCED_BYTES // 4
     mesh = jax.make_mesh((count,), ("all",), axis_types=(AxisType.Auto,))
-    ranks = jax.make_array_from_callback(
-        (count, elements),
-        NamedSharding(mesh, P("all")),
-        lambda index: np.full((1, elements), (index[0].start or 0) + 1, np.float32),
-    )
+
+    def rank(index):
+        return np.full((1, elements), (index[0].start or 0) + 1, np.float32)
+
+    ranks = jax.make_array_from_callback((count, elements), NamedSharding(mesh, P("all")), rank)
     add = jax.jit(
         jax.shard_map(lambda x: jax.lax.psum(x, "all"), mesh=mesh, in_specs=P("all"), out_specs=P())
     )
@@ -250,7 +250,7 @@ def compile_fit(
     return memory
 
 
-def _without_devices(environment: dict[str, str]) -> dict[str, str]:
+def _without_devices(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that neither takes the devices nor joins the other processes."""
     own = {
         name: value

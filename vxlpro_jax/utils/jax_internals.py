@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import signal
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ class KeyValueStore(Protocol):
 
     def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
         """Returns the keys that begin with `key`, and their values."""
+        ...
 
     def key_value_delete(self, key: str) -> None:
         """Removes a key."""
@@ -53,7 +54,7 @@ def key_value_store() -> KeyValueStore:
             f"JAX {jax.__version__} keeps its coordination service where this version of"
             " vxlpro_jax does not look: run several processes with JAX 0.10."
         )
-    return client
+    return cast(KeyValueStore, client)
 
 
 @contextlib.contextmanager
@@ -107,7 +108,7 @@ def cudnn_attention(
     if kv_lengths is not None:
         mask = cudnn.MaskType.PADDING
         q_lengths = jnp.full(len(q), q.shape[1], jnp.int32)
-    out, log_sum = cudnn.dot_product_attention(
+    result: Any = cudnn.dot_product_attention(
         q,
         k,
         v,
@@ -117,4 +118,5 @@ def cudnn_attention(
         mask_type=mask,
         return_residual=True,
     )
+    out, log_sum = result
     return out, log_sum.swapaxes(1, 2)

@@ -14,8 +14,7 @@ from vxlpro_jax.sharding.activations import Axes
 from vxlpro_jax.utils.registry import Registry
 
 
-@flax.struct.dataclass
-class Inputs:
+class Inputs(flax.struct.PyTreeNode):
     """The arguments of `attention`, or those of some rows, queries or devices.
 
     Attributes:
@@ -57,8 +56,7 @@ class Inputs:
         )
 
 
-@flax.struct.dataclass
-class Part:
+class Part(flax.struct.PyTreeNode):
     """Attention to some of the keys, to be merged with that to the others.
 
     Attributes:

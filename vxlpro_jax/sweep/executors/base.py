@@ -26,6 +26,7 @@ class Executor(Protocol):
 
     def show(self, run: Run) -> str:
         """Describes what `launch` would do, as text."""
+        ...
 
     def launch(self, run: Run, *, label: str) -> LaunchStatus:
         """Starts the missing steps, and prints what it does after `label`."""

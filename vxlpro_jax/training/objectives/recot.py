@@ -60,7 +60,7 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
         lambda used, part: apply({"params": used}, part, method="rebuild"),
         {name: params[name] for name in ("dts", "recot")},
         masked.features,
-        at_once=config.encode_microbatch,
+        microbatch=config.encode_microbatch,
     )
     hidden = jax.lax.stop_gradient(1 - masked.visible)
     valid = rearrange(batch["group_segments"] > 0, "b g -> (b g) 1 1")

@@ -107,7 +107,7 @@ def _skipped(batch, *, key, config):
 
 def _visual_tokens(params, batch, *, config):
     """[B, G, N, D]."""
-    part = {"config": config.model, "at_once": config.encode_microbatch}
+    part = {"config": config.model, "microbatch": config.encode_microbatch}
     if "compressed" in batch:
         return microbatched_encoder.project_and_pool(params, batch["compressed"], **part)
     return microbatched_encoder.compress_and_project(

@@ -40,8 +40,7 @@ def attend_part(x: Inputs) -> Part:
     return jax.lax.map(row, x.with_segments())
 
 
-@flax.struct.dataclass
-class _Mask:
+class _Mask(flax.struct.PyTreeNode):
     """The keys that each query of one row sees, as in `Inputs`.
 
     Attributes:
@@ -63,8 +62,7 @@ class _Mask:
         return cls(row.q_positions, *segments)
 
 
-@flax.struct.dataclass
-class _Queries:
+class _Queries(flax.struct.PyTreeNode):
     """Blocks of queries, or a single one without the first axis.
 
     Attributes:
@@ -84,8 +82,7 @@ class _Queries:
     log_sum: jax.Array | None = None
 
 
-@flax.struct.dataclass
-class _Keys:
+class _Keys(flax.struct.PyTreeNode):
     """Blocks of keys [m, K, s, H] and ints [m, s], or a single one without the first axis."""
 
     k: jax.Array
@@ -152,15 +149,19 @@ def _backward(saved, d_out):
 
 def _differentiate_block(query: _Queries, *, keys: _Keys):
     """Computes the gradient of a block of queries and its part of those of keys and values."""
-    acc, scale = query.delta.dtype, query.q.shape[-1] ** -0.5
+    d_out, delta, log_sum = query.d_out, query.delta, query.log_sum
+    assert d_out is not None
+    assert delta is not None
+    assert log_sum is not None
+    acc, scale = delta.dtype, query.q.shape[-1] ** -0.5
     dot = functools.partial(jnp.einsum, preferred_element_type=acc)
 
     def visit(d_q, key: _Keys):
-        weights = jnp.exp(_logits(query, key) - query.log_sum[..., None])
-        d_weights = dot("kgth,ksh->kgts", query.d_out, key.v)
-        d_logits = (weights * (d_weights - query.delta[..., None]) * scale).astype(key.k.dtype)
+        weights = jnp.exp(_logits(query, key) - log_sum[..., None])
+        d_weights = dot("kgth,ksh->kgts", d_out, key.v)
+        d_logits = (weights * (d_weights - delta[..., None]) * scale).astype(key.k.dtype)
         d_k = dot("kgts,kgth->ksh", d_logits, query.q)
-        d_v = dot("kgts,kgth->ksh", weights.astype(key.v.dtype), query.d_out)
+        d_v = dot("kgts,kgth->ksh", weights.astype(key.v.dtype), d_out)
         return d_q + dot("kgts,ksh->kgth", d_logits, key.k), (d_k, d_v)
 
     def leave(d_q, key: _Keys):

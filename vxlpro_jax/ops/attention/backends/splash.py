@@ -77,6 +77,7 @@ def _call(x: Inputs, made):
     q = q * q.shape[-1] ** -0.5
     if x.q_segments is None:
         return jax.vmap(made)(q, k, v)
+    assert x.kv_segments is not None
     ids = splash_attention.SegmentIds(x.q_segments, x.kv_segments)
     return jax.vmap(lambda q, k, v, ids: made(q, k, v, segment_ids=ids))(q, k, v, ids)
 

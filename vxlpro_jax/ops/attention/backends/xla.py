@@ -49,7 +49,7 @@ def _mask(x: Inputs) -> jax.Array | None:
     x, mask = x.with_segments(), None
     if x.q_positions is not None:
         mask = jnp.arange(x.k.shape[1])[:, None] <= x.q_positions[:, None, :]
-    if x.q_segments is not None:
+    if x.q_segments is not None and x.kv_segments is not None:
         same = x.kv_segments[:, :, None] == x.q_segments[:, None, :]
         mask = same if mask is None else mask & same
     return mask
