@@ -8,7 +8,7 @@ The programs are those of `vxlpro_jax.compile` (an answer is the four named abov
 of the config's task, to be asked for with a batch and frames that fit), each in a process of its
 own, so that its memory is its own. `run` is the median of the rounds after the first. `compiled` is
 what the compiler says that a device holds, `most` what it has held, the making of weights included
-(a CPU does not tell).
+(a CPU does not report it).
 """
 
 import contextlib

@@ -8,7 +8,7 @@ this machine's devices takes its turn: memory is what the compiled program holds
 and results, seconds the fastest of some runs; `differs by` is the largest difference from `chunked`
 in float32, of the results or of the gradients, as a share of the largest of their values. Where the
 logits would take more than 4 GiB, `xla` is left out. With `--topology` the TPU's kernel is compiled
-for TPUs that need not be there; only its memory is told then.
+for TPUs that need not be there, and only its memory is measured.
 """
 
 import argparse

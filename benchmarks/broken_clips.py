@@ -96,9 +96,9 @@ def read_set(folder: Path, ways: dict[str, str], *, epochs: int, workers: int) -
         sample = json.loads(line)
         found[sample["name"].split("'")[1]] = sample["kind"]
     strangers = found.keys() - ways.keys()
-    told = collections.Counter((way, found.get(name, "read")) for name, way in ways.items())
+    counts = collections.Counter((way, found.get(name, "read")) for name, way in ways.items())
     print("\n| broken by | became | clips |\n| --- | --- | --- |")
-    for (way, kind), count in sorted(told.items()):
+    for (way, kind), count in sorted(counts.items()):
         print(f"| {way} | {kind} | {count} |")
     print(f"\n{len(found)} named, {len(strangers)} of them not broken.")
 

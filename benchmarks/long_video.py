@@ -50,8 +50,8 @@ def main() -> None:
         command += [f"--video={args.video}", f"--keep_ratio={args.keep_ratio}"]
         command += [f"--feature_cache={args.feature_cache}", "--frames", str(frames)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        told = json.loads(done.stdout)
-        cells = [f"{told[name]:.4g}" for name in (*_COLUMNS, "resident")]
+        figures = json.loads(done.stdout)
+        cells = [f"{figures[name]:.4g}" for name in (*_COLUMNS, "resident")]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

@@ -11,7 +11,7 @@ wanted=$root/launch/ingest-requirements.txt
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }
 
-# A copy of the requirements tells that all of them are installed.
+# A copy of the requirements marks that all of them are installed.
 if ! cmp -s "$wanted" "$venv/installed.txt"; then
   candidates=(python3 python3.12 python3.11)
   [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")

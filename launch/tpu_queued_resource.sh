@@ -89,14 +89,14 @@ prepare() {
     sudo gcloud auth configure-docker ${image%%/*} --quiet && sudo docker pull --quiet $image"
 }
 
-# The next two run on each worker: options of docker that tell it who it is, of how many, and where all
+# The next two run on each worker: options of docker with its rank, the number of workers, and where all
 # meet, from the metadata server of its machine, read as JAX reads it. Hosts are listed in the order of
 # their numbers, as `name` or as `name:number:address`; `tpu-env` has a line for each MEGASCALE variable.
 attribute() {
   curl --silent --show-error --fail --noproxy "*" --retry 5 --retry-connrefused \
     --header "Metadata-Flavor: Google" \
     "http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance/attributes/$1" ||
-    { echo "error: the metadata server of $HOSTNAME does not tell $1." >&2; return 1; }
+    { echo "error: the metadata server of $HOSTNAME has no $1." >&2; return 1; }
 }
 process() {
   local slices=$1 hosts index first slice

@@ -286,8 +286,8 @@ def test_tpu_worker_of_one_is_alone(pod, tmp_path):
 @pytest.mark.parametrize(
     ("told", "flags", "said"),
     [
-        ({}, (), "does not tell worker-network-endpoints"),
-        (worker(0, hosts=("h",)), ("--slices=2",), "does not tell tpu-env"),
+        ({}, (), "has no worker-network-endpoints"),
+        (worker(0, hosts=("h",)), ("--slices=2",), "has no tpu-env"),
         (worker(0, hosts=("h",)) | {"tpu-env": "ZONE: 'z'"}, ("--slices=2",), "in no slice"),
     ],
 )

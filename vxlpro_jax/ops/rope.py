@@ -1,6 +1,6 @@
 """Rotary position embeddings of the decoder's heads and of the selector's full width.
 
-Angles are computed in at least float32: bfloat16 cannot tell position 256 from 257.
+Angles are computed in at least float32: bfloat16 cannot distinguish position 256 from 257.
 Shapes: `B` rows, `T` positions, `N` heads, `H` head width, `D` model width.
 """
 
