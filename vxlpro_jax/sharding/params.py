@@ -70,8 +70,8 @@ def spec_of(path: str, *, rules: Rules = RULES) -> P:
     """
     matches = [(pattern, spec) for pattern, spec in rules if re.fullmatch(pattern, path)]
     if len(matches) != 1:
-        rules = ", ".join(pattern for pattern, _ in matches) or "none"
-        raise ValueError(f"Parameter {path!r} must match one sharding rule; it matches: {rules}.")
+        matched = ", ".join(pattern for pattern, _ in matches) or "none"
+        raise ValueError(f"Parameter {path!r} must match one sharding rule; it matches: {matched}.")
     return matches[0][1]
 
 
