@@ -1,12 +1,13 @@
-"""What would take less memory: the lines of each program, and that they speak of what it holds."""
+"""The memory advice of each program: its lines, and what compiled programs then save."""
 
 import dataclasses
 import re
 
+import jax
 import pytest
 from helpers import MICRO
 
-from vxlpro_jax.aot import memory_advice
+from vxlpro_jax.aot import memory_advice, programs
 from vxlpro_jax.config.schema import (
     PRESETS,
     DataConfig,
@@ -21,7 +22,7 @@ FROZEN_TOWER = OptimConfig(groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),
 
 
 def advice(what, **fields):
-    """What is named, with the GiB that it saves and of what, in the order of the lines."""
+    """The named changes, with the GiB that each saves and of what, in the order of the lines."""
     data = DataConfig(batch_size=2**20, max_frames=64, max_text_tokens=96)
     config = dataclasses.replace(TrainConfig(model=MICRO, data=data), **fields)
     mesh = make_mesh(MeshConfig())
@@ -91,3 +92,48 @@ def test_the_cache_of_8192_frames_has_its_computed_size():
     half = 2 * 36 * 2 * 128 * (8192 // 4 * 154 + 1024) * 2 / 2 / 2**30
     assert lines[0] == f"--kv_cache=int8 saves {half:.1f} GiB of keys and values"
     assert lines[1] == f"data.max_frames=4096 saves {half / 2:.1f} GiB of keys and values"
+
+
+# ---- Held against compiled programs --------------------------------------------------------------
+
+# Sequences so long that what the advice is about is most of the memory; nothing of it is run.
+LONG = TrainConfig(
+    model=dataclasses.replace(
+        MICRO,
+        decoder=dataclasses.replace(MICRO.decoder, depth=8, width=64, max_positions=10**7),
+    ),
+    data=DataConfig(batch_size=1, max_frames=2**18, max_text_tokens=96),
+    compute_dtype="bfloat16",
+)
+
+
+def compiled(what, config, *, cache="model"):
+    """The memory of a program in GiB: its arguments if they hold a cache, else temporary values.
+
+    A CPU computes in float32 and therefore copies a cache of another type, which no accelerator
+    does.
+    """
+    mesh = make_mesh(MeshConfig())
+    with jax.set_mesh(mesh):
+        program = programs.build(what, config, mesh=mesh, cache=cache)
+        memory = programs.DeviceMemory.of(program.jitted().lower(*program.arguments).compile())
+    return (memory.arguments if what == "decode" else memory.temporary) / 2**30
+
+
+def advised(what, config, name):
+    """The GiB that the advice says a change saves."""
+    lines = list(memory_advice.advice(config, what=what, mesh=make_mesh(MeshConfig())))
+    return next(float(re.search(r"saves ([\d.]+)", x)[1]) for x in lines if x.startswith(name))
+
+
+def test_an_int8_cache_saves_about_what_is_advised():
+    saved = compiled("decode", LONG) - compiled("decode", LONG, cache="int8")
+    assert saved == pytest.approx(advised("decode", LONG, "--kv_cache=int8"), rel=0.25)
+
+
+@pytest.mark.parametrize("what", ["decode", "assemble"])
+def test_half_of_the_frames_save_about_what_is_advised(what):
+    half = dataclasses.replace(LONG, data=dataclasses.replace(LONG.data, max_frames=2**17))
+    cache = "int8" if what == "decode" else "model"  # The advice before this one is followed.
+    saved = compiled(what, LONG, cache=cache) - compiled(what, half, cache=cache)
+    assert saved == pytest.approx(advised(what, LONG, "data.max_frames"), rel=0.35)
