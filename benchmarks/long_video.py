@@ -21,7 +21,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.evals.needle import drawn
+from vxlpro_jax.evals.needle import synthetic
 from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.inference.memory_plan import Options
 
@@ -42,7 +42,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args)))
         return
-    args.video = args.video or str(drawn.haystack(Path(DataConfig().cache_dir).expanduser()))
+    args.video = args.video or str(synthetic.haystack(Path(DataConfig().cache_dir).expanduser()))
     print("| " + " | ".join((*_COLUMNS, "resident MiB")) + " |")
     print("| --- " * (len(_COLUMNS) + 1) + "|")
     for frames in args.frames:

@@ -19,12 +19,10 @@ train stage1
 train stage2 --config.init_from="$dir/stage1"
 train stage3 --config.init_from="$dir/stage2"
 train stage3_long --config.init_from="$dir/stage3"
-measure() {
-  "$python" -m vxlpro_jax.evaluate --checkpoint "$dir/stage3_long" --benchmark "$1" \
-    --keep_ratio 1.0 --out "$dir/$1"
-}
-measure embedded
-measure needles
+"$python" -m vxlpro_jax.evaluate --checkpoint "$dir/stage3_long" --benchmark embedded \
+  --keep_ratio 1.0 --out "$dir/embedded"
+"$python" -m vxlpro_jax.needle --checkpoint "$dir/stage3_long" --mode clips \
+  --keep_ratio 1.0 --out "$dir/needles"
 "$python" -m vxlpro_jax.needle --checkpoint "$dir/stage3_long" --mode mcq --out "$dir/haystack" \
   --frames 64,256,1024 --keep_ratio 0.5,1 --max_context 8192
 
@@ -33,7 +31,8 @@ import json, pathlib, sys
 
 folder = pathlib.Path(sys.argv[1])
 read = lambda name: json.loads((folder / name).read_text())
-results = read("embedded/results.json") | read("needles/results.json")
+results = read("embedded/results.json")
+results["needles"] = read("needles/results.json")
 results["recot"] = read("stage1/recot.json")
 results["haystack"] = read("haystack/results.json")
 partial = folder / "results.json.tmp"

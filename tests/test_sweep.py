@@ -11,7 +11,7 @@ import yaml
 from helpers import ROOT
 
 from configs import ablations
-from vxlpro_jax import evaluate, train
+from vxlpro_jax import evaluate, needle, train
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.sweep import __main__ as sweep
 from vxlpro_jax.sweep import measures, results
@@ -36,13 +36,14 @@ def planned(group: str, workdir) -> dict[str, Run]:
 
 
 def parse_run(command):
-    """What `train` or `evaluate` makes of a planned command."""
+    """The parsed flags of a planned command."""
     python, _, module, *arguments = command
     assert python == sys.executable
     if module == "vxlpro_jax.train":
         return train.parse_arguments([module, *arguments])
-    assert module == "vxlpro_jax.evaluate"
-    return evaluate.parse_arguments(arguments)
+    return {"vxlpro_jax.evaluate": evaluate, "vxlpro_jax.needle": needle}[module].parse_arguments(
+        arguments
+    )
 
 
 # ---- The plan -----------------------------------------------------------------------------------
@@ -394,7 +395,8 @@ def test_dry_runs_of_clusters_change_nothing(launcher, tmp_path, monkeypatch, ca
 
 def test_needles_are_averaged_over_the_grid():
     grid = [{"frames": 8, "depth": depth, "accuracy": depth} for depth in (0.0, 0.5, 1.0)]
-    assert measures.of_needles({"needle_grid": grid}) == {"needles": 0.5}
+    assert measures.of_needles({"grid": grid}) == {"needles": 0.5}
+    assert measures.of_needles({"needle_grid": grid}) == {"needles": 0.5}  # Of earlier versions.
 
 
 def test_tables_hold_mean_and_spread(tmp_path):

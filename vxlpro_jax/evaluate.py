@@ -1,134 +1,168 @@
-"""Measures a trained model.
+"""Asks a model the questions of a benchmark and scores its answers.
 
-`python -m vxlpro_jax.evaluate --checkpoint DIR --benchmark embedded|needles --out DIR`, or with one
-of the published benchmarks and its `--annotations PATH --videos DIR`.
+`python -m vxlpro_jax.evaluate --checkpoint DIR --benchmark embedded --out DIR`, or with a published
+benchmark, `questions` or a Python file, and its `--annotations PATH --videos DIR`.
 """
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, get_args
 
-from vxlpro_jax import benchmarking
 from vxlpro_jax.config.schema import DataConfig
-from vxlpro_jax.data.synthetic.clips import synthetic_set
-from vxlpro_jax.data.synthetic.haystacks import needle_set
-from vxlpro_jax.evals import embedded, registry
-from vxlpro_jax.evals.embedded import Reply
+from vxlpro_jax.distributed.cluster import find_cluster
+from vxlpro_jax.evals import registry
+from vxlpro_jax.evals.benchmark import Profile
+from vxlpro_jax.evals.judge import Judge
 from vxlpro_jax.inference import flags
-from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
-from vxlpro_jax.utils.files import write_atomically
+from vxlpro_jax.utils.journal import Shard
 
+if TYPE_CHECKING:
+    from vxlpro_jax.evals.runner import Run
 
-class Asked(NamedTuple):
-    """What a benchmark needs.
-
-    Attributes: `engine`, the model; `cache`, folder of the embedded clips; `keep_ratio`, share of
-    the visual tokens that the selector keeps; `out`, an existing folder for pictures.
-    """
-
-    engine: Engine
-    cache: Path
-    keep_ratio: float
-    out: Path
-
-
-class Outcome(NamedTuple):
-    """Attributes: `figures` for `results.json`, `table` in Markdown, the `replies` of each run."""
-
-    figures: dict
-    table: str
-    replies: dict[str, list[Reply]]
+EMBEDDED = "embedded"
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name."""
     args = parse_arguments(argv)
-    if args.benchmark in registry.NAMES:
-        benchmarking.run(args)
+    if args.benchmark == EMBEDDED:
+        print(_ask_embedded(args))
         return
-    if changed := flags.changed(args):
-        raise InputError(
-            f"--benchmark {args.benchmark} takes no flags of the decoder: leave out"
-            f" {', '.join(changed)}, or use vxlpro_jax.needle."
-        )
-    args.out.mkdir(parents=True, exist_ok=True)
-    engine = Engine.load(args.checkpoint)
-    asked = Asked(engine, args.cache.expanduser(), args.keep_ratio, args.out)
-    outcome = BENCHMARKS[args.benchmark](asked)
-    write_outcome(outcome, out=args.out)
-    print(outcome.table)
+    from vxlpro_jax.evals import runner
+
+    print(runner.run(_run(args)))
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse itself exits with 2 on a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m vxlpro_jax.evaluate",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="python -m vxlpro_jax.evaluate", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
     add("--checkpoint", required=True, help="model folder or training folder")
-    add("--benchmark", required=True, choices=(*BENCHMARKS, *registry.NAMES), help="what is asked")
+    names = ", ".join((EMBEDDED, *registry.find_all()))
+    add("--benchmark", required=True, help=f"one of {names}, or the path of a Python file")
     add("--out", required=True, type=Path, help="folder of the results")
-    add("--keep_ratio", type=float, default=0.9, help="share of visual tokens kept")
     cache = Path(DataConfig().cache_dir)
-    add("--cache", type=Path, default=cache, help="folder of the embedded clips")
-    benchmarking.add_flags(parser)
+    add("--cache_dir", type=Path, default=cache, help=f"folder of embedded clips; {cache}")
+    flags.add_inference_flags(parser)
+    flags.add_flags(parser)
+    _add_benchmark_flags(parser)
     return parser.parse_args(argv)
 
 
-def ask_embedded(asked: Asked) -> Outcome:
-    """The embedded task's held-out questions.
+def _add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of all benchmarks but the embedded one."""
+    add = parser.add_argument_group("benchmarks with annotations").add_argument
+    add("--annotations", type=Path, help="file of questions, as published")
+    add("--videos", type=Path, help="folder of the videos, which may lie in folders below")
+    add("--subtitles", type=Path, help="folder of the SRT files, for videomme_subtitles")
+    profiles = get_args(Profile)
+    whose = f"whose prompts and parsers; {profiles[0]} if not given"
+    add("--profile", default=profiles[0], choices=profiles, help=whose)
+    add("--chain", type=_count, help="number of V-STaR's chain of questions; 1 if not given")
+    add("--limit", type=_count, help="number of questions, the first ones; all if not given")
+    add("--max_new_tokens", type=_count, help="of an answer; if not given: the benchmark's own")
+    add("--token_cache", default="", help="folder where visual tokens are kept for other runs")
+    unreadable = "number of videos that may fail before this stops; 10 if not given"
+    add("--max_unreadable", type=int, default=10, help=unreadable)
+    process = "rank among --num_processes that share --out; a launcher's if not given"
+    add("--process_id", type=int, help=process)
+    add("--num_processes", type=_count, help="number of processes, each for some of the videos")
+    add("--judge_url", help="OpenAI-compatible endpoint; OPENAI_API_KEY is sent to it if set")
+    add("--judge_model", help="name of the judge model there")
 
-    Figures are `accuracy`, `blind` (every clip black, the reply one of the possible answers) and
-    `chance`, by kind of question.
+
+def _ask_embedded(args: argparse.Namespace) -> str:
+    if changed := flags.changed(args):
+        raise InputError(
+            f"--benchmark {EMBEDDED} takes no flags of the decoder: leave out"
+            f" {', '.join(f'--{name}' for name in changed)}."
+        )
+    if args.max_frames is not None or args.fps is not None:
+        raise InputError(
+            f"--benchmark {EMBEDDED} reads all frames of its clips: leave out --max_frames and"
+            " --fps."
+        )
+    from vxlpro_jax.evals import synthetic
+    from vxlpro_jax.inference.engine import Engine
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    engine = Engine.load(args.checkpoint)
+    asked = flags.inference_config_of(args, defaults=engine.inference_config)
+    cache = args.cache_dir.expanduser()
+    return synthetic.run(engine, cache_dir=cache, keep_ratio=asked.keep_ratio, out=args.out)
+
+
+def _run(args: argparse.Namespace) -> "Run":
+    """What the flags ask for.
+
+    Raises:
+        InputError: a flag is missing, is out of its range, or does not go with another one.
     """
-    file = synthetic_set(asked.cache).eval
-    seen = embedded.ask(asked.engine, file, keep_ratio=asked.keep_ratio)
-    blind = embedded.ask(asked.engine, file, keep_ratio=asked.keep_ratio, is_blind=True)
-    replies = {"seen": _listed(seen, "seen"), "blind": _listed(blind, "blind")}
-    figures = {
-        "accuracy": embedded.by_kind(replies["seen"]),
-        "blind": embedded.by_kind(replies["blind"]),
-        "chance": embedded.chance(replies["seen"]),
-    }
-    return Outcome(figures, embedded.table(figures), replies)
+    from vxlpro_jax.evals import runner
+
+    benchmark = registry.find(args.benchmark, chain=args.chain)
+    for flag in ("annotations", "videos"):
+        if getattr(args, flag) is None:
+            raise InputError(f"Benchmark {args.benchmark} needs --{flag}.")
+    defaults = runner.default_sampling(args.checkpoint, benchmark=benchmark)
+    sampling = flags.inference_config_of(args, defaults=defaults)
+    return runner.Run(
+        checkpoint=args.checkpoint,
+        benchmark=benchmark,
+        chain=args.chain,
+        source=registry.source_digest(args.benchmark),
+        annotations=args.annotations,
+        videos=args.videos,
+        subtitles=args.subtitles,
+        out=args.out,
+        profile=args.profile,
+        limit=args.limit,
+        sampling=sampling,
+        budget=benchmark.budget.with_max_new_tokens(args.max_new_tokens),
+        options=flags.options_of(args, keep_ratio=sampling.keep_ratio),
+        decoder_flags=flags.settings_of(args),
+        dtype=args.dtype,
+        token_cache=args.token_cache,
+        shard=_shard(args),
+        max_unreadable=args.max_unreadable,
+        judge=_judge(args),
+    )
 
 
-def ask_needles(asked: Asked) -> Outcome:
-    """Cards in ever longer haystacks; the figure is `needle_grid`, drawn in `needles.png`."""
-    file = needle_set(asked.cache)
-    replies = _listed(embedded.ask(asked.engine, file, keep_ratio=asked.keep_ratio), "needles")
-    grid = embedded.needle_grid(replies)
-    embedded.draw_needles(grid, path=asked.out / "needles.png")
-    return Outcome({"needle_grid": grid}, embedded.needle_table(grid), {"needles": replies})
+def _judge(args: argparse.Namespace) -> Judge | None:
+    if (args.judge_url is None) != (args.judge_model is None):
+        raise InputError("Give --judge_url and --judge_model together, or neither.")
+    if args.judge_url is None:
+        return None
+    return Judge(args.judge_url, model=args.judge_model, key=os.environ.get("OPENAI_API_KEY", ""))
 
 
-BENCHMARKS: dict[str, Callable[[Asked], Outcome]] = {
-    "embedded": ask_embedded,
-    "needles": ask_needles,
-}
+def _shard(args: argparse.Namespace) -> Shard:
+    if (args.process_id is None) != (args.num_processes is None):
+        raise InputError("Give --process_id and --num_processes together, or neither.")
+    if args.process_id is None:
+        cluster = find_cluster(os.environ)
+        return Shard(cluster.process_id, cluster.num_processes) if cluster else Shard()
+    if not 0 <= args.process_id < args.num_processes:
+        raise InputError(
+            f"--process_id is {args.process_id}: give 0 to {args.num_processes - 1}, as"
+            f" --num_processes is {args.num_processes}."
+        )
+    return Shard(args.process_id, args.num_processes)
 
 
-def write_outcome(outcome: Outcome, *, out: Path) -> None:
-    """Writes `replies.jsonl`, `results.md` and, last, `results.json` into `out`."""
-    lines = [
-        json.dumps({"run": run, **reply._asdict()})
-        for run, replies in outcome.replies.items()
-        for reply in replies
-    ]
-    write_atomically(out / "replies.jsonl", "\n".join(lines) + "\n")
-    write_atomically(out / "results.md", outcome.table)
-    write_atomically(out / "results.json", json.dumps(outcome.figures, indent=2))
-
-
-def _listed(replies: Iterable[Reply], name: str) -> list[Reply]:
-    return list(cli.progress(replies, name=name, unit="question"))
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
 
 
 if __name__ == "__main__":

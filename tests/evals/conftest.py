@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from vxlpro_jax.evals import score
+from scoring import score_files
 
 
 @pytest.fixture
@@ -26,13 +25,13 @@ def write_files(tmp_path):
 
 @pytest.fixture
 def scored(write_files):
-    """Scores invented records; returns what `--json` prints, less benchmark and profile."""
+    """Scores invented records; returns what `score --json` prints, less benchmark and profile."""
 
     def run(benchmark, records, answers, *, profile="official", name="annotations.json"):
         annotations, predictions = write_files(records, answers, name=name)
-        scores = score.score(
+        found = score_files(
             benchmark, annotations=annotations, predictions=predictions, profile=profile
-        )
-        return score.report(scores)
+        ).to_json()
+        return {key: value for key, value in found.items() if key not in ("benchmark", "profile")}
 
     return run

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from vxlpro_jax.evals.annotations import Row, read_rows
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
 from vxlpro_jax.utils.errors import InputError
 
 RECORDS = [{"question": "Why?", "options": ["a", "b"]}, {"question": "How?", "options": ["c"]}]
@@ -47,12 +47,12 @@ def test_parquet_without_pyarrow_says_what_to_do(tmp_path, monkeypatch):
     ("name", "content", "sentence"),
     [
         ("a.json", b"{", "are not JSON"),
-        ("a.json", b"[]", "hold no list of records"),
-        ("a.json", b'{"a": 1}', "hold no list of records"),
-        ("a.json", b"[1]", "record 0 is no object"),
+        ("a.json", b"[]", "have no list of records"),
+        ("a.json", b'{"a": 1}', "have no list of records"),
+        ("a.json", b"[1]", "record 0 is not an object"),
         ("a.json", b"[{}] {", "are not JSON"),
         ("a.json", b"[" * 100_000, "are not JSON"),
-        ("a.json", b"", "hold no list of records"),
+        ("a.json", b"", "have no list of records"),
         ("a.json", b"\xff", "are not UTF-8"),
         ("a.parquet", b"no", "are not Parquet"),
         ("b.json", None, r"b\.json cannot be read"),
@@ -84,11 +84,11 @@ def test_files_that_cannot_be_used(tmp_path, name, content, sentence):
 )
 def test_a_bad_field_is_named_with_file_and_record(read, value, expected):
     with pytest.raises(InputError, match=rf"f\.json, record 3: field 'x' is .*: {expected}"):
-        read(Row("f.json, record 3", 3, {"x": value}))
+        read(AnnotationRow("f.json, record 3", 3, {"x": value}))
 
 
 def test_a_missing_field_is_named_and_a_missing_id_is_the_place():
-    row = Row("f.json, record 3", 3, {"null": None, "empty": ""})
+    row = AnnotationRow("f.json, record 3", 3, {"null": None, "empty": ""})
     with pytest.raises(InputError, match="field 'x' is missing: expected text"):
         row.text("x")
     assert row.id("x") == row.id("null") == row.id("empty") == 3

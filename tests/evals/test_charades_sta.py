@@ -115,7 +115,7 @@ def test_the_original_text_file(scored):
 def test_prompt_and_a_bad_record(tmp_path, scored):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([query(caption="person shuts a laptop.")]))
-    assert sta.prompt(sta.read(file)[0], "official").text == (
+    assert sta.CHARADES_STA.prompt(sta.CHARADES_STA.read(file)[0], "official").text == (
         "Please find the visual event described by a sentence in the video, determining its"
         " starting and ending times. The format should be: 'The event happens in the start time -"
         " end time'. For example, The event 'person turn a light on' happens in the 24.3 - 30.4"

@@ -9,9 +9,10 @@ import published_files
 import pytest
 
 from vxlpro_jax import evaluate
-from vxlpro_jax.evals import outcome, registry
-from vxlpro_jax.evals.judge import TRIES, Judge, Question
-from vxlpro_jax.evals.scoring import rate_all
+from vxlpro_jax.evals import registry
+from vxlpro_jax.evals.benchmark import JudgeRequest
+from vxlpro_jax.evals.judge import TRIES, Judge, ask_judge
+from vxlpro_jax.evals.results import Results
 from vxlpro_jax.utils import errors
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Journal, Shard
@@ -60,7 +61,7 @@ def judge_at(server, *, model="judge"):
     return Judge(server.url, model=model, key=KEY, first_wait=0.001)
 
 
-QUESTION = Question("You judge.", "Right?", {"temperature": 0})
+QUESTION = JudgeRequest("You judge.", "Right?", {"temperature": 0})
 
 
 def test_what_is_sent_and_tried_again():
@@ -100,12 +101,12 @@ def judged(tmp_path):
         records = benchmark.read(published_files.write_annotations(name, tmp_path))
         pairs = zip(records, answers, strict=True)
         texts = {record.id: text for record, text in pairs if text is not None}
-        given = outcome.Answers(texts, {})
-        rated = rate_all(benchmark, records, texts, profile="official")
-        replies = outcome.ask_judge(judge_at(server), name, rated, out=tmp_path, progress=no_bar)
-        return outcome.results(
-            name, benchmark, records, given, profile="official", judgements=replies
+        scored = benchmark.score_all(records, texts, profile="official")
+        found = Results.of(benchmark, scored, profile="official")
+        replies = ask_judge(
+            judge_at(server), benchmark.rubric, scored, out=tmp_path, progress=no_bar
         )
+        return found.with_judge(benchmark, scored, replies).to_json()
 
     return run
 
@@ -243,10 +244,12 @@ def test_what_was_judged_before_a_failure_is_kept(judged, tmp_path):
     assert len(server.asked) == 3
 
 
-def test_other_benchmarks_ask_no_judge(judged):
-    with serving(lambda _: "") as server:
-        assert "judged" not in str(judged("charades_sta", server, ["1 - 3"] * 3)["metrics"])
-    assert not server.asked
+def test_benchmarks_whose_answers_a_judge_can_rate():
+    rated = [name for name, benchmark in registry.find_all().items() if benchmark.rubric]
+    assert rated == [
+        *("mlvu_dev", "mlvu_test", "tempcompass_multi_choice", "tempcompass_yes_no"),
+        *("tempcompass_caption_matching", "tempcompass_captioning", "vstar_what"),
+    ]
 
 
 def test_the_command_takes_the_judge_by_flag(tmp_path, monkeypatch):

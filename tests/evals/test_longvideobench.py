@@ -84,9 +84,9 @@ def with_options(**fields):
 def test_rows_with_numbered_options_are_the_same_question(tmp_path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([with_options(), record(options=3)]))
-    first, second = longvideobench.read(file)
+    first, second = longvideobench.LONGVIDEOBENCH.read(file)
     assert first == second
-    assert longvideobench.prompt(first, "official").text == (
+    assert longvideobench.LONGVIDEOBENCH.prompt(first, "official").text == (
         "Which?\nA. option 0\nB. option 1\nC. option 2\n"
         "Answer with the option's letter from the given choices directly.\n"
     )

@@ -122,7 +122,7 @@ def test_the_authors_folder_is_its_files_put_together(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     with pytest.raises(InputError, match="data are a folder without JSON files"):
-        mlvu.read_dev(folder)
+        mlvu.DEV.read(folder)
     summary = {"video": "b.mp4", "question": "Tell.", "answer": "..", "question_type": "summary"}
     files = {
         "9_summary": [summary],
@@ -132,7 +132,7 @@ def test_the_authors_folder_is_its_files_put_together(tmp_path):
     for name, records in files.items():
         (folder / f"{name}.json").write_text(json.dumps(records))
     (folder / "README.md").write_text("no records")
-    questions = mlvu.read_dev(folder)
+    questions = mlvu.DEV.read(folder)
     found = [(question.id, question.task, question.gold) for question in questions]
     assert found == [
         (0, "plotQA", "A"),
@@ -144,18 +144,18 @@ def test_the_authors_folder_is_its_files_put_together(tmp_path):
     with pytest.raises(
         InputError, match=r"4_count\.json, record 1: field 'question_type' is missing"
     ):
-        mlvu.read_test(folder)
+        mlvu.TEST.read(folder)
 
 
 def read_one(tmp_path, record):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([record]))
-    return mlvu.read_dev(file)[0]
+    return mlvu.DEV.read(file)[0]
 
 
 def test_prompts_of_both_profiles(tmp_path):
     question = read_one(tmp_path, dev())
-    asked = mlvu.prompt(question, "official")
+    asked = mlvu.DEV.prompt(question, "official")
     assert asked.system == (
         "Carefully watch this video and pay attention to every detail. Based on your observations,"
         " select the best option that accurately addresses the question."
@@ -165,7 +165,7 @@ def test_prompts_of_both_profiles(tmp_path):
         "\nOnly give the best option."
     )
     assert asked.prefill == "Best Option: ("
-    legacy = mlvu.prompt(question, "legacy2025")
+    legacy = mlvu.DEV.prompt(question, "legacy2025")
     assert legacy.text == (
         "\nWhich?\n(A) Goat\n(B) Horse\n(C) Otter\n(D) Crane\nOnly give the best option.\n\n"
         "Best option: ("
@@ -177,15 +177,15 @@ def test_a_repacked_record_asks_the_same(tmp_path):
     question = read_one(tmp_path, repacked())
     assert question.video == "a.mp4"
     assert question.options == tuple(FOUR)
-    legacy = mlvu.prompt(question, "legacy2025").text
+    legacy = mlvu.DEV.prompt(question, "legacy2025").text
     assert legacy == f"\n{repacked()['question']}\nOnly give the best option.\n\nBest option: ("
-    official = mlvu.prompt(question, "official").text
+    official = mlvu.DEV.prompt(question, "official").text
     assert official.startswith("Question: Which\nof these?\nOptions:\n(A) Goat\n")
 
 
 def test_generation_prompt(tmp_path):
     record = {"video": "b.mp4", "question": "Tell.", "answer": "..", "question_type": "summary"}
-    asked = mlvu.prompt(read_one(tmp_path, record), "official")
+    asked = mlvu.DEV.prompt(read_one(tmp_path, record), "official")
     assert asked.text == "Tell."
     assert asked.system.endswith("Based on your observations, answer the given questions.")
 

@@ -112,7 +112,7 @@ def test_captions_wait_for_a_judge_unless_there_is_none(scored):
     ],
 )
 def test_a_judge_names_exactly_the_right_line(judgement, is_right):
-    assert tempcompass.captioning_judged(judgement, gold="B. downward") is is_right
+    assert tempcompass.judge_chose_right(judgement, gold="B. downward") is is_right
 
 
 def test_overall_is_pooled_over_questions_not_aspects(scored):

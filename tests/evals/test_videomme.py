@@ -92,7 +92,7 @@ def test_groups_are_pooled_over_their_questions(scored):
 def read_one(tmp_path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([record()]))
-    return videomme.read(file)[0]
+    return videomme.VIDEOMME.read(file)[0]
 
 
 LISTED = "How many tents?\nA. One.\nB. Two.\nC. Four.\nD. Six.\n"
@@ -106,20 +106,25 @@ LEGACY = OFFICIAL.replace("the video.", "the video and the subtitles.")
 def test_prompts_without_subtitles(tmp_path):
     question = read_one(tmp_path)
     assert question.video == "abc.mp4"
-    assert videomme.prompt(question, "official").text == f"{OFFICIAL}{LISTED}The best answer is:"
-    assert videomme.prompt(question, "legacy2025").text == (
+    assert (
+        videomme.VIDEOMME.prompt(question, "official").text
+        == f"{OFFICIAL}{LISTED}The best answer is:"
+    )
+    assert videomme.VIDEOMME.prompt(question, "legacy2025").text == (
         f"{LEGACY}{LISTED}\nAnswer with the option's letter from the given choices directly."
     )
 
 
 def test_prompts_with_subtitles(tmp_path):
     question = read_one(tmp_path)
-    asked = videomme.prompt_with(question, "official", subtitles="hello\nthere")
+    asked = videomme.WITH_SUBTITLES.subtitled_prompt(question, "official", subtitles="hello\nthere")
     assert asked.text == (
         "This video's subtitles are listed below:\nhello\nthere\n"
         f"{OFFICIAL}{LISTED}The best answer is:"
     )
-    asked = videomme.prompt_with(question, "legacy2025", subtitles="hello\nthere")
+    asked = videomme.WITH_SUBTITLES.subtitled_prompt(
+        question, "legacy2025", subtitles="hello\nthere"
+    )
     assert asked.text == (
         "This video's subtitles are listed below: \nhello\nthere\n"
         f"{LEGACY}{LISTED}The best answer is:"

@@ -86,7 +86,7 @@ def test_gold_may_be_a_place(scored):
 def test_prompt_and_a_bad_record(tmp_path, scored):
     file = tmp_path / "a.json"
     file.write_text(json.dumps(tries("a")))
-    assert vnbench.prompt(vnbench.read(file)[0], "official").text == (
+    assert vnbench.VNBENCH.prompt(vnbench.VNBENCH.read(file)[0], "official").text == (
         "How many?\nA. 2\nB. 5\nC. 3\nD. 4\n"
         "Answer with the option's letter from the given choices directly."
     )

@@ -168,20 +168,20 @@ def test_lgm_of_a_perfect_share_is_infinite():
 def read_one(tmp_path, **fields):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([row(**fields)]))
-    return vstar.read(file)[0]
+    return vstar.WHAT.read(file)[0]
 
 
 def test_prompts_of_what_and_when(tmp_path):
     question = read_one(tmp_path, frame_count=1234)
-    assert vstar.what(1).prompt(question, "official").text == (
+    assert vstar.WHAT.prompt(question, "official").text == (
         "Answer the question about the video: What does she throw? \n (If the answer is a person,"
         " you don't need to identify the person.)"
     )
-    assert vstar.when(1).prompt(question, "official").text == (
+    assert vstar.WHEN.prompt(question, "official").text == (
         "This video is 41.13 seconds long. Answer the question about the video: When does she"
         " throw it? \n Output the start and end moment timestamps."
     )
-    assert vstar.when(2).prompt(question, "official").text == (
+    assert vstar.WHEN.other_chains[2].prompt(question, "official").text == (
         "This video is 41.13 seconds long with a resolution of 640x360 (width x height). Answer the"
         " question about the video: When does she throw it? \n There are 2 bounding boxes of the"
         " key object related to the question in the video without knowing the time, which are:"
@@ -191,14 +191,14 @@ def test_prompts_of_what_and_when(tmp_path):
 
 def test_prompts_of_where(tmp_path):
     question = read_one(tmp_path, timestamps=[11.2, 13.9])
-    first = vstar.where(1).prompt(question, "official").text.split("\n" + 20 * " ")
+    first = vstar.WHERE.prompt(question, "official").text.split("\n" + 20 * " ")
     assert first[0] == (
         "Please answer the question about the video: Where is it during 12-17.5 s? with a series of"
         " bounding boxes in [x1, y1, x2, y2] format. \n"
     )
     assert first[1].startswith("For each whole second within the time range [12, 13] provided")
     assert first[2:] == ['Example output: {"12": [x1, y1, x2, y2],...}', ""]
-    second = vstar.where(2).prompt(question, "official").text.split("\n" + 20 * " ")
+    second = vstar.WHERE.other_chains[2].prompt(question, "official").text.split("\n" + 20 * " ")
     assert "Where is it? with a series" in second[0]
     assert "You only need to output 2 bbox(es)." in second[1]
     assert second[4].startswith('{"0": [x0,y0,x1,y1], "1":..., ..., "2":...} (if the frames at 0~2')

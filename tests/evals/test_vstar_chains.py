@@ -5,8 +5,9 @@ import math
 
 import helpers
 import pytest
+from scoring import score_files
 
-from vxlpro_jax.evals import score, vstar_chains
+from vxlpro_jax.evals.benchmarks import vstar_chains
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -58,8 +59,7 @@ def results(write_files, tmp_path):
     def write(part, answers, *, rights=None):
         annotations, predictions = write_files([ROW] * len(answers), answers)
         name = f"vstar_{part}"
-        scores = score.score(name, annotations=annotations, predictions=predictions)
-        found = {"benchmark": name, **score.report(scores)}
+        found = score_files(name, annotations=annotations, predictions=predictions).to_json()
         for item, right in zip(found["per_item"], rights or [], strict=False):
             item["judged"] = {"rating": 3 * right, "right": right}
         path = tmp_path / f"{part}.json"
@@ -76,7 +76,7 @@ def test_command_reads_results(results):
         "--where": results("where", ['{"3": [0, 0, 10, 5]}', "", ""]),
     }
     argv = [word for pair in files.items() for word in pair]
-    process = helpers.python("-m", "vxlpro_jax.evals.vstar_chains", *argv, "--json")
+    process = helpers.python("-m", "vxlpro_jax.evals.benchmarks.vstar_chains", *argv, "--json")
     out, err = process.communicate()
     assert process.returncode == 0, err
     metrics = json.loads(out)["metrics"]

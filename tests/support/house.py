@@ -57,8 +57,6 @@ FRONT = ("", "__main__")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **ROOMS,
     **dict.fromkeys(COMMANDS, (*_ALL_ROOMS, "")),
-    "evaluate": (*_ALL_ROOMS, "", "benchmarking"),
-    "benchmarking": _ALL_ROOMS,
     "": _ALL_ROOMS,
     "__main__": (*_ALL_ROOMS, *COMMANDS, ""),
 }

@@ -75,7 +75,15 @@ def _tempcompass(question, answer):
 
 _CHOICE = _tempcompass("Where to?\nA. up\nB. down", "B. down")
 
+# The paths of the files that `write_videos` writes.
+_QUESTIONS = [
+    {"video": "1_plotQA/a.mp4", "question": "Which?", "options": ["cat", "dog"], "answer": "dog"},
+    {"video": "1_plotQA/a.mp4", "question": "When?", "spans": [[0.5, 1.5]], "group": "time"},
+    {"video": "b.mp4", "question": "What?", "answer": "A ball.", "group": "text"},
+]
+
 ANNOTATIONS = {
+    "questions": _QUESTIONS,
     "mlvu_dev": _MLVU,
     "mlvu_test": _MLVU,
     "videomme": _VIDEOMME,

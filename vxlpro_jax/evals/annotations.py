@@ -1,21 +1,28 @@
 """Annotation files of benchmarks: rows whose fields are checked as they are read."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vxlpro_jax.utils.errors import InputError
 
+# The name of a record: its own, or its place in the file.
+Id = str | int
+
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One record of an annotation file; every getter raises InputError on a field it cannot use.
+class AnnotationRow:
+    """One record of an annotation file; every getter raises InputError for a field it cannot use.
 
-    Attributes: `where`, file and record for messages; `index`, its zero-based place; `fields`.
+    Attributes:
+        where: file and record, for messages.
+        index: zero-based place in the file.
+        fields: values by name.
     """
 
     where: str
@@ -77,7 +84,7 @@ class Row:
         return value[0], value[1]
 
     def wrong(self, key: str, expected: str) -> InputError:
-        """The error that a field is not what it should be."""
+        """The error that a field is not what was expected."""
         if key not in self.fields:
             return InputError(f"{self.where}: field {key!r} is missing: expected {expected}.")
         shown = repr(self.fields[key])
@@ -85,17 +92,17 @@ class Row:
         return InputError(f"{self.where}: field {key!r} is {shown}: expected {expected}.")
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[AnnotationRow]:
     """The records of a `.parquet` file, a `.jsonl` file or JSON lists, one after the other.
 
     Raises:
-        InputError: the file cannot be read, has no records, or one of them is no object.
+        InputError: the file cannot be read, has no records, or a record is not an object.
     """
     return rows_of(read_records(path), path=path)
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file itself, or the JSON files right in a folder, by name.
+    """The file itself, or the JSON files of a folder (not of folders below), sorted by name.
 
     Raises:
         InputError: the folder has none.
@@ -108,25 +115,37 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def rows_of(records: Any, *, path: Path) -> list[Row]:
-    """The rows of a list of records that `path` told.
+def files_digest(path: Path) -> str:
+    """A hash of the content of an annotation file, or of all files of a folder.
 
     Raises:
-        InputError: it is no list, is empty, or holds something else than objects.
+        InputError: there is no such file.
+    """
+    try:
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files_of(path))).hexdigest()
+    except OSError as error:
+        raise InputError(f"Annotations {path} cannot be read ({error.strerror}).") from error
+
+
+def rows_of(records: Any, *, path: Path) -> list[AnnotationRow]:
+    """The rows of a list of records, which were read from `path`.
+
+    Raises:
+        InputError: it is not a list, is empty, or holds something other than objects.
     """
     if not isinstance(records, list) or not records:
-        raise InputError(f"Annotations {path} hold no list of records: give the published file.")
-    rows = [Row(f"{path}, record {i}", i, record) for i, record in enumerate(records)]
+        raise InputError(f"Annotations {path} have no list of records: give the published file.")
+    rows = [AnnotationRow(f"{path}, record {i}", i, record) for i, record in enumerate(records)]
     for row in rows:
         if not isinstance(row.fields, dict):
-            raise InputError(f"{row.where} is no object: expected fields and their values.")
+            raise InputError(f"{row.where} is not an object: expected fields and their values.")
     return rows
 
 
 def read_records(path: Path) -> Any:
-    """What an annotation file holds: of JSON anything, of `.jsonl` and `.parquet` a list.
+    """The content of an annotation file: any JSON value, or the list of a `.jsonl` or `.parquet`.
 
-    Of several JSON values, such as files that were put together, lists are joined.
+    If a file has several JSON values, as when files were concatenated, their lists are joined.
 
     Raises:
         InputError: the file cannot be read.
@@ -157,7 +176,7 @@ def read_text(path: Path, what: str) -> str:
     """The text of a file.
 
     Raises:
-        InputError: it does not exist or is not UTF-8; the sentence says `what` it should be.
+        InputError: it does not exist or is not UTF-8; the message names `what` it should be.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -187,4 +206,60 @@ def _read_parquet(path: Path) -> list[dict]:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value)
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # An integer that no float can hold.
+        return False
+
+
+def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction") -> dict[Id, str]:
+    """Reads JSON lines `{"id": .., "prediction": "raw text"}`: predictions, or a judge's replies.
+
+    Args:
+        path: of the file.
+        ids: of all records.
+        field: name of the field with the text; null or absent means that there is no text.
+
+    Raises:
+        InputError: the file cannot be read, a line has another form, or an id is given twice or is
+            not one of `ids`; the message names file and line.
+    """
+    known = set(ids)
+    texts: dict[Id, str | None] = {}
+    for number, line in enumerate(read_text(path, "Predictions").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        given = _object(line, where, field)
+        name = _id(given, known, where)
+        if name in texts:
+            raise InputError(f"{where}: id {name!r} was given before: keep one prediction of it.")
+        texts[name] = _text(given, where, field)
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _object(line: str, where: str, field: str) -> Mapping[str, Any]:
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({error}): mend it.") from error
+    if not isinstance(given, dict) or "id" not in given:
+        raise InputError(f"{where} is not an object with 'id' and {field!r}: mend it.")
+    return given
+
+
+def _id(given: Mapping[str, Any], known: set[Id], where: str) -> Id:
+    name = given["id"]
+    if isinstance(name, bool) or not isinstance(name, str | int) or name not in known:
+        hint = ""
+        if str(name) in map(str, known):
+            hint = f" Ids are {'integers' if isinstance(name, str) else 'text'} here."
+        raise InputError(f"{where}: id {name!r} is not in the annotations.{hint}")
+    return name
+
+
+def _text(given: Mapping[str, Any], where: str, field: str) -> str | None:
+    text = given.get(field)
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"{where}: {field!r} is {text!r}: expected the raw text, or null.")
+    return text

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, TrainConfig
 from vxlpro_jax.data.loader import build
 from vxlpro_jax.data.synthetic.clips import DIRECTIONS, motion_clips
-from vxlpro_jax.evals import probe
+from vxlpro_jax.evals import linear_probe
+from vxlpro_jax.evals.recot_baselines import impute
 from vxlpro_jax.models import recot
 from vxlpro_jax.ops import patches
-from vxlpro_jax.ops.imputation import impute
 from vxlpro_jax.ops.mask_policies.motion import motion_scores
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
@@ -65,7 +65,7 @@ def evaluate(
 
     Returns:
         `reconstruction`, under the same random mask of three quarters for every policy: error of
-        the `model`, of two rules that learn nothing (`ops.imputation`), and of linear read-outs of
+        the `model`, of two rules that learn nothing (`recot_baselines`), and of linear read-outs of
         the `untrained` compressor; `trained_read_out`, that of the trained one; `own_mask`, error
         of the model under the masks that it trains with; `masks`, the pattern of those and of
         random ones (see `mask_pattern`); `shuffle_similarity`, mean cosine of the compressed tokens
@@ -220,7 +220,7 @@ def read_out_error(model: Model, *, known: np.ndarray, asked: np.ndarray) -> flo
     errors = []
     for frame in range(FRAMES_PER_GROUP):
         learned, hidden = train.visible[:, frame] == 0, test.visible[:, frame] == 0
-        read_out = probe.fit(train.compressed[learned], train.targets[:, frame][learned])
+        read_out = linear_probe.fit(train.compressed[learned], train.targets[:, frame][learned])
         error = read_out(test.compressed[hidden]) - test.targets[:, frame][hidden]
         errors.append(np.square(error).mean(-1))
     return float(np.concatenate(errors).mean())
@@ -257,7 +257,7 @@ def direction_probe(
     one = np.take_along_axis(clips.frames, clips.picked[:, None, None, None, None], axis=1)
     still = np.repeat(one, FRAMES_PER_GROUP, axis=1)
     return {
-        name: probe.accuracy(
+        name: linear_probe.accuracy(
             _pooled(compress(frames)),
             labels=clips.labels,
             num_train=sizes.probe_train,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vxlpro_jax.evals.annotations import read_text
-from vxlpro_jax.evals.scoring import Profile
+from vxlpro_jax.evals.benchmark import Profile
 from vxlpro_jax.utils.errors import InputError
 
 _TAGGED = re.compile(r'<font color="white" size=".72c">(.*?)</font>')

@@ -21,8 +21,12 @@ def of_embedded(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_needles(report: Mapping[str, Any]) -> dict[str, float]:
-    """The number of the needles' `results.json`: the mean over all lengths and depths."""
-    return {"needles": float(np.mean([cell["accuracy"] for cell in report["needle_grid"]]))}
+    """The mean over all lengths and depths in the `results.json` of a needle test.
+
+    Sweeps begun with an earlier version hold the grid under another name.
+    """
+    grid = report["grid"] if "grid" in report else report["needle_grid"]
+    return {"needles": float(np.mean([cell["accuracy"] for cell in grid]))}
 
 
 OF_BENCHMARK = {"embedded": of_embedded, "needles": of_needles}

@@ -100,10 +100,10 @@ def _with_steps(run: Run, *, sweep: Sweep, variant: Variant) -> Run:
         init = (f"init_from={stage1}",)
     command = train(config2, (*sweep.stage2, *variant.stage2, *init), workdir=stage2)
     steps.append(Step("stage2", command, stage2 / "goodput.json", is_parallel=True))
-    evaluate = functools.partial(_evaluate, stage2, folder=run.folder)
+    measure = functools.partial(_measure, checkpoint=stage2, folder=run.folder)
     ratios = dict.fromkeys((sweep.keep_ratio, *variant.keep_ratios))
-    steps += [evaluate("embedded", ratio=ratio) for ratio in ratios]
-    steps += [evaluate("needles", ratio=ratio) for ratio in variant.needle_keep_ratios]
+    steps += [measure("embedded", ratio=ratio) for ratio in ratios]
+    steps += [measure("needles", ratio=ratio) for ratio in variant.needle_keep_ratios]
     return dataclasses.replace(run, steps=tuple(steps))
 
 
@@ -113,10 +113,17 @@ def _train(config: str, settings: Iterable[str], *, seed: int, workdir: Path) ->
     return (*train, *changes, f"--workdir={workdir}")
 
 
-def _evaluate(checkpoint: Path, benchmark: str, *, ratio: float, folder: Path) -> Step:
-    out = folder / f"{benchmark}_{ratio}"
+# The command that measures what a model learned, by the name of the measured questions.
+_MEASURE_COMMANDS = {
+    "embedded": ("vxlpro_jax.evaluate", "--benchmark", "embedded"),
+    "needles": ("vxlpro_jax.needle", "--mode", "clips"),
+}
+
+
+def _measure(name: str, *, checkpoint: Path, ratio: float, folder: Path) -> Step:
+    out = folder / f"{name}_{ratio}"
     command = (
-        *(sys.executable, "-m", "vxlpro_jax.evaluate", "--benchmark", benchmark),
+        *(sys.executable, "-m", *_MEASURE_COMMANDS[name]),
         *("--checkpoint", str(checkpoint), "--keep_ratio", str(ratio), "--out", str(out)),
     )
-    return Step(out.name, command, out / "results.json", measures.OF_BENCHMARK[benchmark], ratio)
+    return Step(out.name, command, out / "results.json", measures.OF_BENCHMARK[name], ratio)

@@ -10,12 +10,13 @@ import pytest
 from helpers import write_model
 from PIL import Image
 
+from vxlpro_jax.config.schema import InferenceConfig
 from vxlpro_jax.data.synthetic.drawing import COLOURS, write_mp4
 from vxlpro_jax.data.text import chat
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video import reader
-from vxlpro_jax.evals.needle import drawn
+from vxlpro_jax.evals.needle import synthetic
 from vxlpro_jax.inference.engine import Encoded, Plan
 from vxlpro_jax.utils.errors import InputError
 
@@ -30,7 +31,7 @@ def micro_folder(tmp_path_factory):
 def film(tmp_path_factory):
     """A real mp4 of 40 grey frames, one a second."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    write_mp4(path, drawn.scenes(40), fps=1)
+    write_mp4(path, synthetic.scenes(40), fps=1)
     return path
 
 
@@ -74,6 +75,7 @@ class Seer:
     It says that it keeps `most_kept` visual tokens at most, and sees all.
     """
 
+    inference_config = InferenceConfig()
     config = SimpleNamespace(vision=SimpleNamespace(image_size=14), tokens_per_group=4)
 
     def __init__(self, *, reach: int = 1000, dies_after: int = 1000, most_kept: int = 1000):

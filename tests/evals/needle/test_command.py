@@ -156,7 +156,7 @@ def test_a_killed_process_goes_on(micro_folder, film, tmp_path, capsys):
     """The real model and needles of our own, killed after some replies and started again."""
     arguments = [
         *("--checkpoint", micro_folder, "--mode", "mcq", "--out", tmp_path / "out"),
-        *("--cache", tmp_path, "--haystack", film, "--frames", "8,24"),
+        *("--cache_dir", tmp_path, "--haystack", film, "--frames", "8,24"),
         *("--depths", "0,0.3,0.6,1", "--keep_ratio", "0.5,1"),
     ]
     kept = tmp_path / "out" / "replies-0-of-1.jsonl"

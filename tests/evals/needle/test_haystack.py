@@ -8,7 +8,7 @@ import pytest
 from vxlpro_jax.data.synthetic.drawing import write_mp4
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.sampling import Video
-from vxlpro_jax.evals.needle import drawn, haystack
+from vxlpro_jax.evals.needle import haystack, synthetic
 from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils.errors import InputError
 
@@ -75,7 +75,7 @@ def test_the_haystack_is_encoded_once_and_what_needles_touch_again(seer, film):
 
 def test_shorter_haystacks_are_beginnings_of_longer_ones(film, tmp_path):
     more = tmp_path / "more.mp4"
-    write_mp4(more, (255 - frame for frame in drawn.scenes(12)), fps=2)  # Six seconds.
+    write_mp4(more, (255 - frame for frame in synthetic.scenes(12)), fps=2)  # Six seconds.
     longest = haystack.open_files([film, more], count=46, size=16).collect()
     np.testing.assert_allclose(longest.times, np.arange(46))
     second = haystack.open_files([more], count=6, size=16).collect()

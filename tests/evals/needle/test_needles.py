@@ -10,7 +10,7 @@ from PIL import Image
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video import reader
-from vxlpro_jax.evals.needle import asking, drawn, needles
+from vxlpro_jax.evals.needle import modes, needles, synthetic
 from vxlpro_jax.utils.errors import InputError
 
 GOOD = {
@@ -96,25 +96,25 @@ def test_media_that_cannot_be_read(write_needles, tmp_path):
             read(write_needles([GOOD | {"media": name}]))
 
 
-@pytest.mark.parametrize("draw", [drawn.tiny_needles, drawn.natural_needles])
+@pytest.mark.parametrize("draw", [synthetic.tiny_needles, synthetic.natural_needles])
 def test_drawn_needles_are_a_list_like_any_other(draw, tmp_path):
     path = draw(tmp_path)
     found = needles.read_needles(path)
     frames = read(path, size=56)
     assert len({pixels.tobytes() for pixels in frames}) == len(found)
-    digests = {needles.digest(*pair) for pair in zip(found, frames, strict=True)}
+    digests = {needles.needle_digest(*pair) for pair in zip(found, frames, strict=True)}
     assert len(digests) == len(found)
     before = path.stat().st_mtime_ns
     assert draw(tmp_path).stat().st_mtime_ns == before
 
 
 def test_natural_needles_have_the_published_letters(tmp_path):
-    found = needles.read_needles(drawn.natural_needles(tmp_path))
-    assert [asking.mcq_letter(needle) for needle in found] == list("DCCBA")
+    found = needles.read_needles(synthetic.natural_needles(tmp_path))
+    assert [modes.mcq_letter(needle) for needle in found] == list("DCCBA")
 
 
 def test_tiny_needles_are_asked_in_words_that_the_tokenizer_learned(tmp_path):
-    records = json.loads(drawn.tiny_needles(tmp_path).read_text())
+    records = json.loads(synthetic.tiny_needles(tmp_path).read_text())
     tokenizer = Tokenizer.from_folder(str(TINY_TOKENIZER))
     assert len({record["question"] for record in records}) == 1
     for record in records:
@@ -123,9 +123,9 @@ def test_tiny_needles_are_asked_in_words_that_the_tokenizer_learned(tmp_path):
 
 
 def test_the_haystack_is_long_grey_and_changes(tmp_path, monkeypatch):
-    assert drawn.FRAMES >= 8192
-    monkeypatch.setattr(drawn, "FRAMES", 64)
-    frames = reader.read_video(drawn.haystack(tmp_path), max_frames=64, size=28).frames
+    assert synthetic.FRAMES >= 8192
+    monkeypatch.setattr(synthetic, "FRAMES", 64)
+    frames = reader.read_video(synthetic.haystack(tmp_path), max_frames=64, size=28).frames
     assert len({frame.tobytes() for frame in frames}) == len(frames) == 64
     colourful = frames.max(-1).astype(int) - frames.min(-1)
     assert colourful.max() <= 8

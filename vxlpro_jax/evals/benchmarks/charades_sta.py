@@ -5,10 +5,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vxlpro_jax.evals import temporal
-from vxlpro_jax.evals.annotations import Row, read_rows, read_text
-from vxlpro_jax.evals.scoring import Benchmark, Profile, Prompt, Rated, Verdict
-from vxlpro_jax.evals.spans import Span, clock_seconds, ordered
+from vxlpro_jax.evals import metrics
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows, read_text
+from vxlpro_jax.evals.benchmark import (
+    Benchmark,
+    Budget,
+    Profile,
+    Prompt,
+    Record,
+    Score,
+    ScoredRecord,
+)
+from vxlpro_jax.evals.parsing import TimeSpan, clock_seconds, ordered_span
 from vxlpro_jax.utils.errors import InputError
 
 _PROMPT = (
@@ -24,8 +32,8 @@ _CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?"
 _CLOCKS = re.compile(rf"\b({_CLOCK})\b")
 _CLOCK_RANGE = re.compile(rf"\b({_CLOCK})\s*[\u2013-]\s*({_CLOCK})\b")
 _NUMBER = re.compile(r"\b(\d+(?:\.\d+)?)\b")
-# lmms-eval's ranges begin anywhere in a number and give digits back. That finds nothing more, but
-# takes hours of a reply that repeats one digit.
+# lmms-eval's patterns may begin inside a number and backtrack over digits. That finds nothing more
+# but takes hours on a reply that repeats one digit.
 _FIRST = r"(?<!\d)(\d++(?:\.\d++)?+)"
 _NUMBER_RANGE = re.compile(rf"{_FIRST}\s*+[\u2013-]\s*(\d+(?:\.\d+)?)")
 _UNIT_RANGE = re.compile(rf"{_FIRST}\s*+(?:s\s*+)?[\u2013-]\s*(\d+(?:\.\d+)?)")
@@ -37,25 +45,21 @@ _LINE = re.compile(r"(\S+) (\S+) (\S+)##(.+)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Query:
-    """A sentence about a clip; `span` is when it is true.
+class CharadesQuery(Record):
+    """A sentence about a clip.
 
-    `key` is equal for records that lmms-eval counts as one.
+    Attributes:
+        caption: the sentence.
+        span: when it is true.
+        key: equal for records that lmms-eval counts as one.
     """
 
-    id: str | int
-    video: str
     caption: str
-    span: Span
+    span: TimeSpan
     key: str
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
-
-def read(path: Path) -> list[Query]:
+def _read(path: Path) -> list[CharadesQuery]:
     """Reads records with `video`, `caption` and `timestamp`, or the original `.txt` lines.
 
     Raises:
@@ -65,27 +69,31 @@ def read(path: Path) -> list[Query]:
     return [_query(row) for row in rows]
 
 
-def prompt(query: Query, profile: Profile) -> Prompt:
-    """The prompt of lmms-eval, misspelt as there."""
+def _prompt(query: CharadesQuery, profile: Profile) -> Prompt:
+    """The prompt of lmms-eval, with its spelling mistake."""
     del profile
     return Prompt(_PROMPT.format(query.caption))
 
 
-def rate(query: Query, answer: str, profile: Profile) -> Verdict:
+def _score(query: CharadesQuery, answer: str, profile: Profile) -> Score:
     """The IoU with the first span that lmms-eval of 2026, or of early 2025, finds."""
     parse = parse_official if profile == "official" else parse_legacy
-    return temporal.span_verdict(query.span, parse(answer), answer)
+    return metrics.score_span(query.span, parse(answer), answer)
 
 
-def summarise(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
-    """`mIoU` and `R1@`, over all queries, exact duplicates merged into their last."""
+def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
+    """`mIoU` and `R1@` over all queries; of exact duplicates only the last counts."""
     del profile
-    merged = temporal.merge(rated, key=lambda one: one.record.key)
-    return temporal.span_metrics(merged, mean_name="mIoU")
+    merged = metrics.last_of_each(scored, key=lambda one: one.record.key)
+    return metrics.span_metrics(merged, mean_name="mIoU")
 
 
-def parse_official(answer: str) -> Span | None:
-    """Tries one pattern after the other on the sentences with a keyword, or on all if none has."""
+def parse_official(answer: str) -> TimeSpan | None:
+    """The span that lmms-eval of 2026 finds.
+
+    It tries one pattern after another on the sentences with a keyword, or on all sentences if none
+    has a keyword.
+    """
     sentences = _sentences(_plain(answer))
     sentences = _with_keyword(sentences) or sentences
     return (
@@ -97,10 +105,11 @@ def parse_official(answer: str) -> Span | None:
     )
 
 
-def parse_legacy(answer: str) -> Span | None:
-    """A number range anywhere, else the first numbers of two sentences with a keyword.
+def parse_legacy(answer: str) -> TimeSpan | None:
+    """The span that lmms-eval of early 2025 finds.
 
-    A number with stray dots (`9..`), at which lmms-eval stops, is no span here.
+    It is a number range anywhere, else the first numbers of two sentences with a keyword. A number
+    with stray dots (`9..`), at which lmms-eval stops with an error, counts as no span.
     """
     text = _plain(answer)
     try:
@@ -125,19 +134,19 @@ def _with_keyword(sentences: Sequence[str]) -> list[str]:
     return [text for text in sentences if any(word in text for word in _KEYWORDS)]
 
 
-def _first_range(pattern: re.Pattern, sentences: Sequence[str]) -> Span | None:
+def _first_range(pattern: re.Pattern, sentences: Sequence[str]) -> TimeSpan | None:
     for text in sentences:
         found = pattern.search(text)
         if found:
-            return ordered(*map(clock_seconds, found.groups()))
+            return ordered_span(*map(clock_seconds, found.groups()))
     return None
 
 
-def _first_pair(times: Sequence[str]) -> Span | None:
-    return ordered(*map(clock_seconds, times[:2])) if len(times) > 1 else None
+def _first_pair(times: Sequence[str]) -> TimeSpan | None:
+    return ordered_span(*map(clock_seconds, times[:2])) if len(times) > 1 else None
 
 
-def _text_rows(path: Path) -> list[Row]:
+def _text_rows(path: Path) -> list[AnnotationRow]:
     rows = []
     for number, line in enumerate(read_text(path, "Annotations").split("\n"), start=1):
         if not line.strip():
@@ -150,18 +159,27 @@ def _text_rows(path: Path) -> list[Row]:
                 f"{path}, line {number} is {line!r}: expected 'VIDEO start end##sentence.'."
             ) from error
         fields = {"video": f"{found[1]}.mp4", "caption": found[4], "timestamp": [start, end]}
-        rows.append(Row(f"{path}, line {number}", len(rows), fields))
+        rows.append(AnnotationRow(f"{path}, line {number}", len(rows), fields))
     if not rows:
         raise InputError(f"Annotations {path} hold no line: give the published file.")
     return rows
 
 
-def _query(row: Row) -> Query:
+def _query(row: AnnotationRow) -> CharadesQuery:
     video, caption, span = row.text("video"), row.text("caption"), row.span("timestamp")
     if span[1] < span[0]:
         raise row.wrong("timestamp", "a start and an end not before it")
     key = f"{video}>>>{caption}>>>{list(span)}"
-    return Query(id=row.id(), video=video, caption=caption, span=Span(*span), key=key)
+    return CharadesQuery(id=row.id(), video=video, caption=caption, span=TimeSpan(*span), key=key)
 
 
-CHARADES_STA = Benchmark(read=read, prompt=prompt, rate=rate, summarise=summarise)
+CHARADES_STA = Benchmark(
+    name="charades_sta",
+    read=_read,
+    prompt=_prompt,
+    score=_score,
+    aggregate=_aggregate,
+    budget=Budget(max_frames=128, max_new_tokens=50),
+    true_span=lambda query: query.span,
+)
+BENCHMARKS = (CHARADES_STA,)

@@ -4,18 +4,19 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from vxlpro_jax.evals.annotations import Row, read_rows
-from vxlpro_jax.evals.letters import first_letter, letter, lettered
-from vxlpro_jax.evals.scoring import (
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
+from vxlpro_jax.evals.benchmark import (
     PENDING,
     Benchmark,
+    Budget,
     Profile,
     Prompt,
-    Rated,
-    Verdict,
-    percent,
-    pooled_accuracies,
+    Record,
+    Score,
+    ScoredRecord,
 )
+from vxlpro_jax.evals.metrics import percent, pooled_accuracies
+from vxlpro_jax.evals.parsing import first_letter, letter, lettered
 
 _PHRASES = (
     "The best answer is",
@@ -31,11 +32,9 @@ _ABSENT = "N/A"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
+class LongvideobenchQuestion(Record):
     """A question; `gold` is None where the answer is withheld, as in the test split."""
 
-    id: str | int
-    video: str
     duration_group: int
     category: str
     question: str
@@ -44,11 +43,11 @@ class Question:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Its video's duration group, in seconds, and its category."""
+        """The duration group of the video, in seconds, and the category of the question."""
         return (f"duration/{self.duration_group}", f"category/{self.category}")
 
 
-def read(path: Path) -> list[Question]:
+def _read(path: Path) -> list[LongvideobenchQuestion]:
     """Reads `lvb_val.json`, or the rows with `option0` to `option4`.
 
     Raises:
@@ -57,19 +56,19 @@ def read(path: Path) -> list[Question]:
     return [_question(row) for row in read_rows(path)]
 
 
-def prompt(question: Question, profile: Profile) -> Prompt:
-    """lmms-eval's prompt for videos, its last newline kept."""
+def _prompt(question: LongvideobenchQuestion, profile: Profile) -> Prompt:
+    """lmms-eval's prompt for videos, including its last newline."""
     del profile
     options = lettered(question.options, form="{}. {}")
     ending = "Answer with the option's letter from the given choices directly.\n"
     return Prompt(f"{question.question}\n{options}\n{ending}")
 
 
-def rate(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The first of A to E after some phrases are deleted, even of an option that is not there.
+def _score(question: LongvideobenchQuestion, answer: str, profile: Profile) -> Score:
+    """Takes the first of A to E after some phrases are deleted, even if there is no such option.
 
-    lmms-eval guesses at random without one; here that is wrong, and `expected` measures what the
-    guess gives on average.
+    If the answer has no letter, lmms-eval guesses at random. Here such an answer is wrong, and the
+    measure `expected` is the accuracy of a random guess.
     """
     del profile
     if question.gold is None:
@@ -77,27 +76,27 @@ def rate(question: Question, answer: str, profile: Profile) -> Verdict:
     parsed = first_letter(answer, letters="ABCDE", phrases=_PHRASES)
     right = parsed == question.gold
     expected = 1 / len(question.options) if parsed is None else float(right)
-    return Verdict(parsed, right, measures={"expected": expected})
+    return Score(parsed, right, measures={"expected": expected})
 
 
-def summarise(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
-    """`overall`, the groups, and `overall_expected`, with guesses for what was not parsed."""
-    decided = [one.verdict.measures["expected"] for one in rated if not one.verdict.is_pending]
-    return {**pooled_accuracies(rated, profile), "overall_expected": percent(decided)}
+def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
+    """`overall`, the groups, and `overall_expected`, with guesses for answers without a letter."""
+    decided = [one.score.measures["expected"] for one in scored if not one.score.is_pending]
+    return {**pooled_accuracies(scored, profile), "overall_expected": percent(decided)}
 
 
 def frame_indices(*, duration: float, fps: float, max_frames: int) -> list[int]:
-    """The frames that the authors sample of a video of `duration` seconds."""
+    """Indices of the frames that the authors sample from a video of `duration` seconds."""
     count = min(max_frames, int(duration))
     return [int(int(duration * fps) / count) * i for i in range(count)]
 
 
-def _question(row: Row) -> Question:
+def _question(row: AnnotationRow) -> LongvideobenchQuestion:
     options = _options(row)
     right = -1
     if "correct_choice" in row:
         right = row.one_of("correct_choice", (-1, *range(len(options))))
-    return Question(
+    return LongvideobenchQuestion(
         id=row.id("id"),
         video=row.text("video_path"),
         duration_group=int(row.number("duration_group")),
@@ -108,7 +107,7 @@ def _question(row: Row) -> Question:
     )
 
 
-def _options(row: Row) -> tuple[str, ...]:
+def _options(row: AnnotationRow) -> tuple[str, ...]:
     if "candidates" in row:
         return row.options("candidates")
     named = [key for key in map("option{}".format, range(5)) if key in row]
@@ -118,4 +117,12 @@ def _options(row: Row) -> tuple[str, ...]:
     return options
 
 
-LONGVIDEOBENCH = Benchmark(read=read, prompt=prompt, rate=rate, summarise=summarise)
+LONGVIDEOBENCH = Benchmark(
+    name="longvideobench",
+    read=_read,
+    prompt=_prompt,
+    score=_score,
+    aggregate=_aggregate,
+    budget=Budget(max_frames=400, max_new_tokens=32),
+)
+BENCHMARKS = (LONGVIDEOBENCH,)

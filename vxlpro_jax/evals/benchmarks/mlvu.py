@@ -6,22 +6,27 @@ lmms-eval's (`video_name`, `task_type`, options inside `question`, the answer's 
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from vxlpro_jax.evals.annotations import Row, files_of, read_rows
-from vxlpro_jax.evals.letters import before_parenthesis, letter, lettered
-from vxlpro_jax.evals.scoring import (
+from vxlpro_jax.evals.annotations import AnnotationRow, files_of, read_rows
+from vxlpro_jax.evals.benchmark import (
     PENDING,
     Benchmark,
+    Budget,
+    JudgedRecord,
+    JudgeRequest,
     Profile,
     Prompt,
-    Rated,
-    Verdict,
-    accuracy,
-    group_accuracies,
-    mean,
+    Published,
+    Record,
+    Rubric,
+    Score,
+    ScoredRecord,
 )
+from vxlpro_jax.evals.metrics import accuracy, group_accuracies, mean
+from vxlpro_jax.evals.parsing import before_parenthesis, letter, lettered
 
 DEV_TASKS = ("anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reasoning")
 TEST_TASKS = (
@@ -36,20 +41,23 @@ _WATCH = (
 _CHOOSE = f"{_WATCH}select the best option that accurately addresses the question."
 _ANSWER = f"{_WATCH}answer the given questions."
 
-# What the authors' script makes of an answer that is not among the candidates.
+# The authors' script turns an answer that is not among the candidates into this letter.
 _NO_LETTER = "@"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
+class MlvuQuestion(Record):
     """A question.
 
-    Attributes: `gold`, the right letter, None if it is not published; `reference` and
-    `scoring_points`, what a judge model is told of a right text, "" if that is not published.
+    Attributes:
+        task: kind of task, such as `plotQA`.
+        question: text without options.
+        options: texts; empty in generation tasks.
+        gold: right letter; None if it is not published.
+        reference: right text, for a judge model; "" if it is not published.
+        scoring_points: of a right text, for a judge model; "" if they are not published.
     """
 
-    id: str | int
-    video: str
     task: str
     question: str
     options: tuple[str, ...]
@@ -59,17 +67,17 @@ class Question:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Its kind of task."""
+        """The kind of task."""
         return (f"task/{self.task}",)
 
     @property
     def is_choice(self) -> bool:
-        """Whether no judge model is needed."""
+        """Whether the task is multiple choice, which needs no judge model."""
         return self.task not in GENERATION_TASKS
 
 
-def read_dev(path: Path) -> list[Question]:
-    """Reads either form of record, of a file or of the authors' folder of JSON files.
+def _read_dev(path: Path) -> list[MlvuQuestion]:
+    """Reads either form of record, from a file or from the authors' folder of JSON files.
 
     Raises:
         InputError: a file or a record cannot be used.
@@ -82,8 +90,8 @@ def read_dev(path: Path) -> list[Question]:
     return questions
 
 
-def read_test(path: Path) -> list[Question]:
-    """As `read_dev`, but the authors' records may lack the answer, which they publish apart.
+def _read_test(path: Path) -> list[MlvuQuestion]:
+    """Reads the same forms as `_read_dev`; the answers may be missing, as they are published apart.
 
     Raises:
         InputError: a file or a record cannot be used.
@@ -91,7 +99,7 @@ def read_test(path: Path) -> list[Question]:
     return [_question(row) for row in _rows(path)]
 
 
-def prompt(question: Question, profile: Profile) -> Prompt:
+def _prompt(question: MlvuQuestion, profile: Profile) -> Prompt:
     """The authors' prompt, or lmms-eval's of early 2025 with everything in the user's turn."""
     if not question.is_choice:
         return Prompt(question.question, system=_ANSWER)
@@ -104,27 +112,30 @@ def prompt(question: Question, profile: Profile) -> Prompt:
     return Prompt(f"\n{asked}\nOnly give the best option.\n\nBest option: (")
 
 
-def rate_dev(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The character before the first ")", else the whole reply; legacy2025 strips it first."""
-    return _verdict(question, before_parenthesis(_stripped(answer, profile)))
+def _score_dev(question: MlvuQuestion, answer: str, profile: Profile) -> Score:
+    """Takes the character before the first ")", else the whole reply.
+
+    legacy2025 strips whitespace from the reply first.
+    """
+    return _score_choice(question, before_parenthesis(_stripped(answer, profile)))
 
 
-def rate_test(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The stripped text before the first ")"; legacy2025 as in Dev."""
+def _score_test(question: MlvuQuestion, answer: str, profile: Profile) -> Score:
+    """Takes the stripped text before the first ")"; legacy2025 scores as in Dev."""
     if profile == "official":
-        return _verdict(question, answer.split(")")[0].strip())
-    return rate_dev(question, answer, profile)
+        return _score_choice(question, answer.split(")")[0].strip())
+    return _score_dev(question, answer, profile)
 
 
-def summarise(
-    rated: Sequence[Rated], profile: Profile, *, tasks: Sequence[str]
+def _aggregate(
+    scored: Sequence[ScoredRecord], profile: Profile, *, tasks: Sequence[str]
 ) -> dict[str, float]:
     """`macro` (M-Avg, the mean over kinds of task), `micro` and each `task/`.
 
-    The authors' script takes the mean over the kinds that occur, lmms-eval over all: there one
-    without questions counts 0.
+    The authors' script takes the mean over the kinds that occur; lmms-eval takes it over all
+    kinds, so that one without questions counts as 0.
     """
-    chosen = [one for one in rated if one.record.is_choice]
+    chosen = [one for one in scored if one.record.is_choice]
     groups = group_accuracies(chosen)
     macro = mean(groups.values())
     if profile == "legacy2025":
@@ -137,40 +148,40 @@ def _stripped(answer: str, profile: Profile) -> str:
     return answer if profile == "official" else answer.strip()
 
 
-def _verdict(question: Question, parsed: str) -> Verdict:
+def _score_choice(question: MlvuQuestion, parsed: str) -> Score:
     if not question.is_choice or question.gold is None:
         return PENDING
     right = parsed == question.gold and question.gold != _NO_LETTER
-    return Verdict(parsed or None, right)
+    return Score(parsed or None, right)
 
 
-def _rows(path: Path) -> list[Row]:
-    """Rows of a file, or of a folder's files as if put together."""
+def _rows(path: Path) -> list[AnnotationRow]:
+    """The rows of a file, or of all files of a folder, numbered throughout."""
     rows = [row for file in files_of(path) for row in read_rows(file)]
     return [dataclasses.replace(row, index=place) for place, row in enumerate(rows)]
 
 
-def _question(row: Row) -> Question:
+def _question(row: AnnotationRow) -> MlvuQuestion:
     return _repacked(row) if "task_type" in row else _authors(row)
 
 
-def _authors(row: Row) -> Question:
+def _authors(row: AnnotationRow) -> MlvuQuestion:
     task = row.text("question_type")
     task = {"findNeedle": "needle"}.get(task, task)
     is_choice = task not in GENERATION_TASKS
-    return Question(
+    return MlvuQuestion(
         id=row.id(),
         video=row.text("video"),
         task=task,
         question=row.text("question"),
         options=row.options("candidates") if is_choice else (),
         gold=_gold(row) if is_choice and "answer" in row else None,
-        **_told_to_a_judge(row, is_choice),
+        **_judge_fields(row, is_choice=is_choice),
     )
 
 
-def _gold(row: Row) -> str:
-    """The letter of the last candidate that is the answer, or the answer if it is a letter."""
+def _gold(row: AnnotationRow) -> str:
+    """The letter of the last candidate equal to the answer, or the answer if it is a letter."""
     answer, candidates = row.fields["answer"], row.entries("candidates")
     places = [i for i, candidate in enumerate(candidates) if candidate == answer]
     if places:
@@ -179,7 +190,7 @@ def _gold(row: Row) -> str:
     return answer if answer in letters else _NO_LETTER
 
 
-def _repacked(row: Row) -> Question:
+def _repacked(row: AnnotationRow) -> MlvuQuestion:
     task, text = row.text("task_type"), row.text("question")
     is_choice = task not in GENERATION_TASKS
     name = row.text("video_name")
@@ -187,19 +198,19 @@ def _repacked(row: Row) -> Question:
     options = _options_of(text[len(question) :]) if mark else ()
     if is_choice and not options:
         options = row.options("candidates")
-    return Question(
+    return MlvuQuestion(
         id=row.id(),
         video=name if PurePosixPath(name).suffix else f"{name}.mp4",
         task=task,
         question=question,
         options=options,
         gold=row.text("answer") if is_choice else None,
-        **_told_to_a_judge(row, is_choice),
+        **_judge_fields(row, is_choice=is_choice),
     )
 
 
-def _told_to_a_judge(row: Row, is_choice: bool) -> dict[str, str]:
-    """A list of scoring points as the authors' script shows it, with brackets and quotes."""
+def _judge_fields(row: AnnotationRow, *, is_choice: bool) -> dict[str, str]:
+    """What a judge model needs; scoring points have the brackets and quotes of a Python list."""
     if is_choice:
         return {}
     fields = {"reference": "answer", "scoring_points": "scoring_points"}
@@ -207,7 +218,7 @@ def _told_to_a_judge(row: Row, is_choice: bool) -> dict[str, str]:
 
 
 def _options_of(text: str) -> tuple[str, ...]:
-    """Options that stand a line each as `(A) goat`, from the newline before the first."""
+    """Options from a text that begins with a newline and has one per line, such as `(A) goat`."""
     options = []
     while text:
         text = text.removeprefix(f"\n({letter(len(options))}) ")
@@ -217,15 +228,113 @@ def _options_of(text: str) -> tuple[str, ...]:
     return tuple(options)
 
 
+# ---- Judge --------------------------------------------------------------------------------------
+#
+# The criteria and the scales are the authors', in words of our own, as their texts are not free to
+# be copied.
+
+_AS_JSON = 'Give a reason for each score, and end with a JSON object: {{"{}": x, "{}": y}}.'
+_SUB_SCENE_SYSTEM = (
+    "You rate an answer about a scene of a video from 1 to 5 in two respects. Accuracy: compare it"
+    " with each of the scoring points (1: it misses the point, 3: it mentions it, but not quite"
+    " rightly, 5: it has it right) and take the mean. Relevance: whether it speaks of what was"
+    " asked, right or wrong (1: of something else, 2: mostly of something else, 3: of it, but"
+    " unsure, 4: mostly of it and sure, 5: of nothing else and certain). "
+    + _AS_JSON.format("score_accuracy", "score_relevance")
+)
+_SUB_SCENE = "Question: {question}\nScoring points: {points}\nAnswer: {answer}"
+_SUMMARY_SYSTEM = (
+    "You compare a summary of a video with a reference and rate it by whole numbers from 1 to 5 in"
+    " two respects. Completeness: how many of the key points it has (1: hardly any, 2: some,"
+    " 3: most, 4: nearly all, 5: all). Reliability: how free it is of errors and contradictions,"
+    " and how clear (1: many errors, 2: several, 3: few, 4: negligible ones, 5: none); details that"
+    " the reference lacks count only if they contradict it. "
+    + _AS_JSON.format("score_completeness", "score_reliability")
+)
+_SUMMARY = "Reference: {reference}\nSummary: {answer}"
+# The two scores that a judge gives, by metric.
+_SCORE_KEYS = {
+    "VS": ("score_completeness", "score_reliability"),
+    "SSC": ("score_accuracy", "score_relevance"),
+}
+
+
+def _judge_request(one: ScoredRecord) -> JudgeRequest | None:
+    record, settings = one.record, {"temperature": 0}
+    question = record.question.replace("\n", "")
+    if record.task == "summary" and record.reference:
+        text = _SUMMARY.format(reference=record.reference, answer=one.answer)
+        return JudgeRequest(_SUMMARY_SYSTEM, text, settings)
+    if not record.is_choice and record.scoring_points:
+        text = _SUB_SCENE.format(question=question, points=record.scoring_points, answer=one.answer)
+        return JudgeRequest(_SUB_SCENE_SYSTEM, text, settings)
+    return None
+
+
+def _judged_metric(one: ScoredRecord) -> str:
+    return "VS" if one.record.task == "summary" else "SSC"
+
+
+def _read_judge_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
+    """The sum of two scores; 0 if one of them is missing, as in the authors' script."""
+    keys = _SCORE_KEYS[_judged_metric(one)]
+    patterns = [rf"{key}['\"]?\s*:\s*(\d+(?:\.\d+)?)" for key in keys]
+    scores = [float(found[1]) for found in (re.search(p, reply or "") for p in patterns) if found]
+    return {"score": sum(scores) if len(scores) == len(keys) else 0.0}
+
+
+def _aggregate_judged(judged: Sequence[JudgedRecord]) -> dict[str, float]:
+    """`SSC` and `VS`, from 2 to 10, and their mean, `G-Avg`, if both were asked."""
+    metrics = {}
+    for name in _SCORE_KEYS:
+        scores = [each.measures["score"] for each in judged if _judged_metric(each.scored) == name]
+        if scores:
+            metrics[f"judged/{name}"] = mean(scores)
+    if len(metrics) == len(_SCORE_KEYS):
+        metrics["judged/G-Avg"] = mean(metrics.values())
+    return metrics
+
+
+# ---- Dev and Test -------------------------------------------------------------------------------
+
+
+def _is_choice(question: MlvuQuestion) -> bool:
+    return question.is_choice
+
+
+_BUDGET = Budget(max_frames=256, max_new_tokens=16, free_text=512)
+_RUBRIC = Rubric(
+    request=_judge_request,
+    read_reply=_read_judge_reply,
+    aggregate=_aggregate_judged,
+    applies=lambda question: not question.is_choice,
+)
+
+# Whether the published M-Avg is a mean over kinds of task or over questions is not known.
 DEV = Benchmark(
-    read=read_dev,
-    prompt=prompt,
-    rate=rate_dev,
-    summarise=functools.partial(summarise, tasks=DEV_TASKS),
+    name="mlvu_dev",
+    read=_read_dev,
+    prompt=_prompt,
+    score=_score_dev,
+    aggregate=functools.partial(_aggregate, tasks=DEV_TASKS),
+    budget=_BUDGET,
+    rubric=_RUBRIC,
+    published=Published(
+        figures={"macro": 68.1, "judged/G-Avg": 5.27},
+        num_questions=(2174, 2175),  # As repacked for lmms-eval, and the authors'.
+        counts=_is_choice,
+    ),
 )
 TEST = Benchmark(
-    read=read_test,
-    prompt=prompt,
-    rate=rate_test,
-    summarise=functools.partial(summarise, tasks=TEST_TASKS),
+    name="mlvu_test",
+    read=_read_test,
+    prompt=_prompt,
+    score=_score_test,
+    aggregate=functools.partial(_aggregate, tasks=TEST_TASKS),
+    budget=_BUDGET,
+    rubric=_RUBRIC,
+    published=Published(
+        figures={"macro": 46.9, "judged/G-Avg": 4.51}, num_questions=(502,), counts=_is_choice
+    ),
 )
+BENCHMARKS = (DEV, TEST)

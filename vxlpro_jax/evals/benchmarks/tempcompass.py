@@ -1,56 +1,220 @@
 """TempCompass: four tasks on five temporal aspects, scored by the authors' matching rules.
 
-What the rules do not match counts as wrong, as in the authors' script without a judge model (with
-one see `evals.judging`). Captions are for a judge alone.
+An answer that the rules do not match counts as wrong, as in the authors' script without a judge
+model; a judge may rate it. Captions can be rated by a judge only.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from vxlpro_jax.evals.benchmarks import tempcompass_questions as questions
-from vxlpro_jax.evals.benchmarks.tempcompass_questions import Question
-from vxlpro_jax.evals.scoring import (
+from vxlpro_jax.evals.annotations import AnnotationRow, read_records, rows_of
+from vxlpro_jax.evals.benchmark import (
     PENDING,
     Benchmark,
+    Budget,
+    JudgeRequest,
     Profile,
     Prompt,
-    Rated,
-    Verdict,
-    percent,
-    pooled_accuracies,
+    Record,
+    Rubric,
+    Score,
+    ScoredRecord,
 )
+from vxlpro_jax.evals.metrics import judged_accuracies, percent, pooled_accuracies
+from vxlpro_jax.utils.errors import InputError
+
+ASPECTS = ("action", "direction", "speed", "order", "attribute_change")
 
 _CHOOSE = "\nPlease directly give the best option:"
 _YES_OR_NO = "\nPlease answer yes or no:"
+# A name of two words, such as `Caption A`, before its sentence.
+_NAMED = re.compile(r"\S+\s+\S.*?: ")
+
+# ---- Annotations --------------------------------------------------------------------------------
 
 
-def prompt(question: Question, profile: Profile, *, ending: str) -> Prompt:
-    """The question and the task's `ending`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TempcompassQuestion(Record):
+    """A question about a clip.
+
+    Attributes:
+        aspect: one of `ASPECTS`.
+        fine_aspect: from the authors' `meta_info.json`, "" without that file.
+        question: as it is asked, with its options.
+        gold: the right answer.
+        paired_question: multiple-choice question that a judge model answers from a caption; "" in
+            other tasks and where it is not known.
+    """
+
+    aspect: str
+    fine_aspect: str
+    question: str
+    gold: str
+    paired_question: str = ""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The aspect and, if known, the fine aspect."""
+        fine = (f"fine_aspect/{self.fine_aspect}",) if self.fine_aspect else ()
+        return (f"aspect/{self.aspect}", *fine)
+
+
+def _read(path: Path, *, check: Callable[[AnnotationRow], str]) -> list[TempcompassQuestion]:
+    """Reads the authors' file, an object of clips, aspects and questions, or a list of rows.
+
+    Rows have `video_id` and `dim`. Fine aspects come from `meta_info.json`, which lies beside the
+    file or one folder above.
+
+    Args:
+        path: the annotations.
+        check: one of the functions below, which returns the right answer of a row.
+
+    Raises:
+        InputError: the file or a record cannot be used.
+    """
+    records = read_records(path)
+    if isinstance(records, dict):
+        records = _flat(records, path)
+    fine_aspects = _fine_aspects(path)
+    return [_question(row, check(row), fine_aspects) for row in rows_of(records, path=path)]
+
+
+def _read_captioning(path: Path) -> list[TempcompassQuestion]:
+    """Reads captioning questions, each with a multiple-choice question for a judge model.
+
+    That is the record's `mc_question` and `mc_answer`, or the clip's first question on the aspect
+    in `multi-choice.json` beside the file.
+
+    Raises:
+        InputError: a file or a record cannot be used.
+    """
+    beside = path.parent / "multi-choice.json"
+    paired: dict[tuple[str, str], TempcompassQuestion] = {}
+    if beside.is_file():
+        for asked in _read(beside, check=_right_line):
+            paired.setdefault((asked.video, asked.aspect), asked)
+    return [_paired(asked, paired) for asked in _read(path, check=_paired_line)]
+
+
+def _right_line(row: AnnotationRow) -> str:
+    """The line of the right option."""
+    return row.text("answer")
+
+
+def _yes_or_no(row: AnnotationRow) -> str:
+    """The right answer, yes or no."""
+    return row.one_of("answer", ("yes", "no"))
+
+
+def _right_caption(row: AnnotationRow) -> str:
+    """The line of the right option."""
+    answer = row.text("answer")
+    options = row.text("question").split("\n")[1:]
+    if not options or not all(": " in option for option in options):
+        raise row.wrong("question", "a line, then options a line each as 'Caption A: ..'")
+    if not _NAMED.match(answer):
+        raise row.wrong("answer", "the whole line of an option, as 'Caption A: ..'")
+    return answer
+
+
+def _paired_line(row: AnnotationRow) -> str:
+    """The right line of the multiple-choice question for a judge; "" if the row has none."""
+    return row.text("mc_answer") if "mc_answer" in row else ""
+
+
+def _paired(
+    asked: TempcompassQuestion, paired: Mapping[tuple[str, str], TempcompassQuestion]
+) -> TempcompassQuestion:
+    other = paired.get((asked.video, asked.aspect))
+    if asked.paired_question or other is None:
+        return asked
+    return dataclasses.replace(asked, paired_question=other.question, gold=other.gold)
+
+
+def _flat(nested: Mapping[str, Any], path: Path) -> list[dict]:
+    flat = []
+    for video, aspects in nested.items():
+        listed = aspects.items() if isinstance(aspects, dict) else [("", None)]
+        for aspect, questions in listed:
+            if not isinstance(questions, list) or not all(isinstance(q, dict) for q in questions):
+                raise InputError(
+                    f"{path}, clip {video!r}: expected aspects, each with a list of questions."
+                )
+            flat += [{**asked, "video_id": video, "dim": aspect} for asked in questions]
+    return flat
+
+
+def _question(
+    row: AnnotationRow, gold: str, fine_aspects: Mapping[str, Any]
+) -> TempcompassQuestion:
+    aspect = row.one_of("dim", ASPECTS)
+    video = row.text("video_id")
+    return TempcompassQuestion(
+        id=row.id(),
+        video=f"{video}.mp4",
+        aspect=aspect,
+        fine_aspect=_fine_aspect(fine_aspects, video, aspect),
+        question=row.text("question"),
+        gold=gold,
+        paired_question=row.text("mc_question") if "mc_question" in row else "",
+    )
+
+
+def _fine_aspects(path: Path) -> Mapping[str, Any]:
+    for folder in (path.parent, path.parent.parent):
+        file = folder / "meta_info.json"
+        if file.is_file():
+            found = read_records(file)
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _fine_aspect(fine_aspects: Mapping[str, Any], video: str, aspect: str) -> str:
+    if aspect == "order":
+        return "order" if fine_aspects else ""
+    try:
+        return str(fine_aspects[video]["eval_dim"][aspect]["type"])
+    except (KeyError, TypeError):
+        return ""
+
+
+# ---- Prompts and scores -------------------------------------------------------------------------
+
+
+def _prompt(question: TempcompassQuestion, profile: Profile, *, ending: str) -> Prompt:
+    """The question and the `ending` of the task."""
     del profile
     return Prompt(f"{question.question}{ending}")
 
 
-def rate_multi_choice(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The whole right line, a bare letter, or a reply that begins with `A.` or `A)`."""
+def _score_multi_choice(question: TempcompassQuestion, answer: str, profile: Profile) -> Score:
+    """Accepts the whole right line, a bare letter, and a reply that begins with `A.` or `A)`."""
     del profile
-    reply = cleaned(answer)
+    reply = _cleaned(answer)
     if reply in tuple("ABCD") or reply[:2] in [f"{name}{mark}" for name in "ABCD" for mark in ".)"]:
-        return Verdict(reply[0], reply[0] == question.gold[0])
-    return Verdict(reply, True) if reply == question.gold else Verdict(None, False)
+        return Score(reply[0], reply[0] == question.gold[0])
+    return Score(reply, True) if reply == question.gold else Score(None, False)
 
 
-def rate_yes_no(question: Question, answer: str, profile: Profile) -> Verdict:
-    """What the reply begins with, in either case: "Not sure" is a no."""
+def _score_yes_no(question: TempcompassQuestion, answer: str, profile: Profile) -> Score:
+    """Takes the beginning of the reply, in upper or lower case, so that "Not sure" is a no."""
     del profile
-    reply = cleaned(answer).lower()
+    reply = _cleaned(answer).lower()
     parsed = next((word for word in ("yes", "no") if reply.startswith(word)), None)
-    return Verdict(parsed, parsed == question.gold)
+    return Score(parsed, parsed == question.gold)
 
 
-def rate_caption_matching(question: Question, answer: str, profile: Profile) -> Verdict:
-    """An option's line, sentence, name (`Caption A`) or label (`A`); the last that fits counts."""
+def _score_caption_matching(question: TempcompassQuestion, answer: str, profile: Profile) -> Score:
+    """Accepts an option's line, sentence, name (`Caption A`) or label (`A`).
+
+    If several match, the last one counts.
+    """
     del profile
-    reply = cleaned(answer)
+    reply = _cleaned(answer)
     after_parenthesis = reply.split(") ")[1] if ") " in reply else None
     options = question.question.split("\n")[1:]
     names = [option.split(": ")[0] for option in options]
@@ -64,42 +228,29 @@ def rate_caption_matching(question: Question, answer: str, profile: Profile) -> 
         parsed = name if name in (reply, reply.replace(".", "")) else parsed
     name, sentence = question.gold.split(": ")[:2]
     right = (question.gold, question.gold.split(":")[0], sentence, name.split()[1])
-    return Verdict(parsed, parsed in right)
+    return Score(parsed, parsed in right)
 
 
-def rate_captioning(question: Question, answer: str, profile: Profile) -> Verdict:
-    """Wrong without an answer; the rest is for a judge model."""
+def _score_captioning(question: TempcompassQuestion, answer: str, profile: Profile) -> Score:
+    """An empty caption is wrong; any other waits for a judge model."""
     del question, profile
-    return PENDING if cleaned(answer) else Verdict(None, False)
+    return PENDING if _cleaned(answer) else Score(None, False)
 
 
-def captioning_judged(judgement: str, *, gold: str) -> bool:
-    """Whether a judge that answered the clip's multiple-choice question chose the right line.
-
-    Args:
-        judgement: its reply, with a line `Answer: B. ...`, or nothing but the answer.
-        gold: the right line.
-    """
-    lines = [line.strip() for line in judgement.split("\n") if "Answer" in line]
-    chosen = lines[-1].replace("Answer:", "").strip() if lines else judgement
-    named = sum(chosen.count(f"{name}.") for name in "ABCD")
-    return chosen.split(". ")[0] == gold.split(". ")[0] and named == 1
-
-
-def summarise(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
+def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
     """`overall` (pooled over questions), `match_rate`, and the accuracy of each aspect."""
-    matched = percent(one.verdict.parsed is not None for one in rated)
-    return {**pooled_accuracies(rated, profile), "match_rate": matched}
+    matched = percent(one.score.parsed is not None for one in scored)
+    return {**pooled_accuracies(scored, profile), "match_rate": matched}
 
 
-def summarise_captioning(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
-    """`answered`, the share of captions that a judge has to rate."""
+def _aggregate_captioning(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
+    """`answered`, the percentage of captions that a judge has to rate."""
     del profile
-    return {"answered": percent(one.verdict.is_pending for one in rated)}
+    return {"answered": percent(one.score.is_pending for one in scored)}
 
 
-def cleaned(answer: str) -> str:
-    """A reply without the end-of-text mark and the space around it."""
+def _cleaned(answer: str) -> str:
+    """A reply without the end-of-text mark and surrounding whitespace."""
     return answer.replace("</s>", "").strip()
 
 
@@ -109,27 +260,112 @@ def _without_kind(name: str) -> str:
     return name
 
 
+# ---- Judge --------------------------------------------------------------------------------------
+#
+# The criteria are the authors', in words of our own, as their texts are not free to be copied.
+
+_JUDGE_SETTINGS = {"max_tokens": 128, "temperature": 1.0, "top_p": 1, "presence_penalty": 1}
+_CAPTION_SYSTEM = "You answer questions about a video of which you know only a description."
+_CAPTION = (
+    "From the description choose the option that is right. If it does not tell, or if no option is"
+    ' right, answer "None of the choices are correct". Reply in two lines, the second of which'
+    " repeats the option as it stands:\nReasoning: ...\nAnswer: ...\n\n"
+    "Description: {caption}\nQuestion:\n{question}\n"
+)
+_MATCHING_SYSTEM = (
+    "You compare an answer to a question about a video with the right one. Reply with one word:"
+    ' "Correct" if they say the same, else "Incorrect".'
+)
+_MATCHING = "Question:\n{question}\nRight answer: {reference}\nAnswer: {answer}"
+
+
+def _caption_request(one: ScoredRecord) -> JudgeRequest | None:
+    """Asks the multiple-choice question about a caption instead of the clip."""
+    caption, record = _cleaned(one.answer), one.record
+    if not caption or not record.paired_question:
+        return None
+    text = _CAPTION.format(caption=caption, question=record.paired_question)
+    return JudgeRequest(_CAPTION_SYSTEM, text, _JUDGE_SETTINGS)
+
+
+def _read_caption_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
+    right = reply is not None and judge_chose_right(reply, gold=one.record.gold)
+    return {"right": float(right)}
+
+
+def judge_chose_right(judgement: str, *, gold: str) -> bool:
+    """Whether a judge that answered a multiple-choice question chose the right line.
+
+    Args:
+        judgement: reply of the judge, with a line `Answer: B. ...`, or only the answer.
+        gold: right line.
+    """
+    lines = [line.strip() for line in judgement.split("\n") if "Answer" in line]
+    chosen = lines[-1].replace("Answer:", "").strip() if lines else judgement
+    named = sum(chosen.count(f"{name}.") for name in "ABCD")
+    return chosen.split(". ")[0] == gold.split(". ")[0] and named == 1
+
+
+def _matching_request(one: ScoredRecord) -> JudgeRequest | None:
+    """Asks about an answer that the authors' rules do not match."""
+    answer, record = _cleaned(one.answer), one.record
+    if not answer or one.score.parsed is not None:
+        return None
+    text = _MATCHING.format(question=record.question, reference=record.gold, answer=answer)
+    return JudgeRequest(_MATCHING_SYSTEM, text, _JUDGE_SETTINGS)
+
+
+def _read_matching_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
+    """The rules' score, or whether the judge says "Correct"; saying neither word is wrong."""
+    if reply is None:
+        return {"right": float(bool(one.score.correct))}
+    is_right = "Correct" in reply and ("Incorrect" not in reply or reply.startswith("Correct"))
+    return {"right": float(is_right)}
+
+
+# ---- The four tasks -----------------------------------------------------------------------------
+
+_BUDGET = Budget(max_frames=128, max_new_tokens=128)
+_MATCHING_RUBRIC = Rubric(
+    request=_matching_request, read_reply=_read_matching_reply, aggregate=judged_accuracies
+)
+
 MULTI_CHOICE = Benchmark(
-    read=functools.partial(questions.read, check=questions.right_line),
-    prompt=functools.partial(prompt, ending=_CHOOSE),
-    rate=rate_multi_choice,
-    summarise=summarise,
+    name="tempcompass_multi_choice",
+    read=functools.partial(_read, check=_right_line),
+    prompt=functools.partial(_prompt, ending=_CHOOSE),
+    score=_score_multi_choice,
+    aggregate=_aggregate,
+    budget=_BUDGET,
+    rubric=_MATCHING_RUBRIC,
 )
 YES_NO = Benchmark(
-    read=functools.partial(questions.read, check=questions.yes_or_no),
-    prompt=functools.partial(prompt, ending=_YES_OR_NO),
-    rate=rate_yes_no,
-    summarise=summarise,
+    name="tempcompass_yes_no",
+    read=functools.partial(_read, check=_yes_or_no),
+    prompt=functools.partial(_prompt, ending=_YES_OR_NO),
+    score=_score_yes_no,
+    aggregate=_aggregate,
+    budget=_BUDGET,
+    rubric=_MATCHING_RUBRIC,
 )
 CAPTION_MATCHING = Benchmark(
-    read=functools.partial(questions.read, check=questions.right_caption),
-    prompt=functools.partial(prompt, ending=_CHOOSE),
-    rate=rate_caption_matching,
-    summarise=summarise,
+    name="tempcompass_caption_matching",
+    read=functools.partial(_read, check=_right_caption),
+    prompt=functools.partial(_prompt, ending=_CHOOSE),
+    score=_score_caption_matching,
+    aggregate=_aggregate,
+    budget=_BUDGET,
+    rubric=_MATCHING_RUBRIC,
 )
 CAPTIONING = Benchmark(
-    read=questions.read_captioning,
-    prompt=functools.partial(prompt, ending=""),
-    rate=rate_captioning,
-    summarise=summarise_captioning,
+    name="tempcompass_captioning",
+    read=_read_captioning,
+    prompt=functools.partial(_prompt, ending=""),
+    score=_score_captioning,
+    aggregate=_aggregate_captioning,
+    budget=_BUDGET,
+    rubric=Rubric(
+        request=_caption_request, read_reply=_read_caption_reply, aggregate=judged_accuracies
+    ),
 )
+BENCHMARKS = (MULTI_CHOICE, YES_NO, CAPTION_MATCHING, CAPTIONING)

@@ -3,9 +3,18 @@
 import dataclasses
 from pathlib import Path
 
-from vxlpro_jax.evals.annotations import Row, read_rows, rows_of
-from vxlpro_jax.evals.letters import first_letter
-from vxlpro_jax.evals.scoring import Benchmark, Profile, Prompt, Verdict, pooled_accuracies
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows, rows_of
+from vxlpro_jax.evals.benchmark import (
+    Benchmark,
+    Budget,
+    Profile,
+    Prompt,
+    Published,
+    Record,
+    Score,
+)
+from vxlpro_jax.evals.metrics import pooled_accuracies
+from vxlpro_jax.evals.parsing import first_letter
 
 _LEGACY_PHRASES = (
     "The best answer is",
@@ -32,11 +41,9 @@ _LEGACY_SELECT = _SELECT.format(" and the subtitles")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
+class VideommeQuestion(Record):
     """A question; its `options` begin with their letters."""
 
-    id: str | int
-    video: str
     duration: str
     domain: str
     sub_category: str
@@ -47,7 +54,7 @@ class Question:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Its video's duration, domain and sub-category, and its kind of task."""
+        """The duration, domain and sub-category of the video, and the kind of task."""
         return (
             f"duration/{self.duration}",
             f"domain/{self.domain}",
@@ -57,12 +64,12 @@ class Question:
 
     @property
     def asked(self) -> str:
-        """The question and its options, a line each."""
+        """The question and its options, one per line."""
         return "\n".join((self.question, *self.options))
 
 
-def read(path: Path) -> list[Question]:
-    """Reads the published rows, or the authors' results file, a record a video with `questions`.
+def _read(path: Path) -> list[VideommeQuestion]:
+    """Reads the published rows, or the authors' results file with the `questions` of each video.
 
     Raises:
         InputError: the file or a record cannot be used.
@@ -74,43 +81,44 @@ def read(path: Path) -> list[Question]:
     return [_question(row) for row in rows]
 
 
-def prompt(question: Question, profile: Profile) -> Prompt:
-    """What is asked about the frames alone."""
+def _prompt(question: VideommeQuestion, profile: Profile) -> Prompt:
+    """The prompt without subtitles."""
     if profile == "official":
         return Prompt(f"{_SELECT.format('')}\n{question.asked}\nThe best answer is:")
     ending = "\nAnswer with the option's letter from the given choices directly."
     return Prompt(f"{_LEGACY_SELECT}\n{question.asked}\n{ending}")
 
 
-def prompt_with(question: Question, profile: Profile, *, subtitles: str) -> Prompt:
-    """What is asked about the frames and the subtitles shown with them, a line each."""
+def _subtitled_prompt(question: VideommeQuestion, profile: Profile, *, subtitles: str) -> Prompt:
+    """The prompt with the subtitles that are shown with the frames, one per line."""
     if profile == "official":
         listed = f"This video's subtitles are listed below:\n{subtitles}\n"
-        return Prompt(listed + prompt(question, profile).text)
+        return Prompt(listed + _prompt(question, profile).text)
     listed = f"This video's subtitles are listed below: \n{subtitles}"
     return Prompt(f"{listed}\n{_LEGACY_SELECT}\n{question.asked}\nThe best answer is:")
 
 
-def rate(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The first of A to D after some phrases are deleted.
+def _score(question: VideommeQuestion, answer: str, profile: Profile) -> Score:
+    """Takes the first of A to D after some phrases are deleted.
 
-    Without one an answer is left out of the accuracy by the authors' script and wrong in lmms-eval.
+    The authors' script leaves an answer without a letter out of the accuracy; in lmms-eval it is
+    wrong.
     """
     parsed = first_letter(answer, letters="ABCD", phrases=_PHRASES[profile])
     if parsed is None and profile == "official":
-        return Verdict(None, None)
-    return Verdict(parsed, parsed == question.gold)
+        return Score(None, None)
+    return Score(parsed, parsed == question.gold)
 
 
-def _with_video(row: Row) -> list[dict]:
+def _with_video(row: AnnotationRow) -> list[dict]:
     asked = row.entries("questions")
     if not all(isinstance(fields, dict) for fields in asked):
         raise row.wrong("questions", "a list of questions, each with its fields")
     return [{**row.fields, **fields} for fields in asked]
 
 
-def _question(row: Row) -> Question:
-    return Question(
+def _question(row: AnnotationRow) -> VideommeQuestion:
+    return VideommeQuestion(
         id=row.id(),
         video=f"{row.text('videoID' if 'videoID' in row else 'video_id')}.mp4",
         duration=row.one_of("duration", ("short", "medium", "long")),
@@ -123,5 +131,20 @@ def _question(row: Row) -> Question:
     )
 
 
-VIDEOMME = Benchmark(read=read, prompt=prompt, rate=rate, summarise=pooled_accuracies)
-WITH_SUBTITLES = dataclasses.replace(VIDEOMME, prompt_with=prompt_with)
+_NUM_QUESTIONS = (2700,)
+VIDEOMME = Benchmark(
+    name="videomme",
+    read=_read,
+    prompt=_prompt,
+    score=_score,
+    aggregate=pooled_accuracies,
+    budget=Budget(max_frames=400, max_new_tokens=16),
+    published=Published(figures={"overall": 57.9}, num_questions=_NUM_QUESTIONS),
+)
+WITH_SUBTITLES = dataclasses.replace(
+    VIDEOMME,
+    name="videomme_subtitles",
+    subtitled_prompt=_subtitled_prompt,
+    published=Published(figures={"overall": 62.6}, num_questions=_NUM_QUESTIONS),
+)
+BENCHMARKS = (VIDEOMME, WITH_SUBTITLES)

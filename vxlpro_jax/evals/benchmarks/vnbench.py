@@ -5,19 +5,26 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from vxlpro_jax.evals.annotations import Row, read_rows
-from vxlpro_jax.evals.letters import letter, lettered
-from vxlpro_jax.evals.scoring import Benchmark, Profile, Prompt, Rated, Verdict, mean, percent
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
+from vxlpro_jax.evals.benchmark import (
+    Benchmark,
+    Budget,
+    Profile,
+    Prompt,
+    Record,
+    Score,
+    ScoredRecord,
+)
+from vxlpro_jax.evals.metrics import mean, percent
+from vxlpro_jax.evals.parsing import letter, lettered
 
 TRIES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """One try at a video's question; `type` such as `cnt_edit1` as the file has it."""
+class VnbenchQuestion(Record):
+    """One try at a video's question; `type` is the file's, such as `cnt_edit1`."""
 
-    id: str | int
-    video: str
     type: str
     question: str
     options: tuple[str, ...]
@@ -25,11 +32,11 @@ class Question:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Its type."""
+        """The type of the question."""
         return (f"type/{self.type}",)
 
 
-def read(path: Path) -> list[Question]:
+def _read(path: Path) -> list[VnbenchQuestion]:
     """Reads `VNBench-main-4try.json`.
 
     Raises:
@@ -38,7 +45,7 @@ def read(path: Path) -> list[Question]:
     return [_question(row) for row in read_rows(path)]
 
 
-def prompt(question: Question, profile: Profile) -> Prompt:
+def _prompt(question: VnbenchQuestion, profile: Profile) -> Prompt:
     """The authors' prompt."""
     del profile
     options = lettered(question.options, form="{}. {}")
@@ -46,20 +53,23 @@ def prompt(question: Question, profile: Profile) -> Prompt:
     return Prompt(f"{question.question}\n{options}\n{ending}")
 
 
-def rate(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The first of A, B, C and D, in this order, that occurs before the first full stop."""
+def _score(question: VnbenchQuestion, answer: str, profile: Profile) -> Score:
+    """Takes the first of A, B, C, D, in this order, that occurs before the first full stop."""
     del profile
     text = answer.split(".")[0]
     parsed = next((name for name in "ABCD" if name in text), None)
-    return Verdict(parsed, parsed == question.gold)
+    return Score(parsed, parsed == question.gold)
 
 
-def summarise(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
-    """A video is right if four tries are; `overall` is the mean over types, not over videos."""
+def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
+    """Percentages of videos of which all four tries are right.
+
+    `overall` is the mean over types, not over videos.
+    """
     del profile
     types = defaultdict(lambda: defaultdict(int))
-    for one in rated:
-        types[one.record.type][one.record.video] += bool(one.verdict.correct)
+    for one in scored:
+        types[one.record.type][one.record.video] += bool(one.score.correct)
     by_type = {
         name: percent(right == TRIES for right in videos.values()) for name, videos in types.items()
     }
@@ -73,9 +83,9 @@ def summarise(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
     }
 
 
-def _question(row: Row) -> Question:
+def _question(row: AnnotationRow) -> VnbenchQuestion:
     gold = row.one_of("gt_option", (*"ABCD", 0, 1, 2, 3))
-    return Question(
+    return VnbenchQuestion(
         id=row.id(),
         video=row.text("video"),
         type=row.text("type"),
@@ -85,4 +95,13 @@ def _question(row: Row) -> Question:
     )
 
 
-VNBENCH = Benchmark(read=read, prompt=prompt, rate=rate, summarise=summarise, fps=1.0)
+VNBENCH = Benchmark(
+    name="vnbench",
+    read=_read,
+    prompt=_prompt,
+    score=_score,
+    aggregate=_aggregate,
+    budget=Budget(max_frames=256, max_new_tokens=5),
+    fps=1.0,
+)
+BENCHMARKS = (VNBENCH,)

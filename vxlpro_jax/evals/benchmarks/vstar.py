@@ -1,48 +1,247 @@
-"""V-STaR: what, when and where, asked in two orders: chains 1 and 2.
+"""V-STaR: questions of what, when and where, asked in two orders, chains 1 and 2.
 
-An answer that is missing is wrong and stays in every denominator; the authors' script leaves rows
-without a `what` answer out of some means only.
+A missing answer is wrong and stays in every denominator. The authors' script leaves rows without a
+`what` answer out of some means only.
 """
 
+import dataclasses
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from vxlpro_jax.evals import temporal
-from vxlpro_jax.evals.benchmarks import vstar_prompts
-from vxlpro_jax.evals.benchmarks.vstar_questions import Question, read
-from vxlpro_jax.evals.boxes import best_iou, read_boxes
-from vxlpro_jax.evals.scoring import (
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
+from vxlpro_jax.evals.benchmark import (
     PENDING,
     Benchmark,
+    Budget,
+    JudgeRequest,
     Profile,
     Prompt,
-    Rated,
-    Verdict,
+    Published,
+    Record,
+    Rubric,
+    Score,
+    ScoredRecord,
+)
+from vxlpro_jax.evals.metrics import (
+    RIGHT_IOU,
+    best_box_iou,
     by_group,
+    judged_accuracies,
     mean,
     percent,
+    score_span,
+    span_metrics,
 )
-from vxlpro_jax.evals.spans import Span
+from vxlpro_jax.evals.parsing import Box, TimeSpan, read_boxes
 
 BOX_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 _NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
+_CHAINS = (1, 2)
+# A judge rates from 0 to 3.
+_RIGHT_RATING = 2
+
+# ---- Prompts, word for word the authors' --------------------------------------------------------
+
+_WHAT = (
+    "Answer the question about the video: {} \n (If the answer is a person, you don't need to"
+    " identify the person.)"
+)
+_WHEN = {
+    1: (
+        "This video is {length} seconds long. Answer the question about the video: {question} \n"
+        " Output the start and end moment timestamps."
+    ),
+    2: (
+        "This video is {length} seconds long with a resolution of {width}x{height} (width x"
+        " height). Answer the question about the video: {question} \n There are {count} bounding"
+        " boxes of the key object related to the question in the video without knowing the time,"
+        " which are:{boxes}. Output the start and end moment timestamps."
+    ),
+}
+# The authors' script indents its prompts.
+_INDENT = "\n" + 20 * " "
+_WHERE_START = (
+    "Please answer the question about the video: {question} with a series of bounding boxes in"
+    " [x1, y1, x2, y2] format. \n"
+)
+_WHERE = {
+    1: _INDENT.join(
+        (
+            _WHERE_START,
+            "For each whole second within the time range {seconds} provided (inclusive of the"
+            " boundaries), output a series of bounding boxes of the object in JSON format. The keys"
+            " should be the whole seconds (as strings), and the values should be the box in"
+            " [x1, y1, x2, y2] format.",
+            'Example output: {{"{first}": [x1, y1, x2, y2],...}}',
+            "",
+        )
+    ),
+    2: _INDENT.join(
+        (
+            _WHERE_START,
+            "For each whole second that may related to the question, output a series of bounding"
+            " boxes of the object in JSON format. You only need to output {count} bbox(es). You"
+            " need to determine which frame is related to the question, and you don't need to"
+            " output the bbox for the frames not related to the question.",
+            "The keys should be the whole seconds (as strings), and the values should be the"
+            " bounding box in [x0,y0,x1,y1] format. ",
+            "\n Example output:",
+            '{{"0": [x0,y0,x1,y1], "1":..., ..., "{count}":...}} (if the frames at 0~{count}'
+            " second are related to the questions)",
+            "",
+        )
+    ),
+}
 
 
-def prompt_what(question: Question, profile: Profile) -> Prompt:
-    """The authors' prompt."""
+# ---- Annotations --------------------------------------------------------------------------------
+
+
+class TimedBox(NamedTuple):
+    """A box in pixels at a `second`, which is written as in the annotations."""
+
+    second: str
+    box: Box
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VstarQuestion(Record):
+    """The three questions of one row and their right answers.
+
+    Attributes:
+        domain: of the video.
+        length: of the video, in seconds.
+        size: width and height of the video, in pixels.
+        what: question, answered by the text `answer`.
+        when: question, answered by `span`.
+        where: question of chain 1 and of chain 2, both answered by `boxes`.
+    """
+
+    domain: str
+    length: float
+    size: tuple[int, int]
+    what: str
+    when: str
+    where: tuple[str, str]
+    answer: str
+    span: TimeSpan
+    boxes: tuple[TimedBox, ...]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The duration of the video (short below a minute, long from three) and its domain."""
+        limits = (("short", 60), ("medium", 180), ("long", math.inf))
+        duration = next(name for name, limit in limits if self.length < limit)
+        return (f"duration/{duration}", f"domain/{self.domain}")
+
+
+def _read(path: Path) -> list[VstarQuestion]:
+    """Reads `V_STaR_test.json`.
+
+    Raises:
+        InputError: the file or a record cannot be used.
+    """
+    return [_question(row) for row in read_rows(path)]
+
+
+def _question(row: AnnotationRow) -> VstarQuestion:
+    fps = row.number("fps")
+    if fps <= 0:
+        raise row.wrong("fps", "a number above 0")
+    return VstarQuestion(
+        id=row.id(),
+        video=f"{row.text('vid')}.mp4",
+        domain=row.text("domain") if row.fields.get("domain") else "unknown",
+        length=round(row.number("frame_count") / fps, 2),
+        size=(row.number("width"), row.number("height")),
+        what=row.text("question"),
+        when=row.text("temporal_question"),
+        where=(row.text("spatial_question"), row.text("spatial_question_2")),
+        answer=row.text("answer"),
+        span=TimeSpan(*row.span("timestamps")),
+        boxes=tuple(_timed_box(row, box) for box in _listed(row, "bboxes")),
+    )
+
+
+def _listed(row: AnnotationRow, key: str) -> list[Any]:
+    return [] if row.fields.get(key) == [] else row.entries(key)
+
+
+def _timed_box(row: AnnotationRow, box: Any) -> TimedBox:
+    try:
+        if "timestamp" not in box:  # The form that the authors' README shows.
+            ((name, box),) = box.items()
+            second = name.split("_")[0]
+        else:
+            second = str(box["timestamp"])
+        corners = tuple(box[side] for side in ("xmin", "ymin", "xmax", "ymax"))
+        return TimedBox(second, tuple(corner + 0 for corner in corners))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = "boxes with timestamp, xmin, ymin, xmax and ymax"
+        raise row.wrong("bboxes", expected) from error
+
+
+# ---- What ---------------------------------------------------------------------------------------
+
+
+def _prompt_what(question: VstarQuestion, profile: Profile) -> Prompt:
     del profile
-    return Prompt(vstar_prompts.WHAT.format(question.what))
+    return Prompt(_WHAT.format(question.what))
 
 
-def prompt_when(question: Question, profile: Profile, *, chain: int) -> Prompt:
-    """The authors' prompt; chain 2 tells the boxes."""
+def _score_what(question: VstarQuestion, answer: str, profile: Profile) -> Score:
+    """An empty answer is wrong; any other waits for a judge model."""
+    del question, profile
+    return PENDING if answer else Score(None, False)
+
+
+def _aggregate_what(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
+    """`answered`, the percentage of answers that a judge has to rate."""
+    del profile
+    return {"answered": percent(one.score.is_pending for one in scored)}
+
+
+# The criteria and the scale are the authors', in words of our own, as their texts are not free to
+# be copied.
+_JUDGE_SYSTEM = (
+    "You compare an answer with the right one by their meaning alone, not their grammar. Reply with"
+    " one digit. 0: they have nothing in common, the answer is wrong. 1: little, it is mostly"
+    " wrong. 2: much, it is mostly right. 3: they mean the same."
+)
+_JUDGE = "Question: {question}\nRight answer: {reference}\nAnswer: {answer}"
+
+
+def _judge_request(one: ScoredRecord) -> JudgeRequest | None:
+    if not one.answer:
+        return None
+    text = _JUDGE.format(question=one.record.what, reference=one.record.answer, answer=one.answer)
+    return JudgeRequest(_JUDGE_SYSTEM, text, {"max_tokens": 512, "temperature": 0})
+
+
+def _read_judge_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
+    """An answer is right from a rating of 2; a reply that is not an integer makes it wrong."""
+    del one
+    try:
+        rating = int(reply or "-1")
+    except ValueError:
+        rating = -1
+    return {"rating": rating, "right": float(rating >= _RIGHT_RATING)}
+
+
+# ---- When ---------------------------------------------------------------------------------------
+
+
+def _prompt_when(question: VstarQuestion, profile: Profile, *, chain: int) -> Prompt:
+    """Chain 2 gives the boxes."""
     del profile
     width, height = question.size
     return Prompt(
-        vstar_prompts.WHEN[chain].format(
+        _WHEN[chain].format(
             length=question.length,
             width=width,
             height=height,
@@ -53,12 +252,29 @@ def prompt_when(question: Question, profile: Profile, *, chain: int) -> Prompt:
     )
 
 
-def prompt_where(question: Question, profile: Profile, *, chain: int) -> Prompt:
-    """The authors' prompt; chain 1 tells the seconds."""
+def _score_when(question: VstarQuestion, answer: str, profile: Profile) -> Score:
+    """The IoU with the two numbers of an answer that has exactly two, in their order."""
+    del profile
+    numbers = _NUMBER.findall(answer)
+    span = TimeSpan(*map(float, numbers)) if len(numbers) == 2 else None
+    return score_span(question.span, span, answer)
+
+
+def _aggregate_when(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
+    """`m_tIoU` and `R1@` over all rows, and the mean IoU of each group."""
+    del profile
+    return {**span_metrics(scored, mean_name="m_tIoU"), **_group_ious(scored)}
+
+
+# ---- Where --------------------------------------------------------------------------------------
+
+
+def _prompt_where(question: VstarQuestion, profile: Profile, *, chain: int) -> Prompt:
+    """Chain 1 gives the seconds."""
     del profile
     first, last = math.ceil(question.span.start), math.floor(question.span.end)
     return Prompt(
-        vstar_prompts.WHERE[chain].format(
+        _WHERE[chain].format(
             question=question.where[chain - 1],
             seconds=list(range(first, last + 1)),
             first=first,
@@ -67,84 +283,95 @@ def prompt_where(question: Question, profile: Profile, *, chain: int) -> Prompt:
     )
 
 
-def rate_what(question: Question, answer: str, profile: Profile) -> Verdict:
-    """Wrong without an answer; the rest is for a judge model."""
-    del question, profile
-    return PENDING if answer else Verdict(None, False)
-
-
-def rate_when(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The IoU with the two numbers of an answer that has exactly two, as they stand."""
-    del profile
-    numbers = _NUMBER.findall(answer)
-    span = Span(*map(float, numbers)) if len(numbers) == 2 else None
-    return temporal.span_verdict(question.span, span, answer)
-
-
-def rate_where(question: Question, answer: str, profile: Profile) -> Verdict:
-    """The mean IoU of the annotated boxes with those of the same second; right from 0.5."""
+def _score_where(question: VstarQuestion, answer: str, profile: Profile) -> Score:
+    """The mean IoU of the annotated boxes with the answer's box of the same second."""
     del profile
     found = read_boxes(answer)
-    ious = [best_iou(timed.box, found.get(timed.second)) for timed in question.boxes]
+    ious = [best_box_iou(timed.box, found.get(timed.second)) for timed in question.boxes]
     shares = {f"AP@{least}": mean(iou >= least for iou in ious) for least in BOX_THRESHOLDS}
     overlap = mean(ious)
     measures = {"iou": overlap, **shares}
-    return Verdict(found or None, overlap >= temporal.RIGHT_IOU, measures=measures)
+    return Score(found or None, overlap >= RIGHT_IOU, measures=measures)
 
 
-def summarise_what(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
-    """`answered`, the share of answers that a judge has to rate."""
-    del profile
-    return {"answered": percent(one.verdict.is_pending for one in rated)}
-
-
-def summarise_when(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
-    """`m_tIoU` and `R1@`, over all rows; of each group the mean IoU."""
-    del profile
-    return {**temporal.span_metrics(rated, mean_name="m_tIoU"), **_group_ious(rated)}
-
-
-def summarise_where(rated: Sequence[Rated], profile: Profile) -> dict[str, float]:
-    """`m_vIoU` and `AP@`, over all rows; of each group the mean IoU."""
+def _aggregate_where(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
+    """`m_vIoU` and `AP@` over all rows, and the mean IoU of each group."""
     del profile
     names = [f"AP@{least}" for least in BOX_THRESHOLDS]
-    metrics = {name: percent(one.verdict.measures[name] for one in rated) for name in names}
-    return {"m_vIoU": _mean_iou(rated), **metrics, **_group_ious(rated)}
+    metrics = {name: percent(one.score.measures[name] for one in scored) for name in names}
+    return {"m_vIoU": _mean_iou(scored), **metrics, **_group_ious(scored)}
+
+
+def _mean_iou(scored: Sequence[ScoredRecord]) -> float:
+    return percent(one.score.measures["iou"] for one in scored)
+
+
+def _group_ious(scored: Sequence[ScoredRecord]) -> dict[str, float]:
+    return {name: _mean_iou(members) for name, members in by_group(scored).items()}
+
+
+# ---- All three together -------------------------------------------------------------------------
 
 
 def arithmetic_mean(*shares: float) -> float:
-    """AM of the accuracy of `what`, m_tIoU and m_vIoU, each from 0 to 1."""
+    """V-STaR's AM of accuracy, m_tIoU and m_vIoU, each from 0 to 1."""
     return mean(shares)
 
 
 def log_geometric_mean(*shares: float) -> float:
-    """LGM of the accuracy of `what`, m_tIoU and m_vIoU, each from 0 to 1; infinite at 1."""
+    """V-STaR's LGM of accuracy, m_tIoU and m_vIoU, each from 0 to 1; infinite if one is 1."""
     return mean(-math.log(1 - share) if share < 1 else math.inf for share in shares)
 
 
-def _mean_iou(rated: Sequence[Rated]) -> float:
-    return percent(one.verdict.measures["iou"] for one in rated)
+def _with_chains(make: Callable[[int], Benchmark]) -> Benchmark:
+    """Chain 1 of a benchmark, with the other chains as its `other_chains`."""
+    first, *others = map(make, _CHAINS)
+    return dataclasses.replace(first, other_chains=dict(zip(_CHAINS[1:], others, strict=True)))
 
 
-def _group_ious(rated: Sequence[Rated]) -> dict[str, float]:
-    return {name: _mean_iou(members) for name, members in by_group(rated).items()}
-
-
-def what(chain: int) -> Benchmark:
-    """The `what` questions, which open both chains."""
+def _what(chain: int) -> Benchmark:
+    """The `what` questions, which are the same in both chains."""
     del chain
     return Benchmark(
-        read=read, prompt=prompt_what, rate=rate_what, summarise=summarise_what, fps=1.0
+        name="vstar_what",
+        read=_read,
+        prompt=_prompt_what,
+        score=_score_what,
+        aggregate=_aggregate_what,
+        budget=Budget(max_frames=3600, max_new_tokens=256),
+        fps=1.0,
+        rubric=Rubric(
+            request=_judge_request, read_reply=_read_judge_reply, aggregate=judged_accuracies
+        ),
     )
 
 
-def when(chain: int) -> Benchmark:
-    """The `when` questions of a chain."""
-    asked = functools.partial(prompt_when, chain=chain)
-    return Benchmark(read=read, prompt=asked, rate=rate_when, summarise=summarise_when, fps=1.0)
+def _when(chain: int) -> Benchmark:
+    return Benchmark(
+        name="vstar_when",
+        read=_read,
+        prompt=functools.partial(_prompt_when, chain=chain),
+        score=_score_when,
+        aggregate=_aggregate_when,
+        budget=Budget(max_frames=3600, max_new_tokens=256),
+        fps=1.0,
+        # Which chain was asked is not published.
+        published=Published(figures={"m_tIoU": 25.07, "R1@0.7": 15.58}, num_questions=(2094,)),
+        true_span=lambda question: question.span,
+    )
 
 
-def where(chain: int) -> Benchmark:
-    """The `where` questions of a chain."""
-    asked = functools.partial(prompt_where, chain=chain)
-    return Benchmark(read=read, prompt=asked, rate=rate_where, summarise=summarise_where, fps=1.0)
+def _where(chain: int) -> Benchmark:
+    return Benchmark(
+        name="vstar_where",
+        read=_read,
+        prompt=functools.partial(_prompt_where, chain=chain),
+        score=_score_where,
+        aggregate=_aggregate_where,
+        budget=Budget(max_frames=3600, max_new_tokens=1024),
+        fps=1.0,
+    )
+
+
+WHAT, WHEN, WHERE = map(_with_chains, (_what, _when, _where))
+BENCHMARKS = (WHAT, WHEN, WHERE)

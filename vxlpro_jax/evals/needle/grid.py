@@ -14,16 +14,16 @@ import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.evals.needle import haystack
-from vxlpro_jax.evals.needle.asking import Mode
+from vxlpro_jax.evals.needle.modes import Mode
 from vxlpro_jax.evals.needle.needles import Needle
-from vxlpro_jax.evals.needle.replies import Cell, Reply
+from vxlpro_jax.evals.needle.replies import Cell, NeedleReply
 from vxlpro_jax.inference.engine import Engine, Options, Plan
 from vxlpro_jax.ops.token_selection import num_kept
 from vxlpro_jax.utils import cli
 
 log = logging.getLogger(__name__)
 
-_NEW_TOKENS = 16  # At least so many, as published replies are sentences.
+_MIN_NEW_TOKENS = 16  # Published replies are sentences.
 
 
 class Hidden(NamedTuple):
@@ -34,14 +34,14 @@ class Hidden(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """What is asked: every needle at every depth of every length, at every keep ratio."""
+    """The questions: every needle at every depth of every length, with every keep ratio."""
 
     frames: Sequence[int]
     depths: Sequence[float]
     keep_ratios: Sequence[float]
 
     def cells(self, needles: Iterable[str]) -> list[Cell]:
-        """In the order in which they are asked, shortest first."""
+        """The questions in the order in which they are asked, the shortest haystack first."""
         axes = (self.frames, self.depths, needles, self.keep_ratios)
         return [Cell(*values) for values in itertools.product(*axes)]
 
@@ -54,16 +54,16 @@ def ask(
     hidden: Mapping[str, Hidden],
     mode: Mode,
     options: Options,
-) -> Iterator[Reply]:
-    """The model's replies, the haystack encoded once.
+) -> Iterator[NeedleReply]:
+    """The model's replies; the haystack is encoded once.
 
     Args:
-        engine: the model.
-        cells: what to ask, cells of one place together; at least one.
-        files: the haystack's.
+        engine: model.
+        cells: questions, of which there is at least one; those of the same place are together.
+        files: of the haystack.
         hidden: needles by name.
-        mode: one of `asking.MODES`.
-        options: how to answer; keep ratio and length of the reply are the cells' own.
+        mode: one of `modes.MODES`.
+        options: of the decoder; keep ratio and length of the reply are set for each cell.
 
     Raises:
         InputError: a file cannot be read, the haystack is too short or a needle too long for it,
@@ -80,15 +80,17 @@ def ask(
     )
 
     def options_of(cell: Cell) -> Options:
-        new = max(_NEW_TOKENS, longest + 1)
+        new = max(_MIN_NEW_TOKENS, longest + 1)
         return dataclasses.replace(options, keep_ratio=cell.keep_ratio, max_new_tokens=new)
 
     def plan(cell: Cell) -> Plan:
         groups, needle = places[cell].groups, hidden[cell.needle].needle
         return mode.plan(engine, needle, groups=groups, options=options_of(cell))
 
-    plans = {cell: plan(cell) for cell in cells}  # What does not fit is told now.
-    _tell_lowered(plans, tokens_per_group=engine.config.tokens_per_group)
+    plans = {
+        cell: plan(cell) for cell in cells
+    }  # What does not fit raises now, before the haystack is encoded.
+    _warn_of_lowered(plans, tokens_per_group=engine.config.tokens_per_group)
     hay = _encoded(engine, places.values(), files=files)
     shown = cli.progress(cells, name="needles", unit="question")
     for (name, at), together in itertools.groupby(shown, lambda c: (c.needle, places[c])):
@@ -98,11 +100,11 @@ def ask(
             reply, right = mode.ask(
                 engine, needle, encoded=encoded, plan=plans[cell], options=options_of(cell)
             )
-            yield Reply(cell, plans[cell].keep, needle.answer, reply, right)
+            yield NeedleReply(cell, plans[cell].keep, needle.answer, reply, right)
 
 
-def _tell_lowered(plans: Mapping[Cell, Plan], *, tokens_per_group: int) -> None:
-    """Says where fewer visual tokens are kept than was asked for."""
+def _warn_of_lowered(plans: Mapping[Cell, Plan], *, tokens_per_group: int) -> None:
+    """Warns where fewer visual tokens are kept than the keep ratio asks for."""
     kept: dict[tuple[int, float], int] = {}
     for cell, plan in plans.items():
         at = cell.frames, cell.keep_ratio
@@ -112,7 +114,7 @@ def _tell_lowered(plans: Mapping[Cell, Plan], *, tokens_per_group: int) -> None:
         if least < asked:
             log.warning(
                 "Of %d frames only %d visual tokens are kept instead of %d (keep ratio %g), as more"
-                " do not fit: --max_context and --hbm_gib may allow them.",
+                " do not fit: raise --max_context or --hbm_gib.",
                 *(frames, least, asked, ratio),
             )
 

@@ -24,7 +24,7 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mp
 
 
 class Place(NamedTuple):
-    """Where a needle lies: `start` of its `length` frames among `frames`."""
+    """The place of a needle: its `length` frames from `start` on, among `frames` of a haystack."""
 
     frames: int
     start: int
@@ -32,11 +32,11 @@ class Place(NamedTuple):
 
     @property
     def groups(self) -> int:
-        """Groups of four that the frames make."""
+        """The number of groups of four frames."""
         return -(-self.frames // FRAMES_PER_GROUP)
 
     def touched(self) -> list[int]:
-        """The groups that are not the haystack's own: the needle's, and a last one not full."""
+        """The groups that differ from the haystack's: the needle's, and a last one not full."""
         last = (self.start + self.length - 1) // FRAMES_PER_GROUP
         groups = set(range(self.start // FRAMES_PER_GROUP, last + 1))
         if self.frames % FRAMES_PER_GROUP:
@@ -45,12 +45,12 @@ class Place(NamedTuple):
 
 
 def place(depth: float, *, frames: int, length: int) -> Place:
-    """Where a needle lies at `depth`, 0 at the start and 1 at the end of the haystack.
+    """The place of a needle at `depth`, 0 at the start and 1 at the end of the haystack.
 
-    A needle of whole groups of four lies on whole groups.
+    A needle of whole groups of four begins with a group.
 
     Raises:
-        InputError: it is longer than the haystack.
+        InputError: the needle is longer than the haystack.
     """
     if length > frames:
         raise InputError(
@@ -64,11 +64,12 @@ def place(depth: float, *, frames: int, length: int) -> Place:
 
 @dataclasses.dataclass(frozen=True)
 class Haystack:
-    """Attributes.
+    """A haystack whose frames were encoded.
 
-    encoded: all groups.
-    times: float64 [G], seconds.
-    raw: frames uint8 [4,S,S,3] of those groups that needles touch, by group.
+    Attributes:
+        encoded: all groups.
+        times: float64 [G], seconds.
+        raw: frames uint8 [4,S,S,3] of those groups that needles touch, by group.
     """
 
     encoded: Encoded
@@ -76,12 +77,12 @@ class Haystack:
     raw: dict[int, np.ndarray]
 
     def hide(self, engine: Engine, needle: np.ndarray, *, at: Place) -> Encoded:
-        """The first `at.frames` frames with the needle in place of some.
+        """The first `at.frames` frames, some of them replaced by the needle.
 
         Args:
-            engine: the model that encoded the haystack.
+            engine: model that encoded the haystack.
             needle: uint8 [M,S,S,3].
-            at: where; the groups that it touches are in `raw`.
+            at: place, of which all touched groups are in `raw`.
         """
         groups = np.array(at.touched())
         frames = np.concatenate([self.raw[group] for group in groups])
@@ -101,12 +102,12 @@ class Haystack:
 
 
 def encode(engine: Engine, stream: FrameStream, *, keep: Collection[int]) -> Haystack:
-    """Encodes a video, of which memory holds only a few frames at a time, and closes it.
+    """Encodes a video and closes it; memory holds only a few frames of it at a time.
 
     Args:
-        engine: the model.
-        stream: of which no frame has been taken; it is read to its end.
-        keep: the groups whose frames needles will replace.
+        engine: model.
+        stream: frames, none of which has been taken; it is read to its end.
+        keep: groups whose frames needles will replace.
 
     Raises:
         InputError: a frame cannot be read.
@@ -130,12 +131,12 @@ def encode(engine: Engine, stream: FrameStream, *, keep: Collection[int]) -> Hay
 
 
 def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
-    """The first `count` frames of the files at `FPS`, one file after the other.
+    """The first `count` frames of the files at `FPS`, one file after another.
 
     Args:
-        files: videos of any form.
-        count: n.
-        size: S.
+        files: videos.
+        count: number of frames, n.
+        size: side of a frame, S.
 
     Raises:
         InputError: a file cannot be read, or they have fewer frames.
@@ -156,7 +157,7 @@ def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
 
 
 def _frames(streams: Sequence[FrameStream], times: Sequence[np.ndarray]) -> Iterator[TimedFrame]:
-    """Of each stream as many frames as it has `times`."""
+    """The frames of all streams; each stream gives one frame for each of its `times`."""
     for stream, seconds in zip(streams, times, strict=True):
         with stream:
             for time in seconds:
@@ -164,7 +165,7 @@ def _frames(streams: Sequence[FrameStream], times: Sequence[np.ndarray]) -> Iter
 
 
 def find_files(places: Sequence[Path]) -> list[Path]:
-    """The videos that are named, of folders those in them by name.
+    """The given videos, and the videos of the given folders sorted by name.
 
     Raises:
         InputError: a place does not exist, or a folder has none.

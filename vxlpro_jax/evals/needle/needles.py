@@ -1,4 +1,4 @@
-"""What is hidden and what is asked of it: a JSON list, its pictures and clips beside it.
+"""Needles: a JSON list of pictures or clips, which lie beside it, and questions about them.
 
 A needle has `media` (the path of a picture or clip inside the list's folder), `question`, `answer`
 and, as it likes:
@@ -22,7 +22,7 @@ from PIL import Image
 
 from vxlpro_jax.data.sources.storage import resolve_inside
 from vxlpro_jax.data.video import images, reader
-from vxlpro_jax.evals.annotations import Row, read_rows
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
 from vxlpro_jax.utils.errors import InputError
 
 NUM_OPTIONS = 4
@@ -30,7 +30,7 @@ _LONGEST = 10_000  # Frames of a clip.
 
 
 class Needle(NamedTuple):
-    """One needle; `name` tells it from the others of its list, `options` may be none."""
+    """One needle; its `name` is unique in its list, its `options` may be empty."""
 
     name: str
     media: Path
@@ -50,7 +50,7 @@ def read_needles(path: Path) -> list[Needle]:
     return [_needle(row, root=path.parent) for row in read_rows(path)]
 
 
-def _needle(row: Row, *, root: Path) -> Needle:
+def _needle(row: AnnotationRow, *, root: Path) -> Needle:
     media, answer = row.text("media"), row.text("answer")
     options = row.options("options") if "options" in row else ()
     if options and (len(set(options)) != NUM_OPTIONS or len(options) != NUM_OPTIONS):
@@ -73,7 +73,7 @@ def _needle(row: Row, *, root: Path) -> Needle:
     )
 
 
-def _frames(row: Row) -> int | None:
+def _frames(row: AnnotationRow) -> int | None:
     if "frames" not in row:
         return None
     frames = row.number("frames")
@@ -83,12 +83,12 @@ def _frames(row: Row) -> int | None:
 
 
 def read_frames(needle: Needle, *, size: int, fps: float) -> np.ndarray:
-    """The frames that are hidden, uint8 [M,S,S,3], resized as frames of a video are.
+    """The frames of a needle, uint8 [M,S,S,3], resized as frames of a video are.
 
     Args:
-        needle: whose.
-        size: S.
-        fps: frames a second of the haystack.
+        needle: picture or clip.
+        size: side of a frame, S.
+        fps: frame rate of the haystack, in frames per second.
 
     Raises:
         InputError: the picture or clip cannot be read.
@@ -108,7 +108,7 @@ def read_frames(needle: Needle, *, size: int, fps: float) -> np.ndarray:
 
 
 def _is_still(path: Path) -> bool:
-    """Whether it is a picture that does not move; what cannot be read as one is left to `video`."""
+    """Whether a file is a picture and not animated; other files are read as videos."""
     try:
         with Image.open(path) as picture:
             return not getattr(picture, "is_animated", False)
@@ -116,7 +116,7 @@ def _is_still(path: Path) -> bool:
         return False
 
 
-def digest(needle: Needle, frames: np.ndarray) -> str:
-    """What a reply depends on, in short: 64 hexadecimal digits."""
-    told = repr(needle._replace(media=needle.media.name)).encode()
-    return hashlib.sha256(told + frames.tobytes()).hexdigest()
+def needle_digest(needle: Needle, frames: np.ndarray) -> str:
+    """A hash, 64 hexadecimal digits, of everything in a needle on which a reply depends."""
+    fields = repr(needle._replace(media=needle.media.name)).encode()
+    return hashlib.sha256(fields + frames.tobytes()).hexdigest()

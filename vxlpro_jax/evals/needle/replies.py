@@ -1,18 +1,25 @@
-"""Replies on disk, kept one by one, so that a run that ends early goes on where it was."""
+"""Replies on disk, written one by one, so that a run that was stopped can be continued."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vxlpro_jax.evals.campaign import alone, check_settings
+from vxlpro_jax.evals.run_folder import check_settings, folder_lock
 from vxlpro_jax.utils.journal import Journal, Shard
 
 _SETTINGS = "replies-settings.json"
 
 
 class Cell(NamedTuple):
-    """One question: how many `frames`, at which `depth`, which `needle`, and the `keep_ratio`."""
+    """One question of a grid.
+
+    Attributes:
+        frames: length of the haystack.
+        depth: of the needle, 0 at the start and 1 at the end.
+        needle: name.
+        keep_ratio: share of the visual tokens that the selector keeps.
+    """
 
     frames: int
     depth: float
@@ -20,15 +27,16 @@ class Cell(NamedTuple):
     keep_ratio: float
 
 
-class Reply(NamedTuple):
-    """What became of a cell.
+class NeedleReply(NamedTuple):
+    """The model's reply to a cell.
 
     Attributes:
-        cell: what was asked.
-        kept: visual tokens that the decoder read, fewer than asked for where the context is short.
-        answer: the right one.
-        reply: the model's.
-        right: whether it counts.
+        cell: question.
+        kept: number of visual tokens that the decoder read; fewer than the keep ratio asks for
+            where the context is short.
+        answer: right answer.
+        reply: of the model.
+        right: whether the reply counts as right.
     """
 
     cell: Cell
@@ -39,44 +47,44 @@ class Reply(NamedTuple):
 
 
 class Replies:
-    """Those of a folder, by cell."""
+    """The replies of a folder, by cell."""
 
     def __init__(self, folder: Path, *, settings: Mapping[str, Any]):
-        """Makes the folder or goes on with it.
+        """Makes the folder, or reads what it holds from before.
 
         Args:
-            folder: of the replies, a line each, and their settings.
-            settings: JSON, all that a reply depends on but its cell.
+            folder: of the replies, one per line, and their settings.
+            settings: everything on which a reply depends beside its cell, as JSON.
 
         Raises:
             InputError: the folder holds replies under other settings.
         """
-        with alone(folder):
+        with folder_lock(folder):
             self._journal = Journal(folder, name="replies", shard=Shard())
             if not self._journal.entries:
                 (folder / _SETTINGS).unlink(missing_ok=True)
             check_settings(folder, settings, name=_SETTINGS)
 
-    def of(self, cells: Iterable[Cell]) -> list[Reply]:
-        """What there is of these, in their order."""
+    def of(self, cells: Iterable[Cell]) -> list[NeedleReply]:
+        """The replies to those cells that have one, in the order of the cells."""
         entries = self._journal.entries
         return [_reply(entries[key]) for key in map(_key, cells) if key in entries]
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
-        """Those without a reply."""
+        """The cells that have no reply."""
         return [cell for cell in cells if _key(cell) not in self._journal.entries]
 
-    def add(self, reply: Reply) -> None:
-        """Writes one more."""
-        told = reply.cell._asdict() | reply._asdict()
-        del told["cell"]
-        self._journal.add(_key(reply.cell), told)
+    def add(self, reply: NeedleReply) -> None:
+        """Writes a reply."""
+        fields = reply.cell._asdict() | reply._asdict()
+        del fields["cell"]
+        self._journal.add(_key(reply.cell), fields)
 
 
 def _key(cell: Cell) -> str:
     return json.dumps(cell)
 
 
-def _reply(told: dict[str, Any]) -> Reply:
-    cell = Cell(*(told[field] for field in Cell._fields))
-    return Reply(cell, *(told[field] for field in Reply._fields[1:]))
+def _reply(fields: dict[str, Any]) -> NeedleReply:
+    cell = Cell(*(fields[name] for name in Cell._fields))
+    return NeedleReply(cell, *(fields[name] for name in NeedleReply._fields[1:]))

@@ -1,4 +1,4 @@
-"""What a grid of replies shows: accuracies, a table, and a heat map."""
+"""The results of a grid of replies: accuracies, a table, a CSV and a heat map."""
 
 import csv
 import io
@@ -9,18 +9,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from vxlpro_jax.evals.embedded import needle_table
-from vxlpro_jax.evals.needle.replies import Reply
+from vxlpro_jax.evals.needle.replies import NeedleReply
 
-# Of Video-XL's heat map: 0, a half, 1.
+# The colours of Video-XL's heat map: accuracy 0, a half, 1.
 _COLOURS = LinearSegmentedColormap.from_list("needle", ["#F0496E", "#EBB839", "#0CD79F"])
 
 
-class Score(NamedTuple):
-    """Accuracy, 0 to 1, of `needles` needles in one place, and the mean of visual tokens `kept`."""
+class CellScore(NamedTuple):
+    """The accuracy, 0 to 1, of one keep ratio, length and depth.
+
+    Attributes:
+        keep_ratio: share of visual tokens that was asked for.
+        frames: length of the haystack.
+        depth: of the needles.
+        kept: mean number of visual tokens that were kept.
+        needles: number of needles that were asked for.
+        accuracy: share of right replies.
+    """
 
     keep_ratio: float
     frames: int
@@ -30,76 +40,129 @@ class Score(NamedTuple):
     accuracy: float
 
 
-def scores(replies: Iterable[Reply]) -> list[Score]:
-    """The mean over needles of every keep ratio, length and depth, in this order."""
+class Caption(NamedTuple):
+    """What a picture says about a run: the `model`, the `test`, and the accuracy of guessing.
+
+    `chance` is None where guessing is hopeless, as when every token of an answer must be right.
+    """
+
+    model: str
+    test: str
+    chance: float | None
+
+
+def cell_scores(replies: Iterable[NeedleReply]) -> list[CellScore]:
+    """The mean over needles for each keep ratio, length and depth, sorted in this order."""
     places = defaultdict(list)
     for reply in replies:
         cell = reply.cell
         places[cell.keep_ratio, cell.frames, cell.depth].append((reply.kept, reply.right))
     return [
-        Score(*at, kept=float(kept), needles=len(of), accuracy=float(accuracy))
-        for at, of in sorted(places.items())
-        for kept, accuracy in [np.mean(of, axis=0)]
+        CellScore(*at, kept=float(kept), needles=len(several), accuracy=float(accuracy))
+        for at, several in sorted(places.items())
+        for kept, accuracy in [np.mean(several, axis=0)]
     ]
 
 
-def mean_accuracy(found: Iterable[Score]) -> dict[str, float]:
-    """The published figure, the mean over lengths and depths, by keep ratio."""
-    return {f"{ratio:g}": float(np.mean([s.accuracy for s in of])) for ratio, of in _panels(found)}
+def mean_accuracy(scores: Iterable[CellScore]) -> dict[str, float]:
+    """The mean over lengths and depths for each keep ratio: the figure that papers publish."""
+    return {
+        f"{ratio:g}": float(np.mean([score.accuracy for score in several]))
+        for ratio, several in _by_ratio(scores)
+    }
 
 
-def _panels(found: Iterable[Score]) -> list[tuple[float, list[Score]]]:
-    return [(ratio, list(of)) for ratio, of in itertools.groupby(found, lambda s: s.keep_ratio)]
+def _by_ratio(scores: Iterable[CellScore]) -> list[tuple[float, list[CellScore]]]:
+    grouped = itertools.groupby(scores, lambda score: score.keep_ratio)
+    return [(ratio, list(several)) for ratio, several in grouped]
 
 
-def table(found: Iterable[Score]) -> str:
-    """Markdown: for each keep ratio frames to the right, depth downwards."""
-    parts = [
-        f"keep ratio {ratio:g}, mean {np.mean([s.accuracy for s in of]):.4f}\n\n"
-        + needle_table([s._asdict() for s in of])
-        for ratio, of in _panels(found)
+class _Grid(NamedTuple):
+    """Arrays of depths (downwards) by lengths; NaN where nothing has been asked yet."""
+
+    lengths: list[int]
+    depths: list[float]
+    accuracy: np.ndarray
+    kept: np.ndarray
+
+
+def _grid(scores: Sequence[CellScore], *, axes_of: Sequence[CellScore]) -> _Grid:
+    """Scores of one keep ratio, with the lengths and depths of `axes_of`."""
+    lengths = sorted({score.frames for score in axes_of})
+    depths = sorted({score.depth for score in axes_of})
+    accuracy, kept = (np.full((len(depths), len(lengths)), np.nan) for _ in range(2))
+    for score in scores:
+        at = depths.index(score.depth), lengths.index(score.frames)
+        accuracy[at], kept[at] = score.accuracy, score.kept
+    return _Grid(lengths, depths, accuracy, kept)
+
+
+def to_markdown(scores: Sequence[CellScore]) -> str:
+    """A table for each keep ratio, with frames to the right and depth downwards."""
+    return "\n".join(
+        f"keep ratio {ratio:g}, mean {np.mean([score.accuracy for score in several]):.4f}\n\n"
+        + _table(_grid(several, axes_of=several))
+        for ratio, several in _by_ratio(scores)
+    )
+
+
+def _table(grid: _Grid) -> str:
+    head = "| depth | " + " | ".join(f"{length} frames" for length in grid.lengths) + " |"
+    rows = [
+        f"| {depth:.0%} | " + " | ".join(f"{cell:.3f}" for cell in row) + " |"
+        for depth, row in zip(grid.depths, grid.accuracy, strict=True)
     ]
-    return "\n".join(parts)
+    return "\n".join([head, "| --- " * (len(grid.lengths) + 1) + "|", *rows]) + "\n"
 
 
-def to_csv(found: Sequence[Score]) -> str:
-    """A line for each score."""
+def to_csv(scores: Sequence[CellScore]) -> str:
+    """A line for each score, under a line of names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Score._fields)
-    writer.writerows(found)
+    writer.writerow(CellScore._fields)
+    writer.writerows(scores)
     return text.getvalue()
 
 
-def draw(found: Sequence[Score], *, title: str, path: Path) -> None:
-    """A heat map PNG: a panel for each keep ratio, frames to the right, depth downwards.
+def draw(scores: Sequence[CellScore], *, caption: Caption, path: Path) -> None:
+    """Draws a heat map as PNG: a panel for each keep ratio, frames to the right, depth downwards.
 
-    Under each length stand the visual tokens kept of it.
+    Under each length stands the number of visual tokens that were kept of it. The accuracy of
+    guessing is marked on the colour bar.
     """
-    panels = _panels(found)
-    lengths, depths = (sorted({getattr(s, axis) for s in found}) for axis in ("frames", "depth"))
-    size = (2.5 + 0.6 * len(lengths), len(panels) * (1.2 + 0.45 * len(depths)))
-    figure = Figure(figsize=(max(size[0], 6), max(size[1], 3)), layout="constrained")
+    panels = [(ratio, _grid(of, axes_of=scores)) for ratio, of in _by_ratio(scores)]
+    depths, lengths = panels[0][1].accuracy.shape
+    width, height = 2.5 + 0.6 * lengths, 0.4 + len(panels) * (1.2 + 0.45 * depths)
+    figure = Figure(figsize=(max(width, 6.5), max(height, 3.4)), layout="constrained")
     rows = figure.subplots(len(panels), squeeze=False)[:, 0]
-    for axes, (ratio, of) in zip(rows, panels, strict=True):
-        cells, kept = (np.full((len(depths), len(lengths)), np.nan) for _ in range(2))
-        for score in of:
-            at = depths.index(score.depth), lengths.index(score.frames)
-            cells[at], kept[at] = score.accuracy, score.kept
-        image = axes.imshow(cells, cmap=_COLOURS, vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(lengths)), map(_column, lengths, kept.T))
-        axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
-        axes.set(xlabel="frames, and visual tokens kept of them", ylabel="depth")
-        axes.set_title(f"{title}, keep ratio {ratio:g}: mean {np.nanmean(cells):.2%}")
-        for (row, column), cell in np.ndenumerate(cells):
-            if np.isnan(cell):  # Not asked yet.
-                continue
-            axes.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=8)
-    figure.colorbar(image, ax=rows, label="accuracy")
+    for axes, (ratio, grid) in zip(rows, panels, strict=True):
+        image = _draw_panel(axes, grid)
+        axes.set_title(f"keep ratio {ratio:g}: mean {np.nanmean(grid.accuracy):.2%}", fontsize=10)
+    figure.suptitle(_title(caption), fontsize=11)
+    bar = figure.colorbar(image, ax=rows, label="accuracy")
+    if caption.chance is not None:
+        bar.ax.axhline(caption.chance, color="black", linewidth=1.5)
+        bar.ax.text(-0.2, caption.chance, "chance", ha="right", va="center", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
+def _title(caption: Caption) -> str:
+    chance = "" if caption.chance is None else f", chance {caption.chance:.0%}"
+    return f"Needle in a haystack ({caption.test}), model {caption.model}{chance}"
+
+
+def _draw_panel(axes: Axes, grid: _Grid) -> AxesImage:
+    image = axes.imshow(grid.accuracy, cmap=_COLOURS, vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(grid.lengths)), list(map(_column, grid.lengths, grid.kept.T)))
+    axes.set_yticks(range(len(grid.depths)), [f"{depth:.0%}" for depth in grid.depths])
+    axes.set(xlabel="frames, and visual tokens kept of them", ylabel="depth")
+    for (row, column), cell in np.ndenumerate(grid.accuracy):
+        if not np.isnan(cell):
+            axes.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=8)
+    return image
+
+
 def _column(frames: int, kept: np.ndarray) -> str:
-    """A length and, where something was asked, the tokens kept of it."""
+    """The label of a length, with the number of tokens kept if something has been asked."""
     asked = kept[~np.isnan(kept)]
     return f"{frames}\n{asked.mean():.0f}" if len(asked) else str(frames)

@@ -5,37 +5,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from vxlpro_jax.evals.spans import iou
+from vxlpro_jax.evals.metrics import temporal_iou
 from vxlpro_jax.utils.errors import InputError
 
-MOST_ROWS = 60
+MAX_ROWS = 60
 _TRUE, _FOUND = "#9aa0a6", "#d1495b"
 
 
-class Pair(NamedTuple):
-    """Attributes: `name` of the question; `truth` and `found` in seconds, None if not found."""
+class SpanPair(NamedTuple):
+    """The `name` of a question, its `truth` and the span `found` in the answer, in seconds.
+
+    `found` is None if the answer has no span.
+    """
 
     name: str
     truth: Sequence[float]
     found: Sequence[float] | None
 
 
-def draw(pairs: Sequence[Pair], *, path: Path) -> None:
-    """Draws a row a question, the first 60, the true span above the predicted one.
+def draw_spans(pairs: Sequence[SpanPair], *, path: Path) -> None:
+    """Draws a PNG with a row for each of the first 60 questions, the true span above the found one.
 
     Raises:
         InputError: the file cannot be written.
     """
-    shown = pairs[:MOST_ROWS]
+    shown = pairs[:MAX_ROWS]
     figure = Figure(figsize=(8, 1.2 + 0.28 * len(shown)), layout="constrained")
     axes = figure.subplots()
     for row, pair in enumerate(shown):
-        _bar(axes, pair.truth, y=row - 0.2, colour=_TRUE)
+        _draw_bar(axes, pair.truth, y=row - 0.2, colour=_TRUE)
         if pair.found is not None:
-            _bar(axes, pair.found, y=row + 0.2, colour=_FOUND)
+            _draw_bar(axes, pair.found, y=row + 0.2, colour=_FOUND)
     axes.set_yticks(range(len(shown)), [_label(pair) for pair in shown], fontsize=7)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("seconds")
@@ -50,13 +54,13 @@ def draw(pairs: Sequence[Pair], *, path: Path) -> None:
         raise InputError(f"Picture {path} cannot be written ({error.strerror}).") from error
 
 
-def _bar(axes, span: Sequence[float], *, y: float, colour: str) -> None:
+def _draw_bar(axes: Axes, span: Sequence[float], *, y: float, colour: str) -> None:
     start, end = min(span), max(span)
     axes.barh(y, end - start, left=start, height=0.36, color=colour)
 
 
-def _label(pair: Pair) -> str:
+def _label(pair: SpanPair) -> str:
     if pair.found is None:
         return f"{pair.name}  none"
-    turned = " (end first)" if pair.found[1] < pair.found[0] else ""
-    return f"{pair.name}  {iou(tuple(pair.truth), tuple(pair.found)):.2f}{turned}"
+    reversed_ = " (end first)" if pair.found[1] < pair.found[0] else ""
+    return f"{pair.name}  {temporal_iou(pair.truth, pair.found):.2f}{reversed_}"

@@ -1,4 +1,4 @@
-"""The files that annotations name, found below a folder of the user's."""
+"""The videos, pictures and subtitles that annotations name, in a folder given by the user."""
 
 import functools
 import os
@@ -10,49 +10,67 @@ from vxlpro_jax.data.sources import paths
 from vxlpro_jax.utils.errors import InputError
 
 
-class Folder:
+class MediaFolder:
     """A folder in which files lie as they were published, or in any folder below."""
 
     def __init__(self, root: Path):
-        """Of a folder.
+        """Takes the folder.
 
         Raises:
-            InputError: there is none.
+            InputError: it does not exist.
         """
         if not root.is_dir():
             raise InputError(
-                f"{root} is no folder: give the one that the benchmark's files are in."
+                f"{root} is not a folder: give the one that holds the benchmark's files."
             )
         self._root = root
 
     def find(self, name: str, *, hints: Iterable[str] = ()) -> Path:
-        """The file that a record names.
+        """The file that a record names, wherever it lies.
 
-        That is the one at this path, else the one of this name in any folder below, else the one
-        of this name but another ending.
+        It is the file at this path, else the one with this name in any folder below, else the one
+        with this stem and another suffix.
 
         Args:
-            name: as the annotations write it.
-            hints: of several that fit, one is taken if its folder's name holds one of these.
+            name: path, name or stem, as the annotations write it.
+            hints: words, one of which is in the name of the file's folder; they are used only if
+                several files match.
 
         Raises:
-            InputError: there is none, it cannot be told which, or the name leads elsewhere.
+            InputError: there is no such file, several match, or the name leads out of the folder.
         """
-        if paths.escapes_root(name):
-            raise InputError(f"{name!r} leads out of {self._root}: mend the annotations.")
-        if (self._root / name).exists():
-            return self._root / name
+        if (direct := self._at(name)).exists():
+            return direct
         path = PurePosixPath(name)
         found = self._files[path.name] or self._stems[path.stem]
         if len(found) > 1:
             named = [file for file in found if any(hint in file.parent.name for hint in hints)]
             found = named if len(named) == 1 else found
         if not found:
-            raise InputError(f"{name!r} is not in {self._root}: fetch it, or give another folder.")
+            raise self._missing(name)
         if len(found) > 1:
             listed = ", ".join(str(file.relative_to(self._root)) for file in found[:3])
             raise InputError(f"{name!r} may be any of {listed} in {self._root}: keep one of them.")
         return found[0]
+
+    def find_exact(self, name: str) -> Path:
+        """The file at a path relative to the folder.
+
+        Raises:
+            InputError: there is no such file, or the path leads out of the folder.
+        """
+        direct = self._at(name)
+        if not direct.exists():
+            raise self._missing(name)
+        return direct
+
+    def _at(self, name: str) -> Path:
+        if paths.escapes_root(name):
+            raise InputError(f"{name!r} leads out of {self._root}: mend the annotations.")
+        return self._root / name
+
+    def _missing(self, name: str) -> InputError:
+        return InputError(f"{name!r} is not in {self._root}: fetch it, or give another folder.")
 
     @functools.cached_property
     def _files(self) -> defaultdict[str, list[Path]]:

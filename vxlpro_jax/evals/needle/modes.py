@@ -1,4 +1,4 @@
-"""The two published ways to ask for a needle, and when a reply counts."""
+"""The two published ways to ask for a needle in a haystack, and when a reply counts as right."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,20 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 from vxlpro_jax.data.text import chat
-from vxlpro_jax.evals.letters import letter, lettered
 from vxlpro_jax.evals.needle.needles import NUM_OPTIONS, Needle
+from vxlpro_jax.evals.parsing import letter, lettered
 from vxlpro_jax.inference.engine import Encoded, Engine, Options, Plan
 from vxlpro_jax.utils.errors import InputError
 
-# Video-XL's, in which nothing stands between the video and the text.
+# Video-XL's prompt, in which nothing stands between the video and the text.
 _MCQ = "Question: {}\nAnswer: "
 _MCQ_REPLY = "Best option:("
-# LongVA's questions that are no choices end so.
+# The end of LongVA's questions that are not multiple choice.
 _SHORT = "\nAnswer the question using a single word or phrase."
 
 
-class Answered(NamedTuple):
-    """Attributes: `reply` of the model, and whether it is `right`."""
+class ModeReply(NamedTuple):
+    """The `reply` of the model, and whether it is `right`."""
 
     reply: str
     right: bool
@@ -30,25 +30,31 @@ class Mode(NamedTuple):
     """A test.
 
     Attributes:
-        plan: (answerer, needle, *, groups, options) to the prompt about so many groups of frames.
-            Raises InputError where the needle does not suit the test, or the prompt not the
-            context.
-        ask: (answerer, needle, *, encoded, plan, options) to what became of it.
+        plan: function of (engine, needle, *, groups, options), which plans the prompt about a
+            number of groups of frames. Raises InputError if the needle does not suit the test or
+            the prompt does not fit the context.
+        ask: function of (engine, needle, *, encoded, plan, options), which returns the reply.
+        chance: accuracy of guessing; None where guessing is hopeless.
     """
 
     plan: Callable[..., Plan]
-    ask: Callable[..., Answered]
+    ask: Callable[..., ModeReply]
+    chance: float | None
 
 
 def _plan_mcq(engine: Engine, needle: Needle, *, groups: int, options: Options) -> Plan:
     if needle.is_plain:
         return engine.plan_groups(groups, needle.question, options=options)
     mcq_letter(needle)
-    return _begun(engine, mcq_text(needle), reply=_MCQ_REPLY, groups=groups, options=options)
+    return _plan_with_prefill(
+        engine, mcq_text(needle), reply=_MCQ_REPLY, groups=groups, options=options
+    )
 
 
-def _begun(engine: Engine, text: str, *, reply: str, groups: int, options: Options) -> Plan:
-    """A plan whose reply has begun and whose text follows the video at once."""
+def _plan_with_prefill(
+    engine: Engine, text: str, *, reply: str, groups: int, options: Options
+) -> Plan:
+    """A plan whose text follows the video at once, and in which the reply has begun."""
     turn = chat.Turn("human", f"{chat.IMAGE_MARK}{text}")
     ids = chat.encode_prompt([turn], tokenizer=engine.tokenizer)
     ids = np.array([*ids, *engine.tokenizer.encode(reply)], np.int32)
@@ -56,7 +62,7 @@ def _begun(engine: Engine, text: str, *, reply: str, groups: int, options: Optio
 
 
 def mcq_text(needle: Needle) -> str:
-    """What follows the video in `mcq`; questions of the published list repeat `Question: `."""
+    """The text after the video in `mcq`; the published list's questions repeat `Question: `."""
     if not needle.options:
         return _MCQ.format(needle.question)
     return _MCQ.format(f"{needle.question}\n{lettered(needle.options, form='({}) {}')}")
@@ -66,7 +72,7 @@ def mcq_letter(needle: Needle) -> str:
     """The letter of the right option.
 
     Raises:
-        InputError: the needle has no options, and its answer is none of their letters.
+        InputError: the needle has no options, and its answer is not a letter of one.
     """
     if needle.options:
         return letter(needle.options.index(needle.answer))
@@ -80,13 +86,13 @@ def mcq_letter(needle: Needle) -> str:
 
 def _ask_mcq(
     engine: Engine, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
-) -> Answered:
+) -> ModeReply:
     if needle.is_plain:
         options = dataclasses.replace(options, choices=needle.options)
         reply = "".join(engine.answer(encoded, plan, options=options))
-        return Answered(reply, reply == needle.answer)
+        return ModeReply(reply, reply == needle.answer)
     reply = "".join(engine.answer(encoded, plan, options=options))
-    return Answered(reply, mcq_letter(needle) in reply.split(")")[0])
+    return ModeReply(reply, mcq_letter(needle) in reply.split(")")[0])
 
 
 def _plan_forced(engine: Engine, needle: Needle, *, groups: int, options: Options) -> Plan:
@@ -94,26 +100,28 @@ def _plan_forced(engine: Engine, needle: Needle, *, groups: int, options: Option
 
 
 def forced_text(needle: Needle) -> str:
-    """What follows the video, and a newline, in `teacher_forced`."""
+    """The text after the video and a newline in `teacher_forced`."""
     is_whole = needle.is_plain or not needle.options
     return needle.question if is_whole else needle.question + _SHORT
 
 
 def _ask_forced(
     engine: Engine, needle: Needle, *, encoded: Encoded, plan: Plan, options: Options
-) -> Answered:
+) -> ModeReply:
     found = engine.predict(encoded, plan, needle.answer, options=options)
     expected, predicted = np.asarray(found.expected)[:-1], np.asarray(found.predicted)[:-1]
     reply = engine.tokenizer.decode(predicted.tolist())
-    return Answered(reply, bool((expected == predicted).all()))
+    return ModeReply(reply, bool((expected == predicted).all()))
 
 
 MODES = {
-    # Video-XL's test: the model writes on after `Best option:(`, greedily. As published, the reply
-    # counts if what stands before its first ")" holds the letter of the answer. A plain needle's
-    # question is asked bare instead, and of the options the model takes, id by id, the likeliest.
-    "mcq": Mode(_plan_mcq, _ask_mcq),
-    # LongVA's test: every id of the answer is the likeliest given all ids before it. The end of the
-    # reply is not asked for. The `reply` is the text of the likeliest ids.
-    "teacher_forced": Mode(_plan_forced, _ask_forced),
+    # Video-XL's test: the model continues `Best option:(` greedily. As published, the reply is
+    # right if the text before its first ")" holds the letter of the answer. A plain needle's
+    # question is asked without letters, and the model replies with the likeliest option, token by
+    # token.
+    "mcq": Mode(_plan_mcq, _ask_mcq, chance=1 / NUM_OPTIONS),
+    # LongVA's test: the reply is right if every token of the answer is the likeliest one given all
+    # tokens before it. The end of the reply is not tested. The `reply` is the text of the likeliest
+    # tokens.
+    "teacher_forced": Mode(_plan_forced, _ask_forced, chance=None),
 }

@@ -1,7 +1,7 @@
-"""V-STaR's figures over what, when and where together: AM, LGM, and shares right in several.
+"""V-STaR's metrics over what, when and where together: AM, LGM, and shares right in several.
 
-`python -m vxlpro_jax.evals.vstar_chains --what FILE --when FILE [FILE] --where FILE [FILE]` reads
-`results.json` of `vxlpro_jax.evaluate`, or what `vxlpro_jax.evals.score --json` prints.
+`python -m vxlpro_jax.evals.benchmarks.vstar_chains --what FILE --when FILE [FILE] --where FILE
+[FILE]` reads `results.json` of `vxlpro_jax.evaluate`, or the output of `vxlpro_jax.score --json`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 
 from vxlpro_jax.evals.annotations import read_text
 from vxlpro_jax.evals.benchmarks.vstar import arithmetic_mean, log_geometric_mean
-from vxlpro_jax.evals.scoring import mean, percent
+from vxlpro_jax.evals.metrics import mean, percent
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
@@ -125,13 +125,14 @@ def _chain(what: Measures, when: Measures, where: Measures) -> dict[str, float]:
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m vxlpro_jax.evals.vstar_chains", description=__doc__.split("\n")[0]
+        prog="python -m vxlpro_jax.evals.benchmarks.vstar_chains",
+        description=__doc__.split("\n")[0],
     )
     add = parser.add_argument
     add("--what", required=True, type=Path, help="results of vstar_what, rated by a judge model")
     for name in ("when", "where"):
-        told = f"results of vstar_{name}, of one chain or of both in their order"
-        add(f"--{name}", required=True, type=Path, nargs="+", help=told)
+        chains = f"results of vstar_{name}, of one chain or of both in their order"
+        add(f"--{name}", required=True, type=Path, nargs="+", help=chains)
     add("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(argv)
 

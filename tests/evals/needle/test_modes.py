@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.config.schema import IMAGE_TOKEN
-from vxlpro_jax.evals.needle import asking, needles
+from vxlpro_jax.evals.needle import modes, needles
 from vxlpro_jax.inference.engine import Engine, Options
 from vxlpro_jax.utils.errors import InputError
 
@@ -24,7 +24,7 @@ class Told:
 
 
 def asked(mode, engine, encoded, needle):
-    plan, ask = asking.MODES[mode]
+    plan, ask, _ = modes.MODES[mode]
     planned = plan(engine, needle, groups=len(encoded.visual), options=OPTIONS)
     return ask(engine, needle, encoded=encoded, plan=planned, options=OPTIONS)
 
@@ -64,10 +64,10 @@ def test_the_prompt_is_the_published_one(ask_mcq, green):
 
 def test_a_published_question_already_lists_its_options(ask_mcq, green):
     whole = green._replace(question="Question: Which?\nA. x\nB. y", options=(), answer="B")
-    assert asking.mcq_text(whole) == "Question: Question: Which?\nA. x\nB. y\nAnswer: "
+    assert modes.mcq_text(whole) == "Question: Question: Which?\nA. x\nB. y\nAnswer: "
     assert ask_mcq(whole, "B)")[0].right
     with pytest.raises(InputError, match="answer by a letter"):
-        asking.mcq_letter(whole._replace(answer="y"))
+        modes.mcq_letter(whole._replace(answer="y"))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_real_model_is_right_if_it_would_say_so_itself(micro_folder, green):
     side = engine.config.vision.image_size
     frames = np.random.default_rng(1).integers(0, 256, (2, 4, side, side, 3), np.uint8)
     encoded = engine.encode_groups(frames, times=np.array([0.0, 4.0]))
-    plan = engine.plan(encoded, asking.forced_text(green), options=OPTIONS)
+    plan = engine.plan(encoded, modes.forced_text(green), options=OPTIONS)
     pieces = engine.answer(encoded, plan, options=OPTIONS)
     own = next(piece for piece in pieces if piece)
     assert len(engine.tokenizer.encode(own)) == 1
@@ -126,8 +126,8 @@ def test_a_real_model_is_right_if_it_would_say_so_itself(micro_folder, green):
 
 def test_teacher_forced_questions(green):
     whole = "Which colour?"
-    assert asking.forced_text(green._replace(options=())) == whole
-    assert asking.forced_text(green._replace(is_plain=True)) == whole
+    assert modes.forced_text(green._replace(options=())) == whole
+    assert modes.forced_text(green._replace(is_plain=True)) == whole
     assert (
-        asking.forced_text(green) == f"{whole}\nAnswer the question using a single word or phrase."
+        modes.forced_text(green) == f"{whole}\nAnswer the question using a single word or phrase."
     )

@@ -1,61 +1,69 @@
-"""A run over a published benchmark: shares of its videos, what is there already, and the end.
+"""The folder of a run: its settings, the answers so far, and the videos that could not be read.
 
-The folder of a run holds `settings.json`, `answers-I-of-N.jsonl` (a line a question as soon as it
-is answered), `unreadable-I-of-N.jsonl`, and at the end what `outcome.write` writes.
+It holds `settings.json`, `answers-I-of-N.jsonl` (a line for each question, as soon as it is
+answered), `unreadable-I-of-N.jsonl`, and at the end what `results.write_results` writes.
 """
 
 import contextlib
 import fcntl
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vxlpro_jax.evals.outcome import Answers
-from vxlpro_jax.evals.running import Asker, by_video
+from vxlpro_jax.evals.results import Answers
 from vxlpro_jax.utils.errors import Failure, InputError
 from vxlpro_jax.utils.files import write_atomically
 from vxlpro_jax.utils.journal import Journal, Shard
 
+# A line of a journal: `id` and `video`, and `answer` or `error`.
+Line = dict[str, Any]
 
-class Campaign:
-    """One process's view of a run; `records` are all that are asked in it."""
+
+class RunFolder:
+    """One process's view of a run over some records."""
 
     def __init__(self, out: Path, *, records: Sequence[Any], shard: Shard):
-        """Reads what is there already, and makes the folder.
+        """Makes the folder, or reads what it holds from before.
 
         Args:
-            out: the folder of the run, shared by all processes.
-            records: of the benchmark.
-            shard: the share of the videos that this process asks about.
+            out: folder of the run, shared by all its processes.
+            records: all questions of the run.
+            shard: share of the videos that this process asks about.
         """
-        self.records = records
+        self._records = records
         self._out = out
         self._shard = shard
         self._answers = Journal(out, name="answers", shard=shard)
         self._unreadable = Journal(out, name="unreadable", shard=shard)
 
     def pending(self) -> list[list[Any]]:
-        """Records of this share without an answer, those on one video together."""
-        shares = enumerate(by_video(self.records))
-        mine = [video for place, video in shares if self._shard.owns(place)]
-        left = [[r for r in video if _key(r) not in self._answers.entries] for video in mine]
-        return [video for video in left if video]
+        """Records of this share that have no answer; those about the same video are together."""
+        shares = enumerate(by_video(self._records))
+        mine = [records for place, records in shares if self._shard.owns(place)]
+        left = [[r for r in records if _key(r) not in self._answers.entries] for records in mine]
+        return [records for records in left if records]
 
-    def run(self, asker: Asker, *, most_unreadable: int, progress: Callable) -> None:
-        """Asks what is pending.
+    def run(
+        self,
+        ask: Callable[[Sequence[Any]], Iterable[Line]],
+        *,
+        max_unreadable: int,
+        progress: Callable,
+    ) -> None:
+        """Asks all pending questions.
 
         Args:
-            asker: of the model.
-            most_unreadable: videos about which questions may fail.
-            progress: `cli.progress`, or the like.
+            ask: function that answers records about the same video.
+            max_unreadable: number of videos that may fail.
+            progress: function such as `cli.progress`.
 
         Raises:
-            Failure: more videos failed, or tokens cannot be kept.
+            Failure: more videos failed, or `ask` raised it.
         """
         videos = self.pending()
-        lines = itertools.chain.from_iterable(map(asker.ask, videos))
+        lines = itertools.chain.from_iterable(map(ask, videos))
         failed = {}
         total = sum(map(len, videos))
         for line in progress(lines, name="asking", unit="question", total=total):
@@ -65,20 +73,20 @@ class Campaign:
                 continue
             self._unreadable.add(key, line)
             failed[line["video"]] = line["error"]
-            if len(failed) > most_unreadable:
+            if len(failed) > max_unreadable:
                 raise Failure(
                     f"{len(failed)} videos cannot be used, the last because: {line['error']} Mend"
                     " --videos or raise --max_unreadable, and start this again."
                 )
 
     def answers(self) -> Answers | None:
-        """All processes' answers; None while some are missing."""
+        """The answers of all processes; None while some questions have not been asked."""
         texts, unreadable = {}, {}
         answers, failed = (
             Journal(self._out, name=name, shard=self._shard).entries
             for name in ("answers", "unreadable")
         )
-        for record in self.records:
+        for record in self._records:
             key = _key(record)
             if key in answers:
                 texts[record.id] = answers[key]["answer"]
@@ -89,9 +97,17 @@ class Campaign:
         return Answers(texts, unreadable)
 
 
+def by_video(records: Iterable[Any]) -> list[list[Any]]:
+    """Records about the same video together, in the order in which videos appear."""
+    videos: dict[str, list[Any]] = {}
+    for record in records:
+        videos.setdefault(record.video, []).append(record)
+    return list(videos.values())
+
+
 @contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Waits until no other process is in this context for the folder, which is made."""
+def folder_lock(out: Path) -> Iterator[None]:
+    """Makes the folder and holds its lock, for which it waits while another process holds it."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -99,9 +115,10 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def check_settings(out: Path, settings: Mapping[str, Any], *, name: str = "settings.json") -> None:
-    """Writes the file `name`, or compares it; to be called `alone`.
+    """Writes the settings of a run, or compares them with those that its folder holds.
 
-    A setting that was not known when it was written is not compared.
+    Call it with the `folder_lock`. A setting that the file lacks is not compared, since runs begun
+    with an earlier version do not have it.
 
     Raises:
         InputError: the folder holds a run under other settings.

@@ -1,7 +1,7 @@
-"""A haystack and needles of our own, drawn once into a cache folder.
+"""A synthetic haystack and synthetic needles, drawn once into a cache folder.
 
-The haystack is grey throughout and each needle is coloured or has black lines on white, so that it
-holds none of them.
+The haystack is grey throughout and each needle is coloured or has black lines on white, so that the
+haystack itself shows none of them.
 
 Shapes: H and W, height and width of a frame.
 """
@@ -26,7 +26,7 @@ _SIDE = 384
 
 
 def haystack(cache: Path) -> Path:
-    """An mp4 of `FRAMES` frames under `cache`, written now if it is not there yet.
+    """An mp4 of `FRAMES` frames under `cache`; it is written if it is not there yet.
 
     Raises:
         InputError: the folder cannot be written.

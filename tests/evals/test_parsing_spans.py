@@ -2,7 +2,8 @@
 
 import pytest
 
-from vxlpro_jax.evals.spans import Span, find_span, iou
+from vxlpro_jax.evals.metrics import temporal_iou
+from vxlpro_jax.evals.parsing import TimeSpan, find_span
 
 
 @pytest.mark.parametrize(
@@ -38,9 +39,9 @@ def test_find_span(text, span):
 
 
 def test_iou():
-    assert iou((0, 10), None) == 0
-    assert iou((0, 10), Span(5, 15)) == pytest.approx(1 / 3)
-    assert iou((0, 10), Span(20, 30)) == 0
-    assert iou((5, 5), Span(5, 5)) == 0
+    assert temporal_iou((0, 10), None) == 0
+    assert temporal_iou((0, 10), TimeSpan(5, 15)) == pytest.approx(1 / 3)
+    assert temporal_iou((0, 10), TimeSpan(20, 30)) == 0
+    assert temporal_iou((5, 5), TimeSpan(5, 5)) == 0
     # As it stands: a reversed span overlaps nothing.
-    assert iou((2, 10), Span(9, 3)) == 0
+    assert temporal_iou((2, 10), TimeSpan(9, 3)) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.imputation import impute
+from vxlpro_jax.evals.recot_baselines import impute
 
 RNG = np.random.default_rng(0)
 GROUPS, FRAMES, PLACES, WIDTH = 3, 4, 40, 5

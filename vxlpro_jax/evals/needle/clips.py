@@ -1,0 +1,100 @@
+"""The needle test on short synthetic clips: a clip for each needle, and a reply in free words.
+
+Unlike the other tests it hides nothing in a shared haystack: each clip is made of its own grey
+frames, 8 to 128 of them, one group of which shows a coloured card. A reply is right if it is the
+card's colour and nothing else. This is what docs/ablations.md compares.
+"""
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vxlpro_jax.data.synthetic.drawing import COLOURS
+from vxlpro_jax.data.synthetic.haystacks import needle_set
+from vxlpro_jax.evals import synthetic
+from vxlpro_jax.evals.needle.replies import Cell, NeedleReply
+from vxlpro_jax.inference.engine import Engine
+from vxlpro_jax.inference.memory_plan import Options
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.errors import InputError
+
+CHANCE = 1 / len(COLOURS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTest:
+    """The clips of a data file, by the name that their cells have."""
+
+    folder: Path
+    samples: Mapping[str, Mapping[str, Any]]
+    digest: str
+
+    @classmethod
+    def load(cls, cache_dir: Path) -> "ClipTest":
+        """Reads the clips, which are written to `cache_dir` if they are not there."""
+        file = needle_set(cache_dir)
+        samples = synthetic.read_samples(file).samples
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return cls(file.parent, {sample["video"]: sample for sample in samples}, digest)
+
+    def cells(
+        self,
+        *,
+        frames: Sequence[int] | None,
+        depths: Sequence[float] | None,
+        keep_ratios: Sequence[float],
+    ) -> list[Cell]:
+        """The questions about clips of some lengths and depths; None means all of them.
+
+        Raises:
+            InputError: there are no clips of a length or depth.
+        """
+        self._check("frames", frames)
+        self._check("depths", depths)
+        return [
+            Cell(sample["frames"], sample["depth"], name, ratio)
+            for name, sample in self.samples.items()
+            if frames is None or sample["frames"] in frames
+            if depths is None or sample["depth"] in depths
+            for ratio in keep_ratios
+        ]
+
+    def _check(self, flag: str, values: Sequence[float] | None) -> None:
+        field = {"frames": "frames", "depths": "depth"}[flag]
+        known = sorted({sample[field] for sample in self.samples.values()})
+        for value in values or ():
+            if value not in known:
+                listed = ", ".join(f"{each:g}" for each in known)
+                raise InputError(f"--{flag} has {value:g}, but --mode clips has {listed}.")
+
+    def ask(
+        self, engine: Engine, cells: Sequence[Cell], *, options: Options
+    ) -> Iterator[NeedleReply]:
+        """The model's replies; each clip is encoded once.
+
+        Args:
+            engine: model.
+            cells: questions.
+            options: of the decoder; keep ratio and length of the reply are set here.
+
+        Raises:
+            InputError: a clip cannot be read, or a prompt does not fit the context.
+        """
+        by_clip = defaultdict(list)
+        for cell in cells:
+            by_clip[cell.needle].append(cell)
+        for name, several in cli.progress(by_clip.items(), name="needles", unit="clip"):
+            frames, times = synthetic.read_groups(engine, self.folder / name)
+            encoded = engine.encode_groups(frames, times=times)
+            question, answer = synthetic.question_of(self.samples[name])
+            for cell in several:
+                asked = dataclasses.replace(
+                    options,
+                    keep_ratio=cell.keep_ratio,
+                    max_new_tokens=synthetic.MAX_NEW_TOKENS,
+                )
+                reply, kept = synthetic.reply_to_question(engine, encoded, question, options=asked)
+                yield NeedleReply(cell, kept, answer, reply, reply == answer)
