@@ -1,7 +1,7 @@
 """Seconds and memory of an answer about ever more frames of one long video.
 
     python benchmarks/long_video.py --checkpoint DIR [--video FILE] [--frames 1000 2000 5000 10000]
-        [--keep_ratio 0.9] [--feature_cache DIR]
+        [--keep_ratio 0.9] [--token_cache DIR]
 
 Each number of frames is a process of its own. It reads and encodes the video, reads what is kept of
 it, answers a first question, and a second one on the same reading. `resident` is the most that the
@@ -23,7 +23,7 @@ sys.path.insert(0, str(_ROOT))
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.evals.needle import synthetic
 from vxlpro_jax.inference.engine import Engine
-from vxlpro_jax.inference.memory_plan import Options
+from vxlpro_jax.inference.options import Options
 
 _COLUMNS = ("frames", "positions", "encode", "frames/s", "read", "first", "second", "of start")
 _QUESTIONS = ("What is shown?", "Which colour is the card?")
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--video", default="")
     parser.add_argument("--frames", type=int, nargs="+", default=[1000, 2000, 5000, 10_000])
     parser.add_argument("--keep_ratio", type=float, default=0.9)
-    parser.add_argument("--feature_cache", default="")
+    parser.add_argument("--token_cache", default="")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -48,7 +48,7 @@ def main() -> None:
     for frames in args.frames:
         command = [sys.executable, __file__, "--one", f"--checkpoint={args.checkpoint}"]
         command += [f"--video={args.video}", f"--keep_ratio={args.keep_ratio}"]
-        command += [f"--feature_cache={args.feature_cache}", "--frames", str(frames)]
+        command += [f"--token_cache={args.token_cache}", "--frames", str(frames)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         figures = json.loads(done.stdout)
         cells = [f"{figures[name]:.4g}" for name in (*_COLUMNS, "resident")]
@@ -58,7 +58,7 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """The figures of one number of frames, seconds and MiB."""
     [frames] = args.frames
-    engine = Engine.load(args.checkpoint, feature_cache=args.feature_cache)
+    engine = Engine.load(args.checkpoint, token_cache=args.token_cache)
     options = Options(keep_ratio=args.keep_ratio, max_new_tokens=8, max_context=10**7)
     started = time.monotonic()
     encoded = engine.encode_video(args.video, max_frames=frames)
@@ -68,11 +68,11 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         seconds.append(time.monotonic() - started - sum(seconds))
 
     plans = [engine.plan(encoded, question, options=options) for question in _QUESTIONS]
-    watched = engine.watch(encoded, plans, options=options)
-    watched.cache.lengths.block_until_ready()
+    state = engine.prefill(encoded, plans, options=options)
+    state.cache.lengths.block_until_ready()
     lap()
     for plan in plans:
-        "".join(engine.generate(watched, plan, options=options))
+        "".join(engine.generate(state, plan, options=options))
         lap()
     encode, read, first, second = seconds
     return {

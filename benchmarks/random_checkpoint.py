@@ -1,11 +1,11 @@
 """A release-format folder of random weights at any preset's size, to measure conversion with.
 
-    python -m benchmarks.random_checkpoint --preset 3b --dst DIR
+    python -m benchmarks.random_checkpoint --preset 3b --out DIR
 
 Needs 7.2 GB of disk for `3b` and about 1 GB of memory; the same seed gives the same bytes. Then
 
-    /usr/bin/time -v python -m checkpoints_convert.torch_to_orbax --src DIR --dst DIR2
-    /usr/bin/time -v python -m checkpoints_convert.orbax_to_torch --src DIR2 --dst DIR3
+    /usr/bin/time -v python -m checkpoints_convert.torch_to_orbax --checkpoint DIR --out DIR2
+    /usr/bin/time -v python -m checkpoints_convert.orbax_to_torch --checkpoint DIR2 --out DIR3
 
 show seconds and peak memory.
 """
@@ -22,8 +22,8 @@ import numpy as np
 
 from checkpoints_convert import cli, folders, mapping, progress
 from checkpoints_convert.casting import DTYPES
-from checkpoints_convert.orbax_to_torch import parse_size
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
+from checkpoints_convert.sizes import parse_size
 from vxlpro_jax.config.schema import PRESETS
 from vxlpro_jax.models.video_xl_pro import abstract_params
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.random_checkpoint")
     parser.add_argument("--preset", choices=PRESETS, default="3b")
-    parser.add_argument("--dst", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--max_shard_size", default="2GB")
     parser.add_argument("--seed", type=int, default=0)
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     nbytes = folders.total_bytes(structs.values())
     rng = np.random.default_rng(options.seed)
     with (
-        folders.new_folder(options.dst, needed_bytes=nbytes) as folder,
+        folders.new_folder(options.out, needed_bytes=nbytes) as folder,
         progress.track("Writing random tensors", total_bytes=nbytes) as advance,
     ):
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         release = config.to_release() | {"torch_dtype": options.dtype}
         (folder / "config.json").write_text(json.dumps(release, indent=2) + "\n")
     count = sum(math.prod(struct.shape) for struct in structs.values())
-    print(f"Wrote {count:,} parameters to {options.dst}.", file=sys.stderr)
+    print(f"Wrote {count:,} parameters to {options.out}.", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Weights in another dtype, cast as they are read."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 
-from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.utils.errors import InputError
+
+if TYPE_CHECKING:  # It imports JAX, for which the --help of a command need not wait.
+    from vxlpro_jax.checkpoints.array_store import LazyLeaf
 
 DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -15,7 +18,7 @@ DTYPES = {
 }
 
 
-def cast(leaf: LazyLeaf, dtype: np.dtype) -> LazyLeaf:
+def cast(leaf: "LazyLeaf", dtype: np.dtype) -> "LazyLeaf":
     """The leaf in another dtype, rounded to nearest even.
 
     Reading it raises `InputError` where a finite value becomes infinite (above 65504 in float16).

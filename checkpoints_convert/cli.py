@@ -1,12 +1,14 @@
-"""What the commands of the converter share."""
+"""What the commands of the converter share. Imports no JAX, so that --help is quick."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
-import jax
-
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
+
+# Flags by their names in versions before, which scripts may still use.
+_OLD_NAMES = {"--src": "--checkpoint", "--dst": "--out"}
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -14,12 +16,18 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     The conversion needs no accelerator, so it takes none from whoever uses one.
     """
-    jax.config.update("jax_platforms", "cpu")
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
-    def told() -> int | None:
+    def call() -> int | None:
         try:
             return main(sys.argv[1:])
         except OSError as error:
             raise InputError(f"{error}.") from error
 
-    cli.run(told)
+    cli.run(call)
+
+
+def with_new_names(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flags of former names (`--src`, `--dst`) under their present ones."""
+    parts = (argument.partition("=") for argument in arguments)
+    return [_OLD_NAMES.get(flag, flag) + equals + value for flag, equals, value in parts]

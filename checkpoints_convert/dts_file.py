@@ -44,7 +44,7 @@ def write(file: Path, *, tensors: Mapping[str, np.ndarray]) -> None:
         known = ", ".join(SAFE + PICKLED)
         raise InputError(f"{file}: name the state dict with one of the suffixes {known}.")
     if file.exists():
-        raise InputError(f"{file} exists already: choose another --dst or remove it.")
+        raise InputError(f"{file} exists already: choose another --out or remove it.")
     state = {name.removeprefix(mapping.DTS): array for name, array in tensors.items()}
     partial = file.with_name(file.name + ".partial")
     file.parent.mkdir(parents=True, exist_ok=True)

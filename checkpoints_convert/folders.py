@@ -25,7 +25,7 @@ def new_folder(destination: Path, *, needed_bytes: int) -> Iterator[Path]:
     """
     destination = destination.absolute()
     if destination.exists():
-        raise InputError(f"{destination} exists already: choose another --dst or remove it.")
+        raise InputError(f"{destination} exists already: choose another --out or remove it.")
     partial = destination.with_name(destination.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -43,7 +43,7 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise InputError(
             f"The result needs {needed_bytes / 1e9:.1f} GB, but {folder.parent} has"
-            f" {free / 1e9:.1f} GB left: free some, or choose another --dst."
+            f" {free / 1e9:.1f} GB left: free some, or choose another --out."
         )
 
 

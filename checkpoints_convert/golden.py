@@ -8,9 +8,8 @@ the file lacks are skipped, fields that are unknown are ignored.
 Shapes: `F` frames, `G` groups kept, `T` prompt ids, `N = 144 G`, `L` decoder slots in use.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +19,11 @@ import numpy as np
 from einops import rearrange, repeat
 
 from checkpoints_convert import mapping
+from checkpoints_convert.tolerances import Tolerance
 from vxlpro_jax.checkpoints.array_store import as_lazy
 from vxlpro_jax.checkpoints.params import locate, read_model_config, read_params
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, IMAGE_TOKEN, STAMP_TOKENS
+from vxlpro_jax.inference.loading import UNSTACKED, on_device, without_scan
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params, jit_method
 from vxlpro_jax.ops import patches
@@ -34,7 +35,7 @@ from vxlpro_jax.utils.jit import jit
 Case = Mapping[str, np.ndarray]
 
 
-class Row(NamedTuple):
+class StageRow(NamedTuple):
     """One comparison.
 
     Attributes:
@@ -51,28 +52,6 @@ class Row(NamedTuple):
     ok: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """How far a stage may be off, times the larger of 1 and the largest reference value.
-
-    Attributes:
-        before: up to the visual sequence.
-        after: from the selector's scores on, which min-max normalisation stretches.
-        grad: gradient norms, relative to the reference.
-        zero_grad: absolute, of norms whose true value is zero (that of key biases, say), which in
-            float32 are the rounding of large terms that cancel.
-    """
-
-    before: float
-    after: float
-    grad: float
-    zero_grad: float
-
-
-DEFAULTS = {
-    "float64": Tolerance(before=1e-5, after=1e-5, grad=1e-5, zero_grad=1e-9),
-    "float32": Tolerance(before=1e-4, after=3e-3, grad=3e-3, zero_grad=1e-3),
-}
 _ZERO_GRAD = 1e-9
 _AFTER_ROTARY = (
     "window_attention",
@@ -100,10 +79,22 @@ def read_case(file: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"{file} is not an .npz of plain arrays ({error}).") from error
 
 
-def compare(directory: str | Path, case: Case, *, dtype: str, tolerance: Tolerance) -> list[Row]:
+def compare(
+    directory: str | Path, case: Case, *, dtype: str, tolerance: Tolerance
+) -> list[StageRow]:
     """Compares all stages that `case` has.
 
-    float64 needs `jax_enable_x64`.
+    Args:
+        directory: model folder or training folder.
+        case: as `read_case` reads it.
+        dtype: to compute in; float64 needs `jax_enable_x64`.
+        tolerance: within which a stage is right.
+
+    Returns:
+        The rows, none if the case has no stage with its inputs.
+
+    Raises:
+        InputError: the folder cannot be read.
     """
     stages = _Stages(_Model(directory, dtype), case)
     rows = []
@@ -116,47 +107,72 @@ def compare(directory: str | Path, case: Case, *, dtype: str, tolerance: Toleran
     return rows
 
 
-def _row(stage: str, value: Any, reference: np.ndarray, *, limit: float) -> Row:
+def to_markdown(rows: Sequence[StageRow]) -> str:
+    """A table with one row a stage."""
+    lines = ["| stage | max abs difference | max abs reference | ok |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        ok = "ok" if row.ok else "FAIL"
+        lines.append(f"| {row.stage} | {row.difference:.3g} | {row.reference:.6g} | {ok} |")
+    return "\n".join(lines)
+
+
+def to_json(rows: Sequence[StageRow]) -> dict[str, Any]:
+    """The report for `json.dump`: `ok` and `stages`, a list of the rows' fields."""
+    return {"ok": all(row.ok for row in rows), "stages": [row._asdict() for row in rows]}
+
+
+def _row(stage: str, value: Any, reference: np.ndarray, *, limit: float) -> StageRow:
     value, reference = np.asarray(value, np.float64), np.asarray(reference, np.float64)
     largest = float(np.abs(reference).max(initial=0))
     if value.shape != reference.shape:
-        return Row(f"{stage} {value.shape} != {reference.shape}", np.inf, largest, ok=False)
+        return StageRow(f"{stage} {value.shape} != {reference.shape}", np.inf, largest, ok=False)
     difference = float(np.abs(value - reference).max(initial=0))
-    return Row(stage, difference, largest, ok=difference <= limit * max(1.0, largest))
+    return StageRow(stage, difference, largest, ok=difference <= limit * max(1.0, largest))
 
 
 class _Model:
-    """Methods of the model, jitted, each run with only the parameters that it needs."""
+    """Methods of the model, jitted, each run with only the parameters that it needs.
+
+    A parameter is cast as it is read, and the decoder's layers are separate arrays, since a scan
+    over stacked ones copies them on a CPU: memory never holds a parameter twice.
+    """
 
     def __init__(self, directory: str | Path, dtype: str):
         located = locate(directory)
-        self.config = read_model_config(located.root)
+        self.stored = read_model_config(located.root)
+        self.config = without_scan(self.stored)
         self.dtype = dtype
         self._folder = located.params
-        self._like = abstract_params(self.config)
+        self._like = on_device(abstract_params(self.stored))
         self._kept: tuple[tuple[str, ...], dict] | None = None
 
-    def params(self, *parts: str) -> dict:
-        """The parameters whose path starts with one of `parts`; the last ones read are kept."""
+    def run(self, method: str | Callable, *inputs: Any, parts: tuple[str, ...]) -> Any:
+        """Applies a method of the model; the parameters that were read last are kept."""
         if self._kept is None or self._kept[0] != parts:
             self._kept = None
-            read = read_params(
-                self._folder,
-                like=self._like,
-                dtype=self.dtype,
-                only=lambda path: path.startswith(parts),
-            )
-            self._kept = (parts, jax.tree.map(jnp.asarray, read))
-        return self._kept[1]
+            self._kept = (parts, self._read(parts, unstack=UNSTACKED))
+        return jit_method(self.config, method)(self._kept[1], *inputs)
 
-    def run(self, method: str | Callable, *inputs: Any, parts: tuple[str, ...]) -> Any:
-        """Applies a method of the model."""
-        return jit_method(self.config, method)(self.params(*parts), *inputs)
+    def gradients(self, loss: Callable, *inputs: Any) -> dict:
+        """The gradient of `loss(bound model, *inputs)` in every parameter, layers stacked."""
+        self._kept = None
+        apply = functools.partial(VideoXLPro(self.stored).apply, method=loss)
+        gradient = jit(jax.grad(lambda params, *inputs: apply({"params": params}, *inputs)))
+        return gradient(self._read(("",), unstack=None), *inputs)
+
+    def _read(self, parts: tuple[str, ...], *, unstack: str | None) -> dict:
+        return read_params(
+            self._folder,
+            like=self._like,
+            dtype=self.dtype,
+            only=lambda path: path.startswith(parts),
+            unstack=unstack,
+        )
 
 
 _TOWER = ("vision/", "dts/", "projector/")
 _SELECTOR = ("selector/", "decoder/embed")
-_DECODER = ("decoder/",)
+_LANGUAGE = ("selector/", "decoder/")
 
 
 class _Stages:
@@ -182,13 +198,13 @@ class _Stages:
             "inputs_embeds": lambda: self._embeddings[0],
             "logits_lse": lambda: jax.nn.logsumexp(self._logits, axis=-1),
             "last_logits_head": lambda: self._logits[-1, : len(self.case["last_logits_head"])],
-            "loss": lambda: self._loss_and_grads[0],
+            "loss": lambda: self._loss,
         }
         for stage, value in stages.items():
             if stage in self.case and self._has_inputs(stage):
                 yield stage, value()
 
-    def choices(self, *, limit: float) -> Iterator[Row]:
+    def choices(self, *, limit: float) -> Iterator[StageRow]:
         """Kept indices and greedy tokens.
 
         A choice that differs from the reference's is right if ours scores it within rounding of
@@ -201,23 +217,23 @@ class _Stages:
         if "generated" in self.case and self._has_inputs("generated"):
             yield _choice_row("generated", self._decoded, self.case["generated"], limit)
 
-    def gradients(self, tolerance: Tolerance) -> Iterator[Row]:
+    def gradients(self, tolerance: Tolerance) -> Iterator[StageRow]:
         """The gradient norm of every parameter that the case names."""
         if "grad_norms" not in self.case or not self._has_inputs("loss"):
             return
         norms = {
             item.name: float(np.linalg.norm(item.array.astype(np.float64)))
-            for item in mapping.to_torch(jax.tree.map(as_lazy, self._loss_and_grads[1]))
+            for item in mapping.to_torch(jax.tree.map(as_lazy, self._gradients))
         }
         names, references = self.case["grad_names"], self.case["grad_norms"]
         for name, reference in zip(map(str, names), map(float, references), strict=True):
             if name not in norms:
-                yield Row(f"grad {name} (not a parameter)", np.inf, reference, ok=False)
+                yield StageRow(f"grad {name} (not a parameter)", np.inf, reference, ok=False)
                 continue
             off = abs(norms[name] - reference)
             is_zero = reference < _ZERO_GRAD
             ok = off <= (tolerance.zero_grad if is_zero else tolerance.grad * reference)
-            yield Row(f"grad {name}", off if is_zero else off / reference, reference, ok)
+            yield StageRow(f"grad {name}", off if is_zero else off / reference, reference, ok)
 
     def _has_inputs(self, stage: str) -> bool:
         needed = {
@@ -325,14 +341,14 @@ class _Stages:
     def _selected(self):
         return self.model.run("select", self._visual, self._prompt, parts=_SELECTOR)
 
-    def _kept_row(self, limit: float) -> Row:
+    def _kept_row(self, limit: float) -> StageRow:
         scores = np.asarray(self._selected.scores[0].reshape(-1))
         kept = np.flatnonzero(self._selected.kept[0, :, STAMP_TOKENS:].reshape(-1))
         swapped = np.setxor1d(kept, self.case["kept"])
         threshold = scores[kept].min()
         off = float(np.abs(scores[swapped] - threshold).max(initial=0))
         ok = len(kept) == len(self.case["kept"]) and off <= limit
-        return Row("kept", off, float(len(self.case["kept"])), ok)
+        return StageRow("kept", off, float(len(self.case["kept"])), ok)
 
     # ---- decoder ---------------------------------------------------------------------------------
 
@@ -360,7 +376,7 @@ class _Stages:
             return model.logits(model.decoder(x, positions=positions))
 
         positions = jnp.arange(embeddings.shape[1])[None]
-        return self.model.run(logits, embeddings, positions, parts=_DECODER)[0]
+        return self.model.run(logits, embeddings, positions, parts=_LANGUAGE)[0]
 
     @functools.cached_property
     def _decoded(self):
@@ -371,30 +387,39 @@ class _Stages:
         decoder = self.model.config.decoder
         cache = KVCache.empty(decoder, batch=1, slots=slots, dtype=self._embeddings.dtype)
         last = sequence.layout.lengths - 1
-        logits, cache = self.model.run("prefill", sequence.embeddings, cache, last, parts=_DECODER)
+        logits, cache = self.model.run("prefill", sequence.embeddings, cache, last, parts=_LANGUAGE)
         rows = [logits[0]]
         for token in tokens[:-1]:
             ids = jnp.array([token], jnp.int32)
-            logits, cache = self.model.run("decode_step", ids, cache, parts=_DECODER)
+            logits, cache = self.model.run("decode_step", ids, cache, parts=_LANGUAGE)
             rows.append(logits[0])
         return jnp.stack(rows)
 
+    @property
+    def _answered(self) -> tuple[Text, np.ndarray]:
+        """The prompt with the answer behind it, and int32 [1, T] labels of the answer's ids."""
+        prompt, answer = self.case["prompt_ids"], self.case["answer_ids"]
+        labels = np.concatenate([np.full_like(prompt, IGNORE_LABEL), answer])
+        return self._text(np.concatenate([prompt, answer])), labels[None].astype(np.int32)
+
     @functools.cached_property
-    def _loss_and_grads(self):
-        """Loss on the answer after the prompt, and the gradient of every parameter."""
-        ids = np.concatenate([self.case["prompt_ids"], self.case["answer_ids"]])
-        labels = ids.copy()
-        labels[: len(self.case["prompt_ids"])] = IGNORE_LABEL
+    def _loss(self):
+        return self.model.run(_loss_of_tokens, self._visual, *self._answered, parts=_LANGUAGE)
+
+    @functools.cached_property
+    def _gradients(self):
         frames = rearrange(self._frames, "(b g f) h w c -> b g f h w c", b=1, f=FRAMES_PER_GROUP)
         frames = frames[:, int(self.is_image and frames.shape[1] > 1) :]
-        model = VideoXLPro(self.model.config)
+        return self.model.gradients(_loss_of_frames, frames, *self._answered)
 
-        def loss(params, text):
-            logits = model.apply({"params": params}, method=lambda m: m.logits(m(frames, text)))
-            return cross_entropy(logits, labels=labels[None].astype(np.int32)).mean
 
-        parts = (*_TOWER, "selector/", "decoder/")
-        return jit(jax.value_and_grad(loss))(self.model.params(*parts), self._text(ids))
+def _loss_of_frames(model: VideoXLPro, frames: jax.Array, text: Text, labels: jax.Array):
+    return _loss_of_tokens(model, model.encode(frames), text, labels)
+
+
+def _loss_of_tokens(model: VideoXLPro, visual: jax.Array, text: Text, labels: jax.Array):
+    """Mean loss of the labels, from visual tokens [1, G, N, D]."""
+    return cross_entropy(model.logits(model.read(visual, text)), labels=labels).mean
 
 
 def _flat(windows: jax.Array) -> jax.Array:
@@ -402,9 +427,9 @@ def _flat(windows: jax.Array) -> jax.Array:
     return rearrange(windows, "1 g n d -> (g n) d")
 
 
-def _choice_row(stage: str, logits: jax.Array, chosen: np.ndarray, limit: float) -> Row:
+def _choice_row(stage: str, logits: jax.Array, chosen: np.ndarray, limit: float) -> StageRow:
     """How far below our best logit the reference's choice lies, at worst."""
     theirs = jnp.take_along_axis(logits, jnp.asarray(chosen)[:, None], axis=-1)[:, 0]
     off = float((logits.max(axis=-1) - theirs).max())
     scale = max(1.0, float(jnp.abs(logits).max()))
-    return Row(stage, off, float(np.max(chosen)), ok=off <= 2 * limit * scale)
+    return StageRow(stage, off, float(np.max(chosen)), ok=off <= 2 * limit * scale)

@@ -1,134 +1,44 @@
-"""A model folder, or the newest step of a training run, to release-format safetensors.
+"""Converts a model folder, or the newest step of a training run, to release-format safetensors.
 
-python -m checkpoints_convert.orbax_to_torch --src DIR --dst DIR [--max_shard_size 5GB]
-python -m checkpoints_convert.orbax_to_torch --part dts --src DIR --dst FILE.pth|FILE.safetensors
+python -m checkpoints_convert.orbax_to_torch --checkpoint DIR --out DIR [--max_shard_size 5GB]
+python -m checkpoints_convert.orbax_to_torch --part dts --checkpoint DIR --out FILE
 """
 
 import argparse
-import itertools
-import re
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from checkpoints_convert import cli, dts_file, folders, mapping, progress
-from checkpoints_convert.safetensors_io import plan_shards, write_shards
-from vxlpro_jax.checkpoints.array_store import open_leaves
-from vxlpro_jax.checkpoints.inference_config import copy_inference_config
-from vxlpro_jax.checkpoints.params import copy_tokenizer, locate, read_json, read_model_config
-from vxlpro_jax.config.schema import ModelConfig
-from vxlpro_jax.utils import tree
+from checkpoints_convert import cli
+from checkpoints_convert.sizes import parse_size
 from vxlpro_jax.utils.errors import InputError
-
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def convert(source: Path, destination: Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
-    """Converts a model folder or training folder into the release-format folder `destination`.
-
-    Args:
-        source: holds `params/`, or `checkpoints/` of which the newest complete step is taken.
-        destination: must not exist.
-        max_shard_bytes: most bytes of tensors in one file, unless one tensor alone is larger.
-
-    Raises:
-        InputError: the source is no checkpoint, damaged, or does not fit its config.json; the
-            destination exists.
-    """
-    located = locate(source)
-    root = Path(located.root)
-    config = read_json(root / "config.json")
-    leaves = open_leaves(located.params)
-    expected = mapping.param_shapes(ModelConfig.from_release(config))
-    flat = tree.flatten(leaves)
-    trouble = f"{located.params} does not fit its config.json"
-    tree.check_match(flat, expected=tree.flatten(expected), trouble=trouble)
-    structs = mapping.torch_structs(leaves)
-    arrays = (tensor.array for tensor in mapping.to_torch(leaves))
-    if mapping.HEAD not in structs and _stores_tied_head(root):
-        structs |= {mapping.HEAD: structs[mapping.EMBEDDING]}
-        arrays = itertools.chain(arrays, (leaf.whole() for leaf in [flat["decoder/embed"]]))
-    nbytes = folders.total_bytes(structs.values())
-    with (
-        folders.new_folder(destination, needed_bytes=nbytes) as folder,
-        progress.track("Writing tensors", total_bytes=nbytes) as advance,
-    ):
-        shards = plan_shards(structs, max_shard_bytes=max_shard_bytes)
-        write_shards(folder, shards=shards, arrays=_watch(arrays, advance))
-        copy_tokenizer(root, folder)
-        copy_inference_config(root, folder)
-        shutil.copyfile(root / "config.json", folder / "config.json")
-
-
-def convert_dts(source: Path, destination: Path) -> None:
-    """Writes the synthesizer of any folder that has one as a state dict (see `dts_file`).
-
-    Raises:
-        InputError: the source is no checkpoint, damaged, or has no DTS of the sizes in its
-            config.json; the destination cannot be written.
-    """
-    located = locate(source)
-    config = read_model_config(located.root)
-    if config.dts.layout != "released":
-        raise InputError(
-            f"The DTS of {located.root} was trained with layout {config.dts.layout!r}, but the"
-            " released code feeds it in its own, so it would compute something else there."
-        )
-    shapes = mapping.param_shapes(config)
-    leaves = open_leaves(located.params)
-    trouble = f"The DTS of {located.params} does not fit its config.json"
-    have, need = ({"dts": leaves.get("dts", {})}, {"dts": shapes["dts"]})
-    tree.check_match(tree.flatten(have), expected=tree.flatten(need), trouble=trouble)
-    rows = mapping.to_torch(shapes | {"dts": leaves["dts"]}, parts=("dts",))
-    dts_file.write(destination, tensors={row.name: row.array for row in rows})
-
-
-def _stores_tied_head(root: Path) -> bool:
-    file = root / "provenance.json"
-    return file.exists() and read_json(file).get("stores_tied_head", False)
-
-
-def _watch(arrays: Iterable[np.ndarray], advance: progress.Advance) -> Iterator[np.ndarray]:
-    for array in arrays:
-        yield array
-        advance(array.nbytes)
-
-
-def parse_size(text: str) -> int:
-    """Bytes in `5GB`, `200MB`, `1.5GiB` or a plain number.
-
-    Raises:
-        InputError: anything else.
-    """
-    match = re.fullmatch(r"([\d.]+)\s*([KMG]i?B)?", text.strip(), re.IGNORECASE)
-    try:
-        size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
-    except ValueError:
-        size = 0
-    if size <= 0:
-        raise InputError(f"--max_shard_size is {text!r}: write it like 5GB or 500MB.")
-    return size
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="checkpoints_convert.orbax_to_torch")
-    parser.add_argument("--src", type=Path, required=True, help="model folder or training folder")
-    parser.add_argument("--dst", type=Path, required=True, help="release folder or file to make")
-    parser.add_argument("--part", choices=("dts",), help="this part alone, as one file")
-    parser.add_argument("--max_shard_size", help="most bytes of one file (5GB)")
-    options = parser.parse_args(arguments)
+    """Runs the command line."""
+    options = _parse(cli.with_new_names(arguments))
+    if options.part and options.max_shard_size:
+        raise InputError("--max_shard_size does nothing with --part, which writes one file.")
+    shard = parse_size(options.max_shard_size or "5GB")
+    from checkpoints_convert import to_torch  # Imports JAX, which --help need not.
+
     if options.part:
-        if options.max_shard_size:
-            raise InputError("--max_shard_size does nothing with --part, which writes one file.")
-        convert_dts(options.src, options.dst)
+        to_torch.convert_dts(options.checkpoint, options.out)
     else:
-        convert(
-            options.src, options.dst, max_shard_bytes=parse_size(options.max_shard_size or "5GB")
-        )
-    print(f"Wrote {options.dst}.")
+        to_torch.convert(options.checkpoint, options.out, max_shard_bytes=shard)
+    print(f"Wrote {options.out}.")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m checkpoints_convert.orbax_to_torch", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="model folder or training folder to read")
+    out = "release-format folder to make; with --part a .pth or .safetensors file"
+    add("--out", type=Path, required=True, help=out)
+    add("--part", choices=("dts",), help="write this part alone, as one file")
+    add("--max_shard_size", help="most bytes of one file, such as 5GB (default) or 500MiB")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Release-format PyTorch weights to a model folder.
+"""Converts release-format PyTorch weights to a model folder.
 
-    python -m checkpoints_convert.torch_to_orbax --src DIR --dst DIR [--dtype keep]
+    python -m checkpoints_convert.torch_to_orbax --checkpoint DIR --out DIR [--dtype keep]
 
 Tensors stream: memory does not grow with the model.
 """
@@ -10,52 +10,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints_convert import cli
-from checkpoints_convert.casting import DTYPES, cast
-from checkpoints_convert.model_folder import dtype_names, write_model
-from checkpoints_convert.release import config_text, open_release, reconcile
-
-
-def convert(source: Path, destination: Path, *, dtype: str = "keep") -> None:
-    """Converts a release-format folder into the model folder `destination`.
-
-    Args:
-        source: config.json with safetensors or `.bin` files.
-        destination: must not exist.
-        dtype: of the result, `bfloat16`, `float16`, `float32`, or `keep`: as each tensor is.
-
-    Raises:
-        InputError: the source is incomplete, damaged or not this model; the destination exists.
-    """
-    release = open_release(source)
-    found = reconcile(release.config, release.tensors)
-    tensors, config = found.tensors, found.config
-    if dtype != "keep":
-        tensors = {name: cast(leaf, DTYPES[dtype]) for name, leaf in tensors.items()}
-        config |= {"torch_dtype": dtype} if "torch_dtype" in config else {}
-    write_model(
-        destination,
-        tensors=tensors,
-        config_text=config_text(config, original=source / "config.json"),
-        tokenizer_from=source,
-        sources=(*release.files, source / "config.json"),
-        facts={
-            "made_by": "torch_to_orbax",
-            "dtype": dtype,
-            "source_dtypes": dtype_names(release.tensors),
-            "stores_tied_head": found.stores_tied_head,
-        },
-    )
+from checkpoints_convert.casting import DTYPES
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="checkpoints_convert.torch_to_orbax")
-    parser.add_argument("--src", type=Path, required=True, help="release-format folder")
-    parser.add_argument("--dst", type=Path, required=True, help="model folder to make")
-    parser.add_argument("--dtype", choices=["keep", *DTYPES], default="keep")
-    options = parser.parse_args(arguments)
-    convert(options.src, options.dst, dtype=options.dtype)
-    print(f"Wrote {options.dst}.")
+    """Runs the command line."""
+    options = _parse(cli.with_new_names(arguments))
+    from checkpoints_convert.to_orbax import convert  # Imports JAX, which --help need not.
+
+    convert(options.checkpoint, options.out, dtype=options.dtype)
+    print(f"Wrote {options.out}.")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m checkpoints_convert.torch_to_orbax", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="release-format folder to read")
+    add("--out", type=Path, required=True, help="model folder to make")
+    kinds = "type of the result (keep: as each tensor is)"
+    add("--dtype", choices=["keep", *DTYPES], default="keep", help=kinds)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

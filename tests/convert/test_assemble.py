@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints_convert import assemble, orbax_to_torch
+from checkpoints_convert import stock_parts, to_torch
 from vxlpro_jax.checkpoints.params import read_model_config
 from vxlpro_jax.utils.errors import InputError
 
@@ -40,8 +40,8 @@ def parts(tmp_path, helpers):
 
 def assembled(tmp_path, helpers, *, name="model", **options):
     model, back = tmp_path / name, tmp_path / f"{name}-back"
-    assemble.assemble(model, decoder=tmp_path / "qwen", vision=tmp_path / "siglip", **options)
-    orbax_to_torch.convert(model, back)
+    stock_parts.assemble(model, decoder=tmp_path / "qwen", vision=tmp_path / "siglip", **options)
+    to_torch.convert(model, back)
     return helpers.read_release(back)
 
 

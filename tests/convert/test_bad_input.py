@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from checkpoints_convert import orbax_to_torch, torch_to_orbax
+from checkpoints_convert import sizes, to_orbax, to_torch
 from vxlpro_jax.utils.errors import InputError
 
 
 def convert_fails(tmp_path, source, match):
     before = set(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=match):
-        torch_to_orbax.convert(source, tmp_path / "orbax")
+        to_orbax.convert(source, tmp_path / "orbax")
     assert set(tmp_path.rglob("*")) == before
 
 
@@ -117,32 +117,32 @@ def test_destination_is_not_overwritten(tmp_path, release):
 
 def test_export_of_what_is_no_checkpoint(tmp_path, release):
     with pytest.raises(InputError, match="is not a checkpoint"):
-        orbax_to_torch.convert(release, tmp_path / "back")
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+        to_torch.convert(release, tmp_path / "back")
+    to_orbax.convert(release, tmp_path / "orbax")
     config = json.loads((release / "config.json").read_text())
     config["num_hidden_layers"] = 5
     (tmp_path / "orbax" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"misshapen are: decoder/layers/attn/k/bias \(2, 8\)"):
-        orbax_to_torch.convert(tmp_path / "orbax", tmp_path / "back")
+        to_torch.convert(tmp_path / "orbax", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
 @pytest.mark.parametrize("size", ["5 apples", "0GB", "-1", "", "1.2.3GB"])
 def test_shard_size_that_is_none(size):
     with pytest.raises(InputError, match="max_shard_size"):
-        orbax_to_torch.parse_size(size)
+        sizes.parse_size(size)
 
 
 def test_shard_sizes():
-    sizes = {"5GB": 5 * 10**9, "1.5GiB": 3 * 2**29, "200mb": 2 * 10**8, "77": 77}
-    assert {text: orbax_to_torch.parse_size(text) for text in sizes} == sizes
+    expected = {"5GB": 5 * 10**9, "1.5GiB": 3 * 2**29, "200mb": 2 * 10**8, "77": 77}
+    assert {text: sizes.parse_size(text) for text in expected} == expected
 
 
 def test_command_exits_with_two(tmp_path, release):
     file = release / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     command = [sys.executable, "-m", "checkpoints_convert.torch_to_orbax"]
-    arguments = ["--src", str(release), "--dst", str(tmp_path / "orbax")]
+    arguments = ["--checkpoint", str(release), "--out", str(tmp_path / "orbax")]
     done = subprocess.run(command + arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -10,7 +10,8 @@ from helpers import MICRO
 from torch_reference.dts import Dts, to_groups
 
 from checkpoints_convert import dts_file, mapping
-from checkpoints_convert.orbax_to_torch import convert_dts, main
+from checkpoints_convert.orbax_to_torch import main
+from checkpoints_convert.to_torch import convert_dts
 from vxlpro_jax.checkpoints.array_store import as_lazy
 from vxlpro_jax.checkpoints.params import write_params
 from vxlpro_jax.config.schema import RecotConfig
@@ -52,7 +53,7 @@ def load(file):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_released_module_computes_the_same(stage1, params, tmp_path, suffix):
     file = tmp_path / f"dts{suffix}"
-    main(["--part", "dts", "--src", str(stage1), "--dst", str(file)])
+    main(["--part", "dts", "--checkpoint", str(stage1), "--out", str(file)])
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     module = Dts(MICRO.vision.width)
     module.load_state_dict(load(file), strict=True)
@@ -107,6 +108,6 @@ def test_layout_that_the_released_code_does_not_feed(params, tmp_path):
 
 
 def test_shard_size_of_one_file(stage1, tmp_path):
-    arguments = ["--part", "dts", "--src", str(stage1), "--dst", str(tmp_path / "dts.pth")]
+    arguments = ["--part", "dts", "--checkpoint", str(stage1), "--out", str(tmp_path / "dts.pth")]
     with pytest.raises(InputError, match="--max_shard_size does nothing with --part"):
         main([*arguments, "--max_shard_size", "1GB"])

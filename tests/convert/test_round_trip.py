@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 import torch
 
-from checkpoints_convert import orbax_to_torch, torch_to_orbax
+from checkpoints_convert import orbax_to_torch, to_orbax, to_torch
 from vxlpro_jax.checkpoints.inference_config import (
     read_inference_config,
     write_inference_config,
@@ -59,8 +59,8 @@ def test_bits_survive(tmp_path, helpers, layout, dtype, rows, head):
     config = helpers.config | {"tie_word_embeddings": head != "untied"}
     helpers.write_release(tmp_path / "src", tensors, config=config, write=layout(helpers))
 
-    torch_to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
-    orbax_to_torch.convert(tmp_path / "orbax", tmp_path / "back")
+    to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
+    to_torch.convert(tmp_path / "orbax", tmp_path / "back")
 
     assert helpers.read_release(tmp_path / "back") == helpers.as_stored(tensors)
     sizes = read_model_config(tmp_path / "orbax").decoder
@@ -70,8 +70,8 @@ def test_bits_survive(tmp_path, helpers, layout, dtype, rows, head):
 def test_how_the_model_is_asked_travels_along(tmp_path, release):
     wanted = InferenceConfig(max_frames=8, fps=0.5, keep_ratio=1.0)
     write_inference_config(release, wanted)
-    torch_to_orbax.convert(release, tmp_path / "orbax")
-    orbax_to_torch.convert(tmp_path / "orbax", tmp_path / "back")
+    to_orbax.convert(release, tmp_path / "orbax")
+    to_torch.convert(tmp_path / "orbax", tmp_path / "back")
     assert read_inference_config(tmp_path / "orbax") == wanted
     assert read_inference_config(tmp_path / "back") == wanted
 
@@ -79,8 +79,8 @@ def test_how_the_model_is_asked_travels_along(tmp_path, release):
 def test_small_files_travel_byte_for_byte(tmp_path, release):
     (release / "merges.txt").write_text("a b\n")
     (release / "training_args.bin").write_bytes(b"not ours")
-    torch_to_orbax.convert(release, tmp_path / "orbax")
-    orbax_to_torch.convert(tmp_path / "orbax", tmp_path / "back")
+    to_orbax.convert(release, tmp_path / "orbax")
+    to_torch.convert(tmp_path / "orbax", tmp_path / "back")
     small = {"config.json", "tokenizer.json", "merges.txt"}
     assert {p.name for p in (tmp_path / "orbax").iterdir()} == {*small, "params", "provenance.json"}
     assert {p.name for p in (tmp_path / "back").iterdir()} == {*small, "model.safetensors"}
@@ -91,12 +91,12 @@ def test_small_files_travel_byte_for_byte(tmp_path, release):
 def test_unstated_tying_follows_the_head(tmp_path, helpers, tensors):
     config = {k: v for k, v in helpers.config.items() if k != "tie_word_embeddings"}
     helpers.write_release(tmp_path / "src", tensors, config=config)
-    torch_to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
+    to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
     assert read_model_config(tmp_path / "orbax").decoder.tied_head
 
 
 def test_provenance_names_sources(tmp_path, release):
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+    to_orbax.convert(release, tmp_path / "orbax")
     provenance = json.loads((tmp_path / "orbax" / "provenance.json").read_text())
     sources = {source["name"]: source for source in provenance["sources"]}
     assert sources.keys() == {"model.safetensors", "config.json"}
@@ -106,7 +106,7 @@ def test_provenance_names_sources(tmp_path, release):
 
 
 def test_stock_orbax_restores_it(tmp_path, release, tensors):
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+    to_orbax.convert(release, tmp_path / "orbax")
     restored = tree.flatten(ocp.PyTreeCheckpointer().restore(tmp_path / "orbax" / "params"))
     name = "model.layers.1.self_attn.k_proj.weight"
     kernel = restored["decoder/layers/attn/k/kernel"]
@@ -116,7 +116,7 @@ def test_stock_orbax_restores_it(tmp_path, release, tensors):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_dtype_casts_every_tensor(tmp_path, release, tensors, dtype):
-    torch_to_orbax.convert(release, tmp_path / "orbax", dtype=dtype)
+    to_orbax.convert(release, tmp_path / "orbax", dtype=dtype)
     structs = tree.flatten(params_metadata(tmp_path / "orbax" / "params")).values()
     assert {str(struct.dtype) for struct in structs} == {dtype}
     stored = read_leaf(tmp_path / "orbax" / "params", "decoder/embed")
@@ -130,15 +130,15 @@ def test_cast_does_not_make_infinities(tmp_path, helpers, tensors):
     tensors["model.norm.weight"][0] = 1e30
     helpers.write_release(tmp_path / "src", tensors)
     with pytest.raises(InputError, match="too large for float16"):
-        torch_to_orbax.convert(tmp_path / "src", tmp_path / "orbax", dtype="float16")
+        to_orbax.convert(tmp_path / "src", tmp_path / "orbax", dtype="float16")
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
 def test_leaves_keep_their_own_dtypes(tmp_path, helpers, tensors):
     tensors["model.norm.weight"] = tensors["model.norm.weight"].float() + 1e-6
     helpers.write_release(tmp_path / "src", tensors)
-    torch_to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
-    orbax_to_torch.convert(tmp_path / "orbax", tmp_path / "back")
+    to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
+    to_torch.convert(tmp_path / "orbax", tmp_path / "back")
     assert helpers.read_release(tmp_path / "back") == helpers.as_stored(tensors)
 
 
@@ -147,15 +147,15 @@ def test_views_in_a_pickle_are_resolved(tmp_path, helpers, tensors):
     tensors[name] = tensors[name].t().contiguous().t()
     tensors["model.norm.weight"] = torch.cat([tensors["model.norm.weight"]] * 3)[16:32]
     helpers.write_release(tmp_path / "src", tensors, write=one_bin(helpers))
-    torch_to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
-    orbax_to_torch.convert(tmp_path / "orbax", tmp_path / "back")
+    to_orbax.convert(tmp_path / "src", tmp_path / "orbax")
+    to_torch.convert(tmp_path / "orbax", tmp_path / "back")
     assert helpers.read_release(tmp_path / "back") == helpers.as_stored(tensors)
 
 
 def test_export_shards_as_hugging_face_does(tmp_path, release, tensors, helpers):
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+    to_orbax.convert(release, tmp_path / "orbax")
     back = tmp_path / "back"
-    arguments = {"--src": tmp_path / "orbax", "--dst": back, "--max_shard_size": "100KB"}
+    arguments = {"--checkpoint": tmp_path / "orbax", "--out": back, "--max_shard_size": "100KB"}
     orbax_to_torch.main([str(word) for pair in arguments.items() for word in pair])
     index = json.loads((back / "model.safetensors.index.json").read_text())
     files = sorted(path.name for path in back.glob("*.safetensors"))
@@ -168,13 +168,13 @@ def test_export_shards_as_hugging_face_does(tmp_path, release, tensors, helpers)
         assert {index["weight_map"][name] for name in stored} == {file}
         assert sum(len(data) for _, _, data in stored.values()) <= 100_000 or len(stored) == 1
     # And that folder converts again.
-    torch_to_orbax.convert(back, tmp_path / "again")
-    orbax_to_torch.convert(tmp_path / "again", tmp_path / "back2")
+    to_orbax.convert(back, tmp_path / "again")
+    to_torch.convert(tmp_path / "again", tmp_path / "back2")
     assert helpers.read_release(tmp_path / "back2") == helpers.as_stored(tensors)
 
 
 def test_training_folder_exports_its_newest_step(tmp_path, release, helpers, tensors):
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+    to_orbax.convert(release, tmp_path / "orbax")
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     for name in ("config.json", "tokenizer.json"):
@@ -182,5 +182,5 @@ def test_training_folder_exports_its_newest_step(tmp_path, release, helpers, ten
     for step in ("9", "10"):
         shutil.copytree(tmp_path / "orbax" / "params", run / "checkpoints" / step / "params")
     shutil.rmtree(run / "checkpoints" / "9" / "params" / "d")
-    orbax_to_torch.convert(run, tmp_path / "back")
+    to_torch.convert(run, tmp_path / "back")
     assert helpers.read_release(tmp_path / "back") == helpers.as_stored(tensors)

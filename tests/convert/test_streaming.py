@@ -50,7 +50,7 @@ def write_wide_release(folder, *, layers):
 
 def command(module, source, destination):
     start = [sys.executable, "-m", f"checkpoints_convert.{module}"]
-    return [*start, "--src", str(source), "--dst", str(destination)]
+    return [*start, "--checkpoint", str(source), "--out", str(destination)]
 
 
 def peak_bytes(arguments):

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from checkpoints_convert import torch_to_orbax
+from checkpoints_convert import to_orbax
 from checkpoints_convert.verify_tensors import compare, to_json, to_markdown
 from vxlpro_jax.utils.errors import InputError
 
 
 def test_equal_weights(tmp_path, release, tensors):
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+    to_orbax.convert(release, tmp_path / "orbax")
     report = compare(torch=release, orbax=tmp_path / "orbax")
     assert report.ok
     assert {row.name for row in report.rows} == tensors.keys()
@@ -22,14 +22,14 @@ def test_equal_weights(tmp_path, release, tensors):
 
 
 def test_one_flipped_bit_is_found(tmp_path, release, tensors, helpers):
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+    to_orbax.convert(release, tmp_path / "orbax")
     name = "model.layers.1.mlp.down_proj.weight"
     tensors[name][3, 5] += 0.5
     # Negative zero equals zero, but its bits differ.
     zero = "model.sae.encoder.4.norm.bias"
     tensors[zero][:] = 0
     helpers.write_safetensors(release / "model.safetensors", tensors)
-    torch_to_orbax.convert(release, tmp_path / "second")
+    to_orbax.convert(release, tmp_path / "second")
     tensors[zero][0] = -0.0
     helpers.write_safetensors(release / "model.safetensors", tensors)
     wrong = {row.name: row for row in compare(torch=release, orbax=tmp_path / "second").rows}
@@ -49,7 +49,7 @@ def test_one_flipped_bit_is_found(tmp_path, release, tensors, helpers):
 
 
 def test_cast_weights_are_equal_after_the_same_cast(tmp_path, release):
-    torch_to_orbax.convert(release, tmp_path / "orbax", dtype="float32")
+    to_orbax.convert(release, tmp_path / "orbax", dtype="float32")
     report = compare(torch=release, orbax=tmp_path / "orbax")
     assert report.ok
     assert {row.status for row in report.rows} == {"equal after cast"}
@@ -57,7 +57,7 @@ def test_cast_weights_are_equal_after_the_same_cast(tmp_path, release):
 
 
 def test_another_model(tmp_path, release, helpers, tensors):
-    torch_to_orbax.convert(release, tmp_path / "orbax")
+    to_orbax.convert(release, tmp_path / "orbax")
     del tensors["model.norm.weight"]
     helpers.write_safetensors(release / "model.safetensors", tensors)
     with pytest.raises(InputError, match=r"missing are: model.norm.weight\."):

@@ -16,9 +16,10 @@ from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
 from vxlpro_jax.config.schema import IMAGE_TOKEN, DtsConfig, InferenceConfig
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.video import reader
-from vxlpro_jax.inference import engine as engine_module
-from vxlpro_jax.inference.encoder import Encoder
-from vxlpro_jax.inference.engine import Engine, Options
+from vxlpro_jax.inference import decoder
+from vxlpro_jax.inference.encoder import Encoded, Encoder
+from vxlpro_jax.inference.engine import Engine
+from vxlpro_jax.inference.options import Options
 from vxlpro_jax.inference.sampling import sample
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, abstract_params
@@ -119,13 +120,13 @@ def test_several_prompts_equal_each_asked_alone(run):
     assert len({row["answer"] for row in alone}) > 1
 
 
-def test_watching_once_is_the_same_for_a_single_question(run):
+def test_shared_selection_changes_nothing_for_a_single_question(run):
     options = ("--prompt=Why?", "--max_frames=8", "--max_new_tokens=6", "--json")
-    code, out, told = run(*options, "--watch_once")
+    code, out, plan = run(*options, "--shared_selection")
     assert (code, out) == (0, run(*options)[1])
-    assert told.startswith("2 groups of four frames (at most 8 frames, uniformly spaced);")
-    assert "keep ratio 0.9: 256 visual tokens kept" in told
-    both = run(*options, "--prompt=How?", "--watch_once")[1].splitlines()
+    assert plan.startswith("2 groups of four frames (at most 8 frames, uniformly spaced);")
+    assert "keep ratio 0.9: 256 visual tokens kept" in plan
+    both = run(*options, "--prompt=How?", "--shared_selection")[1].splitlines()
     assert [json.loads(line)["prompt"] for line in both] == ["Why?", "How?"]
 
 
@@ -158,6 +159,39 @@ def test_a_model_is_asked_as_its_folder_says_unless_flags_do(run, folder, tmp_pa
     (model / "inference_config.json").write_text('{"keep": 1}')
     code, _, error = run(*options, model=model)
     assert (code, "inference_config.json.keep" in error) == (2, True)
+
+
+def test_ask_answers_as_the_command_does_with_the_same_options(engine, files, run):
+    command = run("--prompt=Why?", "--max_frames=8", "--max_new_tokens=6")[1]
+    clip = engine.encode(files / "clip.mp4", max_frames=8)
+    assert engine.ask(clip, "Why?", max_new_tokens=6) + "\n" == command
+    picture = run("--prompt=Why?", "--max_new_tokens=2", source=f"--image={files / 'picture.png'}")
+    assert engine.ask(files / "picture.png", "Why?", max_new_tokens=2) + "\n" == picture[1]
+
+
+def test_ask_follows_the_model_unless_options_say_otherwise(engine, files):
+    own = InferenceConfig(max_frames=3, fps=1.0, keep_ratio=0.5)
+    careful = Engine(dataclasses.replace(engine.model, inference_config=own))
+    # The clip has six frames, two a second.
+    assert careful.encode(files / "clip.mp4").times.tolist() == [0.0]
+    assert len(careful.encode(files / "clip.mp4", max_frames=6, fps=0).times) == 2
+    assert careful.options(max_new_tokens=3) == Options(keep_ratio=0.5, max_new_tokens=3)
+    assert careful.options(keep_ratio=1.0) == Options(keep_ratio=1.0)
+    with pytest.raises(InputError, match="--keep_ratio is 2"):
+        careful.ask(files / "clip.mp4", "Why?", keep_ratio=2)
+
+
+def test_token_scores_are_those_that_the_decoder_reads_by(engine, encoded):
+    """The kept tokens are the highest scores; another question scores otherwise."""
+    found = engine.token_scores(encoded, PROMPTS[0], keep_ratio=0.5)
+    plan = engine.plan(encoded, PROMPTS[0], options=Options(keep_ratio=0.5))
+    assert found.scores.shape == found.kept.shape == (2, 144)
+    assert found.times.tolist() == encoded.times.tolist() == [0.0, 2.0]
+    assert (found.scores.min(), found.scores.max()) == (0.0, 1.0)
+    assert found.kept.sum() == plan.keep
+    assert found.scores[found.kept].min() >= found.scores[~found.kept].max()
+    other = engine.token_scores(encoded, PROMPTS[1], keep_ratio=0.5)
+    assert np.abs(other.scores - found.scores).max() > 0.01
 
 
 def test_text_streams_and_names_the_prompt_only_if_several(run):
@@ -194,11 +228,11 @@ def test_fewer_frames_are_encoded_alike(engine, files, encoded):
 def test_padding_does_not_change_the_logits(engine, encoded):
     """The bucketed prefill against one without a single padded slot."""
     plan = engine.plan(encoded, PROMPTS[1], options=SHORT)
-    watched = engine.watch(encoded, [plan], options=SHORT)
-    asked = plan.ids[engine_module._image_at(plan) + 1 :]
-    padded = engine._follow(watched, asked)[len(asked) - 1][None]
+    state = engine.prefill(encoded, [plan], options=SHORT)
+    asked = plan.question_ids
+    padded = engine._decoder._extend(state, asked)[len(asked) - 1][None]
     length = plan.positions
-    assert watched.length + len(asked) == length
+    assert state.length + len(asked) == length
 
     def unpadded(params, visual):
         text = Text(
@@ -215,7 +249,7 @@ def test_padding_does_not_change_the_logits(engine, encoded):
         return model(sequence.embeddings[:, :length], cache, last, method="prefill")[0]
 
     assert length == len(plan.ids) - 1 + 20 + plan.keep
-    bare = jit(unpadded)(engine._params, encoded.visual)
+    bare = jit(unpadded)(engine.model.params, encoded.visual)
     np.testing.assert_allclose(padded, bare, atol=2e-4)
     assert np.std(bare) > 0.1
 
@@ -228,45 +262,45 @@ def test_chunks_do_not_change_the_answer(engine, encoded, monkeypatch, kv_cache)
     """Five chunks against one; rounded keys and values are near."""
     options = dataclasses.replace(SHORT, kv_cache=kv_cache)
     plan = engine.plan(encoded, PROMPTS[1], options=options)
-    asked = plan.ids[engine_module._image_at(plan) + 1 :]
+    asked = plan.question_ids
 
     def logits(options):
-        watched = engine.watch(encoded, [plan], options=options)
-        return watched, np.asarray(engine._follow(watched, asked))[: len(asked)]
+        state = engine.prefill(encoded, [plan], options=options)
+        return state, np.asarray(engine._decoder._extend(state, asked))[: len(asked)]
 
     _, whole = logits(SHORT)
-    monkeypatch.setattr(engine_module, "CHUNK", 64)
-    watched, pieces = logits(options)
-    assert watched.length > 4 * 64
+    monkeypatch.setattr(decoder, "CHUNK", 64)
+    state, pieces = logits(options)
+    assert state.length > 4 * 64
     error = np.abs(pieces - whole).max() / np.std(whole)
     assert error < (1e-4 if kv_cache == "model" else 0.2)
     assert kv_cache == "model" or error > 1e-4
 
 
-def test_questions_share_what_was_watched(engine, encoded):
+def test_questions_share_what_was_state(engine, encoded):
     """In any order and number; alone it is the answer to that question."""
     plans = [engine.plan(encoded, prompt, options=SHORT) for prompt in PROMPTS]
 
-    def answers(watched, order):
-        return ["".join(engine.generate(watched, plans[index], options=SHORT)) for index in order]
+    def answers(state, order):
+        return ["".join(engine.generate(state, plans[index], options=SHORT)) for index in order]
 
-    watched = engine.watch(encoded, plans, options=SHORT)
-    forth = answers(watched, (0, 1, 2, 1))
+    state = engine.prefill(encoded, plans, options=SHORT)
+    forth = answers(state, (0, 1, 2, 1))
     assert forth[1] == forth[3]
-    assert answers(watched, (2, 1, 0)) == forth[2::-1]
-    alone = engine.watch(encoded, plans[:1], options=SHORT)
+    assert answers(state, (2, 1, 0)) == forth[2::-1]
+    alone = engine.prefill(encoded, plans[:1], options=SHORT)
     assert answers(alone, (0,)) == [answer(engine, encoded, PROMPTS[0])]
 
 
 def test_predictions_are_what_it_would_say_next(engine, encoded):
     """At each place of a given reply, fed to it id by id."""
     plan, reply = engine.plan(encoded, PROMPTS[0], options=SHORT), "red"
-    asked = plan.ids[engine_module._image_at(plan) + 1 :]
+    asked = plan.question_ids
     expected = [*engine.tokenizer.encode(reply), engine.tokenizer.im_end]
-    watched = engine.watch(encoded, [plan], options=SHORT)
+    state = engine.prefill(encoded, [plan], options=SHORT)
     said = []
     for count in range(len(expected)):
-        logits = engine._follow(watched, np.array([*asked, *expected[:count]], np.int32))
+        logits = engine._decoder._extend(state, np.array([*asked, *expected[:count]], np.int32))
         said.append(int(logits[len(asked) + count - 1].argmax()))
     predicted = engine.predict(encoded, plan, reply, options=SHORT)
     assert predicted.expected.tolist() == expected
@@ -294,20 +328,20 @@ def test_stamps_of_untouched_groups_are_dropped(engine):
     options = dataclasses.replace(SHORT, keep_ratio=0.005, max_context=5000)
     plan = engine.plan(many, "Why?", options=options)
     assert plan.keep == 16
-    whole = engine.watch(many, [plan], options=options)
+    whole = engine.prefill(many, [plan], options=options)
     fewer = dataclasses.replace(options, keep_stamps="touched")
-    watched = engine.watch(many, [plan], options=fewer)
-    dropped, rest = divmod(whole.length - watched.length, 10)
+    state = engine.prefill(many, [plan], options=fewer)
+    dropped, rest = divmod(whole.length - state.length, 10)
     assert (rest, whole.length) == (
         0,
-        plan.positions - len(plan.ids[engine_module._image_at(plan) :]) + 1,
+        plan.positions - len(plan.ids[plan.image_index :]) + 1,
     )
     assert 24 - 16 <= dropped < 24
-    assert "".join(engine.generate(watched, plan, options=fewer))
+    assert "".join(engine.generate(state, plan, options=fewer))
     everything = dataclasses.replace(fewer, keep_ratio=1.0)
     plan = engine.plan(many, "Why?", options=everything)
     alike = [
-        engine.watch(many, [plan], options=dataclasses.replace(everything, keep_stamps=kind))
+        engine.prefill(many, [plan], options=dataclasses.replace(everything, keep_stamps=kind))
         for kind in ("all", "touched")
     ]
     assert alike[0].length == alike[1].length
@@ -318,7 +352,7 @@ def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypat
 
     Damaged tokens are made again.
     """
-    options = ("--prompt=Why?", "--max_new_tokens=6", "--json", f"--feature_cache={tmp_path}")
+    options = ("--prompt=Why?", "--max_new_tokens=6", "--json", f"--token_cache={tmp_path}")
     plain = run("--prompt=Why?", "--max_new_tokens=6", "--json", "--max_frames=8")
     first = run(*options, "--max_frames=8")
     assert first[:2] == plain[:2]
@@ -350,7 +384,7 @@ def test_nothing_is_kept_of_a_video_that_breaks_midway(run, tmp_path, monkeypatc
         raise InputError("Frame 7 cannot be read.")
 
     monkeypatch.setattr(Encoder, "_blocks", broken)
-    code, _, error = run("--prompt=Why?", f"--feature_cache={tmp_path}")
+    code, _, error = run("--prompt=Why?", f"--token_cache={tmp_path}")
     assert (code, "Frame 7" in error) == (2, True)
     [folder] = tmp_path.glob("tokens-*")
     assert not list(folder.iterdir())
@@ -434,9 +468,9 @@ def test_temperature_sharpens():
 
 
 def with_context(engine, positions):
-    decoder = dataclasses.replace(engine.config.decoder, max_positions=positions)
-    config = dataclasses.replace(MODEL, decoder=decoder)
-    return Engine(engine._params, config=config, tokenizer=engine.tokenizer)
+    sizes = dataclasses.replace(engine.config.decoder, max_positions=positions)
+    config = dataclasses.replace(MODEL, decoder=sizes)
+    return Engine(dataclasses.replace(engine.model, config=config))
 
 
 def test_narrow_context_keeps_fewer_tokens_but_always_fits(engine, encoded):
@@ -493,7 +527,8 @@ def test_wrong_options(run, arguments, said):
 
 def test_frames_that_cannot_fit(engine):
     """130 groups need 1300 positions for their time stamps; the context is 1024."""
-    long = engine_module.Encoded(np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32))
+    visual, stamps = np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32)
+    long = Encoded(visual, stamps, np.arange(130.0))
     with pytest.raises(InputError, match=r"130 groups .* 1300 positions.*: lower --max_frames"):
         engine.plan(long, "Why?", options=SHORT)
 

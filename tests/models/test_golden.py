@@ -3,13 +3,13 @@
 import jax
 import pytest
 
-from checkpoints_convert import golden, torch_to_orbax
+from checkpoints_convert import golden, to_orbax, tolerances
 
 
 @pytest.fixture(scope="module")
 def model_folder(golden_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted") / "model"
-    torch_to_orbax.convert(golden_folder, folder)
+    to_orbax.convert(golden_folder, folder)
     return folder
 
 
@@ -17,7 +17,7 @@ def compare(golden_folder, model_folder, name, *, dtype, without=()):
     case = golden.read_case(golden_folder / f"case_{name}.npz")
     case = {field: value for field, value in case.items() if field not in without}
     with jax.enable_x64(dtype == "float64"):
-        rows = golden.compare(model_folder, case, dtype=dtype, tolerance=golden.DEFAULTS[dtype])
+        rows = golden.compare(model_folder, case, dtype=dtype, tolerance=tolerances.DEFAULTS[dtype])
     assert [row for row in rows if not row.ok] == []
     return {row.stage for row in rows}
 

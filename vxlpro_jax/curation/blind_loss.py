@@ -11,13 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vxlpro_jax.checkpoints.params import Located, locate, read_model_config, read_params
+from vxlpro_jax.checkpoints.params import locate
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, IGNORE_LABEL, TrainConfig
 from vxlpro_jax.curation.measure import map_in_threads
 from vxlpro_jax.curation.rules import ReplyLosses
@@ -25,10 +25,9 @@ from vxlpro_jax.data.loader.batches import stack_rows
 from vxlpro_jax.data.loader.samples import RowShape, Sample, SampleReader, VideoReader
 from vxlpro_jax.data.sources.schema import Record
 from vxlpro_jax.data.text.tokenizer import Tokenizer
-from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS
 from vxlpro_jax.data.video.pool import DecoderPool
+from vxlpro_jax.inference.loading import load_model
 from vxlpro_jax.models import microbatched_encoder
-from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.training.objective import Batch
 from vxlpro_jax.training.objectives.sft import sft_loss
 from vxlpro_jax.utils.errors import InputError
@@ -103,26 +102,23 @@ class BlindScorer:
             raise InputError(f"--max_frames is {max_frames}: give a multiple of 4, at least 4.")
         if not 0 < keep_ratio <= 1:
             raise InputError(f"--keep_ratio is {keep_ratio}: give a share above 0, at most 1.")
-        located = locate(directory)
-        model = read_model_config(located.root)
-        release = json.loads((located.root / "config.json").read_text())
-        params = _read_params(located, model)
-        size = model.vision.image_size
+        model = load_model(directory)
+        size = model.config.vision.image_size
         reader = SampleReader.build(
-            Tokenizer.from_folder(str(located.root)),
+            model.tokenizer,
             shape=RowShape(groups=max_frames // FRAMES_PER_GROUP, text=_MOST_TEXT, image_size=size),
-            pinpoints=release.get("image_grid_pinpoints") or DEFAULT_PINPOINTS,
+            pinpoints=model.pinpoints,
             read_video=VideoReader(max_frames=max_frames, size=size, decoders=decoders),
         )
         config = TrainConfig(
-            model=model,
+            model=model.config,
             keep_ratio=(keep_ratio, keep_ratio),
-            compute_dtype=str(params["decoder"]["embed"].dtype),
+            compute_dtype=str(model.dtype),
         )
-        written = located.params.stat().mtime
-        settings = [str(located.params), written, max_frames, keep_ratio, BLANKS]
+        params = locate(directory).params
+        settings = [str(params), params.stat().mtime, max_frames, keep_ratio, BLANKS]
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-        return cls(params, config=config, reader=reader, name=name, workers=workers)
+        return cls(model.params, config=config, reader=reader, name=name, workers=workers)
 
     def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, ReplyLosses]]:
         """The losses of numbered records, in another order.
@@ -185,16 +181,6 @@ def reply_labels(sample: Sample, *, tokenizer: Tokenizer) -> np.ndarray:
 
 def _not_scored(error: str) -> ReplyLosses:
     return ReplyLosses(None, None, error)
-
-
-def _read_params(located: Located, model) -> dict[str, Any]:
-    """On the first device; in float32 on CPUs, which compute in it whatever the type."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract_params(model)
-    )
-    dtype = "float32" if jax.default_backend() == "cpu" else None
-    return read_params(located.params, like=like, dtype=dtype)
 
 
 def _padded(sample: Sample) -> tuple[int, int]:

@@ -16,19 +16,19 @@ from typing import Self
 import jax
 import numpy as np
 
-from vxlpro_jax.config.schema import FRAMES_PER_GROUP, ModelConfig
+from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.features.blocks import Visual
 from vxlpro_jax.data.text import chat
-from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.data.video.reader import FrameGroups
 from vxlpro_jax.data.video.sampling import FrameStream
-from vxlpro_jax.inference.token_cache import TokenStore
+from vxlpro_jax.inference.loading import LoadedModel
+from vxlpro_jax.inference.token_cache import TokenCache
 from vxlpro_jax.models.video_xl_pro import jit_method
 from vxlpro_jax.utils.prefetch import prefetch
 
-# Groups are filled up to so many, so that few shapes are compiled.
-GROUPS_AT_ONCE = 8
+# A batch of groups is padded to this number, so that few shapes are compiled.
+GROUPS_PER_BATCH = 8
 
 # Batches of frames read, and encoded ones on their way to the host, beside the one in work.
 _BATCHES_AHEAD = 2
@@ -39,12 +39,14 @@ class Encoded:
     """A video or picture, ready for any number of questions.
 
     Attributes:
-        visual: [G, N, D], tokens, in the model's type.
-        stamp_ids: int32 [G, 10].
+        visual: [G, N, D], visual tokens, in the model's type.
+        stamp_ids: int32 [G, 10], ids of the time stamps.
+        times: float64 [G], seconds at which the groups begin.
     """
 
     visual: np.ndarray
     stamp_ids: np.ndarray
+    times: np.ndarray
 
     @property
     def num_tokens(self) -> int:
@@ -52,13 +54,13 @@ class Encoded:
         return self.visual.shape[0] * self.visual.shape[1]
 
 
-class OpenVideo:
-    """A video about to be encoded, as a context.
+class OpenMedia:
+    """A video or picture that is open but not yet encoded, as a context.
 
     Attributes:
-        groups: of four frames.
-        encode: to what it is encoded as; may raise InputError, and Failure if it cannot be kept.
-        times: to float64 [F], seconds of all its frames; may raise InputError.
+        groups: number of groups of four frames, or of crops.
+        encode: encodes it; may raise InputError, and Failure if the tokens cannot be kept.
+        times: returns float64 [F], seconds of all frames; may raise InputError.
     """
 
     def __init__(
@@ -84,47 +86,35 @@ class OpenVideo:
 class Encoder:
     """Tower, DTS and projector of a model on one device."""
 
-    def __init__(
-        self,
-        params: dict,
-        *,
-        config: ModelConfig,
-        tokenizer: Tokenizer,
-        progress: Callable,
-        store: TokenStore | None,
-    ):
-        """Takes a model.
+    def __init__(self, model: LoadedModel, *, progress: Callable, cache: TokenCache | None):
+        """Wraps a model.
 
         Args:
-            params: of the model.
-            config: likewise.
-            tokenizer: for the time stamps.
+            model: whose tokenizer writes the time stamps.
             progress: as `cli.progress`.
-            store: of tokens from before; None to encode always.
+            cache: of tokens encoded before; None encodes always.
         """
-        self._params = params
-        self._config = config
-        self._tokenizer = tokenizer
+        self._model = model
         self._progress = progress
-        self._store = store
+        self._cache = cache
 
     def open_video(
         self, path: str | Path, *, max_frames: int, fps: float | None = None
-    ) -> OpenVideo:
+    ) -> OpenMedia:
         """Opens a video file, or finds its tokens; arguments as of `stream_video`.
 
         Raises:
             InputError: the file cannot be read.
             Failure: what is learned of it cannot be kept.
         """
-        size = self._config.vision.image_size
+        size = self._model.config.vision.image_size
 
         def opened() -> FrameStream:
             return reader.stream_video(path, max_frames=max_frames, size=size, fps=fps)
 
-        key = self._store and self._store.key(path, max_frames=max_frames, fps=fps)
-        if key and (found := self._store.read(key)):
-            return OpenVideo(
+        key = self._cache and self._cache.key(path, max_frames=max_frames, fps=fps)
+        if key and (found := self._cache.read(key)):
+            return OpenMedia(
                 len(found.times),
                 encode=lambda: self._stamped(found),
                 times=lambda: _times(opened()),
@@ -135,10 +125,10 @@ class Encoder:
         def encode():
             tokens = _joined(self._blocks(stream))
             if key is not None:
-                self._store.write(key, tokens)
+                self._cache.write(key, tokens)
             return self._stamped(tokens)
 
-        return OpenVideo(
+        return OpenMedia(
             _count_groups(stream), encode=encode, times=lambda: stream.times, close=stream.close
         )
 
@@ -152,25 +142,25 @@ class Encoder:
 
     def encode_groups(self, frames: np.ndarray, *, times: np.ndarray) -> Encoded:
         """Encodes groups that are in memory: uint8 [G, 4, S, S, 3], seconds [G]."""
-        starts = range(0, len(frames), GROUPS_AT_ONCE)
-        parts = (slice(start, start + GROUPS_AT_ONCE) for start in starts)
+        starts = range(0, len(frames), GROUPS_PER_BATCH)
+        parts = (slice(start, start + GROUPS_PER_BATCH) for start in starts)
         batches = (FrameGroups(frames[part], times[part]) for part in parts)
         return self._stamped(_joined(self._encoded(batches, groups=len(frames))))
 
     def _blocks(self, stream: FrameStream) -> Iterator[Visual]:
         groups = _count_groups(stream)
         batches = self._progress(
-            reader.stream_groups(stream, groups=GROUPS_AT_ONCE),
+            reader.stream_groups(stream, groups=GROUPS_PER_BATCH),
             name="encoding",
-            unit=f"{GROUPS_AT_ONCE * FRAMES_PER_GROUP} frames",
-            total=-(-groups // GROUPS_AT_ONCE),
+            unit=f"{GROUPS_PER_BATCH * FRAMES_PER_GROUP} frames",
+            total=-(-groups // GROUPS_PER_BATCH),
         )
         return self._encoded(batches, groups=groups)
 
     def _encoded(self, batches: Iterable[FrameGroups], *, groups: int) -> Iterator[Visual]:
         """[g, N, D]: a batch is read while one is encoded and one before it fetched."""
-        size = min(GROUPS_AT_ONCE, groups + groups % 2)
-        encode = jit_method(self._config, "encode")
+        size = min(GROUPS_PER_BATCH, groups + groups % 2)
+        encode = jit_method(self._model.config, "encode")
         running: collections.deque = collections.deque()
 
         def fetched() -> Visual:
@@ -179,7 +169,7 @@ class Encoder:
 
         with prefetch(batches, count=_BATCHES_AHEAD) as read:
             for batch in read:
-                tokens: jax.Array = encode(self._params, pad(batch.frames, size)[None])[0]
+                tokens: jax.Array = encode(self._model.params, pad(batch.frames, size)[None])[0]
                 running.append((tokens, batch.times))
                 if len(running) > _BATCHES_AHEAD:
                     yield fetched()
@@ -187,8 +177,8 @@ class Encoder:
             yield fetched()
 
     def _stamped(self, tokens: Visual) -> Encoded:
-        stamp_ids = chat.encode_stamps(tokens.times, tokenizer=self._tokenizer)
-        return Encoded(tokens.groups, stamp_ids)
+        stamp_ids = chat.encode_stamps(tokens.times, tokenizer=self._model.tokenizer)
+        return Encoded(tokens.groups, stamp_ids, tokens.times)
 
 
 def _joined(blocks: Iterable[Visual]) -> Visual:

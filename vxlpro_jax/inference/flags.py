@@ -6,7 +6,7 @@ import typing
 from typing import Any
 
 from vxlpro_jax.config.schema import CacheType, InferenceConfig
-from vxlpro_jax.inference.memory_plan import KeepStamps, Options
+from vxlpro_jax.inference.options import KeepStamps, Options
 from vxlpro_jax.utils.errors import InputError
 
 _DTYPES = ("float32", "bfloat16", "float16")

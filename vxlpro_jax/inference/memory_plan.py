@@ -4,61 +4,21 @@ Shapes: `T` ids of the prompt, `G` groups.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from vxlpro_jax.config.schema import STAMP_TOKENS, ModelConfig
-from vxlpro_jax.models.kv_cache import BLOCK, CHUNK, CacheType
+from vxlpro_jax.config.schema import IMAGE_TOKEN, STAMP_TOKENS, CacheType, ModelConfig
+from vxlpro_jax.inference.options import Options
+from vxlpro_jax.models.kv_cache import BLOCK, CHUNK
 from vxlpro_jax.ops.token_selection import num_kept
 from vxlpro_jax.utils.errors import InputError
-
-KeepStamps = Literal["all", "touched"]
 
 _GIB = 2**30
 # The selector at its peak, in arrays [G, 10 + N, D]: between 5 and 6 as compiled for H100 and v6e.
 WINDOW_COPIES = 6
 # A layer of one chunk, in arrays [CHUNK, mlp_width]: below 2 as compiled for H100 and v6e.
 _CHUNK_COPIES = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to answer.
-
-    Attributes:
-        keep_ratio: share of the visual tokens that the selector keeps, in (0, 1].
-        temperature: of sampling; 0 takes the most likely id.
-        top_p: sampling is among the likeliest ids that together reach this probability.
-        seed: of sampling.
-        max_new_tokens: length limit of an answer.
-        choices: answers of which to give one, id by id; with none, any text.
-        keep_stamps: `all` time stamps, as the release, or those of groups that are `touched`, of
-            which a visual token is kept.
-        max_context: positions that prompt and answer may take; None for the model's own limit.
-        kv_cache: how the cache keeps keys and values, see `KVCache.empty`.
-        hbm_gib: GiB of the device's memory that may be used; None for all it says it has.
-    """
-
-    keep_ratio: float = 0.9
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    max_new_tokens: int = 256
-    choices: tuple[str, ...] = ()
-    keep_stamps: KeepStamps = "all"
-    max_context: int | None = None
-    kv_cache: CacheType = "model"
-    hbm_gib: float | None = None
-
-    def __post_init__(self):
-        _require(0 < self.keep_ratio <= 1, "keep_ratio", self.keep_ratio, "in (0, 1]")
-        _require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
-        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "at least 1")
-        context = self.max_context
-        _require(context is None or context > 0, "max_context", context, "at least 1")
-        _require(self.hbm_gib is None or self.hbm_gib > 0, "hbm_gib", self.hbm_gib, "above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +77,16 @@ class Plan:
     keep: int
     positions: int
     memory: Memory
+
+    @property
+    def image_index(self) -> int:
+        """Index in `ids` of the position that the visual tokens replace."""
+        return int((self.ids == IMAGE_TOKEN).argmax())
+
+    @property
+    def question_ids(self) -> np.ndarray:
+        """The ids behind the visual tokens."""
+        return self.ids[self.image_index + 1 :]
 
 
 def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Plan:
@@ -184,11 +154,6 @@ def _plan(ids, *, groups, keep, model, options) -> Plan:
     return Plan(ids, keep, positions, memory)
 
 
-def _require(condition: bool, name: str, value: Any, wanted: str) -> None:
-    if not condition:
-        raise InputError(f"--{name} is {value}: it must be {wanted}.")
-
-
 def memory_needed(
     config: ModelConfig,
     *,
@@ -230,8 +195,19 @@ def slot_bytes(config: ModelConfig, *, itemsize: int, kv_cache: CacheType) -> in
     return 2 * decoder.depth * decoder.num_kv_heads * head
 
 
+def describe(plan: Plan) -> str:
+    """Describes what a plan keeps and the memory that it takes, in two sentences."""
+    memory = plan.memory
+    return (
+        f"{plan.keep} visual tokens kept, {plan.positions} positions to read. On the device up to"
+        f" {gib(memory.peak)}: weights {gib(memory.params)}, visual tokens {gib(memory.visual)},"
+        f" input {gib(memory.embeddings)}, keys and values {gib(memory.cache)}, workspace"
+        f" {gib(memory.workspace)}, not all of it at once."
+    )
+
+
 def gib(size: float) -> str:
-    """In words."""
+    """Formats a number of bytes."""
     return f"{size / _GIB:.2f} GiB"
 
 

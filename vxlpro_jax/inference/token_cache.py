@@ -18,6 +18,7 @@ from vxlpro_jax.data.features.shards import remove_unused
 from vxlpro_jax.data.features.store import FeatureStore, FeatureWriter
 from vxlpro_jax.data.sources.content_hash import ContentHashes, visual_key
 from vxlpro_jax.data.sources.storage import StoredFile
+from vxlpro_jax.inference.loading import LoadedModel
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import Failure, InputError
 from vxlpro_jax.utils.jit import jit
@@ -27,20 +28,20 @@ log = logging.getLogger(__name__)
 _PARTS = ("vision", "dts", "projector")
 
 
-class TokenStore:
+class TokenCache:
     """A folder of visual tokens; those of other weights or another type are not found."""
 
-    def __init__(self, root: str | Path, *, params: dict, config: ModelConfig):
+    def __init__(self, root: str | Path, *, model: LoadedModel):
         """Creates the folder.
 
         Args:
             root: may be shared by models and with the feature cache of training.
-            params: of the model.
-            config: likewise.
+            model: that encodes.
 
         Raises:
             InputError: the folder cannot be made.
         """
+        params, config = model.params, model.config
         dtype = params["projector"]["fc1"]["kernel"].dtype.name
         self._kind = GroupType((config.tokens_per_group, config.decoder.width), dtype)
         self._folder = Path(root).expanduser() / f"tokens-{_name(params, config)}"
@@ -102,6 +103,6 @@ def _name(params: dict, config: ModelConfig) -> str:
 
 def _unusable(folder: Path, error: OSError) -> str:
     return (
-        f"Visual tokens cannot be written to {folder} ({error}): set --feature_cache to a folder"
+        f"Visual tokens cannot be written to {folder} ({error}): set --token_cache to a folder"
         " that can, or make space."
     )

@@ -86,7 +86,7 @@ class Seer:
     def encode_groups(self, frames, *, times):
         self.encoded_groups += len(frames)
         means = frames.mean((2, 3))
-        return Encoded(means, chat.encode_stamps(times, tokenizer=self.tokenizer))
+        return Encoded(means, chat.encode_stamps(times, tokenizer=self.tokenizer), times)
 
     def encode_stream(self, stream):
         parts = [
@@ -94,7 +94,9 @@ class Seer:
             for groups in reader.stream_groups(stream, groups=3)
         ]
         return Encoded(
-            *map(np.concatenate, zip(*((p.visual, p.stamp_ids) for p in parts), strict=True))
+            *map(
+                np.concatenate, zip(*((p.visual, p.stamp_ids, p.times) for p in parts), strict=True)
+            )
         )
 
     def plan_groups(self, groups, prompt, *, options):

@@ -1,0 +1,23 @@
+"""Numbers of bytes as a command line writes them."""
+
+import re
+
+from vxlpro_jax.utils.errors import InputError
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `5GB`, `200MB`, `1.5GiB` or a plain number.
+
+    Raises:
+        InputError: anything else.
+    """
+    match = re.fullmatch(r"([\d.]+)\s*([KMG]i?B)?", text.strip(), re.IGNORECASE)
+    try:
+        size = int(float(match[1]) * _UNITS.get((match[2] or "").upper(), 1)) if match else 0
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise InputError(f"--max_shard_size is {text!r}: write it like 5GB or 500MB.")
+    return size

@@ -1,0 +1,39 @@
+"""Release-format PyTorch weights to a model folder; tensors stream, memory does not grow."""
+
+from pathlib import Path
+
+from checkpoints_convert.casting import DTYPES, cast
+from checkpoints_convert.model_folder import dtype_names, write_model
+from checkpoints_convert.release import config_text, open_release, reconcile
+
+
+def convert(source: Path, destination: Path, *, dtype: str = "keep") -> None:
+    """Converts a release-format folder into the model folder `destination`.
+
+    Args:
+        source: config.json with safetensors or `.bin` files.
+        destination: must not exist.
+        dtype: of the result, `bfloat16`, `float16`, `float32`, or `keep`: as each tensor is.
+
+    Raises:
+        InputError: the source is incomplete, damaged or not this model; the destination exists.
+    """
+    release = open_release(source)
+    found = reconcile(release.config, release.tensors)
+    tensors, config = found.tensors, found.config
+    if dtype != "keep":
+        tensors = {name: cast(leaf, DTYPES[dtype]) for name, leaf in tensors.items()}
+        config |= {"torch_dtype": dtype} if "torch_dtype" in config else {}
+    write_model(
+        destination,
+        tensors=tensors,
+        config_text=config_text(config, original=source / "config.json"),
+        tokenizer_from=source,
+        sources=(*release.files, source / "config.json"),
+        facts={
+            "made_by": "torch_to_orbax",
+            "dtype": dtype,
+            "source_dtypes": dtype_names(release.tensors),
+            "stores_tied_head": found.stores_tied_head,
+        },
+    )

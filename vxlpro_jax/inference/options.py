@@ -1,0 +1,53 @@
+"""How a question is answered."""
+
+import dataclasses
+from typing import Any, Literal
+
+from vxlpro_jax.config.schema import CacheType
+from vxlpro_jax.utils.errors import InputError
+
+KeepStamps = Literal["all", "touched"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to answer.
+
+    Attributes:
+        keep_ratio: share of the visual tokens that the selector keeps, in (0, 1].
+        temperature: of sampling; 0 takes the most likely id.
+        top_p: sampling is among the likeliest ids that together reach this probability.
+        seed: of sampling.
+        max_new_tokens: length limit of an answer.
+        choices: answers of which to give one, id by id; with none, any text.
+        keep_stamps: `all` time stamps, as the release, or those of groups that are `touched`, of
+            which a visual token is kept.
+        max_context: positions that prompt and answer may take; None for the model's own limit.
+        kv_cache: how the cache keeps keys and values, see `KVCache.empty`.
+        hbm_gib: GiB of the device's memory that may be used; None for all it says it has.
+    """
+
+    keep_ratio: float = 0.9
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_new_tokens: int = 256
+    choices: tuple[str, ...] = ()
+    keep_stamps: KeepStamps = "all"
+    max_context: int | None = None
+    kv_cache: CacheType = "model"
+    hbm_gib: float | None = None
+
+    def __post_init__(self):
+        _require(0 < self.keep_ratio <= 1, "keep_ratio", self.keep_ratio, "in (0, 1]")
+        _require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
+        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "at least 1")
+        context = self.max_context
+        _require(context is None or context > 0, "max_context", context, "at least 1")
+        _require(self.hbm_gib is None or self.hbm_gib > 0, "hbm_gib", self.hbm_gib, "above 0")
+
+
+def _require(condition: bool, name: str, value: Any, wanted: str) -> None:
+    if not condition:
+        raise InputError(f"--{name} is {value}: it must be {wanted}.")
