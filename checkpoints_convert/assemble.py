@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m checkpoints_convert.assemble", description=__doc__.split("\n")[0]
+        prog="python -m checkpoints_convert.assemble", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     add("--decoder", type=Path, required=True, help="Qwen2.5-3B-Instruct folder")

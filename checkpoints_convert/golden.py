@@ -303,11 +303,11 @@ class _Stages:
     def _text(self, ids: np.ndarray) -> Text:
         count = num_kept(self._visual[0, :, :, 0].size, ratio=float(self.case["keep_ratio"]))
         return Text(
-            tokens=ids[None].astype(np.int32),
-            token_segments=np.ones((1, len(ids)), np.int32),
-            stamp_ids=self._stamps[None].astype(np.int32),
-            group_segments=np.ones((1, len(self._stamps)), np.int32),
-            keep_counts=np.array([[count]], np.int32),
+            tokens=jnp.asarray(ids[None], jnp.int32),
+            token_segments=jnp.ones((1, len(ids)), jnp.int32),
+            stamp_ids=jnp.asarray(self._stamps[None], jnp.int32),
+            group_segments=jnp.ones((1, len(self._stamps)), jnp.int32),
+            keep_counts=jnp.array([[count]], jnp.int32),
         )
 
     @functools.cached_property

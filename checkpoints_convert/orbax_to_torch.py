@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m checkpoints_convert.orbax_to_torch", description=__doc__.split("\n")[0]
+        prog="python -m checkpoints_convert.orbax_to_torch",
+        description=(__doc__ or "").split("\n")[0],
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="model folder or training folder to read")

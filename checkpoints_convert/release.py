@@ -111,15 +111,15 @@ def reconcile(config: Mapping[str, Any], tensors: Mapping[str, LazyLeaf]) -> Rec
         config["vocab_size"] = embedding.shape[0]
     if "tie_word_embeddings" not in config and head is None:
         config["tie_word_embeddings"] = True
-    is_stored = bool(config.get("tie_word_embeddings")) and head is not None
-    if is_stored:
-        if embedding is None or not _same(head, embedding):
-            raise InputError(
-                f"{mapping.HEAD} differs from {mapping.EMBEDDING} although config.json says"
-                " tie_word_embeddings: set that to false to keep both."
-            )
-        del tensors[mapping.HEAD]
-    return Reconciled(config=config, tensors=tensors, stores_tied_head=is_stored)
+    if head is None or not config.get("tie_word_embeddings"):
+        return Reconciled(config=config, tensors=tensors, stores_tied_head=False)
+    if embedding is None or not _same(head, embedding):
+        raise InputError(
+            f"{mapping.HEAD} differs from {mapping.EMBEDDING} although config.json says"
+            " tie_word_embeddings: set that to false to keep both."
+        )
+    del tensors[mapping.HEAD]
+    return Reconciled(config=config, tensors=tensors, stores_tied_head=True)
 
 
 def _same(a: LazyLeaf, b: LazyLeaf) -> bool:

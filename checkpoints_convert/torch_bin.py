@@ -66,7 +66,7 @@ def _leaf(file: Path, name: str, tensor: Any) -> LazyLeaf:
     place = tensor.untyped_storage()._checkpoint_offset
     if place is None:
         raise InputError(f"Reading {file} needs a newer torch (2.8 or later): update it.")
-    begin = place + tensor.storage_offset() * dtype.itemsize
+    begin = int(place) + int(tensor.storage_offset()) * dtype.itemsize
     if tensor.is_contiguous():
         return stored_array(file, offset=begin, shape=shape, dtype=dtype)
     return _strided(file, begin, tensor, dtype)

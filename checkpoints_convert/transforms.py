@@ -16,9 +16,11 @@ class Transform(Protocol):
 
     def to_param(self, array: np.ndarray) -> np.ndarray:
         """From torch's axes to the parameter's."""
+        ...
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """From the parameter's axes to torch's."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

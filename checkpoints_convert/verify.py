@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; argparse itself exits with 2 on a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m checkpoints_convert.verify", description=__doc__.split("\n")[0]
+        prog="python -m checkpoints_convert.verify", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     add("--orbax", required=True, type=Path, help="model folder or training folder")

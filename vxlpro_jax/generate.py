@@ -66,7 +66,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; argparse itself exits with 2 on a mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m vxlpro_jax.generate",
-        description=__doc__.split("\n")[0],
+        description=(__doc__ or "").split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument

@@ -7,7 +7,7 @@ sharded JAX arrays. Rows are entries along axis 0: layers of a stacked leaf, wor
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -95,7 +95,7 @@ def as_lazy(leaf: Any) -> LazyLeaf:
 class _LazyHandler(type_handlers.NumpyHandler):
     """Orbax's own handler copies every array before it writes the first."""
 
-    async def serialize(self, values, infos, args=None):
+    async def serialize(self, values: Sequence[Any], infos, args=None):
         for leaf, info in zip(values, infos, strict=True):
             store = await ts.open(_write_spec(leaf, info), create=True, context=info.ts_context)
             for start, block in leaf.blocks():
@@ -174,7 +174,7 @@ def open_leaves(directory: epath.PathLike) -> dict[str, Any]:
 def _lazy(store: ts.TensorStore, directory: epath.PathLike) -> LazyLeaf:
     shape, dtype = tuple(store.shape), store.dtype.numpy_dtype
     # A block of whole chunks, so that none is decoded twice.
-    chunk = min(store.chunk_layout.read_chunk.shape[0], shape[0])
+    chunk = min((store.chunk_layout.read_chunk.shape or shape)[0] or 1, shape[0])
     rows = max(1, rows_per_block(shape, dtype) // chunk) * chunk
 
     def read(start, stop):

@@ -105,7 +105,7 @@ class Decoder:
         """Yields the answer in pieces, each as soon as it is certain."""
         ids = plan.question_ids
         logits = self._extend(state, ids)[len(ids) - 1 :][:1]
-        state.cache = state.cache.replace(lengths=jnp.array([state.length + len(ids)]))
+        state.cache = _cut(state.cache, length=state.length + len(ids))
         text = StreamDecoder(self._model.tokenizer)
         ends = (self._model.tokenizer.im_end, self._model.tokenizer.endoftext)
         choices = [[*self._model.tokenizer.encode(text), ends[0]] for text in options.choices]
@@ -158,7 +158,7 @@ class Decoder:
 
     def _extend(self, state: PrefillState, ids: np.ndarray) -> jax.Array:
         """Reads ids [T] behind the video; logits [T', V], T' >= T, of what comes after each."""
-        cache = state.cache.replace(lengths=jnp.array([state.length]))
+        cache = _cut(state.cache, length=state.length)
         logits, state.cache = self._apply("extend", _padded_text(ids), cache, donate=(1,))
         return logits[0]
 
@@ -180,9 +180,9 @@ class Decoder:
         return Text(
             tokens=_padded_text(ids),
             token_segments=_padded_text(np.ones_like(ids)),
-            stamp_ids=pad(encoded.stamp_ids, groups)[None],
-            group_segments=pad(np.ones(len(encoded.visual), np.int32), groups)[None],
-            keep_counts=np.array([[keep]], np.int32),
+            stamp_ids=jnp.asarray(pad(encoded.stamp_ids, groups)[None]),
+            group_segments=(jnp.arange(groups) < len(encoded.visual)).astype(jnp.int32)[None],
+            keep_counts=jnp.array([[keep]], jnp.int32),
         )
 
     def _apply(self, method: str, *inputs: Any, donate: tuple[int, ...] = ()) -> Any:
@@ -203,6 +203,11 @@ def _assembling(slots: int, keep_stamps: KeepStamps) -> Callable:
     return assemble
 
 
-def _padded_text(ids: np.ndarray) -> np.ndarray:
-    """[T] to [1, T'] with zeros behind."""
-    return pad(ids, round_up(len(ids), _TEXT_MULTIPLE))[None]
+def _cut(cache: KVCache, *, length: int) -> KVCache:
+    """The cache without what it holds behind the first `length` positions."""
+    return dataclasses.replace(cache, lengths=jnp.array([length]))
+
+
+def _padded_text(ids: np.ndarray) -> jax.Array:
+    """int32 [T] -> [1, T'] with zeros behind."""
+    return jnp.asarray(pad(ids, round_up(len(ids), _TEXT_MULTIPLE))[None], jnp.int32)

@@ -112,8 +112,9 @@ class Encoder:
         def opened() -> FrameStream:
             return reader.stream_video(path, max_frames=max_frames, size=size, fps=fps)
 
-        key = self._cache and self._cache.key(path, max_frames=max_frames, fps=fps)
-        if key and (found := self._cache.read(key)):
+        cache = self._cache
+        key = cache.key(path, max_frames=max_frames, fps=fps) if cache else ""
+        if cache and (found := cache.read(key)):
             return OpenMedia(
                 len(found.times),
                 encode=lambda: self._stamped(found),
@@ -124,8 +125,8 @@ class Encoder:
 
         def encode():
             tokens = _joined(self._blocks(stream))
-            if key is not None:
-                self._cache.write(key, tokens)
+            if cache:
+                cache.write(key, tokens)
             return self._stamped(tokens)
 
         return OpenMedia(
