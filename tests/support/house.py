@@ -70,10 +70,14 @@ def room_of(module: str) -> str:
 
 
 @functools.cache
-def imports_of(path: Path) -> frozenset[str]:
-    """Every module that a file may import, at its top or inside a function; aliases resolved."""
+def imports_of(path: Path, *, at_run_time: bool = False) -> frozenset[str]:
+    """Every module that a file may import, at its top or inside a function; aliases resolved.
+
+    With `at_run_time` the imports for type checkers alone (`if TYPE_CHECKING:`) are left out.
+    """
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    source = ast.parse(path.read_text())
+    for node in ast.walk(_WithoutTyping().visit(source) if at_run_time else source):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -81,6 +85,12 @@ def imports_of(path: Path) -> frozenset[str]:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else str(node.module) for name in names}
     return frozenset(found)
+
+
+class _WithoutTyping(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        is_typing = ast.unparse(node.test).endswith("TYPE_CHECKING")
+        return node.orelse if is_typing else self.generic_visit(node)
 
 
 def graph() -> dict[str, set[str]]:
@@ -102,7 +112,8 @@ def all_imports_of(modules: Iterable[str]) -> set[str]:
         found.add(module)
         if module in MODULES:
             parents = module.rpartition(".")[0]
-            pending += [*imports_of(MODULES[module]), *([parents] if parents else [])]
+            pending += imports_of(MODULES[module], at_run_time=True)
+            pending += [parents] if parents else []
     return found
 
 
