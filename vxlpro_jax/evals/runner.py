@@ -218,7 +218,7 @@ class Asker:
     @functools.cached_property
     def _engine(self) -> Engine:
         run = self._run
-        return Engine.load(run.checkpoint, dtype=run.dtype, feature_cache=run.token_cache)
+        return Engine.load(run.checkpoint, dtype=run.dtype, token_cache=run.token_cache)
 
     def _encode(self, engine: Engine, record: Record) -> _Media:
         sampling = self._run.sampling
