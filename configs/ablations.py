@@ -1,9 +1,9 @@
 """Ablations of the tiny preset at a reduced budget, for `vxlpro_jax.sweep`.
 
 `configs/ablations.py` varies the compressor and its training; docs/ablations.md is its table.
-`configs/ablations.py:more` varies what the decoder reads. A variant is a function of a run, which
-begins as `base`: its configs of stages 1 and 2, whether it has a stage 1 or starts stage 2 from
-scratch, and keep ratios at which questions (beside the sweep's own) and needles are asked.
+`configs/ablations.py:more` varies the tokens that the decoder reads. A variant is a function that
+changes a run: fields of stages 1 and 2, whether there is a stage 1 or stage 2 starts from scratch,
+and the keep ratios at which questions (beside the sweep's own) and needles are asked.
 """
 
 import ml_collections
@@ -49,14 +49,14 @@ def no_stage1(run):
     run.has_stage1 = False
 
 
-# ---- What the decoder reads ----------------------------------------------------------------------
+# ---- The tokens that the decoder reads -----------------------------------------------------------
 #
-# A clip has 8 frames, two groups of 16 tokens. The selector keeps a multiple of 16 of them, so that
-# any ratio from 0.5 to below 1 keeps half.
+# A clip has 8 frames, two groups of 16 tokens. The selector keeps a multiple of 16 of them, so any
+# ratio from 0.5 to below 1 keeps half.
 
 
 def keep_all(run):
-    """As `base`, whose selector drops nothing in training, but asked with half of them as well."""
+    """The selector drops nothing in training, as in `base`, but is also asked to keep half."""
     base(run)
     run.keep_ratios = (0.5,)
 
@@ -75,7 +75,7 @@ def pool_1(run):
 
 
 def pool_1_keep_25(run):
-    """As many tokens as `keep_all` has: a quarter chosen by the question, not means of four."""
+    """The number of tokens of `keep_all`: a quarter, chosen by the question, not means of four."""
     run.stage2["model.pool"] = 1
     run.stage2["keep_ratio"] = (0.25, 0.25)
     run.keep_ratios = (0.25,)
@@ -83,7 +83,7 @@ def pool_1_keep_25(run):
 
 
 def pool_1_keep_drawn(run):
-    """A share drawn anew for each sample, as the release does, from a wider range."""
+    """A keep ratio drawn for each sample, as in the release, from a wider range."""
     run.stage2["model.pool"] = 1
     run.stage2["keep_ratio"] = (0.25, 1.0)
     run.keep_ratios = (0.25,)

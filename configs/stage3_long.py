@@ -1,8 +1,8 @@
-"""Longer videos: stage 3 goes on with longer videos, position skipping and dropped tokens.
+"""Longer videos: continues stage 3 with longer videos, position skipping and dropped tokens.
 
 `configs/stage3_long.py` is the tiny preset on embedded clips and haystacks of up to 64 frames;
 `configs/stage3_long.py:3b,frames=512` is the released size. Set `init_from` to the run of stage 3.
-The original tells of no such stage: all values are ours.
+The original describes no such stage: all values are ours.
 """
 
 from configs import common
@@ -14,9 +14,9 @@ def get_config(arg=None):
         c = common.base(
             preset, frames=options.frames or 64, text=options.text or 80, batch=options.batch or 8
         )
-        c.data.fps = 2.0  # That of the clips, of which all frames are seen.
+        c.data.fps = 2.0  # The rate of the clips, so that all their frames are seen.
         c.data.frame_buckets = (8,) if c.data.max_frames > 8 else ()
-        c.keep_ratio = (0.4, 1.7)  # What is above 1 keeps all.
+        c.keep_ratio = (0.4, 1.7)  # Draws above 1 keep all tokens.
         c.optim.lr = 5e-4
         c.optim.b2 = 0.95
         c.optim.groups = common.TINY_GROUPS

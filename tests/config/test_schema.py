@@ -202,6 +202,6 @@ def test_feature_cache_of_the_tiny_preset_follows_cache_dir():
 
 
 @pytest.mark.parametrize("bounds", [(0.7, 0.99), (1.0, 1.0), (1.2, 1.4), (0.4, 1.6), (0.5, 3.0)])
-def test_mean_keep_ratio(bounds):
+def test_mean_keep_ratio_is_that_of_the_clipped_draws(bounds):
     draws = np.minimum(np.linspace(*bounds, 100_001), 1)
     assert TrainConfig(keep_ratio=bounds).mean_keep_ratio == pytest.approx(draws.mean(), abs=1e-4)

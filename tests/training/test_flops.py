@@ -48,20 +48,20 @@ def array(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def test_tower():
+def test_tower_flops_are_those_of_xla():
     frames = array(GROUPS, 4, 112, 112, 3, dtype=jnp.uint8)
     xla = counted(apply("group_features"), frames)
     assert 4 * GROUPS * flops.vision_forward(WIDE.vision) == pytest.approx(xla, rel=0.05)
 
 
-def test_compressor_and_projector():
+def test_compressor_and_projector_flops_are_those_of_xla():
     xla = counted(apply("compress_and_project"), array(GROUPS, 4, 64, 256))
     forward = flops.sft_forward(WIDE, groups=GROUPS, text_tokens=0, keep_ratio=1.0, targets=0)
     assert forward.dts + forward.projector == pytest.approx(xla, rel=0.05)
 
 
 @pytest.mark.parametrize("length", [64, 512])
-def test_decoder(length):
+def test_decoder_flops_are_those_of_xla(length):
     """XLA's attention computes the half that a causal mask hides; the formula counts it not."""
 
     def run(params, x, at):
@@ -74,7 +74,7 @@ def test_decoder(length):
     assert counted_by_us + hidden_half == pytest.approx(xla, rel=0.05)
 
 
-def test_recot():
+def test_recot_flops_are_those_of_xla():
     options = RecotConfig(decoder_width=128, decoder_depth=1, decoder_heads=1)
     params = jax.eval_shape(lambda: recot.init_params(WIDE, options=options, key=jax.random.key(0)))
     model = recot.Recot(WIDE, options)
@@ -87,7 +87,7 @@ def test_recot():
     assert forward.dts + forward.recot == pytest.approx(xla, rel=0.05)
 
 
-def test_frozen_parts_cost_less():
+def test_frozen_parts_cost_a_pass_less_or_two():
     forward = flops.Forward(vision=1.0, dts=10.0, decoder=100.0)
     assert flops.trained(forward, frozen=()) == 333
     assert flops.trained(forward, frozen=("vision",)) == 331
@@ -122,7 +122,7 @@ def test_padding_does_not_count_in_a_step(objective):
     assert seen == pytest.approx(2 * rest)
 
 
-def test_depth_multiplies():
+def test_flops_grow_with_depth():
     twice = dataclasses.replace(MICRO.decoder, depth=2 * MICRO.decoder.depth)
     once = flops.decoder_forward(MICRO.decoder, length=100)
     assert flops.decoder_forward(twice, length=100) == 2 * once

@@ -64,13 +64,13 @@ def test_gradients_are_those_of_the_whole(answers, parts):
 
 
 @pytest.mark.parametrize("parts", [2, 8])
-def test_counts_add_up(answers, parts):
+def test_counts_of_the_parts_add_up(answers, parts):
     for name in ("tokens", "frames"):
         assert answers[parts].metrics[name] == answers[1].metrics[name] > 0
 
 
 @jax.enable_x64(True)
-def test_restored_tokens_count_alike(batch):
+def test_hidden_tokens_weigh_alike_in_parts_and_whole(batch):
     """Every part draws masks of its own; by hand, weighted by the tokens that they hide."""
     loss_fn, params = setup("recot")
     found = run(loss_fn, params, batch, parts=2)
@@ -79,11 +79,11 @@ def test_restored_tokens_count_alike(batch):
         rows = jax.tree.map(lambda x: x[4 * index : 4 * index + 4], batch)
 
         def loss(params):
-            told = loss_fn(params, rows, jax.random.fold_in(KEY, index))
-            return told.value, told
+            found = loss_fn(params, rows, jax.random.fold_in(KEY, index))
+            return found.value, found
 
-        grads, told = jit(jax.grad(loss, has_aux=True))(params)
-        return told.weight, (grads, told.value, told.metrics["hidden"])
+        grads, found = jit(jax.grad(loss, has_aux=True))(params)
+        return found.weight, (grads, found.value, found.metrics["hidden"])
 
     (weight, first), (other_weight, second) = half(0), half(1)
     expected = jax.tree.map(
@@ -96,7 +96,7 @@ def test_restored_tokens_count_alike(batch):
     )
 
 
-def test_narrow_types_where_asked():
+def test_bfloat16_parameters_keep_float32_second_moments():
     """bfloat16 weights and momentum; second moments in float32; types stay what they are."""
     config = dataclasses.replace(
         CONFIG,

@@ -17,7 +17,7 @@ def value_and_grad(logits, labels):
     return jax.value_and_grad(lambda x: cross_entropy(x, labels=labels).mean)(logits)
 
 
-def test_mean_over_targets():
+def test_cross_entropy_is_the_mean_over_targets():
     chosen = LABELS != IGNORE_LABEL
     logits = LOGITS.astype(np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -61,7 +61,7 @@ def test_logits_in_parts_give_the_loss_and_gradients_of_the_whole(slots):
     )
 
 
-def test_no_target_at_all_is_zero():
+def test_cross_entropy_without_targets_is_zero():
     value, grad = value_and_grad(jnp.asarray(LOGITS), np.full((3, 7), IGNORE_LABEL))
     assert value == 0
     assert np.all(np.asarray(grad) == 0)

@@ -13,19 +13,19 @@ def run(profiler, steps):
         profiler.after(step, jnp.ones(3) * step)
 
 
-def test_the_window_is_traced(tmp_path, capsys):
+def test_steps_of_the_window_are_traced(tmp_path, capsys):
     run(Profiler.from_flag("2:2", folder=tmp_path / "profile"), steps=4)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert "Profile of steps 2 to 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("window", ["", "9:2", "2:0"])
-def test_no_step_no_trace(tmp_path, window):
+def test_a_window_without_steps_leaves_no_trace(tmp_path, window):
     run(Profiler.from_flag(window, folder=tmp_path / "profile"), steps=4)
     assert not (tmp_path / "profile").exists()
 
 
 @pytest.mark.parametrize("window", ["3", "a:2", "-1:2", "1:2:3"])
-def test_other_words_are_refused(tmp_path, window):
+def test_malformed_windows_are_refused(tmp_path, window):
     with pytest.raises(InputError, match="give FIRST:COUNT"):
         Profiler.from_flag(window, folder=tmp_path)

@@ -92,7 +92,7 @@ def test_loss_falls(finished):
     assert all(np.isfinite(losses))
 
 
-def test_one_row_a_step_with_what_it_saw(finished, data):
+def test_metrics_have_one_row_per_step(finished, data):
     config = run_config(data)
     table = rows(finished)
     assert [row["step"] for row in table] == list(range(1, STEPS + 1))
@@ -105,7 +105,7 @@ def test_one_row_a_step_with_what_it_saw(finished, data):
         assert row["step_seconds"] > 0
 
 
-def test_folder_holds_everything(finished):
+def test_run_folder_holds_config_tokenizer_checkpoints_and_curves(finished):
     names = {path.name for path in finished.iterdir()}
     assert {
         "config.json",
@@ -216,14 +216,14 @@ def test_run_folder_says_how_its_model_is_asked(data, tmp_path):
     assert written == {"max_frames": frames, "fps": 0.0, "keep_ratio": 1.0}
 
 
-def test_longer_run_of_the_same_config_is_welcome(data, tmp_path):
+def test_more_steps_of_the_same_config_are_accepted(data, tmp_path):
     plan = resolve(run_config(data))
     write_workdir(plan.config, workdir=tmp_path)
     longer = plan.replace(total_steps=99, log_every=3)
     assert resume_plan(longer, workdir=tmp_path).config == longer.config
 
 
-# ---- Mistakes are told before anything is written -----------------------------------------------
+# ---- Mistakes are refused before anything is written ---------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_longer_run_of_the_same_config_is_welcome(data, tmp_path):
         ({"batch_size": 0}, "batch_size"),
     ],
 )
-def test_wrong_data_writes_nothing(data, tmp_path, no_mesh, change, message):
+def test_wrong_data_is_refused_and_nothing_is_written(data, tmp_path, no_mesh, change, message):
     config = run_config(data)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **change))
     with pytest.raises(InputError, match=message):
@@ -269,7 +269,7 @@ def test_tiny_preset_says_what_it_is(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("3,604,752,160 parameters on ")
 
 
-def test_batch_holds_clip_picture_and_text(data):
+def test_batch_of_these_tests_holds_clip_picture_and_text(data):
     """What the runs above are fed: text-only rows have no group, the others their own."""
     config = run_config(data)
     iterator = build_pipeline(config.data, image_size=56, seed=0)
@@ -349,19 +349,19 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
     assert "Newly initialised: decoder, projector, selector." in out
 
 
-def test_random_part_that_stays_frozen_is_told(stage1, capsys):
+def test_random_part_that_stays_frozen_is_named(stage1, capsys):
     plan = RunPlan(stage1)
     initial_state(plan, abstract=abstract_state(plan, mesh=mesh.make_mesh(MeshConfig())))
     said = "Frozen as initialised, because init_from has none: vision."
     assert said in capsys.readouterr().out
 
 
-def test_stage_2_is_not_evaluated_yet(data):
+def test_evaluation_of_stage_2_is_refused(data):
     with pytest.raises(InputError, match="only stage 1 is evaluated"):
         resolve(dataclasses.replace(run_config(data), eval_every=5))
 
 
-def test_missing_held_out_file_is_told_before_the_training(stage1):
+def test_missing_held_out_file_is_refused_before_the_training(stage1):
     data = dataclasses.replace(stage1.data, eval_path="nowhere.json")
     with pytest.raises(InputError, match=r"data.eval_path: Data file nowhere.json"):
         resolve(dataclasses.replace(stage1, data=data))
