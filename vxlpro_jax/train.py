@@ -31,20 +31,20 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
     from vxlpro_jax.distributed import process_group
 
-    with process_group.join(arguments.environ) as peers:
+    with process_group.join(arguments.environ) as group:
         return train(
-            arguments.config, workdir=arguments.workdir, profile=arguments.profile, peers=peers
+            arguments.config, workdir=arguments.workdir, profile=arguments.profile, group=group
         )
 
 
 def train(
-    config: TrainConfig, *, workdir: Path, profile: str = "", peers: ProcessGroup | None = None
+    config: TrainConfig, *, workdir: Path, profile: str = "", group: ProcessGroup | None = None
 ) -> int:
     """Trains as `training.loop.train` does, with evaluations if the config asks for any."""
     from vxlpro_jax.evals.during_training import evaluate
     from vxlpro_jax.training import loop
 
-    return loop.train(config, workdir=workdir, evaluate=evaluate, profile=profile, peers=peers)
+    return loop.train(config, workdir=workdir, evaluate=evaluate, profile=profile, group=group)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -391,7 +391,7 @@ def restore(data):
 
     def read(run):
         position = build_pipeline(config.data, image_size=56, seed=0, with_text=False)
-        checkpoints = RunCheckpoints(run, peers=ProcessGroup())
+        checkpoints = RunCheckpoints(run, group=ProcessGroup())
         state = checkpoints.restore(abstract, position)
         checkpoints.close()
         position.close()

@@ -50,7 +50,7 @@ def run_config(data: Path):
 
 
 def train(
-    peers: process_group.ProcessGroup, workdir: str, data: str, tensor: str = "1", every: str = "2"
+    group: process_group.ProcessGroup, workdir: str, data: str, tensor: str = "1", every: str = "2"
 ) -> int:
     """Devices along the axis `tensor`, all others along `fsdp`; saved every so many steps."""
     from vxlpro_jax.config.schema import MeshConfig
@@ -61,44 +61,44 @@ def train(
         mesh=MeshConfig(tensor=int(tensor)),
         checkpoint_every=int(every),
     )
-    return train(config, workdir=Path(workdir), peers=peers)
+    return train(config, workdir=Path(workdir), group=group)
 
 
-def gather(peers: process_group.ProcessGroup) -> None:
+def gather(group: process_group.ProcessGroup) -> None:
     """Twice, as keys are removed in between; and a file that each has for itself."""
-    told = [peers.gather("names", f"{peers.index}{name}") for name in "ab"]
-    print(json.dumps({"gathered": told, "file": peers.own_file("bad.jsonl")}), flush=True)
+    told = [group.gather("names", f"{group.index}{name}") for name in "ab"]
+    print(json.dumps({"gathered": told, "file": group.own_file("bad.jsonl")}), flush=True)
 
 
-def late(peers: process_group.ProcessGroup) -> None:
+def late(group: process_group.ProcessGroup) -> None:
     """The last process does not come."""
-    if peers.index == peers.count - 1:
+    if group.index == group.count - 1:
         time.sleep(HOURS)
-    peers.barrier("evaluation")
+    group.barrier("evaluation")
 
 
-def stall(peers: process_group.ProcessGroup) -> None:
+def stall(group: process_group.ProcessGroup) -> None:
     """At the third step process 1 has no data, for which the others wait."""
-    with Watchdog(peers) as watchdog:
+    with Watchdog(group) as watchdog:
         for step in (1, 2, 3):
             watchdog.reads(step)
-            if step == 3 and peers.index == 1:
+            if step == 3 and group.index == 1:
                 time.sleep(HOURS)
             watchdog.computes(step)
         time.sleep(HOURS)
 
 
-def fail(peers: process_group.ProcessGroup) -> None:
+def fail(group: process_group.ProcessGroup) -> None:
     """Process 1 has an error of its own, while the others wait for their devices."""
-    with Watchdog(peers):
-        if peers.index == 1:
+    with Watchdog(group):
+        if group.index == 1:
             raise FloatingPointError("Loss is nan")
         time.sleep(HOURS)
 
 
-def wait(peers: process_group.ProcessGroup) -> None:
+def wait(group: process_group.ProcessGroup) -> None:
     """Until it is killed, as devices do that wait for another process."""
-    with Watchdog(peers):
+    with Watchdog(group):
         print("ready", flush=True)
         time.sleep(HOURS)
 
@@ -108,8 +108,8 @@ MODES = {mode.__name__: mode for mode in (train, gather, late, stall, fail, wait
 
 def main() -> int | None:
     mode, *arguments = sys.argv[1:]
-    with process_group.join(os.environ) as peers:
-        code = MODES[mode](peers, *arguments)
+    with process_group.join(os.environ) as group:
+        code = MODES[mode](group, *arguments)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if mode == "gather":
         os.kill(os.getpid(), signal.SIGTERM)  # JAX would log it and go on.

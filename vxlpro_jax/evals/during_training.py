@@ -10,21 +10,21 @@ from vxlpro_jax.evals import recot
 from vxlpro_jax.training.state import TrainState
 
 
-def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, peers: ProcessGroup) -> None:
+def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, group: ProcessGroup) -> None:
     """Writes `recot.json` and a line of `evaluations.jsonl`, unless the step has them already.
 
     Args:
         state: state of the run.
         config: config of the run.
         workdir: folder of the run.
-        peers: processes of the run, all of which call this.
+        group: processes of the run, all of which call this.
     """
     step, report = int(state.step), workdir / recot.REPORT
     is_done = report.exists() and params.read_json(report).get("step") == step
-    if json.loads(peers.gather(f"evaluation of step {step}", json.dumps(is_done))[0]):
+    if json.loads(group.gather(f"evaluation of step {step}", json.dumps(is_done))[0]):
         return
     figures = recot.evaluate(state.params, config=config, workdir=workdir, step=step)
-    if peers.is_first:
+    if group.is_first:
         with (workdir / "evaluations.jsonl").open("a") as file:
             file.write(json.dumps(figures) + "\n")
     print(f"Evaluated: {json.dumps(figures)}", flush=True)

@@ -43,8 +43,8 @@ class _Damaged(Exception):
 class RunCheckpoints:
     """Asynchronous Orbax checkpoints of state and data position; the newest two are kept."""
 
-    def __init__(self, workdir: Path, *, peers: ProcessGroup, keep: int = 2):
-        self._peers = peers
+    def __init__(self, workdir: Path, *, group: ProcessGroup, keep: int = 2):
+        self._group = group
         self._aside = workdir / _DAMAGED
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(workdir / "checkpoints", options=options)
@@ -99,7 +99,7 @@ class RunCheckpoints:
 
     def _position(self, data: RunData, *, step: int) -> dict[str, Any]:
         """The position of all processes in the data."""
-        states = self._peers.gather(f"save of step {step}", json.dumps(data.get_state()))
+        states = self._group.gather(f"save of step {step}", json.dumps(data.get_state()))
         return data.join_states(map(json.loads, states))
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -133,7 +133,7 @@ class RunCheckpoints:
         except Exception as error:  # Damaged files lead to errors of every type.
             message = (str(error).splitlines() or [""])[0][:_LONGEST_REASON]
             reason = f"{folder.name}: {message or type(error).__name__}"
-        for found in self._peers.gather(f"restore of {folder}", reason):
+        for found in self._group.gather(f"restore of {folder}", reason):
             if found:
                 raise _Damaged(found)
         return items[0]
@@ -143,12 +143,12 @@ class RunCheckpoints:
         for step, reason in damaged.items():
             folder, aside = self._manager.directory / str(step), self._aside / str(step)
             print(f"Checkpoint {folder} is damaged ({reason}): the one before it is used.")
-            if self._peers.is_first:
+            if self._group.is_first:
                 self._aside.mkdir(exist_ok=True)
                 shutil.rmtree(aside, ignore_errors=True)
                 shutil.move(folder, aside)
         if damaged:
-            self._peers.barrier("damaged checkpoints are aside")
+            self._group.barrier("damaged checkpoints are aside")
             self._manager.reload()
 
 

@@ -34,7 +34,7 @@ class Evaluate(Protocol):
     """Measures a state on held-out samples and writes what it finds into the run's folder."""
 
     def __call__(  # noqa: D102
-        self, state: TrainState, *, config: TrainConfig, workdir: Path, peers: ProcessGroup
+        self, state: TrainState, *, config: TrainConfig, workdir: Path, group: ProcessGroup
     ) -> None: ...
 
 
@@ -44,7 +44,7 @@ def train(
     workdir: Path,
     evaluate: Evaluate,
     profile: str = "",
-    peers: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
 ) -> int:
     """Trains until `config.total_steps`, from scratch, `init_from` or the last checkpoint.
 
@@ -53,7 +53,7 @@ def train(
         workdir: folder of the run.
         evaluate: called every `config.eval_every` steps and at the end.
         profile: steps to be traced, `FIRST:COUNT`; empty for none.
-        peers: processes of the run; None if this is the only one.
+        group: processes of the run; None if this is the only one.
 
     Returns:
         The exit code: 0, or `PREEMPTED` if SIGTERM came and the run is saved.
@@ -62,16 +62,16 @@ def train(
         InputError: the config, the data or a checkpoint does not fit.
         LostProcess: another process of the run is gone.
     """
-    peers = peers or ProcessGroup()
-    with Watchdog(peers) as watchdog, Preemption(peers) as preemption, peers.console():
+    group = group or ProcessGroup()
+    with Watchdog(group) as watchdog, Preemption(group) as preemption, group.console():
         wall_time = WallTime()
         profiler = Profiler.from_flag(profile, folder=workdir / "profile")
-        run = _Run.open(config, workdir=workdir, peers=peers)
+        run = _Run.open(config, workdir=workdir, group=group)
         state, config = run.first_state(), run.plan.config
         first_step = int(state.step)
         stepper = _Stepper(run, watchdog=watchdog, wall_time=wall_time)
         writer = run.open_writer(first_step=first_step, wall_time=wall_time)
-        measure = functools.partial(evaluate, config=config, workdir=workdir, peers=peers)
+        measure = functools.partial(evaluate, config=config, workdir=workdir, group=group)
         wall_time.lap("start")
 
         step, is_preempted = first_step, False
@@ -111,7 +111,7 @@ def train(
             if config.eval_every:
                 measure(state)
             wall_time.lap("evaluation")
-            if peers.is_first:
+            if group.is_first:
                 wall_time.write(
                     workdir / "goodput.json"
                 )  # Says to sweeps that the run is complete.
@@ -140,26 +140,26 @@ class _Run:
 
     plan: RunPlan
     workdir: Path
-    peers: ProcessGroup
+    group: ProcessGroup
     data: RunData
     checkpoints: RunCheckpoints
     abstract: TrainState
     to_devices: Callable
 
     @classmethod
-    def open(cls, config: TrainConfig, *, workdir: Path, peers: ProcessGroup) -> "_Run":
+    def open(cls, config: TrainConfig, *, workdir: Path, group: ProcessGroup) -> "_Run":
         """Plans the run, sets the mesh, and opens data and checkpoints; writes nothing."""
         plan = resolve(config)
         announce(plan, workdir=workdir)
         plan = resume_plan(plan, workdir=workdir)
         mesh = _set_mesh(plan.config)
-        bad_samples = workdir / peers.own_file("bad_samples.jsonl")
+        bad_samples = workdir / group.own_file("bad_samples.jsonl")
         data = open_data(plan, mesh=mesh, bad_samples_path=bad_samples)
         to_devices = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
         data.place_with(functools.partial(jax.tree.map, to_devices))
-        checkpoints = RunCheckpoints(workdir, peers=peers)
+        checkpoints = RunCheckpoints(workdir, group=group)
         abstract = abstract_state(plan, mesh=mesh)
-        return cls(plan, workdir, peers, data, checkpoints, abstract, to_devices)
+        return cls(plan, workdir, group, data, checkpoints, abstract, to_devices)
 
     def first_state(self) -> TrainState:
         """The state to continue from: the run's own checkpoint, or `init_from`, or drawn.
@@ -171,9 +171,9 @@ class _Run:
             print(f"Continues at step {int(state.step)} of {self.workdir}.")
         else:
             state = initial_state(self.plan, abstract=self.abstract)
-        if self.peers.is_first:
+        if self.group.is_first:
             write_workdir(self.plan.config, workdir=self.workdir)
-        self.peers.barrier("start")
+        self.group.barrier("start")
         if self.plan.config.data.feature_cache:
             features = fill_feature_cache(
                 state.params, plan=self.plan, source=self.data.source, to_devices=self.to_devices
@@ -183,7 +183,7 @@ class _Run:
 
     def open_writer(self, *, first_step: int, wall_time: WallTime) -> MetricsWriter:
         return MetricsWriter(
-            self.workdir if self.peers.is_first else None,
+            self.workdir if self.group.is_first else None,
             first_step=first_step,
             total_steps=self.plan.config.total_steps,
             wall_time=wall_time,
