@@ -207,18 +207,18 @@ def _cache(config, *, mesh, kind):
     rows = batch_sharding(mesh)
     layers = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
     shapes = jax.eval_shape(empty)
-    places = jax.tree.map(lambda _: layers, shapes).replace(lengths=rows)
-    return _placed(shapes, places)
+    shardings = jax.tree.map(lambda _: layers, shapes).replace(lengths=rows)
+    return _with_shardings(shapes, shardings)
 
 
 def _params(config, *, mesh):
     params = jax.eval_shape(
         lambda: tree.cast(init_params(config.model, key=jax.random.key(0)), config.compute_dtype)
     )
-    return _placed(params, state_shardings(params, params=params, mesh=mesh))
+    return _with_shardings(params, state_shardings(params, params=params, mesh=mesh))
 
 
-def _placed(shapes, shardings):
+def _with_shardings(shapes, shardings):
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )

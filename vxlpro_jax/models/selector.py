@@ -187,8 +187,8 @@ class _Projection(nn.Module):
 
 def _rotate(windows, group_segments, skipped):
     """Applies the full-width rotary embedding by the index in the sample's visual sequence."""
-    size, places = windows.shape[2], seg.index_in_segment(group_segments)
-    starts = (places if skipped is None else places + skipped) * size
+    size, index = windows.shape[2], seg.index_in_segment(group_segments)
+    starts = (index if skipped is None else index + skipped) * size
     positions = starts[..., None] + jnp.arange(size)
     return rotate_full_width(windows, positions=positions)
 

@@ -76,10 +76,10 @@ def splits_sequence(length: int) -> bool:
 
 def sequence_order(length: int) -> np.ndarray:
     """Returns int32 [L], the position in the sequence of each index of a scattered sequence."""
-    places = np.arange(length, dtype=np.int32)
+    positions = np.arange(length, dtype=np.int32)
     if not splits_sequence(length):
-        return places
-    early, late = np.split(rearrange(places, "(c t) -> c t", c=2 * axis_size(("context",))), 2)
+        return positions
+    early, late = np.split(rearrange(positions, "(c t) -> c t", c=2 * axis_size(("context",))), 2)
     return np.stack([early, late[::-1]], axis=1).reshape(-1)
 
 

@@ -16,7 +16,7 @@ def of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_embedded(report: Mapping[str, Any]) -> dict[str, float]:
-    """Of the embedded task's `results.json`."""
+    """The numbers of the `results.json` of the synthetic questions."""
     return {"mean": float(np.mean(list(report["accuracy"].values()))), **report["accuracy"]}
 
 
