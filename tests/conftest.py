@@ -29,6 +29,15 @@ def no_mesh():
     jax.set_mesh(jax.make_mesh((1,), ("none",))).__exit__(None, None, None)
 
 
+@pytest.fixture
+def float64():
+    """Lets JAX compute in float64 within the test."""
+    import jax  # Not before the environment above is set.
+
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden_folder(tmp_path_factory) -> Path:
     """The golden release-format checkpoint (config.json, model.safetensors) and its `case_*.npz`.

@@ -1,6 +1,5 @@
 """Fixtures of the parity tests: float64, a small configuration and its oracle."""
 
-import jax
 import pytest
 from torch_reference.bridge import params_of, randomized
 
@@ -8,10 +7,8 @@ from vxlpro_jax.config.schema import DecoderConfig, ModelConfig, VisionConfig
 
 
 @pytest.fixture(autouse=True)
-def float64():
-    """Parity is told apart from luck in float64; float32 tests cast by hand."""
-    with jax.enable_x64(True):
-        yield
+def in_float64(float64):
+    """Computes every test of this folder in float64."""
 
 
 @pytest.fixture(scope="session")

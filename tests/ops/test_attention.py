@@ -15,13 +15,9 @@ from vxlpro_jax.ops.attention.interface import Inputs
 from vxlpro_jax.sharding import activations
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 BACKENDS = ("xla", "chunked", "auto")
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def naive(q, k, v, q_positions=None, q_segments=None, kv_segments=None):

@@ -7,11 +7,7 @@ import pytest
 
 from vxlpro_jax.ops.conv3d import by_convolution, by_products, halve_time
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def direct(x, kernel, bias):

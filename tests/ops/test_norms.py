@@ -1,20 +1,15 @@
 """Normalisations against float64 formulas, and their precision in bfloat16."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vxlpro_jax.ops.norms import group_norm, layer_norm, rms_norm
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 RNG = np.random.default_rng(0)
 SCALE, BIAS = RNG.standard_normal((2, 64))
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def test_layer_norm_equals_its_definition():

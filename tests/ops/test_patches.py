@@ -1,16 +1,11 @@
 """Resize, DTS layouts and pooling by their formulas."""
 
-import jax
 import numpy as np
 import pytest
 
 from vxlpro_jax.ops.patches import group_frames, pool, resize
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def bilinear(grid, side):

@@ -1,17 +1,12 @@
 """Rotary embeddings against their definition in complex numbers, in float64 NumPy."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vxlpro_jax.ops.rope import rotate_full_width, rotate_heads
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def turns(positions, width, theta):

@@ -8,14 +8,10 @@ import pytest
 from vxlpro_jax.ops import token_masking
 from vxlpro_jax.ops.mask_policies import motion, sgm
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 RNG = np.random.default_rng(0)
 CLIPS, FRAMES, TOKENS, WIDTH = 3, 4, 10, 6
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture
