@@ -9,12 +9,19 @@ import pytest
 from helpers import ROOT
 
 COMMANDS = (
+    "checkpoints_convert.orbax_to_torch",
+    "checkpoints_convert.torch_to_orbax",
+    "checkpoints_convert.verify",
     "vxlpro_jax.aot.param_report",
     "vxlpro_jax.compile",
     "vxlpro_jax.data.ingest",
+    "vxlpro_jax.evaluate",
+    "vxlpro_jax.generate",
     "vxlpro_jax.inspect_data",
+    "vxlpro_jax.needle",
     "vxlpro_jax.preflight",
     "vxlpro_jax.prune",
+    "vxlpro_jax.score",
     "vxlpro_jax.sweep",
     "vxlpro_jax.train",
 )
