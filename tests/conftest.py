@@ -1,7 +1,9 @@
 """Fixtures for every test."""
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +20,43 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
 _GOLDEN = Path(__file__).parent / "golden"
+
+_HAS_TORCH = importlib.util.find_spec("torch") is not None
+_IMPORTS_TORCH = re.compile(r"^\s*(import|from) torch(_reference)?\b", re.MULTILINE)
+
+
+def _needs_torch(path: Path) -> bool:
+    """Whether a test file, or a conftest.py beside it, imports torch at its top or further down."""
+    files = [path, path.parent / "conftest.py"]
+    return any(file.exists() and _IMPORTS_TORCH.search(file.read_text()) for file in files)
+
+
+def _left_out() -> list[Path]:
+    """The test files that need torch, if it is not installed."""
+    tests = Path(__file__).parent
+    return [] if _HAS_TORCH else sorted(filter(_needs_torch, tests.rglob("test_*.py")))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leaves out files, and folders by their conftest.py, that cannot be imported without torch."""
+    conftest = collection_path / "conftest.py"
+    wanted = conftest if collection_path.is_dir() else collection_path
+    if not _HAS_TORCH and wanted.suffix == ".py" and wanted.exists() and _needs_torch(wanted):
+        return True
+    return None  # Others decide.
+
+
+def pytest_collection_modifyitems(items):
+    """Marks tests in files that import torch, for `-m "not torch"`."""
+    for item in items:
+        if _needs_torch(item.path):
+            item.add_marker("torch")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if files := _left_out():
+        named = ", ".join(str(file.relative_to(Path(__file__).parent)) for file in files)
+        terminalreporter.write_line(f"torch is not installed, so these were left out: {named}")
 
 
 @pytest.fixture

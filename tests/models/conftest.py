@@ -1,7 +1,6 @@
 """Fixtures of the parity tests: float64, a small configuration and its oracle."""
 
 import pytest
-from torch_reference.bridge import params_of, randomized
 
 from vxlpro_jax.config.schema import DecoderConfig, ModelConfig, VisionConfig
 
@@ -25,10 +24,16 @@ def config() -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def oracle(config):
-    return randomized(config)
+def bridge():
+    """The reference in torch; tests that use it are skipped where torch is not installed."""
+    return pytest.importorskip("torch_reference.bridge")
 
 
 @pytest.fixture(scope="session")
-def params(oracle):
-    return params_of(oracle)
+def oracle(config, bridge):
+    return bridge.randomized(config)
+
+
+@pytest.fixture(scope="session")
+def params(oracle, bridge):
+    return bridge.params_of(oracle)

@@ -52,7 +52,7 @@ def key_value_store() -> KeyValueStore:
     if any(not hasattr(client, name) for name in methods):
         raise InputError(
             f"JAX {jax.__version__} keeps its coordination service where this version of"
-            " vxlpro_jax does not look: run several processes with JAX 0.10."
+            " vxlpro_jax does not look: run several processes with JAX 0.10 to 0.12."
         )
     return cast(KeyValueStore, client)
 
