@@ -35,7 +35,7 @@ from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.config.schema import PRESETS, ModelConfig
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.qwen2 import Qwen2
-from vxlpro_jax.models.video_xl_pro import VideoXLPro
+from vxlpro_jax.models.video_xl_pro import jit_method
 from vxlpro_jax.utils.jit import jit
 
 FRAMES, POSITIONS = 8, 512
@@ -178,8 +178,7 @@ def encode(config: ModelConfig) -> Contestants:
     leaves = _our_leaves(config)
     params = _load({part: leaves[part] for part in ("vision", "dts", "projector")})
     frames = jax.device_put(pixels.reshape(1, -1, 4, size, size, 3))
-    model = VideoXLPro(config)
-    ours = jit(lambda params, frames: model.apply({"params": params}, frames, method="encode"))
+    ours = jit_method(config, "encode")
     parts = ("model.vision_tower.", "model.sae.", "model.mm_projector.")
     sample = torch_reference.Sample(ids=[], frames=torch.from_numpy(pixels))
 

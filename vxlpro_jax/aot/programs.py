@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP, STAMP_TOKENS, CacheType, TrainConfig
 from vxlpro_jax.models import microbatched_encoder as encoding
 from vxlpro_jax.models.kv_cache import CHUNK, KVCache
-from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, init_params
+from vxlpro_jax.models.video_xl_pro import Text, VideoXLPro, apply_method, init_params
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.params import state_shardings
 from vxlpro_jax.training.objective import objective_of
@@ -121,7 +121,7 @@ def assemble(config: TrainConfig, *, mesh: Mesh) -> Program:
     put = functools.partial(VideoXLPro.assemble, slots=read_slots(config))
 
     def run(params, visual, text):
-        sequence = _apply(config, params, visual, text, method=put)
+        sequence = apply_method(model, put, params, visual, text)
         return sequence.embeddings, sequence.layout.lengths
 
     batch: dict[str, Any] = abstract_batch(config, mesh=mesh)
@@ -147,7 +147,7 @@ def prefill(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> P
             start = index * CHUNK
             piece = jax.lax.dynamic_slice_in_dim(embeddings, start, CHUNK, axis=1)
             last = jnp.clip(lengths - start, 0, CHUNK) - 1
-            new, cache = _apply(config, params, piece, cache, last, method="prefill")
+            new, cache = apply_method(config.model, "prefill", params, piece, cache, last)
             return jnp.where((last >= 0)[:, None], new, logits), cache
 
         logits = jnp.zeros((rows, decoder.vocab_size), jnp.float32)
@@ -171,7 +171,7 @@ def decode(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Pr
     """Decodes one more id of each row after a full prefill."""
 
     def run(cache, params, ids):
-        return _apply(config, params, ids, cache, method="decode_step")
+        return apply_method(config.model, "decode_step", params, ids, cache)
 
     ids = _rows((config.data.batch_size,), mesh=mesh)
     params = _params(config, mesh=mesh)
@@ -189,10 +189,6 @@ def read_slots(config: TrainConfig) -> int:
     group = STAMP_TOKENS + config.model.tokens_per_group
     read = config.data.max_text_tokens + config.data.max_frames // FRAMES_PER_GROUP * group
     return -(-read // CHUNK) * CHUNK
-
-
-def _apply(config, params, *args, method) -> Any:
-    return VideoXLPro(config.model).apply({"params": params}, *args, method=method)
 
 
 def _cache(config, *, mesh, kind):

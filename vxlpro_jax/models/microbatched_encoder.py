@@ -12,7 +12,7 @@ import jax
 from einops import rearrange
 
 from vxlpro_jax.config.schema import ModelConfig
-from vxlpro_jax.models.video_xl_pro import VideoXLPro
+from vxlpro_jax.models.video_xl_pro import apply_method
 from vxlpro_jax.ops.microbatch import microbatched_map
 
 
@@ -27,7 +27,7 @@ def group_features(
         config: sizes of the model.
         microbatch: number of groups that a device works on at a time; 0 for all of them.
     """
-    apply = functools.partial(_apply, config, "group_features")
+    apply = functools.partial(apply_method, config, "group_features")
     return _map_groups(apply, {"vision": params["vision"]}, frames, microbatch=microbatch)
 
 
@@ -39,7 +39,7 @@ def compress_and_project(
     Only `dts` and `projector` of `params` are used; the other arguments are as above.
     """
     used = {name: params[name] for name in ("dts", "projector")}
-    apply = functools.partial(_apply, config, "compress_and_project")
+    apply = functools.partial(apply_method, config, "compress_and_project")
     return _map_groups(apply, used, features, microbatch=microbatch)
 
 
@@ -47,7 +47,7 @@ def compress(
     params: Mapping[str, Any], features: jax.Array, *, config: ModelConfig, microbatch: int
 ) -> jax.Array:
     """Runs the DTS: [B, G, 4, P, C] -> [B, G, P, C]. Only `dts` of `params` is used."""
-    apply = functools.partial(_apply, config, "compress_groups")
+    apply = functools.partial(apply_method, config, "compress_groups")
     return _map_groups(apply, {"dts": params["dts"]}, features, microbatch=microbatch)
 
 
@@ -55,13 +55,9 @@ def project_and_pool(
     params: Mapping[str, Any], compressed: jax.Array, *, config: ModelConfig, microbatch: int
 ) -> jax.Array:
     """Runs the projector and pools: [B, G, P, C] -> [B, G, N, D]. Only `projector` is used."""
-    apply = functools.partial(_apply, config, "project_and_pool")
+    apply = functools.partial(apply_method, config, "project_and_pool")
     used = {"projector": params["projector"]}
     return _map_groups(apply, used, compressed, microbatch=microbatch)
-
-
-def _apply(config, method, params, groups):
-    return VideoXLPro(config).apply({"params": params}, groups, method=method)
 
 
 def _map_groups(function, params, x, *, microbatch):

@@ -259,19 +259,28 @@ def abstract_params(config: ModelConfig) -> dict:
     return jax.eval_shape(functools.partial(init_params, config), key=jax.random.key(0))
 
 
-@functools.cache
-def jit_method(
-    config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()
-) -> Callable:
-    """Compiles a method of the model as a function of parameters and inputs, once.
+def apply_method(config: ModelConfig, method: str | Callable, params: Any, *inputs: Any) -> Any:
+    """Applies a method of the model to parameters, of which those that it uses suffice.
 
     Args:
         config: sizes of the model.
         method: name of the method, or a function of the bound model and the inputs.
+        params: nested dict of parameters.
+        *inputs: arguments of the method.
+    """
+    return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
+
+
+@functools.cache
+def jit_method(
+    config: ModelConfig, method: str | Callable, donate: tuple[int, ...] = ()
+) -> Callable:
+    """Compiles `apply_method` of a method as a function of parameters and inputs, once.
+
+    Args:
+        config: sizes of the model.
+        method: as in `apply_method`.
         donate: indices of the inputs, counted from 0, whose memory may be overwritten.
     """
-
-    def apply(params, *inputs):
-        return VideoXLPro(config).apply({"params": params}, *inputs, method=method)
-
+    apply = functools.partial(apply_method, config, method)
     return jit(apply, donate_argnums=tuple(1 + index for index in donate))

@@ -63,7 +63,6 @@ def sft_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig)
     `config.pose_max_frames`.
     """
     params = tree.cast(params, config.compute_dtype)
-    model = video_xl_pro.VideoXLPro(config.model)
     counts = config.model.tokens_per_group * seg.one_hot(
         batch["group_segments"], num_segments=config.data.samples_per_row
     ).sum(1)
@@ -78,13 +77,10 @@ def sft_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfig)
         skipped=_skipped(batch, key=jax.random.fold_in(key, 1), config=config),
     )
 
-    def apply(*args: Any, method: str) -> Any:
-        return model.apply({"params": params}, *args, method=method)
-
-    hidden = apply(_visual_tokens(params, batch, config=config), text, method="read")
-    loss = head_cross_entropy(
-        hidden, labels=batch["labels"], to_logits=functools.partial(apply, method="logits")
-    )
+    visual = _visual_tokens(params, batch, config=config)
+    hidden = video_xl_pro.apply_method(config.model, "read", params, visual, text)
+    to_logits = functools.partial(video_xl_pro.apply_method, config.model, "logits", params)
+    loss = head_cross_entropy(hidden, labels=batch["labels"], to_logits=to_logits)
     metrics = {
         "targets": loss.targets,
         "tokens": (batch["token_segments"] > 0).sum() + counts.sum(),
