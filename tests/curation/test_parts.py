@@ -224,20 +224,20 @@ def test_mixture_weights_are_an_error(tmp_path):
 def write_shard(path, *records):
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for record in records:
-        writer.write(ingested.encode(record))
+        writer.write(ingested.encode_record(record))
     writer.close()
 
 
 def test_shards_with_video_paths_can_be_pruned(tmp_path):
     turns = tuple(planted.chat("What?", "This."))
     shard = tmp_path / "a.arrayrecord"
-    write_shard(shard, ingested.Record("x", turns, "clips/a.mp4"))
+    write_shard(shard, ingested.IngestedRecord("x", turns, "clips/a.mp4"))
     [sample] = samples.load_manifest(shard)
     assert json.loads(sample.written) == {
         "id": "x",
         "video": "clips/a.mp4",
         "conversations": list(turns),
     }
-    write_shard(shard, ingested.Record("x", turns, b"\0\0\0\x18ftypmp42"))
+    write_shard(shard, ingested.IngestedRecord("x", turns, b"\0\0\0\x18ftypmp42"))
     with pytest.raises(InputError, match=r"record 0 contains its video"):
         list(samples.load_manifest(shard))

@@ -20,7 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from helpers import ROOT
 from servers import http_files, put, s3_server
 
-from vxlpro_jax.data.sources.arrayrecord_format import decode
+from vxlpro_jax.data.sources.arrayrecord_format import decode_record
 
 SCRIPT = ROOT / "launch" / "ingest.sh"
 SHARDS, PER_SHARD = 20, 500
@@ -237,7 +237,7 @@ def whole_records(data, *, end):
 
 def read_shard(file):
     reader = ArrayRecordReader(str(file))
-    records = [decode(data) for data in reader.read_all()]
+    records = [decode_record(data) for data in reader.read_all()]
     reader.close()
     return records
 

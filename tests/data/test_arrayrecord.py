@@ -27,7 +27,7 @@ def write(tmp_path):
         path = tmp_path / f"{name}.arrayrecord"
         writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         for record in records:
-            writer.write(record if isinstance(record, bytes) else ingested.encode(record))
+            writer.write(record if isinstance(record, bytes) else ingested.encode_record(record))
         writer.close()
         return path
 
@@ -52,11 +52,11 @@ def size(path):
 
 
 def held(name, content=b"\0\0\0\x18ftypmp42"):
-    return ingested.Record(name, TALK, content)
+    return ingested.IngestedRecord(name, TALK, content)
 
 
 def named(name, video="clips/a.mp4"):
-    return ingested.Record(name, TALK, video)
+    return ingested.IngestedRecord(name, TALK, video)
 
 
 def test_records_hold_bytes_or_paths(write, tmp_path):
@@ -114,7 +114,7 @@ def test_a_damaged_record_is_a_bad_sample(write, tmp_path):
     records = [held(str(n), clip) for n in range(40)]
     path = write("a", *records, b"no record")
     data = bytearray(path.read_bytes())
-    place = data.index(ingested.encode(records[20])[:20])
+    place = data.index(ingested.encode_record(records[20])[:20])
     data[place + 100 : place + 110] = bytes(10)
     path.write_bytes(data)
 
@@ -122,7 +122,7 @@ def test_a_damaged_record_is_a_bad_sample(write, tmp_path):
     assert loaded[19].content == loaded[21].content == clip
     with pytest.raises(InputError, match=r"a.arrayrecord, record 20: cannot be read"):
         loaded[20]
-    with pytest.raises(InputError, match=r"a.arrayrecord, record 40: .* no whole record"):
+    with pytest.raises(InputError, match=r"a.arrayrecord, record 40: .* not a complete record"):
         loaded[40]
 
     config = DataConfig(path=str(path), batch_size=41, bad_sample_quota=0.2)

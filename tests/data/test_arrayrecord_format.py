@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, Record, check, decode, encode
+from vxlpro_jax.data.sources.arrayrecord_format import (
+    BadRecord,
+    IngestedRecord,
+    decode_record,
+    encode_record,
+    validate_fields,
+)
 from vxlpro_jax.utils.errors import InputError
 
 TURNS = ({"from": "human", "value": "<image>\nWo?"}, {"from": "gpt", "value": "Überall 🌍"})
@@ -14,12 +20,12 @@ MP4 = b"\0\0\0\x18ftypmp42" + bytes(range(256))
 
 @pytest.mark.parametrize("video", [MP4, "clips/ü.mp4", b"\0"])
 def test_a_record_comes_back(video):
-    record = Record("clip 7", TURNS, video)
-    assert decode(encode(record)) == record
+    record = IngestedRecord("clip 7", TURNS, video)
+    assert decode_record(encode_record(record)) == record
 
 
 def test_the_layout_is_as_documented():
-    data = encode(Record("7", TURNS, MP4))
+    data = encode_record(IngestedRecord("7", TURNS, MP4))
     length = int.from_bytes(data[4:8], "little")
     assert data[:4] == b"VXR1"
     assert json.loads(data[8 : 8 + length]) == {
@@ -32,16 +38,20 @@ def test_the_layout_is_as_documented():
 
 @pytest.mark.parametrize("video", [MP4, "clips/a.mp4"])
 def test_bytes_that_are_no_record_are_told(video):
-    data = encode(Record("7", TURNS, video))
+    data = encode_record(IngestedRecord("7", TURNS, video))
     others = [b"", b"VXR1", b"VXR2" + data[4:], data[:-1], data + b"x", b"VXR1\2\0\0\0[]", TALK]
     for other in others:
-        with pytest.raises(InputError, match="no whole record"):
-            decode(other)
+        with pytest.raises(InputError, match="not a complete record"):
+            decode_record(other)
 
 
 def test_a_good_record_is_taken_as_it_is():
-    assert check(id=b"a", conversations=TALK, video=MP4) == Record("a", TURNS, MP4)
-    assert check(id=7, conversations=TALK, video=b"a/b.mp4") == Record("7", TURNS, "a/b.mp4")
+    assert validate_fields(id=b"a", conversations=TALK, video=MP4) == IngestedRecord(
+        "a", TURNS, MP4
+    )
+    assert validate_fields(id=7, conversations=TALK, video=b"a/b.mp4") == IngestedRecord(
+        "7", TURNS, "a/b.mp4"
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,12 +67,12 @@ def test_a_good_record_is_taken_as_it_is():
     ],
 )
 def test_files_of_known_containers_are_videos(data):
-    assert check(id=b"a", conversations=TALK, video=data).video == data
+    assert validate_fields(id=b"a", conversations=TALK, video=data).video == data
 
 
 @pytest.mark.parametrize("path", ["clip.mp4", "GIF89a.gif", "ftyp/видео 1.mp4", "a..b/c", "a"])
 def test_short_printable_text_is_a_path(path):
-    assert check(id=b"a", conversations=TALK, video=path.encode()).video == path
+    assert validate_fields(id=b"a", conversations=TALK, video=path.encode()).video == path
 
 
 def talk(*turns) -> bytes:
@@ -108,6 +118,6 @@ BAD = {
 def test_bad_records_are_told_by_kind(case):
     kind, spoilt = BAD[case]
     with pytest.raises(BadRecord) as caught:
-        check(**{"id": b"a", "conversations": TALK, "video": MP4, **spoilt})
+        validate_fields(**{"id": b"a", "conversations": TALK, "video": MP4, **spoilt})
     assert caught.value.kind == kind
     assert len(str(caught.value)) < 200

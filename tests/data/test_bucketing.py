@@ -158,7 +158,7 @@ def test_bad_records_of_all_buckets_count_together(data, tmp_path):
 def test_a_state_of_other_buckets_is_refused(data):
     batches = opened(dataclasses.replace(data, frame_buckets=(4,)))
     other = opened(dataclasses.replace(data, frame_buckets=(8,)))
-    with pytest.raises(InputError, match="start the run as it was started"):
+    with pytest.raises(InputError, match="use the setting with which the run was started"):
         other.set_state(batches.get_state())
     batches.close()
     other.close()

@@ -53,7 +53,7 @@ def test_features_come_back_bit_for_bit(dtype, groups, tmp_path):
     assert len(store) == 3
     for key, clip in clips.items():
         assert same(store.read(key), clip)
-    assert same(RunFeatures(store, {}).nothing(), visual(0, kind=kind))
+    assert same(RunFeatures(store, {}).empty(), visual(0, kind=kind))
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".arrayrecord", ".json"]
 
 

@@ -18,7 +18,7 @@ from vxlpro_jax.data.ingest.convert import ConvertedShard, write_shard
 from vxlpro_jax.data.ingest.quota import Tally
 from vxlpro_jax.data.ingest.tfrecord import DamagedShard, Example, SourceShard
 from vxlpro_jax.data.sources import paths
-from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, decode
+from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, decode_record
 from vxlpro_jax.utils.errors import InputError
 
 TALK = json.dumps(chat("<image>", "a")).encode()
@@ -100,7 +100,7 @@ def test_write_shard_keeps_good_records_up_to_the_damage(tmp_path):
     data = (tmp_path / "part").read_bytes()
     assert (part.bytes, part.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     reader = ArrayRecordReader(str(tmp_path / "part"))
-    assert [decode(record).id for record in reader.read_all()] == part.ids
+    assert [decode_record(record).id for record in reader.read_all()] == part.ids
     reader.close()
 
 

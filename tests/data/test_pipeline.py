@@ -14,7 +14,7 @@ from vxlpro_jax.config.schema import IGNORE_LABEL, IMAGE_TOKEN, DataConfig
 from vxlpro_jax.data.loader.build import build_pipeline, tokenizer_for
 from vxlpro_jax.data.synthetic.clips import synthetic_set
 from vxlpro_jax.data.text.chat import Turn, encode_conversation, encode_stamps
-from vxlpro_jax.data.video.reader import group_frames, read_video
+from vxlpro_jax.data.video.reader import group_video, read_video
 from vxlpro_jax.utils.errors import InputError
 
 SIZE = 28
@@ -107,7 +107,7 @@ def test_rows_hold_videos_pictures_and_texts_and_padding(write_data, pipeline, t
     assert stamps == sorted([[], *[[start]] * 2, *[[start, later]] * 4, [start, start]])
     for count in (3, 8):
         video = read_video(tmp_path / f"v{count}.mp4", max_frames=8, size=SIZE)
-        expected = group_frames(video).frames
+        expected = group_video(video).frames
         assert any(np.array_equal(expected, frames) for frames, _ in seen)
     assert any(frames.size and (frames == 9).all() for frames, _ in seen)
 

@@ -43,7 +43,7 @@ def files(tmp_path_factory):
     for sample in SAMPLES:
         video = (folder / sample["video"]).read_bytes()
         turns = tuple(sample["conversations"])
-        writer.write(ingested.encode(ingested.Record(sample["video"], turns, video)))
+        writer.write(ingested.encode_record(ingested.IngestedRecord(sample["video"], turns, video)))
     writer.close()
     shard = {"file": file.name, "records": 2, "sha256": "0" * 64, "bytes": file.stat().st_size}
     (folder / "shards" / "manifest.json").write_text(json.dumps({"shards": [shard]}))

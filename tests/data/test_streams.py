@@ -13,7 +13,7 @@ from PIL import Image
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video.reader import (
     Video,
-    group_frames,
+    group_video,
     read_video,
     stream_groups,
     stream_video,
@@ -249,6 +249,6 @@ def test_groups_in_turn_are_the_groups_of_the_whole(count, groups):
         parts.append(part)
         assert len(part.frames) == len(part.times) <= groups
         assert len(drawn) == min(count, 4 * groups * len(parts))
-    whole = group_frames(video)
+    whole = group_video(video)
     np.testing.assert_array_equal(np.concatenate([part.frames for part in parts]), whole.frames)
     np.testing.assert_array_equal(np.concatenate([part.times for part in parts]), whole.times)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video.containers import MOST_PIXELS
-from vxlpro_jax.data.video.reader import Video, group_frames, read_video
+from vxlpro_jax.data.video.reader import Video, group_video, read_video
 from vxlpro_jax.utils.errors import InputError
 
 STEADY = range(0, 60 * 40, 40)  # 60 frames, 25 a second.
@@ -300,7 +300,7 @@ def encoded_4k(path):
 @pytest.mark.parametrize("count", range(1, 10))
 def test_groups_repeat_only_the_last_frame(count):
     frames = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
-    groups = group_frames(Video(frames, np.arange(count) / 2))
+    groups = group_video(Video(frames, np.arange(count) / 2))
     padded = -(-count // 4)
     assert groups.frames.shape == (padded, 4, 8, 8, 3)
     shown = groups.frames[..., 0, 0, 0].ravel().tolist()

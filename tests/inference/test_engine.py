@@ -314,7 +314,7 @@ def test_streams_of_any_length_encode_as_arrays(engine, tmp_path, groups):
     write_clip(tmp_path / "clip.mp4", frames=4 * groups - 1)
     streamed = engine.encode_video(tmp_path / "clip.mp4", max_frames=1000)
     read = reader.read_video(tmp_path / "clip.mp4", max_frames=1000, size=56)
-    frames, times = reader.group_frames(read)
+    frames, times = reader.group_video(read)
     whole = engine.encode_groups(frames, times=times)
     np.testing.assert_array_equal(streamed.stamp_ids, whole.stamp_ids)
     np.testing.assert_array_equal(streamed.visual, whole.visual)

@@ -228,7 +228,7 @@ def test_files_that_records_hold_have_the_features_of_those_on_disk(config, tmp_
     for name in ("short", "long"):
         content = (tmp_path / f"{name}.mp4").read_bytes()
         talk = tuple(chat("<image>\nWhat?", "red"))
-        held.write(ingested.encode(ingested.Record(name, talk, content)))
+        held.write(ingested.encode_record(ingested.IngestedRecord(name, talk, content)))
     held.close()
     data = dataclasses.replace(config.data, path=str(tmp_path / "held.arrayrecord"), batch_size=2)
     run = fill(dataclasses.replace(config, data=data))

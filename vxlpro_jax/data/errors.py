@@ -1,35 +1,35 @@
-"""What can be wrong with one file of a data set, and what is wrong with the program instead."""
+"""Faults of a file of a data set, and faults of the program."""
 
 import functools
 from typing import Literal
 
 from vxlpro_jax.utils.errors import InputError
 
-Kind = Literal[
-    "missing",  # no such file
-    "unreadable",  # the file system or the network says no
-    "empty",  # no bytes, or a folder without frames
-    "no_video",  # sound or data alone; an array of another shape
-    "no_frames",  # nothing that decodes
-    "cut_off",  # ends before the length that it declares
-    "damaged",  # not to be parsed: broken, or no video or picture at all
-    "too_large",  # more pixels or memory than is safe
-    "timeout",  # took longer than its limit; the process that read it was killed
-    "crashed",  # took the process that read it down with it
+FaultKind = Literal[
+    "missing",  # The file does not exist.
+    "unreadable",  # The file system or network refuses it.
+    "empty",  # The file has no bytes, or the folder no frames.
+    "no_video",  # It has only sound or data, or an array of another shape.
+    "no_frames",  # No frame decodes.
+    "cut_off",  # It ends before the length that it declares.
+    "damaged",  # It cannot be parsed: it is broken, or not a video or picture at all.
+    "too_large",  # It needs more pixels or memory than is safe.
+    "timeout",  # Decoding took longer than the limit, so the decoder was killed.
+    "crashed",  # Decoding crashed the decoder process.
 ]
 
 
 class ProgramError(RuntimeError):
-    """A mistake of this program, or a library that does not do what it is expected to.
+    """A fault of this program, or a library with an unexpected interface.
 
-    It is never counted as a bad file: it ends the run, with a traceback and exit code 1.
+    It is never counted as a bad file: it ends the run with a traceback and exit code 1.
     """
 
 
 class BadFile(InputError):
-    """A video or picture that cannot be used; `kind` is a stable word to count such files by."""
+    """A video or picture that cannot be used; `kind` is a stable word for counting such files."""
 
-    def __init__(self, message: str, *, kind: Kind):
+    def __init__(self, message: str, *, kind: FaultKind):
         super().__init__(message)
         self.kind = kind
 

@@ -53,7 +53,7 @@ def test_hiding_equals_encoding_the_edited_video(micro_folder, film, frames, len
         hidden = hay.hide(engine, needle, at=at)
         edited = pixels[:frames].copy()
         edited[at.start : at.start + length] = needle
-        groups = reader.group_frames(Video(edited, times[:frames]))
+        groups = reader.group_video(Video(edited, times[:frames]))
         whole = engine.encode_groups(groups.frames, times=groups.times)
         np.testing.assert_allclose(hidden.visual, whole.visual, atol=1e-5)
         np.testing.assert_array_equal(hidden.stamp_ids, whole.stamp_ids)

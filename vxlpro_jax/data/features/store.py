@@ -45,7 +45,7 @@ class FeatureStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Finds what has been added to the folder since, to be read instead of what was found."""
+        """Finds visuals that were added to the folder since; they replace those of the same key."""
         for index in find_indices(self.folder):
             if index not in self._indices:
                 self._spans |= read_index(index, kind=self.kind)
@@ -171,6 +171,6 @@ class RunFeatures:
             )
         return self.store.read(key)
 
-    def nothing(self) -> Visual:
-        """The features of a sample without a file."""
+    def empty(self) -> Visual:
+        """Returns the features of a sample without a file."""
         return self.store.kind.blank(0)

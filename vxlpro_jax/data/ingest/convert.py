@@ -104,7 +104,7 @@ def write_shard(
                 try:
                     record = _validated(example, positions)
                     positions[record.id] = position
-                    write(records.encode(record))
+                    write(records.encode_record(record))
                 except records.BadRecord as error:
                     bad.append((position, error.kind, str(error)))
                 read_bytes += example.bytes
@@ -117,10 +117,10 @@ def write_shard(
     return ConvertedShard(list(positions), bad, damage, read_bytes, *size_and_sha256(file))
 
 
-def _validated(example: Example, positions: dict[str, int]) -> records.Record:
+def _validated(example: Example, positions: dict[str, int]) -> records.IngestedRecord:
     if isinstance(example.fields, records.BadRecord):
         raise example.fields
-    record = records.check(**example.fields)
+    record = records.validate_fields(**example.fields)
     if record.id in positions:
         where = f"record {positions[record.id]} of the same shard"
         raise records.BadRecord("duplicate", f"has the id {record.id!r} of {where}")

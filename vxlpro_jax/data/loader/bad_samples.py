@@ -1,4 +1,4 @@
-"""Records that could not become samples: named, counted by kind, and borne up to a quota."""
+"""Records that could not become samples: reported, counted by kind, and tolerated up to a quota."""
 
 import collections
 import json
@@ -14,12 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class BadSample(NamedTuple):
-    """Attributes.
+    """A record that could not be read.
 
-    record: its index among all records.
-    name: where it stands.
-    kind: a word to count by: that of a `BadFile`, or `record` for what the record itself says.
-    reason: a sentence.
+    Attributes:
+        record: index of the record among all records.
+        name: file and position of the record.
+        kind: kind of the fault, as of `BadFile`, or `record` for a fault of the record itself.
+        reason: a sentence.
     """
 
     record: int
@@ -28,22 +29,26 @@ class BadSample(NamedTuple):
     reason: str
 
 
-def told(error: InputError, *, record: int, name: str) -> BadSample:
-    """Of what went wrong with a record."""
+def describe_fault(error: InputError, *, record: int, name: str) -> BadSample:
+    """Makes a `BadSample` of the error that a record raised."""
     kind = error.kind if isinstance(error, BadFile) else "record"
     return BadSample(record, name, kind, str(error))
 
 
 class BadSamples:
-    """Attributes: `records`, the indices of those that were found bad so far."""
+    """Collects bad samples.
+
+    Attributes:
+        records: indices of the records found bad so far.
+    """
 
     def __init__(self, *, total: int, allowed: int, path: Path | None):
-        """None found yet.
+        """Starts with no bad samples.
 
         Args:
-            total: how many records there are.
-            allowed: how many of them may be bad.
-            path: JSON lines are appended here, one for each; None lists them nowhere.
+            total: number of records.
+            allowed: number of records that may be bad.
+            path: file to which bad samples are appended as JSON lines; None for none.
         """
         self.records: set[int] = set()
         self._total, self._allowed, self._path = total, allowed, path
@@ -51,10 +56,10 @@ class BadSamples:
         self._last = ""
 
     def add(self, bad: Iterable[BadSample]) -> None:
-        """Logs and lists what is new.
+        """Logs and lists bad samples that are new.
 
         Raises:
-            InputError: there are more than allowed.
+            InputError: There are more than allowed.
         """
         for sample in bad:
             if sample.record in self.records:
@@ -71,7 +76,7 @@ class BadSamples:
         """Ends the run.
 
         Raises:
-            InputError: always.
+            InputError: Always.
         """
         where = f" (all are listed in {self._path})" if self._path else ""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self._kinds.most_common())

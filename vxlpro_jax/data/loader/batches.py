@@ -1,7 +1,7 @@
-"""Batches of one shape, a step ahead of whoever takes them.
+"""Batches of one shape, prepared one step ahead of their use.
 
-Row `r` of a batch is a stream of its own (see `row_stream`), so that neither workers nor processes
-change what a step sees, and a checkpoint of any number of processes continues with any other.
+Row `r` of a batch is a stream of its own (see `row_stream`), so neither workers nor processes
+change what a step sees, and any number of processes can continue a checkpoint of any other number.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSource:
-    """What the batches are made of.
+    """Everything that batches are made from.
 
     Attributes:
-        records: all of them.
-        reader: records to samples.
-        order: position to a record's index, without end.
+        records: all records.
+        reader: reader that makes samples of records.
+        order: endless order of record indices.
         batch_size: rows of all processes.
-        rows: those of this process.
-        samples_per_row: at most.
-        allowed_bad: records that may be unreadable.
+        rows: rows of this process.
+        samples_per_row: most samples in a row.
+        allowed_bad: number of records that may be unreadable.
     """
 
     records: Records
@@ -47,7 +47,7 @@ class BatchSource:
     allowed_bad: int
 
     def stream(self, row: int, *, state: RowState) -> RowStream:
-        """A row of every batch from `state` on."""
+        """Returns the stream of one row, from `state` on."""
         source = RowSource(
             records=self.records,
             order=self.order,
@@ -56,13 +56,19 @@ class BatchSource:
             batch_size=self.batch_size,
         )
         shape = self.reader.shape
-        # Without text a row's text budget holds any number of samples, which have none.
+        # Samples without text always fit into a row without text slots.
         budget = Size(groups=shape.groups, text=shape.text, samples=self.samples_per_row)
         return RowStream(source, state=state, budget=budget, most_bad=self.allowed_bad)
 
 
 class _Made(NamedTuple):
-    """A batch (None when a row is missing), what was passed over, and the rows' states after it."""
+    """A prepared batch.
+
+    Attributes:
+        batch: the batch; None if a row is missing.
+        bad: records that were skipped.
+        states: states of the rows after the batch.
+    """
 
     batch: Any | None
     bad: list[BadSample]
@@ -70,14 +76,14 @@ class _Made(NamedTuple):
 
 
 class BatchIterator(grain.DatasetIterator):
-    """Batches of a `BatchSource`, made a step ahead.
+    """Batches of a `BatchSource`, prepared one step ahead.
 
-    Its state is plain JSON: the states of its rows, by row, and the records found unreadable so
-    far. It does not depend on the number of workers, nor, joined, on that of processes.
+    The state consists of JSON values: the states of the rows, and the bad records so far. It does
+    not depend on the number of workers, nor, after `join_states`, on the number of processes.
     """
 
     def __init__(self, source: BatchSource, *, bad: BadSamples):
-        """Begins at the first record; the iterators of several buckets share one `bad`."""
+        """Starts at the first record; iterators of several buckets share one `bad`."""
         super().__init__()
         self._source, self._bad = source, bad
         self._states = dict.fromkeys(source.rows, RowState())
@@ -87,10 +93,10 @@ class BatchIterator(grain.DatasetIterator):
         self._ahead: Future[_Made] | None = None
 
     def __next__(self) -> Batch:
-        """The next batch, after naming the records that it had to skip.
+        """Returns the next batch, after reporting the records that were skipped.
 
         Raises:
-            InputError: more records are unreadable than the quota allows.
+            InputError: More records cannot be read than data.bad_sample_quota allows.
         """
         self.start_prefetch()
         assert self._ahead is not None
@@ -103,12 +109,12 @@ class BatchIterator(grain.DatasetIterator):
         return made.batch
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-ready state: the same whatever has been read ahead."""
+        """Returns the state as JSON values; it does not depend on what was read ahead."""
         rows = {str(row): [state.next, *state.held] for row, state in self._states.items()}
         return {"rows": rows, "bad_records": sorted(self._bad.records)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues exactly where `get_state` was called, here or, joined, in other processes."""
+        """Continues exactly where `get_state` was called, here or in other processes."""
         self._stop()
         found = {row: state["rows"][str(row)] for row in self._source.rows}
         self._states = {row: RowState(first, tuple(held)) for row, (first, *held) in found.items()}
@@ -116,7 +122,7 @@ class BatchIterator(grain.DatasetIterator):
 
     @staticmethod
     def join_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """The state of all processes from that of each."""
+        """Returns the state of all processes from the state of each."""
         rows: dict[str, list[int]] = {}
         bad: set[int] = set()
         for state in states:
@@ -126,32 +132,32 @@ class BatchIterator(grain.DatasetIterator):
 
     @property
     def num_bad(self) -> int:
-        """Records found unreadable so far."""
+        """Number of bad records so far."""
         return len(self._bad.records)
 
     @property
     def parts(self) -> tuple["BatchIterator", ...]:
-        """Iterators over batches of one shape: just this."""
+        """Iterators over batches of one shape: this one alone."""
         return (self,)
 
     @property
     def source(self) -> BatchSource:
-        """What the batches are made of."""
+        """Everything that the batches are made from."""
         return self._source
 
     def read_features(self, features: RunFeatures) -> None:
-        """From now on the batches hold these instead of frames."""
+        """Makes batches hold stored features instead of frames from now on."""
         self._stop()
         reader = dataclasses.replace(self._source.reader, features=features)
         self._source = dataclasses.replace(self._source, reader=reader)
 
     def place_with(self, place: Callable[[Batch], Any]) -> None:
-        """From now on `next` gives what `place` makes of a batch, also a step ahead."""
+        """Applies `place` to every batch from now on, also one step ahead."""
         self._stop()
         self._place = place
 
     def start_prefetch(self) -> None:
-        """Begins to read ahead; `next` does so by itself."""
+        """Starts reading ahead; `next` does so by itself."""
         if self._ahead is None:
             self._streams = {
                 row: self._source.stream(row, state=state) for row, state in self._states.items()
@@ -182,7 +188,7 @@ class BatchIterator(grain.DatasetIterator):
         return _Made(self._place(batch), bad, states)
 
     def _stop(self) -> None:
-        """Gives up what has been read ahead."""
+        """Discards what was read ahead."""
         if self._ahead is not None:
             if not self._ahead.cancel():
                 wait([self._ahead])
@@ -192,10 +198,10 @@ class BatchIterator(grain.DatasetIterator):
 
 
 def stack_rows(rows: Sequence[Sequence[Sample]], *, shape: RowShape) -> dict[str, np.ndarray]:
-    """The samples of each row one after another, padded: the batch of `pipeline.build_pipeline`.
+    """Concatenates the samples of each row and pads them to a batch, see `build.build_pipeline`.
 
-    Segments count from 1; 0 is padding. Samples with features make a batch with `features`, or
-    `compressed` if they come from the DTS, in the place of `frames`.
+    Segments count from 1; 0 is padding. Samples with features make a batch with `features`, or with
+    `compressed` if the features come from the DTS, instead of `frames`.
     """
     count, groups, text, first = len(rows), shape.groups, shape.text, rows[0][0].groups
     visuals = {5: "frames", 4: "features", 3: "compressed"}[first.ndim]

@@ -1,9 +1,10 @@
 """Batches of a few static shapes, so that short samples do not pay for long ones.
 
-The records are split by how many groups of frames they may need, which is known without reading
-their files: none for text, so many crops for pictures, what a row has for videos. Each bucket is a
-pipeline of its own, and takes its turn as often as its share of the records says; whose turn it is
-follows from how many batches each has given, so that all processes agree.
+Records are split by the number of groups of frames that they may need, which is known without
+reading their files: none for text, the number of crops for pictures, and a full row for videos of
+unknown duration. Each bucket has a pipeline of its own. Buckets take turns in proportion to their
+records; whose turn it is follows from the number of batches that each has given, so that all
+processes agree.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,17 +23,17 @@ from vxlpro_jax.utils.errors import InputError
 def split_by_groups(
     records: Records, *, reader: SampleReader, groups: Sequence[int], least: int
 ) -> dict[int, Records]:
-    """The records of each bucket by its groups a row.
+    """Returns the records of each bucket, by its groups per row.
 
-    A record is in the first bucket that is large enough. One that cannot be read is in the last,
-    where it will be named.
+    A record goes to the smallest bucket that is large enough. A record that cannot be read goes to
+    the last bucket, which will report it.
 
     Args:
-        records: all of them.
-        reader: of the largest bucket.
-        groups: of each bucket, ascending; the last holds every record.
-        least: records that a bucket must have; those of one with fewer go into the next, and the
-            last, if it has fewer, takes those of the one before.
+        records: all records.
+        reader: reader with the shape of the largest bucket.
+        groups: groups per row of each bucket, ascending; the last bucket can hold every record.
+        least: smallest number of records in a bucket; smaller buckets are merged into the next, and
+            a last bucket that is too small takes the records of the one before.
     """
     count = len(records)
     found = (_bucket(records, index, reader=reader, groups=groups) for index in range(count))
@@ -40,7 +41,7 @@ def split_by_groups(
     for bucket in range(len(groups) - 1):
         if (places == bucket).sum() < least:
             places[places == bucket] = bucket + 1
-    # The last cannot give its few to a larger one, so those of the one below join it.
+    # The last bucket has no larger one to join, so it takes the records of the one below.
     used = np.unique(places)
     if len(used) > 1 and (places == used[-1]).sum() < least:
         places[places == used[-2]] = used[-1]
@@ -60,7 +61,7 @@ def _bucket(records, index, *, reader, groups) -> int:
 
 
 def _subset(records: Records, indices: np.ndarray) -> Records:
-    """Some of the records, still by dataset; int [n], ascending."""
+    """Records at `indices` (int [n], ascending), still divided by data set."""
     starts = np.cumsum([0, *records.counts])
     cuts = np.split(indices, np.searchsorted(indices, starts[1:-1]))
     chosen = zip(records.parts, cuts, starts[:-1], strict=True)
@@ -69,14 +70,14 @@ def _subset(records: Records, indices: np.ndarray) -> Records:
 
 
 class BucketSchedule:
-    """Whose turn it is: the bucket that is furthest behind its share."""
+    """Chooses the bucket that is furthest behind its share."""
 
     def __init__(self, shares: Sequence[int]):
-        """Takes the `shares`, in proportion to which buckets come."""
+        """Takes the relative `shares` of the buckets."""
         self._shares = tuple(shares)
 
     def next(self, taken: Sequence[int]) -> int:
-        """The bucket's place, after each has been `taken` so often; the first of equals."""
+        """Returns the next bucket after each was taken `taken` times; the first one of equals."""
         whole, total = sum(self._shares), sum(taken) + 1
         behind = [
             share * total - count * whole for share, count in zip(self._shares, taken, strict=True)
@@ -85,42 +86,42 @@ class BucketSchedule:
 
 
 class BucketIterator(grain.DatasetIterator):
-    """The batches of several iterators by turns; its state is theirs and how often each came."""
+    """Batches of several iterators in turns; its state holds theirs and the count of each."""
 
     def __init__(
-        self, parts: Sequence[BatchIterator], *, turns: BucketSchedule, source: BatchSource
+        self, parts: Sequence[BatchIterator], *, schedule: BucketSchedule, source: BatchSource
     ):
-        """Takes over the iterators.
+        """Takes ownership of the iterators.
 
         Args:
-            parts: one for each bucket.
-            turns: of these.
-            source: of all records, in the largest shape.
+            parts: iterator of each bucket.
+            schedule: order of the buckets.
+            source: source of all records, with the largest shape.
         """
         super().__init__()
         self.parts = tuple(parts)
         self.source = source
-        self._turns = turns
+        self._schedule = schedule
         self._taken = [0] * len(self.parts)
 
     def __next__(self) -> Batch:
-        """The next batch, of whichever shape.
+        """Returns the next batch, of any of the shapes.
 
         Raises:
-            InputError: more records are unreadable than the quota allows.
+            InputError: More records cannot be read than data.bad_sample_quota allows.
         """
-        bucket = self._turns.next(self._taken)
+        bucket = self._schedule.next(self._taken)
         batch = next(self.parts[bucket])
         self._taken[bucket] += 1
         return batch
 
     @property
     def num_bad(self) -> int:
-        """Records found unreadable so far; the buckets count them together."""
+        """Number of bad records so far; all buckets share the count."""
         return self.parts[0].num_bad
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-ready state."""
+        """Returns the state as JSON values."""
         buckets = [part.get_state() for part in self.parts]
         return {"groups": self._groups, "taken": list(self._taken), "buckets": buckets}
 
@@ -128,13 +129,13 @@ class BucketIterator(grain.DatasetIterator):
         """Continues exactly where `get_state` was called.
 
         Raises:
-            InputError: the state is of a run with other buckets.
+            InputError: The state belongs to a run with other buckets.
         """
         groups = state.get("groups")
         if groups != self._groups:
             raise InputError(
-                f"The checkpoint's data has buckets of {groups} groups and data.frame_buckets now"
-                f" makes {self._groups}: start the run as it was started."
+                f"The checkpoint's data has buckets of {groups} groups, but data.frame_buckets now"
+                f" makes {self._groups}: use the setting with which the run was started."
             )
         self._taken = list(state["taken"])
         for part, of_part in zip(self.parts, state["buckets"], strict=True):
@@ -145,7 +146,7 @@ class BucketIterator(grain.DatasetIterator):
         return [part.source.reader.shape.groups for part in self.parts]
 
     def join_states(self, states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """The state of all processes from that of each."""
+        """Returns the state of all processes from the state of each."""
         states = list(states)
         buckets = zip(*(state["buckets"] for state in states), strict=True)
         joined = [
@@ -154,17 +155,17 @@ class BucketIterator(grain.DatasetIterator):
         return {**states[0], "buckets": joined}
 
     def read_features(self, features: RunFeatures) -> None:
-        """From now on the batches hold these instead of frames."""
+        """Makes batches hold stored features instead of frames from now on."""
         for part in self.parts:
             part.read_features(features)
 
     def place_with(self, place: Callable[[Batch], Any]) -> None:
-        """From now on batches are what `place` makes of them."""
+        """Applies `place` to every batch from now on."""
         for part in self.parts:
             part.place_with(place)
 
     def start_prefetch(self) -> None:
-        """Begins to read ahead."""
+        """Starts reading ahead."""
         for part in self.parts:
             part.start_prefetch()
 

@@ -1,7 +1,7 @@
-"""Records to batches: deterministic, endless, resumable, whatever the number of workers.
+"""Builds the input pipeline: deterministic, endless and resumable for any number of workers.
 
-All records are shuffled anew each epoch, without end. What the config says becomes a source of
-batches, or one for each bucket; `batches` makes them.
+All records are shuffled anew in each epoch, without end. The config becomes one source of batches,
+or one for each bucket, from which `batches` makes batches.
 
 Shapes: B rows of this process, G groups a row, T text slots a row, S image side.
 """
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def tokenizer_for(data: DataConfig) -> Tokenizer:
-    """The tokenizer of `data.tokenizer`, or the shipped tiny one when that is empty."""
+    """Returns the tokenizer of `data.tokenizer`, or the shipped tiny one if that is empty."""
     return Tokenizer.from_folder(data.tokenizer or TINY_TOKENIZER)
 
 
@@ -50,41 +50,31 @@ def build_pipeline(
     pinpoints: Any = DEFAULT_PINPOINTS,
     bad_samples_path: str | Path | None = None,
 ) -> BatchIterator | BucketIterator:
-    """Endless iterator over this process's rows of every batch.
+    """Returns an endless iterator over this process's rows of every batch.
 
-    A batch is a dict of numpy arrays, `B = data.batch_size / process_count`: frames uint8
+    A batch is a dict of numpy arrays with `B = data.batch_size / process_count`: frames uint8
     [B,G,4,S,S,3], stamp_ids int32 [B,G,10], group_segments int32 [B,G], tokens int32 [B,T],
     token_segments int32 [B,T], labels int32 [B,T]. Segments number the samples of a row from 1; 0
-    is padding. Process `i` holds the i-th block of rows. With `data.frame_buckets` G differs from
-    batch to batch.
+    is padding. Process `i` holds the i-th block of rows. With `data.frame_buckets`, G varies
+    between batches.
 
     Args:
-        data: the data fields of the config; an empty `path` means the embedded synthetic clips.
+        data: data fields of the config; an empty `path` means the embedded synthetic clips.
         image_size: S, the side of the vision tower's input.
-        seed: of the shuffles.
-        with_text: False leaves out the text (T = 0) and the records that are nothing else.
-        process_index: this process's place among `process_count`.
-        process_count: how many processes share a batch.
+        seed: seed of the shuffles.
+        with_text: whether to read text; if not, T is 0 and records without a visual are left out.
+        process_index: index of this process.
+        process_count: number of processes that share a batch.
         pinpoints: `image_grid_pinpoints` as in a release-format config.json.
-        bad_samples_path: JSON lines of the records that could not be read are appended here.
+        bad_samples_path: file to which records that cannot be read are appended as JSON lines.
 
     Raises:
-        InputError: shapes that do not fit, a missing or malformed data file or tokenizer; and, from
-            `next`, more unreadable records than `data.bad_sample_quota` allows.
+        InputError: Shapes do not fit together, or a data file or tokenizer is missing or malformed.
+            `next` raises it if more records cannot be read than `data.bad_sample_quota` allows.
     """
     rows = _rows_of_process(data, process_index, process_count)
-    shape = RowShape(
-        groups=_groups(data.max_frames, name="max_frames"),
-        text=data.max_text_tokens if with_text else 0,
-        image_size=image_size,
-    )
+    reader = _sample_reader(data, image_size=image_size, with_text=with_text, pinpoints=pinpoints)
     records = _load(data, load_records if with_text else load_visual_records, seed=seed)
-    reader = SampleReader.build(
-        tokenizer_for(data) if with_text else None,
-        shape=shape,
-        pinpoints=pinpoints,
-        read_video=_video_reader(data, image_size=image_size),
-    )
     make_source = functools.partial(_source, data, rows=rows, seed=seed)
     whole = make_source(records, reader)
     bad = BadSamples(
@@ -94,18 +84,44 @@ def build_pipeline(
     )
     if not data.frame_buckets:
         return BatchIterator(whole, bad=bad)
-    parts, sizes = [], []
-    for groups, some in _buckets(data, records, reader=reader).items():
-        smaller = dataclasses.replace(reader, shape=dataclasses.replace(shape, groups=groups))
-        source = dataclasses.replace(
-            make_source(some, smaller), allowed_bad=min(whole.allowed_bad, len(some) - 1)
-        )
-        parts.append(BatchIterator(source, bad=bad))
-        sizes.append(epoch_length(some.counts, weights=some.weights))
-    return BucketIterator(parts, turns=BucketSchedule(sizes), source=whole)
+    buckets = _buckets(data, records, reader=reader)
+    parts = [
+        BatchIterator(_bucket_source(make_source, whole, some, groups=groups), bad=bad)
+        for groups, some in buckets.items()
+    ]
+    sizes = [epoch_length(some.counts, weights=some.weights) for some in buckets.values()]
+    return BucketIterator(parts, schedule=BucketSchedule(sizes), source=whole)
 
 
-def _source(data, records, reader, *, rows, seed) -> BatchSource:
+def _sample_reader(
+    data: DataConfig, *, image_size: int, with_text: bool, pinpoints: Any
+) -> SampleReader:
+    shape = RowShape(
+        groups=_groups(data.max_frames, name="max_frames"),
+        text=data.max_text_tokens if with_text else 0,
+        image_size=image_size,
+    )
+    return SampleReader.build(
+        tokenizer_for(data) if with_text else None,
+        shape=shape,
+        pinpoints=pinpoints,
+        read_video=_video_reader(data, image_size=image_size),
+    )
+
+
+def _bucket_source(
+    make_source: Callable[..., BatchSource], whole: BatchSource, records: Records, *, groups: int
+) -> BatchSource:
+    """The source of one bucket: fewer groups a row, and fewer bad records than it has records."""
+    shape = dataclasses.replace(whole.reader.shape, groups=groups)
+    source = make_source(records, dataclasses.replace(whole.reader, shape=shape))
+    allowed_bad = min(whole.allowed_bad, len(records) - 1)
+    return dataclasses.replace(source, allowed_bad=allowed_bad)
+
+
+def _source(
+    data: DataConfig, records: Records, reader: SampleReader, *, rows: range, seed: int
+) -> BatchSource:
     return BatchSource(
         records=records,
         reader=reader,
@@ -118,7 +134,7 @@ def _source(data, records, reader, *, rows, seed) -> BatchSource:
 
 
 def _buckets(data: DataConfig, records: Records, *, reader: SampleReader) -> dict[int, Records]:
-    """The records of each bucket, by its groups."""
+    """Returns the records of each bucket, by its groups per row."""
     if data.samples_per_row != 1:
         raise InputError(
             f"data.frame_buckets is {data.frame_buckets} and data.samples_per_row"
@@ -129,7 +145,7 @@ def _buckets(data: DataConfig, records: Records, *, reader: SampleReader) -> dic
     if sizes[-1] > reader.shape.groups:
         raise InputError(
             f"data.frame_buckets has {FRAMES_PER_GROUP * sizes[-1]}, more than data.max_frames"
-            f" ({data.max_frames}), which is always one: leave it out."
+            f" ({data.max_frames}), which is always the largest bucket: remove it."
         )
     sizes = sorted({*sizes, reader.shape.groups})
     return bucketing.split_by_groups(records, reader=reader, groups=sizes, least=data.batch_size)
@@ -169,10 +185,10 @@ def _at_least_one(value: int, *, name: str) -> int:
 
 
 def evaluation_data(data: DataConfig) -> DataConfig:
-    """The same fields for `data.eval_path`, or for the embedded clips that training never sees.
+    """Returns the fields for `data.eval_path`, or for the held-out embedded clips.
 
     Raises:
-        InputError: `data.path` is set but `data.eval_path` is not, or names no visual samples.
+        InputError: `data.path` is set but `data.eval_path` is not, or it has no visual samples.
     """
     if data.path and not data.eval_path:
         raise InputError(
@@ -190,13 +206,13 @@ def evaluation_data(data: DataConfig) -> DataConfig:
 
 
 def read_first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray:
-    """The first `count` groups of frames, or fewer if there are no more: uint8 [n,4,S,S,3].
+    """Returns the first `count` groups of frames, or fewer if there are no more: uint8 [n,4,S,S,3].
 
-    Every video and image is taken once, in the order of the data file; files that cannot be read
-    are named in the log and left out.
+    Every video and image is read once, in the order of the data file; files that cannot be read are
+    logged and left out.
 
     Raises:
-        InputError: a malformed data file, or nothing in it can be read.
+        InputError: The data file is malformed, or none of its files can be read.
     """
     shape = RowShape(groups=data.max_frames // FRAMES_PER_GROUP, text=0, image_size=image_size)
     reader = SampleReader.build(None, shape=shape, pinpoints=DEFAULT_PINPOINTS)
@@ -215,13 +231,14 @@ def read_first_groups(data: DataConfig, *, image_size: int, count: int) -> np.nd
             log.warning("Skipped record %d: %s", index, error)
     if not found:
         raise InputError(
-            f"Of {data.path or 'the embedded clips'} no video and no image can be read."
+            f"No video and no image of {data.path or 'the embedded clips'} can be read: the log"
+            " gives the reasons."
         )
     return np.stack(found[:count])
 
 
 def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Records:
-    """The records of `data.path`, or of the embedded clips that fit a row."""
+    """Loads the records of `data.path`, or of the embedded clips that fit into a row."""
     if not data.path:
         cache = Path(data.cache_dir).expanduser()
         most = data.frames_per_sample or data.max_frames

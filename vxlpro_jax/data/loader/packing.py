@@ -1,35 +1,35 @@
-"""Which samples share a row, from their sizes alone.
+"""Decides which samples share a row, from their sizes alone.
 
-A row is filled from a stream of samples in their order. What does not fit any more is held for the
-next row, which begins with the oldest that is held, so that every sample has its turn.
+Samples of a stream fill a row in their order. A sample that does not fit is held for the next row,
+which begins with the oldest held sample, so that none is left out.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
-# A row looks no further once so many samples are held, or so many rows' worth of groups.
+# A row is closed once this many samples, or the groups of this many rows, are held back.
 _MOST_HELD = 16
 _MOST_ROWS_HELD = 3
 
 
 class Size(NamedTuple):
-    """Of a sample or of what a row has left: groups of frames, text ids, samples."""
+    """Size of a sample, or room in a row: groups of frames, text ids and samples."""
 
     groups: int
     text: int
     samples: int = 1
 
     def holds(self, other: "Size") -> bool:
-        """Whether there is room for the other."""
+        """Whether there is room for another size."""
         return all(own >= needed for own, needed in zip(self, other, strict=True))
 
     def less(self, other: "Size") -> "Size":
-        """What is left beside the other."""
+        """Returns the room that is left beside another size."""
         return Size(*(own - used for own, used in zip(self, other, strict=True)))
 
 
 class Sized(Protocol):
-    """What has a size."""
+    """An item with a size."""
 
     @property
     def size(self) -> Size:
@@ -41,12 +41,12 @@ Item = TypeVar("Item", bound=Sized)
 
 
 def fill_row(held: list[Item], draw: Callable[[], Item], *, budget: Size) -> list[Item]:
-    """The samples of the next row, each the first that fits.
+    """Returns the samples of the next row, each the first one that fits.
 
     Args:
-        held: samples that earlier rows left, oldest first; those that this one leaves replace them.
-        draw: gives the stream's next sample, none of which is larger than the budget.
-        budget: of an empty row.
+        held: samples that earlier rows left, oldest first; replaced by those that this row leaves.
+        draw: function that returns the stream's next sample, which must fit into an empty row.
+        budget: size of an empty row.
     """
     row, left, passed, waiting = [], budget, [], list(held)
     while left.samples and left.groups and not _is_full(passed, budget):

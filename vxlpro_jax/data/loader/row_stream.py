@@ -1,8 +1,8 @@
-"""A row of every batch, as a stream of samples of its own.
+"""Each row of the batches is a stream of samples of its own.
 
-Row `r` of `B` takes the positions r, r + B, r + 2B ... of the order of all records. A record that
-cannot be read is passed over. So what a row holds depends on no other row, and neither workers nor
-processes change it; its state is how far its stream has come and what is held for the next row.
+Row `r` of `B` takes positions r, r + B, r + 2B ... of the order of all records, and skips records
+that cannot be read. So a row depends on no other row, on no worker and on no process. Its state is
+the position in its stream and the samples that are held for the next row.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import grain
 
-from vxlpro_jax.data.loader.bad_samples import BadSample, told
+from vxlpro_jax.data.loader.bad_samples import BadSample, describe_fault
 from vxlpro_jax.data.loader.packing import Size, fill_row
 from vxlpro_jax.data.loader.samples import Sample, SampleReader
 from vxlpro_jax.data.random_access import RandomAccess
@@ -21,10 +21,11 @@ _SAMPLES_AHEAD = 2
 
 
 class RowState(NamedTuple):
-    """Attributes.
+    """State of a row's stream.
 
-    next: number in the stream of the sample to be read next.
-    held: numbers of those that were read before and wait for a row.
+    Attributes:
+        next: number of the next sample to read.
+        held: numbers of samples that were read earlier and wait for a row.
     """
 
     next: int = 0
@@ -32,11 +33,12 @@ class RowState(NamedTuple):
 
 
 class PackedRow(NamedTuple):
-    """Attributes.
+    """A row of a batch.
 
-    samples: of the row; empty if it met more unreadable records than there may be.
-    bad: what was passed over.
-    state: of the stream after it.
+    Attributes:
+        samples: samples of the row; empty if too many records could not be read.
+        bad: records that were skipped.
+        state: state of the stream after the row.
     """
 
     samples: list[Sample]
@@ -45,7 +47,7 @@ class PackedRow(NamedTuple):
 
 
 class StreamItem(NamedTuple):
-    """One place of a stream: a sample, or why there is none."""
+    """One position of a stream: a sample, or the reason why there is none."""
 
     number: int
     sample: Sample | None
@@ -60,15 +62,15 @@ class StreamItem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowSource(RandomAccess[StreamItem]):
-    """Random access to a stream: `source[n]` reads no state and leaves none.
+    """Random access to a row's stream, without state.
 
     Attributes:
-        records: all of them.
-        order: position to a record's index, without end.
-        reader: records to samples.
-        row: of the batch.
+        records: all records.
+        order: endless order of record indices.
+        reader: reader that makes samples of records.
+        row: index of the row in the batch.
         batch_size: rows of a batch.
-        first: what number 0 is called.
+        first: offset that is added to every index.
     """
 
     records: RandomAccess[Record]
@@ -90,20 +92,20 @@ class RowSource(RandomAccess[StreamItem]):
             name = content.name
             return StreamItem(number, self.reader(content), None)
         except InputError as error:
-            return StreamItem(number, None, told(error, record=record, name=name))
+            return StreamItem(number, None, describe_fault(error, record=record, name=name))
 
 
 class RowStream:
-    """Reads a row's samples ahead, in a thread of its own, and packs them."""
+    """Reads a row's samples ahead in a thread of its own, and packs them."""
 
     def __init__(self, source: RowSource, *, state: RowState, budget: Size, most_bad: int):
-        """A stream that continues where `state` was given.
+        """Continues a stream.
 
         Args:
-            source: of the row's samples.
-            state: of an earlier `Row`.
-            budget: of a row.
-            most_bad: how many records may be unreadable, fewer than there are.
+            source: samples of the row.
+            state: state to continue from.
+            budget: size of an empty row.
+            most_bad: number of records that may be unreadable; less than the number of records.
         """
         self._source, self._budget, self._most_bad = source, budget, most_bad
         self._held: list[StreamItem] | None = None
@@ -114,7 +116,7 @@ class RowStream:
         self._ahead.start_prefetch()
 
     def take(self) -> PackedRow:
-        """The next row."""
+        """Returns the next row."""
         bad: dict[int, BadSample] = {}
         if self._held is None:
             again = [self._source[number] for number in self._state.held]
@@ -141,9 +143,9 @@ class RowStream:
         return PackedRow(samples, list(bad.values()), self._state)
 
     def close(self) -> None:
-        """Ends its thread."""
+        """Ends the thread."""
         self._ahead.close()
 
 
 class _TooManyBadError(Exception):
-    """More unreadable records than there may be."""
+    """More records cannot be read than allowed."""

@@ -1,4 +1,4 @@
-"""Records to samples, samples to padded rows.
+"""Turns records into samples.
 
 Shapes: B rows, G groups a row, g groups of one sample, T text slots a row, t of one sample, S side
 of a frame.
@@ -20,13 +20,20 @@ from vxlpro_jax.data.text.chat import encode_conversation, encode_stamps
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video.images import Grid, group_crops, parse_pinpoints, read_image
 from vxlpro_jax.data.video.pool import DecoderPool
-from vxlpro_jax.data.video.reader import group_frames, read_video
+from vxlpro_jax.data.video.reader import group_video, read_video
 from vxlpro_jax.data.video.sampling import Sampling, Video
 from vxlpro_jax.utils.errors import InputError
 
 
 class Sample(NamedTuple):
-    """groups, see `Visual`; stamp_ids int32 [g,10]; tokens and labels int32 [t]."""
+    """A decoded and tokenized record.
+
+    Attributes:
+        groups: frames or features, see `Visual`.
+        stamp_ids: int32 [g,10], time stamps of the groups.
+        tokens: int32 [t], text ids.
+        labels: int32 [t], targets.
+    """
 
     groups: np.ndarray
     stamp_ids: np.ndarray
@@ -35,13 +42,19 @@ class Sample(NamedTuple):
 
     @property
     def size(self) -> Size:
-        """What it takes of a row."""
+        """Room that the sample takes in a row."""
         return Size(groups=len(self.groups), text=len(self.tokens))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowShape:
-    """The static shape that rows are padded to: G groups, T text slots, S image side."""
+    """Static shape that rows are padded to.
+
+    Attributes:
+        groups: G, groups of frames.
+        text: T, text slots.
+        image_size: S, side of a frame.
+    """
 
     groups: int
     text: int
@@ -50,9 +63,9 @@ class RowShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoReader:
-    """How videos are read: at most `max_frames` frames, uniformly or `fps` a second.
+    """Reads videos: at most `max_frames` frames, uniformly or at `fps` frames a second.
 
-    With `decoders` they are read in processes of their own, under a time limit.
+    With `decoders`, processes of a pool read them, under a time limit.
     """
 
     max_frames: int
@@ -62,14 +75,14 @@ class VideoReader:
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames it takes."""
+        """The rule by which frames are sampled."""
         return Sampling(self.max_frames, self.fps, self.size)
 
     def __call__(self, file: Path | BinaryIO) -> Video:
-        """The frames of a video.
+        """Returns the sampled frames of a video.
 
         Raises:
-            BadFile: as `read_video` and `DecoderPool.read`.
+            BadFile: The video cannot be used, see `read_video` and `DecoderPool.read`.
         """
         options = {"max_frames": self.max_frames, "size": self.size, "fps": self.fps}
         if self.decoders is None:
@@ -79,10 +92,10 @@ class VideoReader:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleReader:
-    """Reads one record's file and encodes its text; `build` makes it from a config's values.
+    """Reads a record's files and encodes its text; `build` makes it from values of a config.
 
-    Without a tokenizer samples have no text, and their stamps are zeros. Where `features` are, they
-    stand in for frames.
+    Without a tokenizer, samples have no text and their stamps are zeros. With `features`, stored
+    features replace frames.
     """
 
     tokenizer: Tokenizer | None
@@ -100,15 +113,13 @@ class SampleReader:
         pinpoints: Any,
         read_video: VideoReader | None = None,
     ) -> Self:
-        """A reader whose pictures never need more groups than a row has.
+        """Makes a reader whose pictures never need more groups than a row has.
 
-        By default a video may fill a row with frames, uniformly spaced.
-
-        Tilings of more crops than that are left out, which differs because the release has no
-        static shapes to fit.
+        By default a video may fill a row with uniformly spaced frames. Tilings with more crops than
+        a row has groups are left out; the release keeps them, because it has no static shapes.
 
         Raises:
-            InputError: malformed `pinpoints`, or none that fits.
+            InputError: `pinpoints` is malformed, or no tiling fits.
         """
         grids = parse_pinpoints(pinpoints, size=shape.image_size)
         fitting = tuple(grid for grid in grids if grid.columns * grid.rows <= shape.groups)
@@ -121,10 +132,10 @@ class SampleReader:
         return cls(tokenizer=tokenizer, shape=shape, read_video=read_video or whole, grids=fitting)
 
     def __call__(self, record: Record) -> Sample:
-        """The record's sample.
+        """Returns the record's sample.
 
         Raises:
-            InputError: the file cannot be used, or the text is longer than a row.
+            InputError: A file cannot be used, or the text is longer than a row.
         """
         if self.tokenizer is None:
             groups, _ = self.visual(record)
@@ -138,31 +149,33 @@ class SampleReader:
             )
         visual = _thinned(self.visual(record), most=self.shape.groups)
         stamps = encode_stamps(visual.times, tokenizer=self.tokenizer, scale=record.scale)
-        # Nothing stands before the first id that could predict it; the release's shift drops it.
+        # The first id has no predecessor that could predict it; the release's shift drops it.
         labels = np.concatenate([[IGNORE_LABEL], chat.labels[1:]]).astype(np.int32)
         return Sample(visual.groups, stamps, chat.ids, labels)
 
     def visual(self, record: Record) -> Visual:
-        """What the record shows; no groups if it is text alone.
+        """Returns what the record shows; no groups if it is text alone.
 
         Raises:
-            InputError: the file cannot be used.
+            InputError: A file cannot be used.
         """
-        return self._frames(record) if self.features is None else self._features(record)
+        if self.features is None:
+            return self._frames(record)
+        return self._stored_features(record, features=self.features)
 
     def media_fingerprint(self, record: Record) -> str:
-        """Names what a record shows; another text as soon as its files change.
+        """Identifies the files of a record; the text differs as soon as a file changes.
 
         Raises:
-            InputError: a file is missing or lies outside of its root.
+            InputError: A file is missing or outside of its root.
         """
         return "\0".join(map(fingerprint, record.media))
 
     def reading(self, record: Record) -> str:
-        """Tells all that the record's frames depend on besides its files and their size.
+        """Describes everything that the record's frames depend on besides its files and their size.
 
         Raises:
-            InputError: it has too many pictures.
+            InputError: The record has too many pictures.
         """
         if record.images:
             tilings = " ".join(f"{grid.columns}x{grid.rows}" for grid in self._tilings(record))
@@ -170,13 +183,13 @@ class SampleReader:
         return f"at most {self.read_video.max_frames} frames at {self.read_video.fps}"
 
     def most_groups(self, record: Record) -> int:
-        """Groups that a row needs for the record at most, known without reading its files.
+        """Returns the most groups that the record can need, without reading its files.
 
-        A video whose record tells its duration needs no more than that makes at a fixed rate; one
-        that is longer all the same loses groups, evenly.
+        A video with a known duration needs at most the groups of that duration at a fixed rate. If
+        it turns out to be longer, groups are dropped evenly.
 
         Raises:
-            InputError: it has too many pictures.
+            InputError: The record has too many pictures.
         """
         if record.images:
             crops = max(grid.columns * grid.rows for grid in self._tilings(record))
@@ -185,13 +198,13 @@ class SampleReader:
             return 0
         return -(-self.read_video.sampling.most(record.duration) // FRAMES_PER_GROUP)
 
-    def _features(self, record: Record) -> Visual:
+    def _stored_features(self, record: Record, *, features: RunFeatures) -> Visual:
         if not record.has_visual:
-            return self.features.nothing()
+            return features.empty()
         try:
-            return self.features.read(record.media, reading=self.reading(record))
+            return features.read(record.media, reading=self.reading(record))
         except InputError:
-            self._frames(record)  # What is wrong with the file itself is told first.
+            self._frames(record)  # A fault of the file itself is the better message.
             raise
 
     def _frames(self, record: Record) -> Visual:
@@ -201,11 +214,11 @@ class SampleReader:
             return Visual(group_crops(crops), np.zeros(len(crops)))
         if record.has_visual:
             with open_media(record.media[0]) as file:
-                return Visual(*group_frames(self.read_video(file)))
+                return Visual(*group_video(self.read_video(file)))
         return Visual(np.zeros((0, FRAMES_PER_GROUP, size, size, 3), np.uint8), np.zeros(0))
 
     def _tilings(self, record: Record) -> tuple[Grid, ...]:
-        """Those that each picture may have; several share a row's groups evenly."""
+        """Tilings that each picture may use; several pictures share a row's groups evenly."""
         share = self.shape.groups // len(record.images)
         grids = tuple(grid for grid in self.grids if grid.columns * grid.rows <= share)
         if not grids:
@@ -216,7 +229,7 @@ class SampleReader:
         return grids
 
     def _crops(self, record: Record) -> list[np.ndarray]:
-        """Those of each picture."""
+        """Crops of each picture."""
         grids, crops = self._tilings(record), []
         for picture in record.media:
             with open_media(picture) as file:
@@ -225,7 +238,7 @@ class SampleReader:
 
 
 def _thinned(visual: Visual, *, most: int) -> Visual:
-    """At most so many groups of it, uniformly."""
+    """Keeps at most `most` groups, evenly spaced."""
     count = len(visual.groups)
     if count <= most:
         return visual

@@ -1,4 +1,4 @@
-"""The endless order of records: a position in it is all that a run needs to continue."""
+"""The endless order of records; a run needs only its position in it to continue."""
 
 import sys
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from vxlpro_jax.data.random_access import RandomAccess
 def record_order(
     counts: Sequence[int], *, weights: Sequence[float], seed: int
 ) -> RandomAccess[int]:
-    """Maps each position of an endless order to a record's index; random access, no state.
+    """Maps each position of an endless order to the index of a record.
 
-    Every epoch is shuffled anew. In each a record of a dataset comes as often as its `weight` says:
-    with 1 once, with 2 twice, with 0.5 in every second one. None comes again before all others of
-    its dataset have come as often.
+    The order has random access and no state. Every epoch has a new shuffle, in which a data set's
+    records come as often as its weight says: once for 1, twice for 2, in every second epoch for
+    0.5. No record is repeated before all other records of its data set have come equally often.
 
     Args:
-        counts: how many records each dataset has; their indices follow one another.
-        weights: one for each dataset, above 0.
-        seed: of the shuffles.
+        counts: number of records of each data set; indices are consecutive.
+        weights: weight of each data set, above 0.
+        seed: seed of the shuffles.
     """
     if all(weight == 1 for weight in weights):
         return _shuffled(sum(counts), seed=seed)
@@ -30,12 +30,12 @@ def record_order(
 
 
 def epoch_length(counts: Sequence[int], *, weights: Sequence[float]) -> int:
-    """Positions in an epoch."""
+    """Returns the number of positions in an epoch."""
     return sum(_places(counts, weights))
 
 
 class _WeightedOrder(RandomAccess[int]):
-    """An epoch shuffles places; the places of a dataset take its own endless order on."""
+    """Each epoch shuffles places; those of a data set continue the data set's own endless order."""
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):
         self._first_record = np.cumsum([0, *counts])
@@ -58,7 +58,7 @@ class _WeightedOrder(RandomAccess[int]):
 
 
 def _places(counts: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """How many positions of an epoch each dataset has; one that has records has at least one."""
+    """Positions of an epoch for each data set; a data set with records has at least one."""
     return [
         max(1, round(count * weight)) if count else 0
         for count, weight in zip(counts, weights, strict=True)

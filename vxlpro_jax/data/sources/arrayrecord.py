@@ -104,7 +104,7 @@ class ShardRecords(RecordSequence):
         where = f"{redact_url(self._shard.file)}, record {index}"
         reader = self._reader = self._reader or _open(local_copy(self._shard, folder=self._copies))
         try:
-            found = ingested.decode(reader.read([index])[0])
+            found = ingested.decode_record(reader.read([index])[0])
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{where}: cannot be read. {error}") from error
         held = isinstance(found.video, bytes)

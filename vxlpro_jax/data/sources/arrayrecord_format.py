@@ -1,14 +1,15 @@
-"""One record of an ingested ArrayRecord shard: its bytes, and what makes a record bad.
+"""Binary format of a record in an ingested ArrayRecord shard, and validation of its fields.
 
-Layout, in this order:
+The parts of a record, in order:
 
 * 4 bytes: `VXR1`;
-* 4 bytes: the length of the header, unsigned, little endian;
+* 4 bytes: length of the header, unsigned, little-endian;
 * the header, a JSON object in UTF-8: `id`, `conversations` and either `video` (a path under
-  data.video_root) or `video_bytes` (how many bytes follow);
-* the bytes of the video's file, if the record holds it.
+  data.video_root) or `video_bytes` (the number of bytes that follow);
+* the content of the video file, if the record contains it.
 
-Needs the standard library alone: ingest, which writes records, runs where JAX is not installed.
+This module needs only the standard library, because ingest writes records where JAX is not
+installed.
 """
 
 import json
@@ -20,13 +21,13 @@ from vxlpro_jax.utils.errors import InputError
 
 IMAGE_MARK = "<image>"
 
-# A path on any system is shorter; a video's file is longer or holds control characters.
+# Paths are shorter on every system; a video file is longer or contains control characters.
 _LONGEST_PATH = 4096
 
 _START = struct.Struct("<4sI")
 _MAGIC = b"VXR1"
 
-# First bytes of the containers that FFmpeg and the readers of `data` open, and where they stand.
+# Position and value of the signatures of containers that FFmpeg and `data.video` open.
 _SIGNATURES = (
     *((4, name) for name in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),
     (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
@@ -40,17 +41,17 @@ _SIGNATURES = (
     (0, b"GIF89a"),
     (0, b"\x93NUMPY"),
 )
-# Packets of an MPEG transport stream begin with 0x47; each of these is (first, distance).
+# Packets of an MPEG transport stream begin with 0x47: (position of the first, distance).
 _TRANSPORT = ((0, 188), (4, 192))
 
 
-class Record(NamedTuple):
+class IngestedRecord(NamedTuple):
     """One sample.
 
     Attributes:
-        id: unique in its set.
+        id: id, unique in its data set.
         conversations: LLaVA's turns, each `{"from": "human" or "gpt", "value": text}`.
-        video: the bytes of a video's file, or its path under data.video_root.
+        video: content of a video file, or its path under data.video_root.
     """
 
     id: str
@@ -59,15 +60,15 @@ class Record(NamedTuple):
 
 
 class BadRecord(Exception):
-    """A record that cannot be used: `kind` is the field at fault, the text is the reason."""
+    """A record that cannot be used; `kind` is the field at fault, the text is the reason."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
         self.kind = kind
 
 
-def encode(record: Record) -> bytes:
-    """The bytes of a record; the same for the same record, always."""
+def encode_record(record: IngestedRecord) -> bytes:
+    """Serializes a record; equal records give equal bytes."""
     held = isinstance(record.video, bytes)
     header = {
         "id": record.id,
@@ -80,11 +81,11 @@ def encode(record: Record) -> bytes:
     )
 
 
-def decode(data: bytes) -> Record:
-    """The record that `encode` made `data` from.
+def decode_record(data: bytes) -> IngestedRecord:
+    """Restores a record from the bytes that `encode_record` made.
 
     Raises:
-        InputError: other bytes, or some are missing.
+        InputError: The bytes are not a complete record.
     """
     try:
         magic, length = _START.unpack_from(data)
@@ -97,7 +98,7 @@ def decode(data: bytes) -> Record:
     if len(data) - start != header.get("video_bytes", 0):
         raise _foreign()
     video = header["video"] if "video" in header else data[start:]
-    return Record(header["id"], tuple(header["conversations"]), video)
+    return IngestedRecord(header["id"], tuple(header["conversations"]), video)
 
 
 def _is_header(header: Any) -> bool:
@@ -108,16 +109,16 @@ def _is_header(header: Any) -> bool:
     )
 
 
-def check(*, id: Any, conversations: Any, video: Any) -> Record:
-    """A record of three fields as a tf.train.Example holds them: bytes, or an integer for `id`.
+def validate_fields(*, id: Any, conversations: Any, video: Any) -> IngestedRecord:
+    """Makes a record of the three fields of a tf.train.Example: bytes, or an integer for `id`.
 
-    `video` is a path if it is at most 4096 bytes of UTF-8 without control characters, and the bytes
-    of a file otherwise. Fields of a turn other than `from` and `value` are left out.
+    `video` is a path if it is at most 4096 bytes of UTF-8 without control characters, else the
+    content of a file. Fields of a turn other than `from` and `value` are dropped.
 
     Raises:
-        BadRecord: one of them is missing or cannot be used.
+        BadRecord: A field is missing or cannot be used.
     """
-    return Record(_id(id), _turns(conversations), _video(video))
+    return IngestedRecord(_id(id), _turns(conversations), _video(video))
 
 
 def _id(value: Any) -> str:
@@ -138,14 +139,14 @@ def _turns(value: Any) -> tuple[dict[str, str], ...]:
     if not isinstance(turns, list) or not turns:
         raise BadRecord(kind, f"is {_shown(turns)}: expected a non-empty list")
     turns = tuple(_turn(turn, f"[{i}]") for i, turn in enumerate(turns))
-    # A reply that comes first is dropped in training.
+    # Training drops a leading reply.
     read = turns[1:] if turns[0]["from"] == "gpt" else turns
     if not read:
         raise BadRecord(kind, "has no human turn")
     if any(IMAGE_MARK in turn["value"] for turn in read if turn["from"] == "gpt"):
         raise BadRecord(kind, f"has {IMAGE_MARK} in a reply: only a human turn may hold it")
     if (places := sum(turn["value"].count(IMAGE_MARK) for turn in read)) != 1:
-        raise BadRecord(kind, f"has {places} times {IMAGE_MARK}: it marks the video's place, once")
+        raise BadRecord(kind, f"has {IMAGE_MARK} {places} times: it marks the video's place, once")
     return turns
 
 
@@ -174,7 +175,9 @@ def _video(value: Any) -> bytes | str:
     if name is not None:
         return _checked_path(name)
     if not _is_container(value):
-        raise BadRecord("video", f"begins with {value[:12]!r}: no known video container does")
+        raise BadRecord(
+            "video", f"begins with {value[:12]!r}, which is not the start of a video container"
+        )
     return value
 
 
@@ -224,7 +227,7 @@ def _has_controls(text: str) -> bool:
 
 def _foreign() -> InputError:
     return InputError(
-        "This is no whole record of an ingest: give the shards that launch/ingest.sh wrote."
+        "This is not a complete record of an ingest: give the shards that launch/ingest.sh wrote."
     )
 
 

@@ -19,16 +19,16 @@ from vxlpro_jax.data.sources.schema import short_repr
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.registry import nearest
 
-Kind = Literal["all", "first", "end", "random"]
+StrategyKind = Literal["all", "first", "end", "random"]
 
 _KEYS = ("json_path", "sampling_strategy", "weight", "video_root", "image_root")
-_STRATEGY = re.compile(rf"({'|'.join(get_args(Kind)[1:])}):(\d+(?:\.\d+)?)(%?)")
+_STRATEGY = re.compile(rf"({'|'.join(get_args(StrategyKind)[1:])}):(\d+(?:\.\d+)?)(%?)")
 
 
 class Strategy(NamedTuple):
     """Which records of a data set are used: a number of them, or a percentage, rounded up."""
 
-    kind: Kind = "all"
+    kind: StrategyKind = "all"
     amount: float = 0.0
     percent: bool = False
 
@@ -138,7 +138,7 @@ def _strategy(value: Any, where: str) -> Strategy:
             f"{where}: field 'sampling_strategy' is {short_repr(value)}: expected all, or first:N,"
             " end:N or random:N with a number of records or, as in random:5%, percent."
         )
-    return Strategy(cast(Kind, kind), float(amount), bool(percent))
+    return Strategy(cast(StrategyKind, kind), float(amount), bool(percent))
 
 
 def _weight(value: Any, where: str) -> float:

@@ -1,7 +1,7 @@
-"""Files near and far, opened to read, and never one that is outside of its root.
+"""Opens local and remote files for reading, restricted to their root.
 
-URLs are opened by fsspec; keys, endpoints and time limits come from the usual environment of its
-libraries (aiohttp, s3fs, gcsfs).
+fsspec opens URLs; its libraries (aiohttp, s3fs, gcsfs) take credentials, endpoints and time limits
+from their usual environment variables.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.sources.paths import escapes_root, is_remote, is_web, redact_url
 from vxlpro_jax.utils.errors import InputError
 
-_BLOCK = 4 << 20  # Bytes that are asked for at a time.
+_BLOCK = 4 << 20  # Bytes of a request.
 
 
 class StoredFile(NamedTuple):
-    """A video or picture: the file `name` under `root`, or its bytes, `content`."""
+    """A video or picture: the file `name` under `root`, or its content."""
 
     root: str
     name: str
@@ -34,12 +34,13 @@ class StoredFile(NamedTuple):
 
 @contextlib.contextmanager
 def open_media(file: StoredFile) -> Iterator[Path | BinaryIO]:
-    """The path of a local file, whether or not it exists; else a file object that can seek.
+    """Yields the path of a local file, whether or not it exists, or else a seekable file object.
 
-    Whatever goes wrong while a file object is read is an InputError too.
+    Errors while the file object is read are InputErrors too.
 
     Raises:
-        InputError: it leads out of its root, or a remote one cannot be opened or cannot seek.
+        InputError: The file is outside of its root, or a remote file cannot be opened or is not
+            seekable.
     """
     if file.content:
         with io.BytesIO(file.content) as stream:
@@ -55,10 +56,10 @@ def open_media(file: StoredFile) -> Iterator[Path | BinaryIO]:
 
 
 def fingerprint(file: StoredFile) -> str:
-    """Names a file; another text as soon as its bytes change, as far as its storage tells.
+    """Identifies a file; the text differs when its content changes, as far as the storage can tell.
 
     Raises:
-        InputError: there is no such file, or it leads out of its root.
+        InputError: The file does not exist or is outside of its root.
     """
     if file.content:
         return hashlib.sha256(file.content).hexdigest()
@@ -72,10 +73,10 @@ def fingerprint(file: StoredFile) -> str:
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a pattern with `*`, `?` or `[` names, sorted.
+    """Returns the files that match a pattern with `*`, `?` or `[`, sorted.
 
     Raises:
-        InputError: none, or an HTTP server, which does not list its files.
+        InputError: No file matches, or the pattern is on an HTTP server, which cannot list files.
     """
     if not is_remote(pattern):
         found = sorted(glob.glob(pattern))
@@ -95,10 +96,10 @@ def matching(pattern: str) -> list[str]:
 
 @contextlib.contextmanager
 def open_binary(file: str) -> Iterator[BinaryIO]:
-    """A file, near or far, to read.
+    """Opens a local or remote file for reading.
 
     Raises:
-        InputError: it cannot be opened or, if it is remote, read.
+        InputError: The file cannot be opened, or a remote file cannot be read.
     """
     with _told(file):
         if is_remote(file):
@@ -111,12 +112,13 @@ def open_binary(file: str) -> Iterator[BinaryIO]:
 
 
 def fetch(url: str, *, folder: Path, version: str) -> Path:
-    """A local copy in `folder` of a remote file, made when it is first asked for.
+    """Returns a local copy in `folder` of a remote file, which is copied when it is first needed.
 
-    Processes may race: one copies, the others wait. `version` tells copies of changed files apart.
+    Of several processes, one copies and the others wait. `version` tells copies of changed files
+    apart.
 
     Raises:
-        InputError: it cannot be read, or not be written.
+        InputError: The file cannot be read, or the copy cannot be written.
     """
     named = hashlib.sha256(f"{url}\0{version}".encode()).hexdigest()[:16]
     copy = folder / f"{named}-{PurePosixPath(urlsplit(url).path).name}"
@@ -132,31 +134,31 @@ def fetch(url: str, *, folder: Path, version: str) -> Path:
     except OSError as error:
         raise InputError(
             f"A copy of {redact_url(url)} cannot be written to {folder} ({error}): set"
-            " data.cache_dir to a folder that can."
+            " data.cache_dir to a writable folder."
         ) from error
     return copy
 
 
 def version(url: str) -> str:
-    """Tells a changed remote file from what it was, as far as its storage tells.
+    """Identifies the version of a remote file, as far as the storage can tell.
 
     Raises:
-        InputError: there is no such file.
+        InputError: The file does not exist.
     """
     with _told(url):
         system, path = _filesystem(url)
         info = system.info(path)
-        # A tag is of the bytes; what else there is may change with the time of writing.
+        # An ETag depends on the content; other metadata may change with the time of writing.
         tag = info.get("ETag") or info.get("etag")
         told = [tag] if tag else [system.ukey(path), info.get("Last-Modified")]
         return " ".join(map(str, [info.get("size"), *told]))
 
 
 def resolve_inside(root: str | Path, name: str) -> Path:
-    """The file `name` under `root`, links followed.
+    """Returns the path of the file `name` under `root`, with links resolved.
 
     Raises:
-        InputError: it lies outside of `root`.
+        InputError: The file is outside of `root`.
     """
     root = Path(root).resolve()
     try:
@@ -172,7 +174,7 @@ def resolve_inside(root: str | Path, name: str) -> Path:
 
 
 def _remote_inside(root: str, name: str) -> str:
-    """The URL of `name` under `root`."""
+    """Returns the URL of `name` under `root`."""
     if escapes_root(name):
         raise InputError(
             f"{name} leads out of its place {redact_url(root)}: data files may only name files"
@@ -183,7 +185,7 @@ def _remote_inside(root: str, name: str) -> str:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's filesystem, and the name that a file has there."""
+    """Returns fsspec's filesystem for a URL, and the path of the file in it."""
     import fsspec
 
     return fsspec.core.url_to_fs(url)
@@ -210,7 +212,10 @@ def _told(place: str) -> Iterator[None]:
 
 
 def _not_found(place: str, error: FileNotFoundError) -> BadFile:
-    """What it says, unless a server said something else or nothing: fsspec then raises it too."""
+    """Makes a missing-file error, or another one if a server gave another answer.
+
+    fsspec raises FileNotFoundError in that case too.
+    """
     cause = error.__cause__
     if isinstance(cause, OSError) or getattr(cause, "status", 404) not in (404, 410):
         return _unreadable(place, cause)
@@ -227,7 +232,7 @@ def _unreadable(place: str, error: Exception) -> BadFile:
 
 
 class _RemoteFile(io.RawIOBase):
-    """fsspec's file, whose errors are told."""
+    """A file of fsspec whose errors are InputErrors."""
 
     def __init__(self, file: Any, url: str):
         super().__init__()
@@ -266,7 +271,7 @@ class _RemoteFile(io.RawIOBase):
 
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes `path` when it is whole."""
+    """Opens a temporary file that becomes `path` when it is complete."""
     handle, partial = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:

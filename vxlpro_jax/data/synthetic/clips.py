@@ -1,9 +1,9 @@
-"""The tiny preset's embedded task: drawn clips that ask for what the model claims to do.
+"""The tiny preset's embedded task: drawn clips that test the model's skills.
 
-Real mp4 files and LLaVA-format JSON, the same for everyone, written once to a cache folder. Every
-question has four possible answers, each the right one equally often, so that it tells nothing of
-its own. Held-out clips show combinations that training does not: of colour and shape, and of two
-flashes' colours and times.
+The clips are real mp4 files with LLaVA-format JSON, identical everywhere, and are written once to a
+cache folder. Every question has four possible answers that are right equally often, so that it
+gives nothing away. Held-out clips show combinations that training does not: of colour and shape,
+and of the colours and times of two flashes.
 
 Shapes: F frames of one clip, H and W its height and width, S side of a frame.
 """
@@ -24,21 +24,28 @@ from vxlpro_jax.data.synthetic.drawing import COLOURS, SHAPES, Canvas, Figure, w
 from vxlpro_jax.data.text.chat import IMAGE_MARK
 from vxlpro_jax.utils.errors import InputError
 
-VERSION = 6  # Part of the folder's name: raise it whenever what is written changes.
+VERSION = 6  # Part of the folder's name: raise it whenever the written files change.
 SEED = 5
 FPS = 2
 FRAMES = 8
 _FLASH = 2  # Frames.
 
 Split = Literal["train", "eval"]
-SIZES: dict[Split, int] = {"train": 1536, "eval": 192}  # Whole rounds of every combination.
+SIZES: dict[Split, int] = {"train": 1536, "eval": 192}  # Multiples of all combinations.
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 NUMBERS = ("1", "2", "3", "4")
 
 
 class ClipQuestion(NamedTuple):
-    """Attributes: `kind` of skill, `text`, `answer`, and the `choices` it is one of."""
+    """A question about a clip.
+
+    Attributes:
+        kind: skill that it tests.
+        text: text of the question.
+        answer: right answer.
+        choices: possible answers.
+    """
 
     kind: str
     text: str
@@ -47,14 +54,25 @@ class ClipQuestion(NamedTuple):
 
 
 class DrawnClip(NamedTuple):
-    """frames uint8 [F,H,W,3], shown at `FPS`, and what can be asked of them."""
+    """A clip and its questions.
+
+    Attributes:
+        frames: F frames uint8 [H,W,3], shown at `FPS`.
+        questions: questions about the clip.
+    """
 
     frames: list[np.ndarray]
     questions: list[ClipQuestion]
 
 
 class SyntheticSet(NamedTuple):
-    """Where the set lies: the folder of its clips, and two data files."""
+    """Paths of the set.
+
+    Attributes:
+        root: folder of the clips.
+        train: data file for training.
+        eval: data file of held-out clips.
+    """
 
     root: Path
     train: Path
@@ -62,13 +80,13 @@ class SyntheticSet(NamedTuple):
 
 
 def make_clip(index: int, *, split: Split) -> DrawnClip:
-    """Clip number `index` of a split: its frames and questions, always the same."""
+    """Draws clip number `index` of a split and its questions; the result is always the same."""
     rng = np.random.default_rng([SEED, split == "eval", index])
     turn, kind = divmod(index, len(_KINDS))
     combinations, draw = _KINDS[kind]
     shown = combinations(split)
     clip = draw(rng, *shown[turn % len(shown)])
-    # Held-out questions are asked alone: in training each comes first as often.
+    # Held-out questions are asked alone, so in training each must come first equally often.
     order = rng.permutation(len(clip.questions))
     return clip._replace(questions=[clip.questions[i] for i in order])
 
@@ -76,7 +94,7 @@ def make_clip(index: int, *, split: Split) -> DrawnClip:
 def _looks(split: Split, *, answers: Iterable[str]) -> list[tuple[str, str, str]]:
     """Each answer with each colour and shape that the split shows together.
 
-    Held out are combinations that tell nothing of the answer, in neither split.
+    The held-out combinations say nothing about the answer, in either split.
     """
     pairs = itertools.product(enumerate(COLOURS), enumerate(SHAPES))
     return [
@@ -108,10 +126,7 @@ def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> Draw
 
 
 def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) -> DrawnClip:
-    """One to four shapes of a kind tremble in the corners.
-
-    All shapes have the same area.
-    """
+    """One to four shapes of a kind tremble in the corners; all shapes have the same area."""
     canvas = _canvas(rng)
     corners = rng.permutation([(0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72)])
     corners = corners[: int(number)] + rng.uniform(-0.04, 0.04, (int(number), 2))
@@ -125,7 +140,7 @@ def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) ->
 
 
 def _flashes(split: Split) -> list[tuple]:
-    """Two colours, two slots of time, and which flash is asked for."""
+    """Two colours, their two time slots, and the flash that a question asks for."""
     colours = itertools.permutations(enumerate(COLOURS), 2)
     slots = itertools.combinations(range(FRAMES // _FLASH), 2)
     return [
@@ -137,17 +152,17 @@ def _flashes(split: Split) -> list[tuple]:
 
 
 def _held_out_slots(first: int, last: int) -> tuple[int, int] | None:
-    """The slots at which only held-out clips show two colours, given by their places; or None.
+    """Time slots, by index, at which only held-out clips show two colours; None if there are none.
 
-    They lie in different groups of four frames, so that what one token shows is never new; over all
-    pairs of colours each colour is in each slot once.
+    The slots lie in different groups of four frames, so that the content of one token is never new.
+    Over all pairs of colours, each colour is in each slot once.
     """
     pairing = first ^ last
     return ((first + pairing + 1) % 2, 2 + first // 2) if pairing < 3 else None
 
 
 def _flashing(rng: np.random.Generator, colours, slots, asked: int) -> DrawnClip:
-    """The background flashes in one colour, later in another."""
+    """The background flashes in one colour and later in another."""
     canvas, shown = _canvas(rng), dict(zip(slots, colours, strict=True))
     frames = [canvas.draw([], background=shown.get(i // _FLASH, "")) for i in range(FRAMES)]
     first, last = (
@@ -173,7 +188,7 @@ def _haystack(rng: np.random.Generator, colour: str, depth: float) -> DrawnClip:
     return haystack(rng, colour=colour, groups=FRAMES // FRAMES_PER_GROUP, depth=depth)
 
 
-# What each kind of clip combines in a split, and how it is drawn.
+# For each kind of clip: the combinations of a split, and the function that draws one.
 _KINDS: tuple[tuple[Callable[[Split], list[tuple]], Callable[..., DrawnClip]], ...] = (
     (functools.partial(_looks, answers=DIRECTIONS), _moving),
     (functools.partial(_looks, answers=NUMBERS), _counting),
@@ -183,7 +198,7 @@ _KINDS: tuple[tuple[Callable[[Split], list[tuple]], Callable[..., DrawnClip]], .
 
 
 def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float) -> DrawnClip:
-    """Grey frames among which one group shows a coloured card, at `depth` from 0 to 1."""
+    """Draws grey frames among which one group shows a coloured card, at `depth` from 0 to 1."""
     canvas = _canvas(rng)
     at = round(depth * (groups - 1))
     place, radius = rng.uniform(0.35, 0.65, 2), rng.uniform(0.2, 0.3)
@@ -199,7 +214,13 @@ def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float
 
 
 class MotionClips(NamedTuple):
-    """frames uint8 [N,4,S,S,3]; labels int [N], into `DIRECTIONS`; picked int [N], a frame each."""
+    """Clips of four frames in which one shape moves.
+
+    Attributes:
+        frames: uint8 [N,4,S,S,3].
+        labels: int [N], indices into `DIRECTIONS`.
+        picked: int [N], one frame of each clip.
+    """
 
     frames: np.ndarray
     labels: np.ndarray
@@ -207,10 +228,10 @@ class MotionClips(NamedTuple):
 
 
 def motion_clips(count: int, *, side: int) -> MotionClips:
-    """Clips of four frames in which one shape moves, always the same.
+    """Draws clips of four frames in which one shape moves; the result is always the same.
 
-    Where the shape is in the `picked` frame tells nothing about where it goes: across its way it
-    is off the middle by as much as it may be along it.
+    The position of the shape in the `picked` frame says nothing about its direction: across its
+    path the shape is off the middle by as much as it may be along it.
     """
     rng = np.random.default_rng([SEED, count, side])
     labels = rng.integers(len(DIRECTIONS), size=count)
@@ -220,7 +241,7 @@ def motion_clips(count: int, *, side: int) -> MotionClips:
 
 
 def _motion(rng: np.random.Generator, *, step: tuple[int, int], side: int) -> np.ndarray:
-    # Darker than every shape, so that a linear read-out needs not know the colour.
+    # Darker than every shape, so that a linear probe need not know the colour.
     canvas = Canvas(side, side, int(rng.integers(15, 75)))
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
     middle, radius = rng.uniform(0.35, 0.65, 2), rng.uniform(0.1, 0.18)
@@ -231,19 +252,19 @@ def _motion(rng: np.random.Generator, *, step: tuple[int, int], side: int) -> np
 
 
 def synthetic_set(cache: Path) -> SyntheticSet:
-    """The embedded set under `cache`, written now if it is not there yet.
+    """Returns the embedded set under `cache`, which is written first if it is not there.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
     """
     root = create_folder_once(cache / f"synthetic-v{VERSION}", _write_task)
     return SyntheticSet(root, root / "train.json", root / "eval.json")
 
 
 def create_folder_once(root: Path, write: Callable[[Path], None]) -> Path:
-    """The folder `root`, which appears at once and whole.
+    """Returns the folder `root`, which is created at once and complete.
 
-    So an interrupted run leaves nothing that looks finished, and processes may race.
+    So an interrupted run leaves no folder that looks complete, and processes may race.
     """
     if root.is_dir():
         return root
@@ -256,8 +277,8 @@ def create_folder_once(root: Path, write: Callable[[Path], None]) -> Path:
     except OSError as error:
         if not root.is_dir():  # Otherwise another process was faster, with the same content.
             raise InputError(
-                f"{root} cannot be written ({error}): set data.cache_dir, or --cache, to a"
-                " folder that can."
+                f"{root} cannot be written ({error}): set data.cache_dir, or --cache_dir, to a"
+                " writable folder."
             ) from error
     finally:
         if building:
@@ -283,7 +304,7 @@ def _write_clip(index: int, split: Split, folder: Path) -> list[dict]:
 
 
 def clip_records(clip: DrawnClip, *, name: str, split: Split) -> list[dict]:
-    """LLaVA-format samples: one conversation to learn from, or each question by itself."""
+    """Returns LLaVA-format samples: one conversation for training, else one sample per question."""
     chats = [clip.questions] if split == "train" else [[q] for q in clip.questions]
     return [
         {
@@ -298,7 +319,7 @@ def clip_records(clip: DrawnClip, *, name: str, split: Split) -> list[dict]:
 
 
 def conversation(questions: Iterable[ClipQuestion]) -> list[dict]:
-    """Turns of a LLaVA-format sample; the video stands before the first question."""
+    """Returns the turns of a LLaVA-format sample; the video comes before the first question."""
     turns = []
     for i, question in enumerate(questions):
         text = question.text if i else f"{IMAGE_MARK}\n{question.text}"

@@ -1,4 +1,4 @@
-"""Drawn clips as real mp4 files.
+"""Draws clips and writes them as real mp4 files.
 
 Shapes: H and W, height and width of a frame.
 """
@@ -27,10 +27,14 @@ _WALL = 0.2  # Thickness, in units of the canvas.
 
 
 class Figure(NamedTuple):
-    """A shape: its centre in units of the canvas; radius of the circle of the same area.
+    """A shape on a canvas.
 
-    The radius is in units of the side of a square of the canvas's area, so that shapes of one
-    radius fill the same share of every canvas.
+    Attributes:
+        shape: name of the shape.
+        colour: name of its colour.
+        centre: centre in units of the canvas.
+        radius: radius of the circle of the same area, in units of the side of a square of the
+            canvas's area, so that shapes of one radius fill the same share of every canvas.
     """
 
     shape: str
@@ -40,8 +44,13 @@ class Figure(NamedTuple):
 
 
 class Canvas(NamedTuple):
-    """Attributes: `width` and `height` in pixels (even); `grey` of the background; `has_walls`: one
-    along each side, of its own colour.
+    """The background of a frame.
+
+    Attributes:
+        width: width in pixels, even.
+        height: height in pixels, even.
+        grey: level of the background.
+        has_walls: whether there is a wall along each side, each of its own colour.
     """
 
     width: int
@@ -50,7 +59,7 @@ class Canvas(NamedTuple):
     has_walls: bool = False
 
     def draw(self, figures: Iterable[Figure], *, background: str = "") -> np.ndarray:
-        """A frame, uint8 [H,W,3]; `background` is a colour's name, or empty for grey."""
+        """Draws a frame, uint8 [H,W,3]; `background` is the name of a colour, or empty for grey."""
         fill = COLOURS[background] if background else (self.grey,) * 3
         picture = Image.new("RGB", (self.width, self.height), fill)
         pen = ImageDraw.Draw(picture)
@@ -81,7 +90,7 @@ def _cross(pen, x, y, r, fill):
     pen.rectangle((x - r / 3, y - r, x + r / 3, y + r), fill=fill)
 
 
-# How to draw each, and its area for r = 1.
+# For each shape: the function that draws it, and its area for r = 1.
 _PENS: dict[str, tuple[Callable, float]] = {
     "circle": (
         lambda pen, x, y, r, fill: pen.ellipse((x - r, y - r, x + r, y + r), fill=fill),
@@ -108,7 +117,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: Fraction | int) 
     first = next(frames)
     with av.open(str(path), "w") as container:
         if "libx264" in av.codecs_available:
-            # Slower presets give bytes that depend on what happens to lie in memory.
+            # The output of slower presets depends on uninitialized memory.
             options = {"crf": "18", "preset": "ultrafast"}
             stream = container.add_stream("libx264", rate=fps, options=options)
         else:

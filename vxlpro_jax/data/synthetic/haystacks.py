@@ -1,6 +1,6 @@
-"""The embedded task's longer videos: cards in haystacks, to learn from and to be measured by.
+"""The embedded task's longer videos: cards in haystacks, for training and evaluation.
 
-Real mp4 files beside data files in the form of `data.synthetic`, written once to a cache folder.
+Real mp4 files with data files in the format of `synthetic.clips`, written once to a cache folder.
 """
 
 import itertools
@@ -23,34 +23,35 @@ from vxlpro_jax.data.synthetic.drawing import COLOURS, write_mp4
 
 NEEDLE_FRAMES = (8, 16, 32, 64, 128)
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-NEEDLES = 4  # Of each length and depth.
+NEEDLES = 4  # Clips of each length and depth.
 
 TRAIN_FRAMES = (16, 32, 64)
-TRAIN_CLIPS = 64  # Of each length.
-_STRETCHES = 8  # Of each clip's time stamps,
-_LONGEST_STRETCH = 256.0  # up to some 8,000 seconds.
+TRAIN_CLIPS = 64  # Clips of each length.
+_STRETCHES = 8  # Factors by which each clip's time stamps are stretched.
+_LONGEST_STRETCH = 256.0  # Largest factor, for about 8,000 seconds.
 
 
 def needle_set(cache: Path) -> Path:
-    """A data file of haystacks under `cache`, written now if it is not there yet.
+    """Returns a data file of haystacks under `cache`, which is written first if it is not there.
 
-    Its samples have, beside the fields of the held-out ones, `frames` and `depth`. Their clips lie
-    in its folder.
+    Its samples have the fields of held-out samples and also `frames` and `depth`. The clips are in
+    the same folder.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
     """
     return create_folder_once(cache / f"needles-v{VERSION}", _write_needles) / "needles.json"
 
 
 def training_set(cache: Path, *, most_frames: int) -> list[Path]:
-    """Data files of haystacks to learn from, of up to `most_frames` frames; none if too few.
+    """Returns data files of haystacks of up to `most_frames` frames, for training.
 
-    A file for each length, beside its clips; written under `cache` now if they are not there yet. A
-    clip comes several times, each time with its time stamps stretched by another `scale`.
+    There is a file for each length, in the folder of its clips; they are written under `cache`
+    first if they are not there. A clip has several samples, each with its time stamps stretched by
+    another `scale`. No file is returned if `most_frames` is too small.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
     """
     lengths = [frames for frames in TRAIN_FRAMES if frames <= most_frames]
     if not lengths:
@@ -87,7 +88,7 @@ def _write_clips(rng: np.random.Generator, folder: Path, *, frames: int) -> Iter
 
 
 def _write_clip(rng, place: Path, *, colour: str, frames: int, depth: float) -> list[dict]:
-    """Writes `place`.mp4; its samples, to be asked one by one."""
+    """Writes `place`.mp4 and returns its samples, one for each question."""
     clip = haystack(rng, colour=colour, groups=frames // FRAMES_PER_GROUP, depth=depth)
     write_mp4(place.with_suffix(".mp4"), clip.frames, fps=FPS)
     return clip_records(clip, name=place.name, split="eval")

@@ -8,7 +8,7 @@ import av
 
 from vxlpro_jax.data.video.media_file import MediaFile
 
-# The largest picture of H.264 and HEVC up to level 6.2, 8192 x 4352; 8K has 33 million.
+# Largest picture of H.264 and HEVC up to level 6.2, 8192 x 4352; 8K has 33 million pixels.
 MOST_PIXELS = 35_651_584
 
 # PyAV before 19 refuses a file whose title is not UTF-8 unless it is asked to be lenient. Later
@@ -19,7 +19,7 @@ _LENIENT = (
 
 
 class Opened(NamedTuple):
-    """A container and the video stream in it that is read."""
+    """An open container and the video stream to read."""
 
     container: av.container.InputContainer
     stream: av.VideoStream
@@ -27,10 +27,10 @@ class Opened(NamedTuple):
 
 @contextlib.contextmanager
 def opened(media: MediaFile, *, threads: int = 1) -> Iterator[Opened]:
-    """The open file; whatever FFmpeg objects to meanwhile becomes a `BadFile`.
+    """Opens a file; errors of FFmpeg meanwhile become a `BadFile`.
 
     Raises:
-        BadFile: not a video, no video stream, or too large.
+        BadFile: The file is not a video, has no video stream, or is too large.
     """
     with media.reading(), _av_open(media, most_pixels=MOST_PIXELS) as container:
         stream = next(filter(_moving, container.streams.video), None)
@@ -63,10 +63,10 @@ def _av_open(media: MediaFile, *, most_pixels: int, **options: str) -> Iterator:
 
 
 def _check_size(media: MediaFile) -> None:
-    """Finds out why the size is not known: FFmpeg does not tell one that it was not allowed.
+    """Finds out why the size is unknown, since FFmpeg does not say that a size is over the limit.
 
     Raises:
-        BadFile: always.
+        BadFile: Always.
     """
     with _av_open(
         media, most_pixels=4 * MOST_PIXELS, skip_frame="all", probesize="32"
@@ -80,5 +80,5 @@ def _check_size(media: MediaFile) -> None:
 
 
 def _moving(stream: av.VideoStream) -> bool:
-    """False for the cover picture of a sound file."""
+    """Whether a stream is a video and not the cover picture of a sound file."""
     return not stream.disposition & av.stream.Disposition.attached_pic

@@ -1,10 +1,10 @@
-"""Frames of video containers, decoded in order, one at a time.
+"""Decodes frames of video containers, in order and one at a time.
 
-A file is read twice: its packets first, which cost little and tell when frames are shown; then the
-frames that are wanted. Where packets tell all, decoding starts at key frames and skips what no
-wanted frame needs.
+A file is read twice: first its packets, which cost little and give the times of frames; then the
+sampled frames. If the packets give all times, decoding starts at key frames and skips whatever no
+sampled frame needs.
 
-Shapes: n frames in the order of time, F taken frames, S side of a taken frame.
+Shapes: n frames in the order of time, F sampled frames, S side of a sampled frame.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from vxlpro_jax.data.video.containers import MOST_PIXELS, opened
 from vxlpro_jax.data.video.gop import decode_range, packet_ranges
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.packets import Packets, read_packets
-from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Shown, TimedFrame, Video
+from vxlpro_jax.data.video.sampling import FrameStream, FrameTimes, Sampling, TimedFrame, Video
 
-# Frames kept back until it is sure that they are right: codecs let one come later than, or need,
-# at most so many that are shown after it, and those may turn out damaged.
+# Frames held back until they are known to be right. A codec may output a frame after, or make it
+# depend on, at most 16 frames that are shown later and may turn out damaged.
 _HELD = 16
 
 _SMALL = 320 * 240  # Pixels.
 
-_STRAYED = "gives other frames each time that it is decoded: replace or remove the file"
+_UNEXPECTED = "gives other frames each time that it is decoded: replace or remove the file"
 
 _ROTATIONS = {
     90: Image.Transpose.ROTATE_90,
@@ -44,37 +44,42 @@ _Frames = Generator[TimedFrame, None, None]
 
 
 def stream_container(media: MediaFile, *, sampling: Sampling, threads: int) -> FrameStream:
-    """The frames that `sampling` asks for, one at a time.
+    """Streams the sampled frames.
 
-    Where packets do not tell all, everything is decoded once before, to learn the times. Where one
-    that should gives no frame, as it may when damaged, the frame before it stays in its place.
+    If the packets do not give all times, everything is decoded once beforehand to learn them. If a
+    packet that should give a frame does not, as may happen when it is damaged, the frame before it
+    is repeated.
 
     Raises:
-        BadFile: not a video, no video stream, no frames, too large, cut off or damaged; now, or
-            with the frame where it shows.
+        BadFile: The file is not a video, has no video stream or frames, is too large, cut off or
+            damaged; raised now, or with the frame where it shows.
     """
     source = _Source(media, packets=read_packets(media), sampling=sampling, threads=threads)
-    return _as_told(source, _on_screen) if source.packets.tell_all else _as_measured(source)
+    return (
+        _stream_by_packets(source, _on_screen)
+        if source.packets.one_frame_each
+        else _stream_by_decoding(source)
+    )
 
 
 def read_container(media: MediaFile, *, sampling: Sampling, threads: int) -> Video:
-    """The frames that `sampling` asks for, in memory.
+    """Reads the sampled frames into memory.
 
-    Decodes everything once more only where frames do not come as packets tell. Then what comes out
-    is what there is: some packets give no frame (such as leading frames of an open group).
+    Everything is decoded once more only if frames do not come as the packets say. Then the decoded
+    frames count: some packets give no frame, such as leading frames of an open group of pictures.
 
     Raises:
-        BadFile: as `stream_container`.
+        BadFile: As for `stream_container`.
     """
     source = _Source(media, packets=read_packets(media), sampling=sampling, threads=threads)
     try:
-        return _as_told(source, _expected).collect()
-    except _Strayed:
-        return _as_measured(source).collect()
+        return _stream_by_packets(source, _expected).collect()
+    except _UnexpectedFrames:
+        return _stream_by_decoding(source).collect()
 
 
-class _Strayed(BadFile):
-    """Frames do not come as they should."""
+class _UnexpectedFrames(BadFile):
+    """The decoded frames do not match the packets."""
 
 
 class _Source(NamedTuple):
@@ -84,45 +89,47 @@ class _Source(NamedTuple):
     threads: int
 
 
-def _as_told(source: _Source, rest: Callable[[_Source, np.ndarray], _Frames]) -> FrameStream:
-    """Trusts what the packets tell; if they have no times, those that come with the frames count.
+def _stream_by_packets(
+    source: _Source, rest: Callable[[_Source, np.ndarray], _Frames]
+) -> FrameStream:
+    """Streams frames by the times of packets, or of decoded frames if packets have none.
 
     Args:
-        source: of the frames.
-        rest: gives those that decoding parts of the file is not sure to give.
+        source: file and sampling.
+        rest: function that gives the frames that decoding parts of the file may not give.
     """
     shown = source.packets.shown()
     picks = source.sampling.picks(shown)
 
     def frames() -> _Frames:
-        came = (yield from _from_spans(source, picks)) if source.packets.tell_all else 0
+        came = (yield from _from_spans(source, picks)) if source.packets.one_frame_each else 0
         if came < len(picks):
             yield from rest(source, picks[came:])
 
     return FrameStream(shown.times[picks], frames())
 
 
-def _as_measured(source: _Source) -> FrameStream:
-    """Decodes everything to learn when frames are shown, then again for those that are taken."""
+def _stream_by_decoding(source: _Source) -> FrameStream:
+    """Decodes everything to learn the times of frames, then again for the sampled ones."""
     times = np.array(array("d", (seconds for _, seconds in _decoded(source))))
-    shown = Shown(times, times[-1] + source.packets.last)
+    shown = FrameTimes(times, times[-1] + source.packets.last)
     picks = source.sampling.picks(shown)
     return FrameStream(shown.times[picks], _from_start(source, picks, expected=None))
 
 
 def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, None, int]:
-    """The frames at `picks`, as long as they are sure to be those that decoding all would give.
+    """Yields the frames at `picks`, while they are sure to equal those of decoding the whole file.
 
     Returns:
-        How many those are.
+        The number of frames that were yielded.
     """
     media, packets = source.media, source.packets
     times, wanted = packets.shown().times[picks], np.sort(packets.pts)[picks].tolist()
     places, held, came = set(wanted), {}, 0
-    # Whether a file is damaged shows when all is decoded.
+    # Damage is ignored here; it shows when the rest of the file is decoded.
     with (
         contextlib.suppress(BadFile),
-        _beside(_converter(source)) as convert,
+        _in_thread(_converter(source)) as convert,
         opened(media, threads=source.threads) as file,
     ):
         for span in packet_ranges(packets, picks):
@@ -143,7 +150,7 @@ def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, Non
 
 
 def _on_screen(source: _Source, picks: np.ndarray) -> _Frames:
-    """Decodes from the first frame on; where one of `picks` does not come, the one before stays."""
+    """Decodes from the first frame on; a pick without a frame repeats the frame before it."""
     pts, times = np.sort(source.packets.pts)[picks], source.packets.shown().times[picks]
     convert, taken, before = _converter(source), 0, None
     with source.media.reading(), contextlib.closing(_decoded(source)) as decoded:
@@ -159,18 +166,19 @@ def _on_screen(source: _Source, picks: np.ndarray) -> _Frames:
 
 
 def _expected(source: _Source, picks: np.ndarray) -> _Frames:
-    """Decodes from the first frame on; `_Strayed` unless frames are at their packets' times."""
+    """Decodes from the first frame on; raises if frames are not at their packets' times."""
     expected = np.sort(source.packets.pts) if source.packets.timed else None
     return _from_start(source, picks, expected=expected)
 
 
 def _from_start(source: _Source, picks: np.ndarray, *, expected: np.ndarray | None) -> _Frames:
-    """Decodes from the first frame on, as far as `picks` reach.
+    """Decodes from the first frame to the last of `picks`.
 
     Raises:
-        BadFile: `_Strayed` if frames end before, or are not at the `expected` times, in ticks.
+        BadFile: `_UnexpectedFrames` if frames end early or are not at the `expected` times, in
+            ticks.
     """
-    strayed = _Strayed(*source.media.bad(_STRAYED, kind="damaged").args, kind="damaged")
+    strayed = _UnexpectedFrames(*source.media.bad(_UNEXPECTED, kind="damaged").args, kind="damaged")
     convert, taken = _converter(source), 0
     with source.media.reading(), contextlib.closing(_decoded(source)) as decoded:
         for index, (frame, seconds) in enumerate(decoded):
@@ -185,10 +193,10 @@ def _from_start(source: _Source, picks: np.ndarray, *, expected: np.ndarray | No
 
 
 def _decoded(source: _Source) -> Generator[tuple[av.VideoFrame, float], None, None]:
-    """Every frame and when it is shown, in seconds after the first, not decreasing.
+    """Yields every frame and its time in seconds after the first, not decreasing.
 
     Raises:
-        BadFile: there are none, or the file is damaged.
+        BadFile: There are no frames, or the file is damaged.
     """
     first, latest, index = None, 0.0, -1
     with opened(source.media, threads=source.threads) as (container, stream):
@@ -210,11 +218,11 @@ def _seconds(frame: av.VideoFrame, *, first: int | None, index: int, packets: Pa
 
 
 def _converter(source: _Source) -> _Convert:
-    """Makes frames upright uint8 [S,S,3]."""
+    """Makes a function that converts frames to upright uint8 [S,S,3]."""
     to_rgb = VideoReformatter()
 
     def convert(frame: av.VideoFrame) -> np.ndarray:
-        """Turned by the file's rotation, against the clock, then resized."""
+        """Rotates counterclockwise by the file's rotation, then resizes."""
         source.media.check_pixels(frame.width, frame.height, most=MOST_PIXELS)
         rgb = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
         picture = Image.fromarray(rgb)
@@ -225,10 +233,10 @@ def _converter(source: _Source) -> _Convert:
 
 
 @contextlib.contextmanager
-def _beside(convert: _Convert) -> Generator[Callable[[av.VideoFrame], Future[np.ndarray]]]:
-    """`convert` in a thread of its own while decoding goes on; memory holds one frame more.
+def _in_thread(convert: _Convert) -> Generator[Callable[[av.VideoFrame], Future[np.ndarray]]]:
+    """Runs `convert` in a thread while decoding continues; memory holds one more frame.
 
-    Small frames, with which a thread takes longer than it saves, are converted at once.
+    Small frames are converted at once, because a thread costs more time than it saves.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="frames") as converter:
         last: Future[np.ndarray] | None = None

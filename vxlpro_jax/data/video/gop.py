@@ -1,4 +1,4 @@
-"""Runs of packets, from a key frame on, that are decoded for the frames that are taken.
+"""Decodes runs of packets that start at a key frame, for the frames that are taken.
 
 Shapes: F taken frames.
 """
@@ -14,21 +14,21 @@ from vxlpro_jax.data.video.containers import Opened
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.packets import Packets
 
-# Codecs whose decoder leaves out frames that no other refers to, where they are not wanted.
+# Codecs whose decoder can skip frames that no other frame refers to.
 _SKIPPING = ("h264",)
-# To stop the decoder and start it at a key frame costs about as much as this many frames.
+# Restarting the decoder at a key frame costs about as much as decoding this many frames.
 _RESTART = 8
 
 
 class PacketRange(NamedTuple):
-    """Packets to decode in one go, from a key frame on: positions in the file, both inclusive."""
+    """Packets to decode in one run, from a key frame on: positions in the file, both inclusive."""
 
     start: int
     last: int
 
 
 def packet_ranges(packets: Packets, picks: np.ndarray) -> list[PacketRange]:
-    """What has to be decoded for the frames at `picks`.
+    """Returns the packets to decode for the frames at `picks`.
 
     A frame needs the last key frame that is not shown after it, and the packets from there to its
     own.
@@ -53,10 +53,10 @@ def decode_range(
     span: PacketRange,
     wanted: Container[int],
 ) -> Iterator[av.VideoFrame]:
-    """What a span's packets give, from its key frame on.
+    """Yields the frames of a range, from its key frame on.
 
     Raises:
-        BadFile: the key frame is none, or something does not decode from there.
+        BadFile: The range does not start with a key frame, or a frame does not decode.
     """
     key = int(packets.pts[span.start])
     found_key = False

@@ -1,6 +1,6 @@
-"""Frames that no video container holds: a folder of pictures, an array, an animated WebP.
+"""Frames outside video containers: a folder of pictures, an array, an animated WebP.
 
-Shapes: n frames, F taken ones, H and W height and width.
+Shapes: n frames, F sampled frames, H and W height and width.
 """
 
 import os
@@ -16,22 +16,22 @@ from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video.containers import MOST_PIXELS
 from vxlpro_jax.data.video.images import PILLOW_FAULTS, open_picture
 from vxlpro_jax.data.video.media_file import MediaFile
-from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Shown, TimedFrame
+from vxlpro_jax.data.video.sampling import FrameStream, FrameTimes, Sampling, TimedFrame
 
-# A folder of frames and an array carry no times: each frame lasts a second.
+# A folder of frames and an array have no times: each frame lasts a second.
 SECONDS_A_FRAME = 1.0
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
-# From indices, which increase, to the pictures there.
+# A function from increasing indices to the pictures there.
 _Pictures = Callable[[Sequence[int]], Generator[Image.Image, None, None]]
 
 
 def stream_folder(media: MediaFile, *, sampling: Sampling) -> FrameStream:
-    """Frames of a folder's pictures in natural order (2 before 10), shown a second each.
+    """Streams a folder's pictures in natural order (2 before 10), one a second.
 
     Raises:
-        BadFile: no pictures; with its frame, one that is taken and cannot be read.
+        BadFile: There are no pictures; or, with its frame, a picture cannot be read.
     """
     folder = media.path
     names = (name for name in os.listdir(folder) if not name.startswith("."))
@@ -49,15 +49,15 @@ def stream_folder(media: MediaFile, *, sampling: Sampling) -> FrameStream:
 
 
 def is_array(start: bytes) -> bool:
-    """Whether a file that begins so is in NumPy's format."""
+    """Whether a file with these first bytes is in NumPy's format."""
     return start.startswith(np.lib.format.MAGIC_PREFIX)
 
 
 def stream_array(media: MediaFile, *, sampling: Sampling) -> FrameStream:
-    """Frames of an `.npy` file, uint8 [n,H,W,3], shown a second each; reads only what it takes.
+    """Streams an `.npy` file, uint8 [n,H,W,3], one frame a second; only sampled frames are read.
 
     Raises:
-        BadFile: another type or shape, cut off, or too large.
+        BadFile: The array has another type or shape, is cut off, or is too large.
     """
     with media.opened() as file:
         # NumPy parses the header as Python, which may end in more than its own ValueError.
@@ -104,15 +104,15 @@ _HEADERS = {
 
 
 def is_webp(start: bytes) -> bool:
-    """Whether a file that begins so is a WebP picture, which FFmpeg does not animate."""
+    """Whether a file with these first bytes is WebP, whose animations FFmpeg does not decode."""
     return start[:4] == b"RIFF" and start[8:12] == b"WEBP"
 
 
 def stream_webp(media: MediaFile, *, sampling: Sampling) -> FrameStream:
-    """Frames of an animated WebP picture at its own times, which it is decoded once to learn.
+    """Streams an animated WebP at its own times; it is decoded once beforehand to learn them.
 
     Raises:
-        BadFile: damaged, or too large.
+        BadFile: The file is damaged or too large.
     """
     durations = []
     with media.reading(*PILLOW_FAULTS), _webp_opened(media) as animation:
@@ -130,7 +130,7 @@ def stream_webp(media: MediaFile, *, sampling: Sampling) -> FrameStream:
                     picture = animation.convert("RGB")
                 yield picture
 
-    shown = Shown(ends - durations, float(ends[-1]))
+    shown = FrameTimes(ends - durations, float(ends[-1]))
     return _taken(media, pictures, shown=shown, sampling=sampling)
 
 
@@ -144,16 +144,16 @@ def _webp_opened(media: MediaFile) -> Iterator[Image.Image]:
 
 
 def _natural(name: str) -> Sequence[int | str]:
-    """Numbers in a name are compared as numbers."""
+    """Sort key that compares numbers in a name as numbers."""
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
-def _a_second_each(count: int) -> Shown:
-    return Shown(np.arange(count) * SECONDS_A_FRAME, count * SECONDS_A_FRAME)
+def _a_second_each(count: int) -> FrameTimes:
+    return FrameTimes(np.arange(count) * SECONDS_A_FRAME, count * SECONDS_A_FRAME)
 
 
 def _taken(
-    media: MediaFile, pictures: _Pictures, *, shown: Shown, sampling: Sampling
+    media: MediaFile, pictures: _Pictures, *, shown: FrameTimes, sampling: Sampling
 ) -> FrameStream:
     picks = sampling.picks(shown)
     times = shown.times[picks]

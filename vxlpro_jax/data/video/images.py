@@ -1,4 +1,4 @@
-"""Pictures to crops: the release's `anyres` tiling with the `unires` merge.
+"""Splits pictures into crops: the release's `anyres` tiling with the `unires` merge.
 
 Shapes: N kept crops, S side of a crop.
 """
@@ -22,10 +22,10 @@ from vxlpro_jax.utils.errors import InputError
 # Every grid from 1x1 to 6x6 crops, as in the release's training scripts.
 DEFAULT_PINPOINTS = "(1x1),...,(6x6)"
 
-# Pillow's own limit: 358 MB when open, at four bytes a pixel.
+# Pillow's own limit: 358 MB at four bytes a pixel.
 MOST_PIXELS = 89_478_485
 
-# What data sets hold. Pillow knows more, some of which start other programs (EPS).
+# Formats of data sets. Pillow knows more, some of which start other programs (EPS).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # What Pillow raises, beside OSError, when the bytes of a picture make no sense. Its documentation
@@ -42,22 +42,22 @@ PILLOW_FAULTS = (
 
 
 class Grid(NamedTuple):
-    """A tiling: so many crops across and down."""
+    """A tiling into `columns` by `rows` crops."""
 
     columns: int
     rows: int
 
 
 def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
-    """The tilings that `image_grid_pinpoints` of a config.json allows, in its order.
+    """Returns the tilings that `image_grid_pinpoints` of a config.json allows, in its order.
 
     Args:
-        pinpoints: a range such as `(1x1),...,(6x6)` in crops, or `[[384, 768], ...]` (width and
-            height in pixels), as a list or as its text.
+        pinpoints: a range of crops such as `(1x1),...,(6x6)`, or widths and heights in pixels such
+            as `[[384, 768], ...]`, as a list or text.
         size: S, the side of a crop in pixels.
 
     Raises:
-        InputError: another form, or pixels that are not whole crops.
+        InputError: The value has another form, or a size is not a multiple of the crop side.
     """
     if isinstance(pinpoints, str) and "x" in pinpoints:
         ends = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
@@ -75,20 +75,20 @@ def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
 
 
 def read_image(file: str | Path | BinaryIO, *, size: int, grids: Sequence[Grid]) -> np.ndarray:
-    """The crops that the model sees of one picture: uint8 [N,S,S,3], row by row.
+    """Returns the crops of a picture that the model sees: uint8 [N,S,S,3], row by row.
 
     The picture is fitted into the best of `grids` with its aspect kept, centred on black, and cut.
-    The release puts the whole picture, squeezed to one crop, in front, and drops it after the
-    compressor whenever there are others, which is always; so it is not made here. Orientation tags
-    are not applied, as in the release.
+    The release prepends the whole picture, squeezed to one crop, and drops it after the compressor
+    whenever there are other crops, which is always; so it is not made here. As in the release,
+    orientation tags are ignored.
 
     Args:
-        file: the picture's path, or a binary file object that can seek.
-        size: S.
-        grids: the tilings to choose from.
+        file: path of the picture, or a seekable binary file object.
+        size: S, the side of a crop.
+        grids: tilings to choose from.
 
     Raises:
-        BadFile: as `open_picture`.
+        BadFile: The picture cannot be used, see `open_picture`.
     """
     picture = open_picture(file)
     grid = best_grid(picture.width, picture.height, grids=grids, size=size)
@@ -98,12 +98,12 @@ def read_image(file: str | Path | BinaryIO, *, size: int, grids: Sequence[Grid])
 
 
 def group_crops(crops: np.ndarray) -> np.ndarray:
-    """Each crop four times, since the compressor takes groups of four: [N,S,S,3] -> [N,4,S,S,3]."""
+    """Repeats each crop four times, since the compressor takes groups of four: [N,4,S,S,3]."""
     return np.repeat(crops[:, None], FRAMES_PER_GROUP, axis=1)
 
 
 def best_grid(width: int, height: int, *, grids: Sequence[Grid], size: int) -> Grid:
-    """The grid that keeps most of the picture's pixels, and of those the one that wastes fewest."""
+    """Returns the grid that keeps most of the picture's pixels; of equals, the smallest."""
 
     def fit(grid: Grid) -> tuple[int, int]:
         wide, high = grid.columns * size, grid.rows * size
@@ -115,11 +115,11 @@ def best_grid(width: int, height: int, *, grids: Sequence[Grid], size: int) -> G
 
 
 def open_picture(file: str | Path | BinaryIO) -> Image.Image:
-    """The picture in RGB, of an animated one the first.
+    """Opens a picture in RGB; of an animation, its first frame.
 
     Raises:
-        BadFile: no such file, empty, not a picture of a usual form, damaged, or too many pixels to
-            be safe.
+        BadFile: The file is missing, empty, in an unsupported format or damaged, or it has too many
+            pixels.
     """
     media = MediaFile("Picture", file)
     with media.reading():
@@ -137,13 +137,13 @@ def open_picture(file: str | Path | BinaryIO) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `_FORMATS` that this Pillow can open."""
+    """The formats of `_FORMATS` that the installed Pillow can open."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _letterboxed(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture at the largest size that fits, aspect kept, centred on black."""
+    """Fits a picture into a black canvas, centred and with its aspect kept."""
     across, down = width / picture.width, height / picture.height
     if across < down:
         fitted = width, min(math.ceil(picture.height * across), height)

@@ -1,4 +1,4 @@
-"""A clip that is known to be good: where it cannot be read, the program is broken, not a file."""
+"""A clip that is known to be good: if it cannot be read, the program is broken, not a file."""
 
 import functools
 from pathlib import Path
@@ -25,7 +25,7 @@ def check_decoding() -> None:
     """Reads the clip as any other video is read, once in a process; later calls do nothing.
 
     Raises:
-        ProgramError: the clip cannot be read, or its frames or times are wrong.
+        ProgramError: The clip cannot be read, or its frames or times are wrong.
     """
     sampling = Sampling(max_frames=len(_SECONDS), fps=None, size=_SIDE)
     try:

@@ -1,4 +1,4 @@
-"""One video or picture: a path, or a binary file object that can seek."""
+"""One video or picture: a path, or a seekable binary file object."""
 
 import contextlib
 import os
@@ -9,34 +9,34 @@ from typing import BinaryIO, Literal, NamedTuple
 import av
 from PIL import Image
 
-from vxlpro_jax.data.errors import BadFile, Kind
+from vxlpro_jax.data.errors import BadFile, FaultKind
 from vxlpro_jax.utils.errors import InputError
 
 _TOO_MANY = "too many pixels to decode safely: make it smaller or remove it"
 
 
 class MediaFile(NamedTuple):
-    """What to read and what to call it; every complaint about it is a `BadFile` that names it."""
+    """A file to read; its errors are `BadFile`s that name it."""
 
     what: Literal["Video", "Picture"]
     file: str | Path | BinaryIO
 
     @property
     def path(self) -> Path | None:
-        """Where it lies, unless it is open already."""
+        """Path of the file, unless it is a file object."""
         return Path(self.file) if isinstance(self.file, str | os.PathLike) else None
 
     @property
     def name(self) -> str:
-        """Its path, or the little that a file object tells."""
+        """Path or, for a file object, its name if it has one."""
         name = self.path or getattr(self.file, "name", "")
         return str(name) if isinstance(name, str | Path) and str(name) else "given as bytes"
 
     def check(self) -> None:
-        """Looks for it, without reading.
+        """Checks the file without reading it.
 
         Raises:
-            BadFile: it is missing, is no file, or is empty.
+            BadFile: The file is missing, not a regular file, or empty.
         """
         if self.path is None:
             size = self.file.seek(0, os.SEEK_END)
@@ -49,7 +49,7 @@ class MediaFile(NamedTuple):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """The file at its first byte; a file object stays open."""
+        """Opens the file at its first byte; a file object stays open afterwards."""
         if self.path is None:
             self.file.seek(0)
             yield self.file
@@ -96,7 +96,7 @@ class MediaFile(NamedTuple):
         """Refuses a picture that is too large.
 
         Raises:
-            BadFile: it has more than `most` pixels.
+            BadFile: The picture has more than `most` pixels.
         """
         if width * height > most:
             raise self.bad(
@@ -104,6 +104,6 @@ class MediaFile(NamedTuple):
                 kind="too_large",
             )
 
-    def bad(self, message: str, *, kind: Kind) -> BadFile:
-        """The error to raise."""
+    def bad(self, message: str, *, kind: FaultKind) -> BadFile:
+        """Makes the error to raise."""
         return BadFile(f"{self.what} {self.name} {message}.", kind=kind)

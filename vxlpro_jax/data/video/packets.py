@@ -1,4 +1,4 @@
-"""What the packets of a video container tell without being decoded: which frames, and when.
+"""Frame times and key frames of a video container, from its packets and without decoding.
 
 Shapes: P packets in the order of the file.
 """
@@ -13,57 +13,57 @@ import numpy as np
 
 from vxlpro_jax.data.video.containers import opened
 from vxlpro_jax.data.video.media_file import MediaFile
-from vxlpro_jax.data.video.sampling import Shown
+from vxlpro_jax.data.video.sampling import FrameTimes
 
-# A file that ends before this part of the length that it declares has been cut off.
+# A file that ends before this share of its declared length has been cut off.
 _COMPLETE = 0.9
 
-# Codecs of which each packet gives one frame, and a key frame needs nothing before it.
+# Codecs in which each packet gives one frame and a key frame needs no earlier packet.
 _SEEKABLE = ("h264", "hevc", "vp9", "av1", "libdav1d")
-# FFmpeg's field orders "unknown" and "progressive": a packet is no half of a frame.
+# FFmpeg's field orders "unknown" and "progressive", in which a packet is a whole frame.
 _WHOLE = (0, 1)
 
 
 class Packets(NamedTuple):
-    """What the packets of the video stream tell, each [P].
+    """Packets of the video stream; arrays are [P].
 
     Attributes:
-        pts: when the frame is shown, in ticks, int64; without meaning if `timed` is False.
-        dts: when it is decoded, in ticks, where that is known.
-        keys: whether decoding can start there.
+        pts: int64, presentation time in ticks; meaningless if `timed` is False.
+        dts: int64, decoding time in ticks, where it is known.
+        keys: bool, whether decoding can start at the packet.
         timed: whether every packet has a time.
-        tell_all: whether each is known to give one frame, at its own time.
-        tick: seconds.
-        rate: frames a second on average.
-        last: seconds that the last frame lasts.
-        codec: FFmpeg's name of it.
+        one_frame_each: whether each packet is known to give one frame, at its own time.
+        tick: seconds per tick.
+        rate: mean frames per second.
+        last: duration of the last frame in seconds.
+        codec: FFmpeg's name of the codec.
     """
 
     pts: np.ndarray
     dts: np.ndarray
     keys: np.ndarray
     timed: bool
-    tell_all: bool
+    one_frame_each: bool
     tick: Fraction
     rate: float
     last: float
     codec: str
 
-    def shown(self) -> Shown:
-        """When the frames are shown if each packet gives one."""
+    def shown(self) -> FrameTimes:
+        """Returns the times of the frames, assuming one frame per packet."""
         if self.timed:
             pts = np.sort(self.pts)
             times = (pts - pts[0]) * self.tick.numerator / self.tick.denominator
         else:
             times = np.arange(len(self.pts)) / self.rate
-        return Shown(times, times[-1] + self.last)
+        return FrameTimes(times, times[-1] + self.last)
 
 
 def read_packets(media: MediaFile) -> Packets:
-    """Reads every packet, decodes none.
+    """Reads all packets without decoding.
 
     Raises:
-        BadFile: no frames, or the file has been cut off.
+        BadFile: There are no frames, or the file has been cut off.
     """
     pts, dts, keys = array("q"), array("q"), array("b")
     last, timed, plain = 0, True, True
@@ -96,24 +96,24 @@ def read_packets(media: MediaFile) -> Packets:
                 " remove it",
                 kind="cut_off",
             )
-        # A bare stream carries no times: its rate is all there is.
+        # A raw stream has no times, only a rate.
         rate = stream.average_rate or stream.guessed_rate or 25
         packets = Packets(
             pts=np.array(pts, np.int64),
             dts=np.array(dts, np.int64),
             keys=np.array(keys, bool),
             timed=timed,
-            tell_all=False,
+            one_frame_each=False,
             tick=stream.time_base,
             rate=float(rate),
             last=float(last * stream.time_base),
             codec=stream.codec_context.name,
         )
         plain &= stream.codec_context.field_order in _WHOLE
-        return packets._replace(tell_all=plain and _tell_all(packets))
+        return packets._replace(one_frame_each=plain and _gives_one_frame_each(packets))
 
 
-def _tell_all(packets: Packets) -> bool:
+def _gives_one_frame_each(packets: Packets) -> bool:
     """Whether there are as many frames as packets, each at its packet's time."""
     pts = packets.pts
     return bool(

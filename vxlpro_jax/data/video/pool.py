@@ -1,4 +1,4 @@
-"""Videos read in processes of their own: what hangs or crashes there costs one file, not the run.
+"""Reads videos in separate processes, so that a hang or a crash costs one file and not the run.
 
 Shapes: F sampled frames, S side of a frame.
 """
@@ -23,26 +23,26 @@ from vxlpro_jax.data.video import worker
 from vxlpro_jax.data.video.reader import DECODER_THREADS, Video
 from vxlpro_jax.utils.errors import InputError
 
-_START_LIMIT = 120.0  # Seconds; imports from a slow shared disk take their time.
+_START_LIMIT = 120.0  # Seconds; imports from a shared disk can be slow.
 _END_LIMIT = 10.0
-_TRIES = 2  # A process may also be killed for memory that others took.
+_TRIES = 2  # A process may also be killed because others use too much memory.
 
 
 class DecoderPool:
     """Processes that read videos, each one file at a time.
 
-    Several threads may read at once; each waits for a process that is free. Processes start when
-    they are first needed and end with `close`, with the pool, or when this process ends, however it
-    ends. A pool that is pickled starts processes of its own where it is unpickled.
+    Several threads may read at once; each waits for a free process. Processes start when they are
+    first needed, and end with `close`, with the pool, or with this process, however it ends. A
+    pickled pool starts its own processes where it is unpickled.
     """
 
     def __init__(self, count: int, *, time_limit: float, memory_limit: int | None = None):
-        """A pool without processes as yet.
+        """Prepares a pool; no process starts yet.
 
         Args:
-            count: the most processes, at least one; they share the processor's cores.
+            count: largest number of processes, at least one; they share the cores.
             time_limit: seconds that one file may take.
-            memory_limit: bytes of address space of a process; None is no limit.
+            memory_limit: bytes of address space of a process; None for no limit.
         """
         if count < 1 or not time_limit > 0:
             raise InputError(
@@ -96,17 +96,18 @@ class DecoderPool:
             except TimeoutError as error:
                 raise BadFile(
                     f"Video {name} took longer than {self._settings['time_limit']:g} s, so its"
-                    " decoder was killed: remove it or raise the limit.",
+                    " decoder was killed: remove the file or raise data.seconds_per_file.",
                     kind="timeout",
                 ) from error
             except _Died as error:
                 death = str(error)
         raise BadFile(
-            f"Video {name} ended its decoder ({death}), {_TRIES} times: remove it.", kind="crashed"
+            f"Video {name} crashed its decoder {_TRIES} times ({death}): remove the file.",
+            kind="crashed",
         )
 
     def close(self) -> None:
-        """Ends all processes; what is being read is given up."""
+        """Ends all processes; a video that is being read is abandoned."""
         self._finalizer()
 
     def _ask(self, request: dict[str, Any], content: bytes) -> Video:
@@ -131,14 +132,14 @@ def _rebuilt(count: int, settings: dict[str, Any]) -> DecoderPool:
 
 
 def _close(processes: "_Processes", free: queue.LifoQueue) -> None:
-    processes.kill_all()  # Who is asking one closes its socket; the others' are closed here.
+    processes.kill_all()  # Threads that wait for one close its socket; idle ones are closed here.
     idle = []
     with contextlib.suppress(queue.Empty):
         while True:
             idle.append(free.get_nowait())
     for process in idle:
         processes.end(process)
-        free.put(None)  # Whoever waits for one is told that the pool is closed.
+        free.put(None)  # A thread that waits for a process learns that the pool is closed.
 
 
 class _Died(Exception):
@@ -146,7 +147,7 @@ class _Died(Exception):
 
 
 class _Processes:
-    """Those that run; they may be ended from any thread."""
+    """The running processes; any thread may end them."""
 
     def __init__(self):
         self._running: set[_Process] = set()
@@ -171,7 +172,7 @@ class _Processes:
             process.end()
 
     def kill_all(self) -> None:
-        """Nothing starts from now on."""
+        """Kills all processes and prevents new ones."""
         with self._lock:
             self._closed = True
             running, self._running = self._running, set()
@@ -180,10 +181,10 @@ class _Processes:
 
 
 class _Process:
-    """One of them, and the socket to it.
+    """One process and the socket to it.
 
     Attributes:
-        is_at_rest: it waits for a request.
+        is_at_rest: whether it waits for a request.
     """
 
     def __init__(self, *, memory_limit: int | None):
@@ -199,7 +200,7 @@ class _Process:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # NumPy's own threads do nothing.
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # Decoding uses no BLAS.
             )
         self._is_ready = False
         self.is_at_rest = False
@@ -253,13 +254,13 @@ class _Process:
         return Video(frames, np.array(answer["times"]))
 
     def kill(self) -> None:
-        """Ends it, however stuck."""
+        """Kills the process, even if it hangs."""
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_LIMIT)
 
     def end(self) -> None:
-        """Kills it and closes the socket, which nobody may be using."""
+        """Kills the process and closes its socket, which no thread may be using."""
         self.kill()
         self._socket.close()
 
@@ -291,10 +292,10 @@ class _Process:
 
 
 def _left(deadline: float) -> float:
-    """Seconds until then.
+    """Returns the seconds until the deadline.
 
     Raises:
-        TimeoutError: none.
+        TimeoutError: The deadline has passed.
     """
     left = deadline - time.monotonic()
     if left <= 0:

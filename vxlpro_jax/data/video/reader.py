@@ -1,4 +1,4 @@
-"""Videos of any form to frames: containers, folders of frames, arrays, animated pictures.
+"""Reads videos of any form: containers, folders of frames, arrays and animated pictures.
 
 Shapes: F sampled frames, G groups of four frames, S side of a frame.
 """
@@ -17,14 +17,19 @@ from vxlpro_jax.data.video.known_good import check_decoding
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Video
 
-# Several readers run at once, so one decoder does not take every core of a large host.
+# Several readers run at once, so a decoder must not take all cores of a large host.
 DECODER_THREADS = min(4, os.cpu_count() or 1)
 
-_START = 16  # Bytes that tell the form.
+_START = 16  # Bytes that identify the form.
 
 
 class FrameGroups(NamedTuple):
-    """frames uint8 [G,4,S,S,3] and the time of each group's first frame, float64 [G], seconds."""
+    """Frames in groups of four.
+
+    Attributes:
+        frames: uint8 [G,4,S,S,3].
+        times: float64 [G], time of each group's first frame in seconds.
+    """
 
     frames: np.ndarray
     times: np.ndarray
@@ -38,42 +43,42 @@ def read_video(
     fps: float | None = None,
     threads: int = DECODER_THREADS,
 ) -> Video:
-    """At most `max_frames` frames, upright, resized to `size` x `size`.
+    """Reads at most `max_frames` frames, upright and resized to `size` x `size`.
 
-    Without `fps` they are spaced uniformly: of n frames those at `linspace(0, n - 1, max_frames)`
-    are taken, as in the release's demo. When n is not more, all are taken once, which differs
-    because the demo then repeats frames at full cost.
+    Without `fps`, frames are spaced uniformly: of n frames, those at `linspace(0, n - 1,
+    max_frames)`, as in the release's demo. If n is not larger, every frame is read once; the demo
+    repeats frames then, at full cost.
 
-    With `fps` they are the frames on the screen at 0, 1/fps, 2/fps ... seconds after the first
-    frame, each once. If these are more than `max_frames`, the frames are spaced uniformly over the
-    whole video instead, as LLaVA does. It differs from LLaVA's every so many-th frame only where
-    the rate varies or is no multiple of `fps`.
+    With `fps`, they are the frames on the screen at 0, 1/fps, 2/fps ... seconds after the first
+    frame, each once. If there are more than `max_frames`, frames are spaced uniformly over the
+    whole video instead, as in LLaVA. LLaVA takes every k-th frame, which gives other frames only if
+    the frame rate varies or is not a multiple of `fps`.
 
-    A time is the frame's presentation time less the first frame's; it differs from the demo's
-    `index / average rate` only where that is wrong, in files of variable rate. A folder of frames
-    (in natural order of their names) and an `.npy` array (uint8 [F,H,W,3]) have no times: their
-    frames last a second each.
+    A time is the frame's presentation time minus the first frame's. The demo computes `index /
+    average rate`, which is wrong in files of variable frame rate. A folder of frames (in natural
+    order of their names) and an `.npy` array (uint8 [F,H,W,3]) have no times: each frame lasts a
+    second.
 
-    The aspect is not kept; PIL's bicubic filter, rounded to uint8. Frames are counted by reading
-    the file, not taken from its header, and resized as they come, so memory holds the result and
-    one full-size frame beside the decoder's own.
+    Frames are resized with PIL's bicubic filter, without keeping the aspect, and rounded to uint8.
+    Frames are counted by reading the file, not from its header, and resized one by one, so memory
+    holds the result and one full-size frame beside the decoder's own.
 
-    Where `stream_video` decodes a container twice, this does so only if frames do not come as
-    packets say.
+    `stream_video` decodes some containers twice; this function does so only if frames do not come
+    as the packets say.
 
     Args:
-        file: the path of a video file or of a folder of frames, or a binary file object that can
-            seek; what it is shows in its bytes, not in its name.
-        max_frames: the most frames to take.
-        size: S.
-        fps: frames a second; None means uniformly.
-        threads: of the decoder.
+        file: path of a video file or of a folder of frames, or a seekable binary file object; the
+            form is recognized by content, not by name.
+        max_frames: largest number of frames.
+        size: S, side of a frame.
+        fps: frames per second; None samples uniformly.
+        threads: number of decoder threads.
 
     Raises:
-        BadFile: it is missing, empty, no video, without frames, cut off, damaged, or has frames of
-            more than 35 million pixels.
+        BadFile: The file is missing, empty, not a video, without frames, cut off or damaged, or its
+            frames have more than 35 million pixels.
         InputError: `max_frames` or `fps` is not above 0.
-        ProgramError: not even a clip that is known to be good can be decoded.
+        ProgramError: A clip that is known to be good cannot be decoded either.
     """
     sampling = Sampling(max_frames=max_frames, fps=fps, size=size)
     sampling.check()
@@ -94,31 +99,32 @@ def stream_video(
     fps: float | None = None,
     threads: int = DECODER_THREADS,
 ) -> FrameStream:
-    """The frames of `read_video`, one at a time, and all their times before the first.
+    """Streams the frames of `read_video`; all their times are known before the first frame.
 
-    However many are taken, memory holds a few of them and one full-size frame beside the decoder's
-    own, and about a hundred bytes for each frame of the file. Where only decoding tells for sure
-    when frames are shown, the file is decoded twice, first for the times alone: codecs other than
-    H.264, HEVC, VP9 and AV1, packets that carry no times or half a frame, and WebP.
+    For any number of frames, memory holds a few of them, one full-size frame beside the decoder's
+    own, and about a hundred bytes for each frame of the file. If only decoding gives the times, the
+    file is decoded twice, first for its times alone: codecs other than H.264, HEVC, VP9 and AV1,
+    packets without times or with half a frame, and WebP.
 
-    Frames and times are those of `read_video`, bit for bit. Only where a damaged packet gives no
-    frame, and no error, does the frame before it stay here, since times have been told;
-    `read_video` leaves it out.
+    Frames and times equal those of `read_video` bit for bit. The only exception is a damaged packet
+    that gives neither a frame nor an error: here the frame before it is repeated, because the times
+    are fixed, and `read_video` leaves it out.
 
     Args:
-        file: as for `read_video`; a file object must be left alone until the stream is closed.
-        max_frames: the most frames to take.
-        size: S.
-        fps: frames a second; None means uniformly.
-        threads: of the decoder.
+        file: as for `read_video`; a file object must not be used until the stream is closed.
+        max_frames: largest number of frames.
+        size: S, side of a frame.
+        fps: frames per second; None samples uniformly.
+        threads: number of decoder threads.
 
     Returns:
-        F `times` and an iterator of F frames uint8 [S,S,3]; close it if you do not take all.
+        A stream with F `times` that yields F frames uint8 [S,S,3]; close it unless all frames are
+        read.
 
     Raises:
-        BadFile: as `read_video`; now, or with the frame where it shows.
+        BadFile: As for `read_video`; raised now, or with the frame where it shows.
         InputError: `max_frames` or `fps` is not above 0.
-        ProgramError: as `read_video`.
+        ProgramError: As for `read_video`.
     """
     sampling = Sampling(max_frames=max_frames, fps=fps, size=size)
     sampling.check()
@@ -132,7 +138,7 @@ def stream_video(
 
 
 def _stills_stream(media: MediaFile) -> Callable[..., FrameStream] | None:
-    """What reads its frames; None if only a container can hold them."""
+    """Returns the function that streams a file of stills; None if it must be a container."""
     if media.path is not None and os.path.isdir(media.path):
         return image_sequences.stream_folder
     media.check()
@@ -143,11 +149,10 @@ def _stills_stream(media: MediaFile) -> Callable[..., FrameStream] | None:
     return image_sequences.stream_webp if image_sequences.is_webp(start) else None
 
 
-def group_frames(video: Video) -> FrameGroups:
-    """Groups of four; a last group that is not full repeats the last frame.
+def group_video(video: Video) -> FrameGroups:
+    """Groups frames by four; an incomplete last group repeats the last frame.
 
-    This differs because the release duplicates frames at random places; it is the same when F is a
-    multiple of 4.
+    The release duplicates frames at random places instead, unless F is a multiple of 4.
     """
     missing = -len(video.frames) % FRAMES_PER_GROUP
     frames = np.concatenate([video.frames, np.repeat(video.frames[-1:], missing, axis=0)])
@@ -156,19 +161,19 @@ def group_frames(video: Video) -> FrameGroups:
 
 
 def stream_groups(stream: FrameStream, *, groups: int) -> Iterator[FrameGroups]:
-    """What `group_frames` gives for the whole, at most `groups` groups at a time.
+    """Yields the groups of `group_video`, at most `groups` at a time.
 
     Args:
-        stream: of which no frame has been taken; who opened it closes it.
-        groups: the most groups to hold, at least one.
+        stream: stream from which no frame has been read; its owner closes it.
+        groups: largest number of groups in memory, at least one.
 
     Yields:
-        `groups` groups, and at last those that are left.
+        `groups` groups each time, and the rest at last.
 
     Raises:
-        BadFile: as `stream`.
+        BadFile: As for `stream`.
     """
     most = groups * FRAMES_PER_GROUP
     for start in range(0, len(stream.times), most):
         frames = np.stack(list(itertools.islice(stream, most)))
-        yield group_frames(Video(frames, stream.times[start : start + most]))
+        yield group_video(Video(frames, stream.times[start : start + most]))

@@ -1,6 +1,6 @@
-"""Which frames of a video are taken, when they are shown, how they are resized and handed out.
+"""Sampling of a video's frames: which ones, at what times, resized and streamed.
 
-Shapes: n frames of a file, F taken ones, S side of a taken frame.
+Shapes: n frames of a file, F sampled frames, S side of a sampled frame.
 """
 
 import itertools
@@ -13,19 +13,29 @@ from PIL import Image
 
 from vxlpro_jax.utils.errors import InputError
 
-# Times that differ by less are the same: float64 seconds are exact to this for any video.
+# Smaller differences of times are rounding errors of float64 seconds.
 _SAME = 1e-6
 
 
 class Video(NamedTuple):
-    """Sampled frames uint8 [F,S,S,3] and their times float64 [F], seconds after the first frame."""
+    """Sampled frames of a video.
+
+    Attributes:
+        frames: uint8 [F,S,S,3].
+        times: float64 [F], seconds after the first frame of the file.
+    """
 
     frames: np.ndarray
     times: np.ndarray
 
 
 class TimedFrame(NamedTuple):
-    """A taken frame uint8 [S,S,3] and its time, seconds after the first frame of the file."""
+    """A sampled frame.
+
+    Attributes:
+        pixels: uint8 [S,S,3].
+        seconds: time after the first frame of the file.
+    """
 
     pixels: np.ndarray
     seconds: float
@@ -34,16 +44,16 @@ class TimedFrame(NamedTuple):
 class FrameStream:
     """Sampled frames of an open video in order, uint8 [S,S,3] each; memory does not grow with F.
 
-    It can be iterated once. The file and its decoder are open from the first frame until the last,
-    an error, or `close`, which leaving it as a context does. A file object must be left alone
+    It can be iterated once. The file and its decoder are open from the first frame until the last
+    one, an error, or `close`, which the end of a `with` block calls. A file object must not be used
     meanwhile. Any frame may raise `BadFile`.
 
     Attributes:
-        times: float64 [F], seconds after the first frame of the file, one for each frame.
+        times: float64 [F], time of each frame in seconds after the first frame of the file.
     """
 
     def __init__(self, times: np.ndarray, frames: Generator[TimedFrame, None, None]):
-        """Of `frames`, which gives as many as there are `times`, or raises, and opens the file."""
+        """Takes the times, and a generator that opens the file and gives a frame for each time."""
         self.times = times
         self._frames = frames
 
@@ -60,11 +70,11 @@ class FrameStream:
         self.close()
 
     def close(self) -> None:
-        """Closes the file and ends the decoder; no more frames come."""
+        """Closes the file and ends the decoder."""
         self._frames.close()
 
     def collect(self) -> Video:
-        """All frames in memory, if none has been taken; closes it, raises as iterating does."""
+        """Reads all frames into memory and closes the stream; none may have been read before."""
         with self:
             first = next(self._frames)
             frames = np.empty((len(self.times), *first.pixels.shape), np.uint8)
@@ -74,20 +84,25 @@ class FrameStream:
         return Video(frames, times)
 
 
-class Shown(NamedTuple):
-    """When frames are shown: times float64 [n], seconds, not decreasing; the last one's end."""
+class FrameTimes(NamedTuple):
+    """When the frames of a file are shown.
+
+    Attributes:
+        times: float64 [n], seconds, not decreasing.
+        end: end of the last frame in seconds.
+    """
 
     times: np.ndarray
     end: float
 
 
 class Sampling(NamedTuple):
-    """Which frames to take: `max_frames` uniformly or, up to as many, `fps` a second.
+    """The rule by which frames are sampled: `max_frames` uniformly, or at `fps` up to that number.
 
     Attributes:
-        max_frames: the most that are taken.
-        fps: frames a second; None takes them uniformly.
-        size: S, the side that they are resized to.
+        max_frames: largest number of frames.
+        fps: frames per second; None samples uniformly.
+        size: S, the side that frames are resized to.
     """
 
     max_frames: int
@@ -95,10 +110,10 @@ class Sampling(NamedTuple):
     size: int
 
     def check(self) -> None:
-        """Refuses what cannot be asked for.
+        """Validates the settings.
 
         Raises:
-            InputError: no frames, or a rate that is not above 0.
+            InputError: `max_frames` or `fps` is not above 0.
         """
         if self.max_frames < 1:
             raise InputError(f"max_frames is {self.max_frames}: ask for at least one frame.")
@@ -106,13 +121,13 @@ class Sampling(NamedTuple):
             raise InputError(f"fps is {self.fps}: give frames a second, more than 0.")
 
     def most(self, duration: float | None) -> int:
-        """How many frames a video gives at most, if it is of `duration` seconds; None is any."""
+        """Returns the most frames that a video of `duration` seconds gives; None is unknown."""
         if self.fps is None or duration is None:
             return self.max_frames
         return min(self.max_frames, max(1, math.ceil((duration - _SAME) * self.fps)))
 
-    def picks(self, shown: Shown) -> np.ndarray:
-        """The indices of the frames to take, int [F], increasing."""
+    def picks(self, shown: FrameTimes) -> np.ndarray:
+        """Returns the indices of the frames to take, int [F], increasing."""
         count = len(shown.times)
         if self.fps is not None:
             picks = _at_rate(shown, fps=self.fps)
@@ -121,15 +136,15 @@ class Sampling(NamedTuple):
         return np.linspace(0, count - 1, min(count, self.max_frames), dtype=int)
 
     def resized(self, picture: Image.Image) -> np.ndarray:
-        """The picture as uint8 [S,S,3]; the aspect is not kept; PIL's bicubic filter."""
+        """Resizes a picture to uint8 [S,S,3] with PIL's bicubic filter; its aspect is not kept."""
         return np.asarray(picture.resize((self.size, self.size), Image.Resampling.BICUBIC))
 
 
-def _at_rate(shown: Shown, *, fps: float) -> np.ndarray:
-    """The frames on the screen at any multiple of 1/fps seconds after the first."""
+def _at_rate(shown: FrameTimes, *, fps: float) -> np.ndarray:
+    """Indices of the frames on the screen at any multiple of 1/fps seconds after the first."""
     starts = shown.times - shown.times[0]
     ends = np.append(starts[1:], shown.end - shown.times[0])
-    # The first multiple that is not before a start, and the first not before the end.
+    # First multiple at or after the start of each frame, and at or after its end.
     first, past = (np.ceil((seconds - _SAME) * fps) for seconds in (starts, ends))
     past[-1] = max(past[-1], np.floor((starts[-1] + _SAME) * fps) + 1)
     return np.flatnonzero(past > first)

@@ -1,7 +1,8 @@
-"""The process that reads videos for `decoders.DecoderPool`, and what the two say to each other.
+"""The process that reads videos for `pool.DecoderPool`, and the protocol between the two.
 
-A message is a JSON object behind its length; bytes that it announces follow it. JSON, so that
-nothing is run of what a process says that a file has broken. Nothing here imports JAX.
+A message is a JSON object after its length; binary content that it announces follows. JSON ensures
+that nothing from a process that a file may have corrupted is executed. This module does not import
+JAX.
 """
 
 import contextlib
@@ -31,30 +32,33 @@ ReceiveInto = Callable[[memoryview], int]
 
 
 def pack(message: dict[str, Any]) -> bytes:
-    """The message as it is sent."""
+    """Serializes a message."""
     text = json.dumps(message).encode()
     return _LENGTH.pack(len(text)) + text
 
 
 def receive(receive_into: ReceiveInto) -> dict[str, Any]:
-    """The next message; `receive_into` fills some of a buffer and tells how much.
+    """Receives the next message.
+
+    Args:
+        receive_into: function that fills part of a buffer and returns the number of bytes.
 
     Raises:
-        EOFError: the other side has ended.
+        EOFError: The other side has closed the connection.
     """
     (length,) = _LENGTH.unpack(receive_bytes(receive_into, _LENGTH.size))
     return json.loads(receive_bytes(receive_into, length))
 
 
 def receive_bytes(receive_into: ReceiveInto, count: int) -> bytearray:
-    """The next `count` bytes; raises as `receive`."""
+    """Receives `count` bytes; raises as `receive` does."""
     buffer = bytearray(count)
     fill(memoryview(buffer), receive_into)
     return buffer
 
 
 def fill(view: memoryview, receive_into: ReceiveInto) -> None:
-    """Receives as many bytes as `view` holds; raises as `receive`."""
+    """Fills `view` with received bytes; raises as `receive` does."""
     while len(view):
         count = receive_into(view)
         if count == 0:
@@ -63,7 +67,7 @@ def fill(view: memoryview, receive_into: ReceiveInto) -> None:
 
 
 def serve(descriptor: int, *, parent: int, memory_limit: int | None) -> None:
-    """Answers requests at a socket, one at a time, until the process `parent` closes it or ends."""
+    """Answers requests on a socket until the process `parent` closes it or ends."""
     for interruption in (signal.SIGINT, signal.SIGTERM):
         signal.signal(interruption, signal.SIG_IGN)  # The parent gets it too, and decides.
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -88,7 +92,7 @@ def _serve_one(connection: socket.socket) -> None:
 
 
 def _send_frames(connection: socket.socket, frames: np.ndarray) -> None:
-    """Sends a file without a name that holds them: a socket takes ten times as long."""
+    """Sends frames in an unnamed file, because a socket would take ten times as long."""
     descriptor = os.memfd_create("frames") if hasattr(os, "memfd_create") else None
     with tempfile.TemporaryFile() if descriptor is None else open(descriptor, "wb") as file:
         file.write(memoryview(frames).cast("B"))
@@ -97,7 +101,7 @@ def _send_frames(connection: socket.socket, frames: np.ndarray) -> None:
 
 
 def receive_frames(connection: socket.socket, shape: Sequence[int]) -> np.ndarray:
-    """What `_send_frames` sends; raises as `receive`."""
+    """Receives what `_send_frames` sends; raises as `receive` does."""
     _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
     if not descriptors:
         raise EOFError
@@ -111,9 +115,9 @@ def receive_frames(connection: socket.socket, shape: Sequence[int]) -> np.ndarra
 def _answer(
     content: bytearray, *, path: str | None, **options: Any
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The message about one file, and its frames if it has any.
+    """Reads one file; returns the reply and the frames, if there are any.
 
-    Whatever is not said of the file is a fault of the program, and its traceback is the message.
+    Any error that is not about the file is a fault of the program; the reply has its traceback.
     """
     try:
         video: Video = read_video(io.BytesIO(content) if path is None else path, **options)
@@ -127,7 +131,7 @@ def _answer(
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process, whatever it is doing, soon after its parent has ended."""
+    """Ends this process soon after its parent has ended, whatever it is doing."""
     while os.getppid() == parent:
         time.sleep(_POLL)
     os._exit(1)
