@@ -148,9 +148,7 @@ def test_a_file_that_kills_its_decoder_again_is_named(long_video, write_video):
     with DecoderPool(1, time_limit=60) as pool:
         with (
             whoever_reads(long_video, gets=signal.SIGSEGV, times=2) as killed,
-            pytest.raises(
-                BadFile, match=r"long\.mp4 crashed its .* \(SIGSEGV\)"
-            ) as error,
+            pytest.raises(BadFile, match=r"long\.mp4 crashed its .* \(SIGSEGV\)") as error,
         ):
             pool.read(long_video, **ASK)
         assert error.value.kind == "crashed"

@@ -145,7 +145,9 @@ class BlindScorer:
             sample = self._reader(record)
         except InputError as error:
             return _Ready(number, None, str(error))
-        labels = reply_labels(sample, tokenizer=self._reader.tokenizer)
+        tokenizer = self._reader.tokenizer
+        assert tokenizer is not None
+        labels = reply_labels(sample, tokenizer=tokenizer)
         if (labels == IGNORE_LABEL).all():
             return _Ready(number, None, "It has no reply.")
         return _Ready(number, sample._replace(labels=labels))
@@ -154,7 +156,7 @@ class BlindScorer:
         self, ready: list[_Ready], size: tuple[int, int]
     ) -> Iterator[tuple[int, ReplyLosses]]:
         """Of at most `_AT_ONCE` samples; the last is repeated up to that."""
-        rows = [[each.sample] for each in ready]
+        rows = [[each.sample] for each in ready if each.sample is not None]
         rows += rows[-1:] * (_AT_ONCE - len(rows))
         groups, text = size
         shape = RowShape(groups=groups, text=text, image_size=self._reader.shape.image_size)

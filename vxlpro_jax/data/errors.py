@@ -31,7 +31,7 @@ class BadFile(InputError):
 
     def __init__(self, message: str, *, kind: FaultKind):
         super().__init__(message)
-        self.kind = kind
+        self.kind: FaultKind = kind
 
     def __reduce__(self):
         return functools.partial(BadFile, kind=self.kind), self.args

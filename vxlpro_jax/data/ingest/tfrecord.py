@@ -213,8 +213,8 @@ def _tensorflow() -> ModuleType:
         if name in os.environ:
             os.environ.setdefault("S3_ENDPOINT", os.environ[name])
     try:
-        import tensorflow
-        import tensorflow_io  # noqa: F401  It registers the filesystems.
+        import tensorflow  # pyright: ignore[reportMissingModuleSource]
+        import tensorflow_io  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"tensorflow-io cannot be loaded here ({error}): run `bash launch/ingest.sh` instead."

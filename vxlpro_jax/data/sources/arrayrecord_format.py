@@ -70,15 +70,14 @@ class BadRecord(Exception):
 def encode_record(record: IngestedRecord) -> bytes:
     """Serializes a record; equal records give equal bytes."""
     held = isinstance(record.video, bytes)
+    content = record.video if isinstance(record.video, bytes) else b""
     header = {
         "id": record.id,
         "conversations": record.conversations,
-        **({"video_bytes": len(record.video)} if held else {"video": record.video}),
+        **({"video_bytes": len(content)} if held else {"video": record.video}),
     }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    return b"".join(
-        [_START.pack(_MAGIC, len(text)), text, record.video if held else b""],
-    )
+    return b"".join([_START.pack(_MAGIC, len(text)), text, content])
 
 
 def decode_record(data: bytes) -> IngestedRecord:

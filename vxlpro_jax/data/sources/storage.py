@@ -218,7 +218,7 @@ def _not_found(place: str, error: FileNotFoundError) -> BadFile:
     """
     cause = error.__cause__
     if isinstance(cause, OSError) or getattr(cause, "status", 404) not in (404, 410):
-        return _unreadable(place, cause)
+        return _unreadable(place, cause if isinstance(cause, Exception) else error)
     return BadFile(f"File {redact_url(place)} does not exist: check its name.", kind="missing")
 
 

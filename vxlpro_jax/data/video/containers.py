@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
+import av.container
+import av.stream
 
 from vxlpro_jax.data.video.media_file import MediaFile
 
@@ -13,7 +15,7 @@ MOST_PIXELS = 35_651_584
 
 # PyAV before 19 refuses a file whose title is not UTF-8 unless it is asked to be lenient. Later
 # versions always are, and do not take the option.
-_LENIENT = (
+_LENIENT: dict[str, Any] = (
     {"metadata_errors": "ignore"} if hasattr(av.container.InputContainer, "metadata_errors") else {}
 )
 
@@ -56,8 +58,10 @@ def _av_open(media: MediaFile, *, most_pixels: int, **options: str) -> Iterator:
     # Playlists and the like may name other files, but nothing on a network.
     options |= {"max_pixels": str(most_pixels), "protocol_whitelist": "file"}
     if media.path is None:
-        media.file.seek(0)
-    file = media.file if media.path is None else f"file:{media.path}"
+        file = media.stream
+        file.seek(0)
+    else:
+        file = f"file:{media.path}"
     with av.open(file, options=options, **_LENIENT) as container:
         yield container
 

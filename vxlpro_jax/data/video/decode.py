@@ -161,6 +161,7 @@ def _on_screen(source: _Source, picks: np.ndarray) -> _Frames:
             if taken == len(picks):
                 return
             before = frame
+        assert before is not None  # `_decoded` raises if there are no frames.
         for seconds in times[taken:]:
             yield TimedFrame(convert(before), seconds)
 

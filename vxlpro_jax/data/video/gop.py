@@ -51,7 +51,7 @@ def decode_range(
     *,
     packets: Packets,
     span: PacketRange,
-    wanted: Container[int],
+    wanted: Container[int | None],
 ) -> Iterator[av.VideoFrame]:
     """Yields the frames of a range, from its key frame on.
 
@@ -70,7 +70,7 @@ def decode_range(
 
 
 def _span_output(
-    file: Opened, *, packets: Packets, span: PacketRange, wanted: Container[int]
+    file: Opened, *, packets: Packets, span: PacketRange, wanted: Container[int | None]
 ) -> Iterator[av.VideoFrame]:
     container, stream = file
     context = stream.codec_context

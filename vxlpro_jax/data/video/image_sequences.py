@@ -8,6 +8,7 @@ import re
 import tokenize
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -34,6 +35,7 @@ def stream_folder(media: MediaFile, *, sampling: Sampling) -> FrameStream:
         BadFile: There are no pictures; or, with its frame, a picture cannot be read.
     """
     folder = media.path
+    assert folder is not None
     names = (name for name in os.listdir(folder) if not name.startswith("."))
     names = sorted((n for n in names if n.lower().endswith(_SUFFIXES)), key=_natural)
     if not names:
@@ -143,9 +145,9 @@ def _webp_opened(media: MediaFile) -> Iterator[Image.Image]:
             yield animation
 
 
-def _natural(name: str) -> Sequence[int | str]:
+def _natural(name: str) -> tuple[Any, ...]:
     """Sort key that compares numbers in a name as numbers."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name))
 
 
 def _a_second_each(count: int) -> FrameTimes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-import av
+from av.error import FFmpegError
 from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile, FaultKind
@@ -27,6 +27,12 @@ class MediaFile(NamedTuple):
         return Path(self.file) if isinstance(self.file, str | os.PathLike) else None
 
     @property
+    def stream(self) -> BinaryIO:
+        """The file object; a file that is given by path has none."""
+        assert not isinstance(self.file, str | os.PathLike)
+        return self.file
+
+    @property
     def name(self) -> str:
         """Path or, for a file object, its name if it has one."""
         name = self.path or getattr(self.file, "name", "")
@@ -39,7 +45,7 @@ class MediaFile(NamedTuple):
             BadFile: The file is missing, not a regular file, or empty.
         """
         if self.path is None:
-            size = self.file.seek(0, os.SEEK_END)
+            size = self.stream.seek(0, os.SEEK_END)
         elif os.path.isfile(self.path):  # False, not an error, for a name of any length.
             size = os.path.getsize(self.path)
         else:
@@ -51,8 +57,8 @@ class MediaFile(NamedTuple):
     def opened(self) -> Iterator[BinaryIO]:
         """Opens the file at its first byte; a file object stays open afterwards."""
         if self.path is None:
-            self.file.seek(0)
-            yield self.file
+            self.stream.seek(0)
+            yield self.stream
         else:
             with self.path.open("rb") as file:
                 yield file
@@ -79,7 +85,7 @@ class MediaFile(NamedTuple):
             raise self.bad(
                 "needs more memory than there is: remove it", kind="too_large"
             ) from error
-        except (OSError, av.FFmpegError, *faults) as error:
+        except (OSError, FFmpegError, *faults) as error:
             if isinstance(error, OSError) and error.errno:
                 raise self.bad(
                     f"cannot be read ({error.strerror}): check rights, disk and network",

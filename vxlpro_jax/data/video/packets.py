@@ -84,9 +84,9 @@ def read_packets(media: MediaFile) -> Packets:
                 keys.append(packet.is_keyframe)
                 last = packet.duration or 0
             if time is not None and packet.time_base:
-                tick = float(packet.time_base)
-                start = min(start, time * tick)
-                end = max(end, (time + (packet.duration or 0)) * tick)
+                seconds = float(packet.time_base)
+                start = min(start, time * seconds)
+                end = max(end, (time + (packet.duration or 0)) * seconds)
         if not pts:
             raise media.bad("has no frames: replace or remove the file", kind="no_frames")
         declared = (container.duration or 0) / av.time_base
@@ -98,15 +98,17 @@ def read_packets(media: MediaFile) -> Packets:
             )
         # A raw stream has no times, only a rate.
         rate = stream.average_rate or stream.guessed_rate or 25
+        tick = stream.time_base
+        assert tick is not None
         packets = Packets(
             pts=np.array(pts, np.int64),
             dts=np.array(dts, np.int64),
             keys=np.array(keys, bool),
             timed=timed,
             one_frame_each=False,
-            tick=stream.time_base,
+            tick=tick,
             rate=float(rate),
-            last=float(last * stream.time_base),
+            last=float(last * tick),
             codec=stream.codec_context.name,
         )
         plain &= stream.codec_context.field_order in _WHOLE

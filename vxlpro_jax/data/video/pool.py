@@ -251,6 +251,7 @@ class _Process:
         if "error" in answer:
             message, kind = answer["error"], answer["kind"]
             raise InputError(message) if kind is None else BadFile(message, kind=kind)
+        assert frames is not None
         return Video(frames, np.array(answer["times"]))
 
     def kill(self) -> None:
