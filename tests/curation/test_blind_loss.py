@@ -21,6 +21,8 @@ from vxlpro_jax.training.losses import cross_entropy
 from vxlpro_jax.training.objectives.sft import sft_loss
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 RATIO = 0.5
 
 

@@ -11,6 +11,8 @@ from PIL import Image
 from vxlpro_jax.curation.limits import RULES
 from vxlpro_jax.data.sources.load import load_records
 
+pytestmark = pytest.mark.slow
+
 
 def lines(data: bytes) -> list[dict]:
     return [json.loads(line) for line in data.decode().splitlines()]

@@ -13,6 +13,8 @@ from helpers import python
 from vxlpro_jax import prune as command
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def measures(folder) -> list[dict]:
     files = sorted((folder / "measures").glob("clips-*.jsonl"))

@@ -61,6 +61,7 @@ def test_what_is_skipped_is_not_needed(groups, tmp_path):
             np.testing.assert_array_equal(np.stack(taken), frames[picks[: len(taken)]])
 
 
+@pytest.mark.slow
 def test_sparse_frames_cost_less_than_all(tmp_path):
     path = encoded(
         tmp_path / "a.mp4",

@@ -174,6 +174,7 @@ def test_pictures_too_large_to_open_safely(side, tmp_path):
     assert error.value.kind == "too_large"
 
 
+@pytest.mark.slow
 def test_a_text_that_unpacks_to_much_is_refused(tmp_path):
     path = tmp_path / "text.png"
     png(path, 40, 40, (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(300_000_000))))
@@ -183,6 +184,7 @@ def test_a_text_that_unpacks_to_much_is_refused(tmp_path):
     assert error.value.kind == "damaged"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(16_384, 4000), (1, 16_384), (16_384, 1)])
 def test_16384_pixels_wide(width, height, tmp_path):
     path = tmp_path / "wide.png"

@@ -304,6 +304,7 @@ def test_unwritable_picture_is_an_error(make_sample, tmp_path):
 # ---- The command --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command_prints_and_draws(tmp_path):
     data, out = write_dataset(tmp_path), tmp_path / "out"
     process = python(
@@ -324,6 +325,7 @@ def test_command_prints_and_draws(tmp_path):
             assert image.width > 1000
 
 
+@pytest.mark.slow
 def test_command_without_text_and_with_a_bad_record(tmp_path, capsys):
     data = write_dataset(tmp_path)
     (tmp_path / "long.mp4").write_bytes(b"no video")

@@ -147,6 +147,7 @@ def long_clip(tmp_path_factory):
     return folder / "long.mp4"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_frames(long_clip):
     program = f"""
 import resource
