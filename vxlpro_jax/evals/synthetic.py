@@ -166,7 +166,7 @@ def ask_blind(engine: Engine, samples: Samples, *, keep_ratio: float) -> Iterato
 def read_groups(engine: Engine, clip: Path) -> tuple[np.ndarray, np.ndarray]:
     """All frames of a clip in groups of four, and the seconds of the groups."""
     size = engine.config.vision.image_size
-    return reader.group_frames(reader.read_video(clip, max_frames=max(NEEDLE_FRAMES), size=size))
+    return reader.group_video(reader.read_video(clip, max_frames=max(NEEDLE_FRAMES), size=size))
 
 
 def reply_to_question(
