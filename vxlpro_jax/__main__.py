@@ -16,7 +16,7 @@ COMMANDS = {
     "generate": "vxlpro_jax.generate",
     "evaluate": "vxlpro_jax.evaluate",
     "needle": "vxlpro_jax.needle",
-    "score": "vxlpro_jax.evals.score",
+    "score": "vxlpro_jax.score",
     "preflight": "vxlpro_jax.preflight",
     "compile": "vxlpro_jax.compile",
     "params": "vxlpro_jax.aot.param_report",

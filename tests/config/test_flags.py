@@ -1,9 +1,5 @@
 """Command lines with a config file: values, mistakes, `--help`, and where files are looked for."""
 
-import resource
-import subprocess
-import sys
-
 import pytest
 from absl import flags
 from helpers import ROOT
@@ -133,24 +129,3 @@ def test_table_for_the_documentation_has_a_row_for_each_field():
     for row in schema_table.rows():
         assert sum(line.startswith(f"| `{row.path}` |") for line in lines) == 1
     assert "| `seed` | `int` | `0` | Seed of initialisation, shuffles and draws. |" in lines
-
-
-@pytest.mark.parametrize("module", ["train"])
-def test_help_is_quick_and_imports_nothing_heavy(module):
-    script = (
-        "import runpy, sys\n"
-        f"sys.argv = ['{module}', '--help']\n"
-        "try:\n"
-        f"    runpy.run_module('vxlpro_jax.{module}', run_name='__main__')\n"
-        "finally:\n"
-        "    heavy = {'jax', 'torch', 'matplotlib', 'flax'} & set(sys.modules)\n"
-        "    print('heavy:', sorted(heavy), file=sys.stderr)\n"
-    )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    assert "heavy: []" in done.stderr
-    assert "--config.total_steps" in done.stdout
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 2
