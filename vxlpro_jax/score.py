@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse itself exits with 2 on a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m vxlpro_jax.score", description=__doc__.split("\n")[0]
+        prog="python -m vxlpro_jax.score", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     names = ", ".join(registry.find_all())

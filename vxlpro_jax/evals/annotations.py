@@ -51,7 +51,7 @@ class AnnotationRow:
     def number(self, key: str) -> float:
         """A finite number."""
         value = self.fields.get(key)
-        if not _is_number(value):
+        if value is None or not _is_number(value):
             raise self.wrong(key, "a number")
         return value
 
@@ -164,12 +164,17 @@ def read_records(path: Path) -> Any:
 
 
 def _values(text: str) -> Iterator[Any]:
-    decoder, space = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
-    end = space.match(text).end()
+    decoder, end = json.JSONDecoder(), _after_space(text, 0)
     while end < len(text):
         value, end = decoder.raw_decode(text, end)
         yield value
-        end = space.match(text, end).end()
+        end = _after_space(text, end)
+
+
+def _after_space(text: str, start: int) -> int:
+    """The first place from `start` on that is no space of JSON, or the end."""
+    found = re.compile(r"[^ \t\n\r]").search(text, start)
+    return found.start() if found else len(text)
 
 
 def read_text(path: Path, what: str) -> str:

@@ -122,9 +122,10 @@ def ask_judge(
         Failure: the endpoint does not answer.
     """
     requests = {one.record.id: rubric.request(one) for one in scored}
-    keys = {id: _key(judge, request) for id, request in requests.items() if request}
+    asked = {id: request for id, request in requests.items() if request}
+    keys = {id: _key(judge, request) for id, request in asked.items()}
     journal = Journal(out, name="judgements", shard=Shard())
-    missing = {key: requests[id] for id, key in keys.items() if key not in journal.entries}
+    missing = {key: asked[id] for id, key in keys.items() if key not in journal.entries}
     with concurrent.futures.ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
         running = {pool.submit(judge.ask, request): key for key, request in missing.items()}
         try:

@@ -101,6 +101,15 @@ def evaluate(
     return report
 
 
+class RestoredArrays(NamedTuple):
+    """The fields of `recot.Restored` as arrays on the host."""
+
+    targets: np.ndarray
+    predicted: np.ndarray
+    visible: np.ndarray
+    compressed: np.ndarray
+
+
 class Model:
     """ReCoT with its parameters; takes any number of groups, a few at a time."""
 
@@ -110,13 +119,13 @@ class Model:
         self._model = recot.Recot(config.model, config.recot)
         self._common = recot.Recot(config.model, common)
 
-    def restore(self, frames: np.ndarray) -> recot.Restored:
-        """uint8 [G, f, S, S, 3] to what `Recot` returns, under random masks, always the same."""
-        return self._map(self._common, _restore, frames)
+    def restore(self, frames: np.ndarray) -> RestoredArrays:
+        """Restores groups, uint8 [G, f, S, S, 3], under random masks, which are always the same."""
+        return _arrays(self._map(self._common, _restore, frames))
 
-    def restore_own(self, frames: np.ndarray) -> recot.Restored:
-        """The same under masks of the run's own policy."""
-        return self._map(self._model, _restore, frames)
+    def restore_own(self, frames: np.ndarray) -> RestoredArrays:
+        """Restores groups as `restore` does, under masks of the run's own policy."""
+        return _arrays(self._map(self._model, _restore, frames))
 
     def visible_share(self, frames: np.ndarray, *, own: bool = True) -> np.ndarray:
         """How often each token stays visible, [G, f, P], under own or random masks."""
@@ -139,6 +148,11 @@ class Model:
             for at in range(0, len(filled), size)
         ]
         return jax.tree.map(lambda *x: _whole(x)[: len(frames)], *parts)
+
+
+def _arrays(restored: recot.Restored) -> RestoredArrays:
+    fields = (restored.targets, restored.predicted, restored.visible, restored.compressed)
+    return RestoredArrays(*map(np.asarray, fields))
 
 
 def _whole(parts):
@@ -180,15 +194,16 @@ def _fresh_dts(config: TrainConfig) -> dict:
     return jit(init)(jax.random.key(config.seed + 1))
 
 
-def _errors(restored: recot.Restored) -> dict[str, np.ndarray]:
+def _errors(restored: RestoredArrays) -> dict[str, np.ndarray]:
     """Squared error of each token, [G, f, P], of the model and of the rules."""
     guesses = {"model": restored.predicted}
+    targets, visible = jnp.asarray(restored.targets), jnp.asarray(restored.visible)
     for rule in ("copy_mean", "interpolate"):
-        guesses[rule] = np.asarray(impute(restored.targets, visible=restored.visible, rule=rule))
+        guesses[rule] = np.asarray(impute(targets, visible=visible, rule=rule))
     return {who: np.square(guess - restored.targets).mean(-1) for who, guess in guesses.items()}
 
 
-def _hidden_mean(error: np.ndarray, restored: recot.Restored) -> float:
+def _hidden_mean(error: np.ndarray, restored: RestoredArrays) -> float:
     return float(error[restored.visible == 0].mean())
 
 
@@ -273,7 +288,7 @@ def _pooled(compressed: np.ndarray) -> np.ndarray:
     return np.asarray(rearrange(pooled, "g n c -> g (n c)"))
 
 
-def draw(frames: np.ndarray, *, restored: recot.Restored, path: Path) -> None:
+def draw(frames: np.ndarray, *, restored: RestoredArrays, path: Path) -> None:
     """A picture of some groups: above what the compressor saw, below each hidden token's error.
 
     Args:

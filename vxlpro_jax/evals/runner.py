@@ -317,5 +317,5 @@ def _frame_rate(video: Path) -> float:
     try:
         with av.open(str(video)) as container:
             return float(container.streams.video[0].average_rate or _FOLDER_FPS)
-    except (av.FFmpegError, IndexError, TypeError):
+    except (av.error.FFmpegError, IndexError, TypeError):
         return _FOLDER_FPS

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vxlpro_jax.evals import metrics
 from vxlpro_jax.evals.annotations import AnnotationRow, read_rows, read_text
@@ -151,18 +152,27 @@ def _text_rows(path: Path) -> list[AnnotationRow]:
     for number, line in enumerate(read_text(path, "Annotations").split("\n"), start=1):
         if not line.strip():
             continue
-        found = _LINE.fullmatch(line.strip())
-        try:
-            start, end = map(float, found.groups()[1:3])
-        except (AttributeError, ValueError) as error:
+        fields = _line_fields(line.strip())
+        if fields is None:
             raise InputError(
                 f"{path}, line {number} is {line!r}: expected 'VIDEO start end##sentence.'."
-            ) from error
-        fields = {"video": f"{found[1]}.mp4", "caption": found[4], "timestamp": [start, end]}
+            )
         rows.append(AnnotationRow(f"{path}, line {number}", len(rows), fields))
     if not rows:
         raise InputError(f"Annotations {path} hold no line: give the published file.")
     return rows
+
+
+def _line_fields(line: str) -> dict[str, Any] | None:
+    """The fields of a line of text; None if it has another form."""
+    found = _LINE.fullmatch(line)
+    if not found:
+        return None
+    try:
+        times = [float(found[2]), float(found[3])]
+    except ValueError:
+        return None
+    return {"video": f"{found[1]}.mp4", "caption": found[4], "timestamp": times}
 
 
 def _query(row: AnnotationRow) -> CharadesQuery:

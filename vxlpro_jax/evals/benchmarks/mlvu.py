@@ -176,7 +176,8 @@ def _authors(row: AnnotationRow) -> MlvuQuestion:
         question=row.text("question"),
         options=row.options("candidates") if is_choice else (),
         gold=_gold(row) if is_choice and "answer" in row else None,
-        **_judge_fields(row, is_choice=is_choice),
+        reference=_judge_text(row, "answer", is_choice=is_choice),
+        scoring_points=_judge_text(row, "scoring_points", is_choice=is_choice),
     )
 
 
@@ -205,16 +206,14 @@ def _repacked(row: AnnotationRow) -> MlvuQuestion:
         question=question,
         options=options,
         gold=row.text("answer") if is_choice else None,
-        **_judge_fields(row, is_choice=is_choice),
+        reference=_judge_text(row, "answer", is_choice=is_choice),
+        scoring_points=_judge_text(row, "scoring_points", is_choice=is_choice),
     )
 
 
-def _judge_fields(row: AnnotationRow, *, is_choice: bool) -> dict[str, str]:
-    """What a judge model needs; scoring points have the brackets and quotes of a Python list."""
-    if is_choice:
-        return {}
-    fields = {"reference": "answer", "scoring_points": "scoring_points"}
-    return {name: str(row.fields[key]) for name, key in fields.items() if key in row}
+def _judge_text(row: AnnotationRow, field: str, *, is_choice: bool) -> str:
+    """A field for a judge model; a list has the brackets and quotes of a Python list."""
+    return str(row.fields[field]) if field in row and not is_choice else ""
 
 
 def _options_of(text: str) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ class VstarQuestion(Record):
 
     domain: str
     length: float
-    size: tuple[int, int]
+    size: tuple[float, float]
     what: str
     when: str
     where: tuple[str, str]

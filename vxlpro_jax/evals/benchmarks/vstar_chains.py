@@ -88,13 +88,13 @@ def read_measures(
         ) from error
     if name != benchmark or not items:
         raise InputError(f"Results {path} are of {name!r}: give some of {benchmark}.")
-    missing = [id for id, value in items.items() if value is None]
-    if missing:
+    measures = {id: value for id, value in items.items() if value is not None}
+    if missing := len(items) - len(measures):
         raise InputError(
-            f"Results {path} have {len(missing)} answers without a rating: let a judge model rate"
+            f"Results {path} have {missing} answers without a rating: let a judge model rate"
             " them (vxlpro_jax.evaluate --judge_url)."
         )
-    return items
+    return measures
 
 
 def _right(item: Mapping[str, Any]) -> float | None:
@@ -126,7 +126,7 @@ def _chain(what: Measures, when: Measures, where: Measures) -> dict[str, float]:
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m vxlpro_jax.evals.benchmarks.vstar_chains",
-        description=__doc__.split("\n")[0],
+        description=(__doc__ or "").split("\n")[0],
     )
     add = parser.add_argument
     add("--what", required=True, type=Path, help="results of vstar_what, rated by a judge model")

@@ -6,7 +6,7 @@ needle, S side of a frame.
 
 import dataclasses
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,7 +114,7 @@ def encode(engine: Engine, stream: FrameStream, *, keep: Collection[int]) -> Hay
     """
     kept: dict[int, list[np.ndarray]] = {group: [] for group in keep}
 
-    def frames() -> Iterator[TimedFrame]:
+    def frames() -> Generator[TimedFrame, None, None]:
         shown = cli.progress(stream, name="haystack", unit="frame", total=len(stream.times))
         for index, (pixels, time) in enumerate(zip(shown, stream.times, strict=True)):
             if index // FRAMES_PER_GROUP in kept:
@@ -156,7 +156,9 @@ def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
     )
 
 
-def _frames(streams: Sequence[FrameStream], times: Sequence[np.ndarray]) -> Iterator[TimedFrame]:
+def _frames(
+    streams: Sequence[FrameStream], times: Sequence[np.ndarray]
+) -> Generator[TimedFrame, None, None]:
     """The frames of all streams; each stream gives one frame for each of its `times`."""
     for stream, seconds in zip(streams, times, strict=True):
         with stream:
