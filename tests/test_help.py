@@ -15,6 +15,7 @@ COMMANDS = (
     "vxlpro_jax.aot.param_report",
     "vxlpro_jax.compile",
     "vxlpro_jax.data.ingest",
+    "vxlpro_jax.evals.benchmarks.vstar_chains",
     "vxlpro_jax.evaluate",
     "vxlpro_jax.generate",
     "vxlpro_jax.inspect_data",

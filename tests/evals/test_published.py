@@ -124,13 +124,13 @@ def test_subtitles_are_those_that_the_frames_show(flags, tmp_path):
 def test_system_message_and_prefill_are_read(flags, tmp_path, monkeypatch):
     """What the decoder reads is the whole prompt, and its reply has begun."""
     read = []
-    watch = Engine.watch
+    prefill = Engine.prefill
 
     def spied(engine, encoded, plans, *, options):
         read.extend((engine.tokenizer, plan) for plan in plans)
-        return watch(engine, encoded, plans, options=options)
+        return prefill(engine, encoded, plans, options=options)
 
-    monkeypatch.setattr(Engine, "watch", spied)
+    monkeypatch.setattr(Engine, "prefill", spied)
     evaluate.main(flags("mlvu_dev", "--limit", 1))
     ((tokenizer, plan),) = read
     (line,) = lines_of(tmp_path / "out")

@@ -27,7 +27,8 @@ from vxlpro_jax.evals.results import Answers, Results
 from vxlpro_jax.evals.run_folder import Line, RunFolder, check_settings, folder_lock
 from vxlpro_jax.evals.subtitles import NO_SUBTITLES, read_srt, subtitles_at
 from vxlpro_jax.inference.engine import Encoded, Engine
-from vxlpro_jax.inference.memory_plan import Options, Plan
+from vxlpro_jax.inference.memory_plan import Plan
+from vxlpro_jax.inference.options import Options
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Shard

@@ -22,7 +22,7 @@ from vxlpro_jax.data.synthetic.haystacks import NEEDLE_FRAMES
 from vxlpro_jax.data.text.chat import IMAGE_MARK
 from vxlpro_jax.data.video import reader
 from vxlpro_jax.inference.engine import Encoded, Engine
-from vxlpro_jax.inference.memory_plan import Options
+from vxlpro_jax.inference.options import Options
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.files import write_atomically
 

@@ -17,7 +17,7 @@ from vxlpro_jax.data.synthetic.haystacks import needle_set
 from vxlpro_jax.evals import synthetic
 from vxlpro_jax.evals.needle.replies import Cell, NeedleReply
 from vxlpro_jax.inference.engine import Engine
-from vxlpro_jax.inference.memory_plan import Options
+from vxlpro_jax.inference.options import Options
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 

@@ -97,7 +97,10 @@ class Haystack:
         visual = self.encoded.visual[: at.groups].copy()
         visual[groups] = again.visual
         return dataclasses.replace(
-            self.encoded, visual=visual, stamp_ids=self.encoded.stamp_ids[: at.groups]
+            self.encoded,
+            visual=visual,
+            stamp_ids=self.encoded.stamp_ids[: at.groups],
+            times=self.encoded.times[: at.groups],
         )
 
 

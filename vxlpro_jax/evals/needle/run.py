@@ -13,7 +13,7 @@ from vxlpro_jax.evals.needle.modes import MODES
 from vxlpro_jax.evals.needle.replies import Cell, NeedleReply, Replies
 from vxlpro_jax.evals.needle.report import Caption, CellScore
 from vxlpro_jax.inference.engine import Engine
-from vxlpro_jax.inference.memory_plan import Options
+from vxlpro_jax.inference.options import Options
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 
