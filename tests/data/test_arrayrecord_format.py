@@ -37,7 +37,7 @@ def test_the_layout_is_as_documented():
 
 
 @pytest.mark.parametrize("video", [MP4, "clips/a.mp4"])
-def test_bytes_that_are_no_record_are_told(video):
+def test_bytes_that_are_not_a_record_are_an_error(video):
     data = encode_record(IngestedRecord("7", TURNS, video))
     others = [b"", b"VXR1", b"VXR2" + data[4:], data[:-1], data + b"x", b"VXR1\2\0\0\0[]", TALK]
     for other in others:
@@ -115,7 +115,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_records_are_told_by_kind(case):
+def test_bad_records_have_kind_and_reason(case):
     kind, spoilt = BAD[case]
     with pytest.raises(BadRecord) as caught:
         validate_fields(**{"id": b"a", "conversations": TALK, "video": MP4, **spoilt})

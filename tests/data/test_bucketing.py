@@ -189,7 +189,7 @@ def shapes_of(data, *, steps):
     return dict(found)
 
 
-def test_a_duration_tells_the_bucket_at_a_fixed_rate(tmp_path):
+def test_duration_determines_the_bucket_at_a_fixed_rate(tmp_path):
     data = timed(tmp_path, f4=4 / 30, f5=5 / 30, f8=8 / 30, f9=9 / 30, f20=None)
     assert shapes_of(data, steps=10) == {1: {1}, 2: {2}, 8: {3, 5}}
     uniform = dataclasses.replace(data, fps=0.0)

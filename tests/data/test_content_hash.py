@@ -103,7 +103,7 @@ def test_a_remote_file_is_asked_for_once_a_run_and_read_once(tmp_path, reads):
 
 
 @pytest.mark.parametrize("name", ["none", "../secret", "link", "folder", "x" * 300])
-def test_what_cannot_be_read_is_told_each_time(name, tmp_path):
+def test_unreadable_file_raises_each_time(name, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     (tmp_path / "secret").write_text("outside")

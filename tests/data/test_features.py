@@ -224,7 +224,7 @@ def test_a_damaged_record_is_named_and_its_shard_absent_from_then_on(shard, tmp_
 
 
 @pytest.mark.parametrize("visuals", [{"a": [0, 19]}, {"a": [7, 20]}])
-def test_an_index_that_tells_wrong_is_found_out(visuals, shard, tmp_path):
+def test_wrong_index_counts_as_damage(visuals, shard, tmp_path):
     edit(shard, visuals=visuals)
     with pytest.raises(InputError, match="are damaged"):
         FeatureStore(tmp_path, kind=SMALL).read("a")

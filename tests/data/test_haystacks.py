@@ -40,7 +40,7 @@ def colour_of(frame) -> str | None:
     return nearest if distance[nearest] < 60 else None
 
 
-def test_haystacks_to_learn_from_show_one_card_of_the_colour_that_is_told(few, tmp_path):
+def test_training_haystacks_show_one_card_of_the_answer_colour(few, tmp_path):
     files = training_set(tmp_path, most_frames=40)
     assert [file.name for file in files] == ["16.json", "32.json"]
     for frames, file in zip((16, 32), files, strict=True):

@@ -82,7 +82,7 @@ def test_a_library_that_cannot_decode_is_a_fault_of_the_installation(write_video
     ("count", "fps", "colour", "said"),
     [(2, 2, 30, "frames come at"), (3, 4, 30, "frames come at"), (3, 2, 0, "colours are off")],
 )
-def test_a_clip_that_is_read_wrong_is_told(count, fps, colour, said, tmp_path, monkeypatch):
+def test_wrongly_decoded_clip_is_a_program_error(count, fps, colour, said, tmp_path, monkeypatch):
     path = tmp_path / "clip.mp4"
     write_mp4(path, (np.full((32, 32, 3), colour, np.uint8) for _ in range(count)), fps=fps)
     monkeypatch.setattr(known_good, "CLIP", path)
@@ -137,7 +137,7 @@ def test_another_format_of_arrays_is_a_bad_file(version, tmp_path):
 # ---- Decoder processes ---------------------------------------------------------------------------
 
 
-def test_a_fault_in_a_decoder_process_is_told_with_its_traceback(changed_pyav, write_video):
+def test_fault_in_a_decoder_process_has_its_traceback(changed_pyav, write_video):
     path = write_video([0, 40, 80])
     with DecoderPool(1, time_limit=60) as pool:
         for _ in range(2):  # It is ready for another file, and says the same of that.

@@ -241,7 +241,7 @@ def test_a_server_without_ranges(files):
             stream.read()
 
 
-def test_keys_in_a_url_are_not_told():
+def test_messages_redact_credentials_of_urls():
     with pytest.raises(InputError) as error, open_binary("http://me:pass@127.0.0.1:1/a?key=s"):
         pass
     assert "http://127.0.0.1:1/a " in str(error.value)

@@ -54,6 +54,6 @@ def test_pictures_share_a_row(pictures, tmp_path):
     np.testing.assert_array_equal(visual.groups[:, 0], expected)
 
 
-def test_too_many_pictures_are_told(pictures):
+def test_too_many_pictures_are_an_error(pictures):
     with pytest.raises(InputError, match=r"5 pictures, too many for a row of 4 crops"):
         pictures(5, groups=4)

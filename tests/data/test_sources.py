@@ -56,7 +56,7 @@ def test_visual_records_need_no_text(tmp_path):
     ]
 
 
-def test_no_visual_record_at_all_is_told(tmp_path):
+def test_no_visual_record_is_an_error(tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps([{"conversations": TEXT}]))
     with pytest.raises(InputError, match="names no video and no image"):

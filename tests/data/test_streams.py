@@ -218,7 +218,7 @@ def test_an_error_midway_comes_after_the_good_frames(tmp_path, write_video):
     assert not open_files(path)
 
 
-def test_a_broken_picture_of_a_folder_is_told_at_its_turn(tmp_path):
+def test_broken_picture_of_a_folder_raises_with_its_frame(tmp_path):
     path = folder(tmp_path / "frames", count=8)
     (path / "5.png").write_bytes(b"broken")
     with stream_video(path, max_frames=8, size=24) as stream:
@@ -227,7 +227,7 @@ def test_a_broken_picture_of_a_folder_is_told_at_its_turn(tmp_path):
             next(stream)
 
 
-def test_what_cannot_be_asked_for_is_told_at_once(write_video):
+def test_bad_sampling_raises_before_reading(write_video):
     path = write_video([0, 40])
     for ask in ({"max_frames": 0}, {"max_frames": 4, "fps": -1}):
         with pytest.raises(InputError, match=r"max_frames is|fps is"):

@@ -60,8 +60,8 @@ def _notes(findings: Findings) -> list[str]:
     ]
     kinds = collections.Counter(m.error_kind for m in findings.measured.values() if m.error)
     if kinds:
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        notes.append(f"Clips that cannot be read, by kind: {told}.")
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        notes.append(f"Clips that cannot be read, by kind: {counts}.")
     if unscored := sum(1 for losses in findings.losses.values() if losses.error):
         notes.append(f"{unscored:,} samples could not be scored by the model and are kept.")
     return list(itertools.chain.from_iterable((note, "") for note in notes))[:-1]

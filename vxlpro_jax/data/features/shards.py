@@ -115,14 +115,14 @@ def read_index(index: Path, *, kind: GroupType) -> dict[str, VisualLocation]:
     """Returns the location of each visual in a shard; none, with a warning, if it is damaged."""
     shard = index.with_suffix(SHARD)
     try:
-        told = json.loads(index.read_text(encoding="utf-8"))
-        if GroupType(tuple(told["shape"]), told["dtype"]) != kind:
-            raise ValueError(f"it holds {told['dtype']} {told['shape']}")
-        if (size := shard.stat().st_size) != told["bytes"]:
-            raise ValueError(f"it has {size} bytes instead of {told['bytes']}")
+        stored = json.loads(index.read_text(encoding="utf-8"))
+        if GroupType(tuple(stored["shape"]), stored["dtype"]) != kind:
+            raise ValueError(f"it holds {stored['dtype']} {stored['shape']}")
+        if (size := shard.stat().st_size) != stored["bytes"]:
+            raise ValueError(f"it has {size} bytes instead of {stored['bytes']}")
         return {
-            key: VisualLocation(shard, first, groups, told["per_record"])
-            for key, (first, groups) in told["visuals"].items()
+            key: VisualLocation(shard, first, groups, stored["per_record"])
+            for key, (first, groups) in stored["visuals"].items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         log.warning("Features in %s are ignored and computed again: %s", shard, error)

@@ -67,7 +67,7 @@ def fingerprint(file: StoredFile) -> str:
         url = _remote_inside(file.root, file.name)
         return f"{url}\0{version(url)}"
     path = resolve_inside(file.root, file.name)
-    with _told(str(path)):
+    with _input_errors(str(path)):
         stat = path.stat()
     return f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
 
@@ -86,7 +86,7 @@ def matching(pattern: str) -> list[str]:
             " them by a brace list."
         )
     else:
-        with _told(pattern):
+        with _input_errors(pattern):
             system, path = _filesystem(pattern)
             found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
     if not found:
@@ -101,7 +101,7 @@ def open_binary(file: str) -> Iterator[BinaryIO]:
     Raises:
         InputError: The file cannot be opened, or a remote file cannot be read.
     """
-    with _told(file):
+    with _input_errors(file):
         if is_remote(file):
             system, path = _filesystem(file)
             raw = _RemoteFile(system.open(path, "rb", block_size=_BLOCK), file)
@@ -145,13 +145,13 @@ def version(url: str) -> str:
     Raises:
         InputError: The file does not exist.
     """
-    with _told(url):
+    with _input_errors(url):
         system, path = _filesystem(url)
         info = system.info(path)
         # An ETag depends on the content; other metadata may change with the time of writing.
         tag = info.get("ETag") or info.get("etag")
-        told = [tag] if tag else [system.ukey(path), info.get("Last-Modified")]
-        return " ".join(map(str, [info.get("size"), *told]))
+        parts = [tag] if tag else [system.ukey(path), info.get("Last-Modified")]
+        return " ".join(map(str, [info.get("size"), *parts]))
 
 
 def resolve_inside(root: str | Path, name: str) -> Path:
@@ -192,7 +192,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _told(place: str) -> Iterator[None]:
+def _input_errors(place: str) -> Iterator[None]:
     """Each library has errors of its own; all become an InputError that names the place."""
     try:
         yield
@@ -250,17 +250,17 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        with _told(self._url):
+        with _input_errors(self._url):
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with _told(self._url):
+        with _input_errors(self._url):
             return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        with _told(self._url):
+        with _input_errors(self._url):
             return self._file.tell()
 
     def close(self) -> None:

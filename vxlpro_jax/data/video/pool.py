@@ -210,13 +210,14 @@ class _Process:
         return self._process.poll() is None
 
     def ask(self, request: dict[str, Any], content: bytes, *, time_limit: float) -> Video:
-        """What it answers.
+        """Sends a request and returns the answer.
 
         Raises:
-            BadFile: or InputError, as it was told.
-            ProgramError: something else went wrong there, which ends the reading of all files.
-            TimeoutError: nothing within the limit.
-            _Died: instead of an answer.
+            BadFile: The file cannot be used.
+            InputError: The request is not valid.
+            ProgramError: The process failed for a reason that is not the file.
+            TimeoutError: There was no answer within the limit.
+            _Died: The process ended before it answered.
         """
         self.is_at_rest = False
         try:
