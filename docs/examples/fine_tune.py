@@ -16,6 +16,7 @@ import vxlpro_jax
 from vxlpro_jax.data.synthetic.drawing import write_mp4
 
 QUESTION = "Does the light go on or off?"
+ANSWERS = ("on", "off")
 
 
 def main(argv: list[str]) -> None:
@@ -40,7 +41,7 @@ def write_clips(folder: Path, split: str, *, count: int) -> list[dict]:
     rng = np.random.default_rng(len(split))
     samples = []
     for index in range(count):
-        answer = ("on", "off")[index % 2]
+        answer = ANSWERS[index % 2]
         file = f"{split}{index}.mp4"
         write_mp4(folder / file, room(rng, answer), fps=2)
         turns = [
@@ -79,12 +80,12 @@ def train(checkpoint: str, data: Path, run: Path, *, steps: int) -> None:
 
 
 def accuracy(checkpoint: str | Path, samples: list[dict], data: Path) -> float:
-    """The share of samples that the model answers exactly."""
+    """The share of samples that the model answers right, choosing among `ANSWERS`."""
     engine = vxlpro_jax.Engine(vxlpro_jax.load_model(checkpoint))
-    right = [
-        engine.ask(data / sample["video"], QUESTION) == sample["conversations"][-1]["value"]
-        for sample in samples
-    ]
+    right = []
+    for sample in samples:
+        answer = engine.ask(data / sample["video"], QUESTION, choices=ANSWERS)
+        right.append(answer == sample["conversations"][-1]["value"])
     return sum(right) / len(right)
 
 
