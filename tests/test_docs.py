@@ -165,11 +165,16 @@ def home(tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 def test_asking_in_python(home):
-    shown = (EXAMPLES / "ask.txt").read_text().splitlines()
+    """Random weights answer anything, so that only the lines without an answer are compared."""
     lines = _run(home, EXAMPLES / "ask.py").splitlines()
-    assert len(lines) == len(shown)
-    assert re.sub(r"\d\.\d+$", "", lines[-1]) == re.sub(r"\d\.\d+$", "", shown[-1])
+    *answers, first, last = (EXAMPLES / "ask.txt").read_text().splitlines()
+    for shown in answers:
+        question = shown.partition("?")[0]
+        assert any(line.startswith(question) for line in lines)
+    for shown, line in zip((first, last), lines[-2:], strict=True):
+        assert re.sub(r"[\d.]+$", "", line) == re.sub(r"[\d.]+$", "", shown)
 
 
 @pytest.mark.slow
