@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
+import av.error
 import numpy as np
 
 from vxlpro_jax.checkpoints.inference_config import read_inference_config
