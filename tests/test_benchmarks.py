@@ -9,6 +9,8 @@ from helpers import ROOT, python
 from vxlpro_jax.config.schema import PRESETS
 from vxlpro_jax.models.video_xl_pro import abstract_params
 
+pytestmark = pytest.mark.slow
+
 
 def accelerator(*flags):
     config = "--config=configs/stage2.py:tiny,frames=8,batch=1,text=16"

@@ -20,6 +20,8 @@ from helpers import ROOT, python
 
 from vxlpro_jax.distributed import cluster, preemption
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 CONTRACT = (

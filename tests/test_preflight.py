@@ -20,6 +20,8 @@ from vxlpro_jax.training.preflight_checks import (
 )
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = f"--config={ROOT / 'configs/stage2.py'}"
 NAMES = ["devices", "all-reduce", "workdir", "batch", "data"]
 

@@ -23,6 +23,8 @@ from vxlpro_jax.sweep.plan import Run, Step, Sweep, plan
 from vxlpro_jax.sweep.results import Measurement
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 ABLATIONS = f"--config={ROOT / 'configs/ablations.py'}"
 FIGURES = {"accuracy": {"order": 0.5, "count": 1.0}}
 

@@ -19,6 +19,8 @@ from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.sharding import mesh
 from vxlpro_jax.utils import accelerators
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

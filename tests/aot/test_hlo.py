@@ -1,7 +1,11 @@
 """Collectives read from a program's text: loops multiply, one channel counts once."""
 
+import pytest
+
 from vxlpro_jax.aot import hlo
 from vxlpro_jax.aot.hlo import Collective
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true

@@ -18,6 +18,8 @@ from vxlpro_jax.config.schema import (
 )
 from vxlpro_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.slow
+
 FROZEN_TOWER = OptimConfig(groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),))
 
 

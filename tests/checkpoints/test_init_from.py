@@ -13,6 +13,8 @@ from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder, *, parts, value):
     folder.mkdir()

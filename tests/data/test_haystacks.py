@@ -14,6 +14,8 @@ from vxlpro_jax.data.synthetic.drawing import COLOURS
 from vxlpro_jax.data.synthetic.haystacks import needle_set, training_set
 from vxlpro_jax.data.video.reader import read_video
 
+pytestmark = pytest.mark.slow
+
 
 def test_haystacks_of_every_length_and_depth(monkeypatch, tmp_path):
     monkeypatch.setattr(haystacks, "NEEDLE_FRAMES", (8, 16))

@@ -21,6 +21,8 @@ from vxlpro_jax.data.sources import paths
 from vxlpro_jax.data.sources.arrayrecord_format import BadRecord, decode_record
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 TALK = json.dumps(chat("<image>", "a")).encode()
 
 

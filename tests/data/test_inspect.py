@@ -18,6 +18,8 @@ from vxlpro_jax.data.loader.samples import RowShape, Sample
 from vxlpro_jax.data.text.chat import Turn, encode_conversation, encode_stamps
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 28
 LEARNED = (0xC2, 0x18, 0x5B)
 

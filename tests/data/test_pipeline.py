@@ -17,6 +17,8 @@ from vxlpro_jax.data.text.chat import Turn, encode_conversation, encode_stamps
 from vxlpro_jax.data.video.reader import group_video, read_video
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 28
 VISUAL = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}]
 TEXT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]

@@ -20,6 +20,8 @@ from vxlpro_jax.data.sources.load import load_records
 from vxlpro_jax.data.sources.storage import StoredFile, fingerprint, open_binary, open_media
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = [
     {"video": "clips/a b#1.mp4", "conversations": chat("<image>\nWho?", "Me.")},
     {"video": "clips/long.mp4", "conversations": chat("<image>\nWho?", "You.")},

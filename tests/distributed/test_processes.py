@@ -25,6 +25,8 @@ from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import abstract_state
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(__file__).parents[1] / "support" / "distributed_driver.py"
 HOST = socket.gethostname()
 # Seconds: of VXLPRO_TIMEOUT; half of it is the silence after which a process is gone.

@@ -5,6 +5,8 @@ import pytest
 from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.distributed.watchdog import Watchdog
 
+pytestmark = pytest.mark.slow
+
 
 class Clock:
     now = 0.0

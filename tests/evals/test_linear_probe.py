@@ -5,6 +5,8 @@ import pytest
 
 from vxlpro_jax.evals import linear_probe
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 
 

@@ -19,6 +19,8 @@ from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils import errors
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 # The tiny tokenizer spells most words, so prompts are long.
 CONFIG = dataclasses.replace(
     helpers.MICRO, decoder=dataclasses.replace(helpers.MICRO.decoder, max_positions=8192)

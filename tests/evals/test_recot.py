@@ -14,6 +14,8 @@ from vxlpro_jax.evals import recot as recot_eval
 from vxlpro_jax.models import recot
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SIZES = recot_eval.Sizes(groups=6, probe_train=12, probe_test=8)
 
 

@@ -10,6 +10,8 @@ from vxlpro_jax.data.synthetic import clips
 from vxlpro_jax.evals import synthetic
 from vxlpro_jax.inference.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

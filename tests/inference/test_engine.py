@@ -27,6 +27,8 @@ from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
+pytestmark = pytest.mark.slow
+
 # With the released number of visual tokens.
 MODEL = dataclasses.replace(MICRO, dts=DtsConfig())
 

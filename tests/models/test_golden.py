@@ -5,6 +5,8 @@ import pytest
 
 from checkpoints_convert import golden, to_orbax, tolerances
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model_folder(golden_folder, tmp_path_factory):

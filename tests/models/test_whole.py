@@ -13,6 +13,8 @@ from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.video_xl_pro import VideoXLPro
 from vxlpro_jax.training.losses import cross_entropy
 
+pytestmark = pytest.mark.slow
+
 GROUPS, SLOTS = 4, 40
 KINDS = {
     "video": {"frames": 8, "keep_ratio": 0.7},

@@ -24,6 +24,8 @@ from vxlpro_jax.sharding.params import RULES, spec_of, state_shardings
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(__file__).parents[1] / "support" / "sharding_driver.py"
 RUNS = ("answer", "answer, skipping, in float64", "recot in float64")
 MESHES = ("1,8,1,1", "2,2,2,1", "1,2,1,4")  # data, fsdp, tensor, context

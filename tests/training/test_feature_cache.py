@@ -38,6 +38,8 @@ from vxlpro_jax.training.setup import resolve
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
+pytestmark = pytest.mark.slow
+
 
 def freezing(pattern: str) -> OptimConfig:
     return OptimConfig(groups=(ParamGroup(pattern=pattern, lr_scale=0.0),))

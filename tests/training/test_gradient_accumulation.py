@@ -17,6 +17,8 @@ from vxlpro_jax.training.step import gradients, make_train_step
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(
     model=dataclasses.replace(MICRO, vision=dataclasses.replace(MICRO.vision, image_size=28)),
     recot=RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2),

@@ -13,6 +13,8 @@ from vxlpro_jax.training.objectives.recot import Recot
 from vxlpro_jax.training.objectives.sft import Sft
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 STAGE = '''
 """A stage of our own: learns the mean colour of the frames."""
 

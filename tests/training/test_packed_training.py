@@ -16,6 +16,8 @@ from vxlpro_jax.training.objective import objective_of
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 from vxlpro_jax.training.profiler import Profiler
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def run(profiler, steps):
     for step in range(1, steps + 1):

@@ -13,6 +13,8 @@ from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.run_folder import resume_plan, write_workdir
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 TOWER = ParamGroup(pattern="^vision/", lr_scale=0.0)
 UNUSED = ParamGroup(pattern="^nothing/", lr_scale=9.0, rule="muon")
 

@@ -34,6 +34,8 @@ from vxlpro_jax.training.state import abstract_state, initial_state
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(__file__).parents[1] / "support" / "training_driver.py"
 
 

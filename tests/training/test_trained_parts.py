@@ -18,6 +18,8 @@ from vxlpro_jax.training.trained_parts import (
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 PARAMS = tree.unflatten(
     {
         "vision/layers/attn/q/kernel": jnp.zeros((2, 3)),

@@ -13,6 +13,8 @@ from vxlpro_jax.evals.needle import clips
 from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -11,6 +11,8 @@ from vxlpro_jax import needle as command
 from vxlpro_jax.inference.engine import Engine
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(micro_folder, film, colour_needles, tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ from vxlpro_jax.evals.needle import modes, needles
 from vxlpro_jax.inference.engine import Engine, Options
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(keep_ratio=1.0, max_new_tokens=16)
 
 
