@@ -44,7 +44,7 @@ def decoders(parent="self") -> set[int]:
 def is_decoder(pid: int) -> bool:
     """False once it has ended."""
     try:
-        return b"decode_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"vxlpro_jax.data.video.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
         return False
 
