@@ -12,13 +12,13 @@ from helpers import python
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax import sharding
 from vxlpro_jax.aot import param_report as sharding_command
 from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import PRESETS, MeshConfig, RecotConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.sharding import batch
+from vxlpro_jax.sharding import params as sharding_params
 from vxlpro_jax.sharding.mesh import AXES, axis_sizes, make_mesh
 from vxlpro_jax.sharding.params import RULES, spec_of, state_shardings
 from vxlpro_jax.utils import tree
@@ -76,8 +76,7 @@ def test_a_mesh_that_cannot_shard_a_large_parameter_is_refused():
 
 def test_the_report_lists_every_parameter(capsys):
     argv = ["sharding", "--config=configs/stage2.py", "--config.mesh.tensor=2", "--devices=8"]
-    with pytest.warns(DeprecationWarning, match="load_module"):
-        sharding_command.main(argv)
+    sharding_command.main(argv)
     *rows, _, mesh, params, _ = capsys.readouterr().out.splitlines()
     told = {row.split()[0]: row for row in rows[1:]}
     leaves = tree.flatten(abstract_params(PRESETS["tiny"]))
@@ -95,7 +94,7 @@ def test_unmatched_path_is_named():
 
 def test_doubly_matched_path_is_named(monkeypatch):
     again = (*RULES, (r"decoder/emb.*", P()))
-    monkeypatch.setattr(sharding, "RULES", again)
+    monkeypatch.setattr(sharding_params, "RULES", again)
     with pytest.raises(ValueError, match=r"matches: decoder/embed, decoder/emb\.\*"):
         spec_of("decoder/embed")
 
@@ -156,7 +155,7 @@ EVERYWHERE = pytest.mark.parametrize(("task", "mesh"), list(itertools.product(RU
 def runs():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     paths = str(DRIVER.parent)
-    process = python(DRIVER, *MESHES, XLA_FLAGS=flags, PYTHONPATH=f"{DRIVER.parent.parent}:{paths}")
+    process = python(DRIVER, *MESHES, XLA_FLAGS=flags, PYTHONPATH=f"{DRIVER.parents[2]}:{paths}")
     out, error = process.communicate()
     assert process.returncode == 0, error
     return json.loads(out.splitlines()[-1])
