@@ -5,6 +5,7 @@ from their usual environment variables.
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -163,6 +164,8 @@ def resolve_inside(root: str | Path, name: str) -> Path:
     root = Path(root).resolve()
     try:
         path = (root / name).resolve()
+        if _is_loop(path):  # Python 3.13 and later do not raise by themselves.
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except (OSError, RuntimeError) as error:
         raise InputError(f"{name} in {root} leads nowhere ({error}): mend the link.") from error
     if not path.is_relative_to(root):
@@ -171,6 +174,15 @@ def resolve_inside(root: str | Path, name: str) -> Path:
             " move the file there."
         )
     return path
+
+
+def _is_loop(path: Path) -> bool:
+    """Whether links on the way to it lead back to themselves."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _remote_inside(root: str, name: str) -> str:
