@@ -74,6 +74,7 @@ def test_gradients_of_many_microbatches_are_added_in_float32():
     assert grad.item() == 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 4])
 def test_devices_exchange_parameters_and_gradients_once(microbatch):
     devices = topology_devices("v5e:2x4")
