@@ -18,6 +18,7 @@ HTTP_AND_S3 = ["aiohttp>=3.14", "fsspec>=2026.9", "s3fs>=2026.9"]
 FAST_TEST = [  # for the tests that are neither marked slow nor torch
     "aiohttp>=3.14",
     "dashscope>=2.0",  # only for the vocabulary file of Qwen2.5 that it ships
+    "kubernetes-validate>=1.37",  # schemas that launch files are held to; brings jsonschema
     "pytest>=9.2",
     "pytest-xdist>=3.8",
 ]
@@ -28,7 +29,6 @@ TEST = [
     "jax[tpu]>=0.10.2",  # for the compiler alone; no TPU is needed
     "flask>=3.1",  # these two and moto are the S3 server that ingest is tested with
     "flask-cors>=6.0",
-    "kubernetes-validate>=1.37",  # schemas that launch files are held to; brings jsonschema
     "moto[s3]>=5.2",
     "tensorboardX>=2.6.5",  # only to read back what is written for TensorBoard
     "transformers>=5.24",

@@ -38,7 +38,6 @@ from vxlpro_jax.utils.errors import InputError
         ({"optim": {"lr": False}}, "config.optim.lr is False: expected float"),
         ({"model": {"decoder": {"tied_head": 1}}}, "decoder.tied_head is 1: expected bool"),
         ({"model": {"dts": {"layout": "x"}}}, "layout is 'x': choose one of 'released', 'temp"),
-        ({"model": {"attention": "flash"}}, "attention is 'flash': choose one of 'auto'"),
         ({"model": {"preset": "7b"}}, "Unknown preset '7b': known are 3b, tiny"),
         ({"optim": {"groups": ({"patern": "x"},)}}, "groups.patern: did you mean 'pattern'"),
         ({"model": 3}, "config.model is 3: expected"),

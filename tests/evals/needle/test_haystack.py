@@ -55,9 +55,9 @@ def test_hiding_equals_encoding_the_edited_video(micro_folder, film, frames, len
         edited[at.start : at.start + length] = needle
         groups = reader.group_video(Video(edited, times[:frames]))
         whole = engine.encode_groups(groups.frames, times=groups.times)
-        # The groups come in batches of other sizes, whose products a CPU may add up in another
-        # order: the features agree within a few roundings of the largest one.
-        atol = 4 * np.finfo(np.float32).eps * np.abs(whole.visual).max()
+        # The groups come in batches of other sizes, whose products are added up in another order:
+        # through all layers that makes some float32 roundings (1e-7) of the largest feature.
+        atol = 5e-6 * np.abs(whole.visual).max()
         np.testing.assert_allclose(hidden.visual, whole.visual, atol=atol)
         np.testing.assert_array_equal(hidden.stamp_ids, whole.stamp_ids)
 
