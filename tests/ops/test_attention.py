@@ -317,6 +317,27 @@ def largest_intermediate(function, *args):
     return max(walk(jax.make_jaxpr(function)(*args).jaxpr))
 
 
+@pytest.mark.parametrize("has_segments", [True, False])
+def test_chunks_of_scanned_layers_take_memory_linear_in_the_length(has_segments):
+    """JAX takes out of a scan what is the same for all layers, such as the masks of all chunks."""
+
+    def loss(x, scales):
+        ones = jnp.ones(x.shape[:2], jnp.int32) if has_segments else None
+
+        def layer(x, scale):
+            each = {"q_segments": ones, "kv_segments": ones}
+            return x + attention(scale * x, x, x, causal=True, backend="chunked", **each), None
+
+        return jax.lax.scan(layer, x, scales)[0].sum()
+
+    def temporary(length):
+        x = jax.ShapeDtypeStruct((1, length, 2, 8), float)
+        compiled = jax.jit(jax.grad(loss)).lower(x, jnp.ones(3)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(8192) < 2.5 * temporary(4096)
+
+
 def test_bfloat16_softmax_is_float32():
     """A bfloat16 sum of 4096 equal weights would stop growing at 256."""
     q, k = jnp.zeros((1, 1, 1, 8), jnp.bfloat16), jnp.zeros((1, 4096, 1, 8), jnp.bfloat16)

@@ -97,7 +97,17 @@ def _attend_row(q, k, v, mask):
     return _forward(q, k, v, mask)[0]
 
 
+def _tie(x, mask: _Mask):
+    """Makes the mask depend on `x`.
+
+    A scan over layers computes before its loop, and keeps, whatever is the same for every layer:
+    without this, the masks of all blocks at once, which takes memory quadratic in length.
+    """
+    return jax.lax.optimization_barrier((x, mask))
+
+
 def _forward(q, k, v, mask):
+    q, mask = _tie(q, mask)
     queries, keys = _split_queries(q, mask, heads=k.shape[1]), _split_keys(k, v, mask)
     out, log_sum = jax.lax.map(functools.partial(_attend_block, keys=keys), queries)
     return _join(out, length=len(q)), (q, k, v, mask, out, log_sum)
@@ -129,6 +139,7 @@ def _attend_block(query: _Queries, *, keys: _Keys):
 
 def _backward(saved, d_out):
     q, k, v, mask, out, log_sum = saved
+    d_out, mask = _tie(d_out, mask)
     acc, heads = jnp.promote_types(q.dtype, jnp.float32), k.shape[1]
     d_out = _split(d_out, heads=heads)
     delta = (d_out.astype(acc) * out.astype(acc)).sum(-1)
