@@ -24,13 +24,13 @@ OPTIONS = RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2)
 @pytest.fixture(scope="module")
 def params():
     """No parameter is zero, as the temporal attention's are at the start."""
-    fresh = recot.init_params(MICRO, options=OPTIONS, key=jax.random.key(0))
+    init = jax.jit(lambda key: recot.init_params(MICRO, options=OPTIONS, key=key))
     rng = np.random.default_rng(0)
 
     def moved(x):
         return np.asarray(x) + 0.05 * rng.standard_normal(x.shape).astype(np.float32)
 
-    return jax.tree.map(moved, fresh)
+    return jax.tree.map(moved, init(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_released_module_computes_the_same(stage1, params, tmp_path, suffix):
     with torch.inference_mode():
         theirs = module(to_groups(frames_first, layout="released"))[:, :, 0].flatten(2)
     model = recot.Recot(MICRO, OPTIONS)
-    ours = model.apply({"params": params}, features, method="compress")
+    ours = jax.jit(lambda p, x: model.apply({"params": p}, x, method="compress"))(params, features)
     np.testing.assert_allclose(ours, theirs.transpose(1, 2), atol=1e-4)
 
 

@@ -46,6 +46,17 @@ def decoder(config, params, *, backend="auto"):
     return logits
 
 
+def extend_with(model, params):
+    """`Qwen2.extend` by all positions of a piece, jitted."""
+
+    @jax.jit
+    def extend(x, cache):
+        at = every_position(x)
+        return model.apply({"params": params["decoder"]}, x, cache, query_index=at, method="extend")
+
+    return extend
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("backend", ["xla", "chunked"])
 def test_logits_equal_torch(config, embeddings, tied, backend):
@@ -78,11 +89,7 @@ def test_cache_equals_full_forward(config, params, embeddings):
     """Prefill of rows of unequal length, then one position at a time."""
     model, lengths, steps = Qwen2(config.decoder), np.array([520, 512], np.int32), 6
     full = decoder(config, params)(embeddings)
-    extend = jax.jit(
-        lambda x, cache: model.apply(
-            {"params": params["decoder"]}, x, cache, query_index=every_position(x), method="extend"
-        )
-    )
+    extend = extend_with(model, params)
     logits = jax.jit(
         lambda hidden: model.apply({"params": params["decoder"]}, hidden, method="logits")
     )
@@ -107,39 +114,27 @@ def test_chunked_prefill_equals_one_pass(config, params, embeddings, pieces, mon
     cache = KVCache.empty(config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype)
     assert cache.block == 96
     assert cache.keys.data.shape[2] % 96 == 0
-    hidden, start = [], 0
+    extend, hidden, start = extend_with(model, params), [], 0
     for size in pieces:
-        x = embeddings[:, start : start + size]
+        read, cache = extend(embeddings[:, start : start + size], cache)
         start += size
-        at = every_position(x)
-        read, cache = model.apply(
-            {"params": params["decoder"]}, x, cache, query_index=at, method="extend"
-        )
         hidden.append(read)
-    whole = model.apply(
-        {"params": params["decoder"]},
-        embeddings[:, :521],
-        positions=every_position(embeddings[:, :521]),
-    )
+    whole = jax.jit(
+        lambda x: model.apply({"params": params["decoder"]}, x, positions=every_position(x))
+    )(embeddings[:, :521])
     np.testing.assert_allclose(jnp.concatenate(hidden, axis=1), whole, rtol=0, atol=1e-9)
 
 
 def test_an_int8_cache_is_close_to_an_exact_one(config, params, embeddings):
     """Each head's vector is rounded to a 127th of its largest number; the pieces read it back."""
-    model, exact, rounded = Qwen2(config.decoder), [], []
+    extend, exact, rounded = extend_with(Qwen2(config.decoder), params), [], []
     for kind, found in (("model", exact), ("int8", rounded)):
         cache = KVCache.empty(
             config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype, kind=kind
         )
         for start in range(0, 512, 128):
             x = embeddings[:, start : start + 128]
-            read, cache = model.apply(
-                {"params": params["decoder"]},
-                x,
-                cache,
-                query_index=every_position(x),
-                method="extend",
-            )
+            read, cache = extend(x, cache)
             found.append(read)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves((cache.keys, cache.values)))
         found.append(held)

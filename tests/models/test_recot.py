@@ -1,6 +1,7 @@
 """ReCoT: who is hidden, what the compressor sees, and whom the gradient reaches."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,18 +30,19 @@ def frames():
     return np.random.default_rng(0).integers(0, 256, (2, 4, 66, 66, 3), np.uint8)
 
 
+@functools.cache
 def parameters(config, options=OPTIONS):
     """No parameter is zero, as some of the compressor are at the start."""
     with jax.enable_x64(False):
-        params = recot.init_params(config, options=options, key=jax.random.key(0))
-    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
-    return jax.tree.map(
-        lambda x: x.astype(float) + 0.02 * jax.random.normal(next(keys), x.shape, float), params
-    )
+        init = jax.jit(lambda key: recot.init_params(config, options=options, key=key))
+        params = init(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: np.asarray(x) + 0.02 * rng.standard_normal(x.shape), params)
 
 
 def apply(config, params, method, options=OPTIONS):
-    return recot.Recot(config, options).apply({"params": params}, method=method)
+    model = recot.Recot(config, options)
+    return jax.jit(lambda p: model.apply({"params": p}, method=method))(params)
 
 
 @pytest.mark.parametrize("policy", ["sgm", "random", "tube", "motion"])
@@ -79,12 +81,17 @@ def test_targets_are_normalised_tokens(config, frames):
     np.testing.assert_allclose(targets.var(-1), 1, rtol=1e-5)
 
 
+@functools.partial(jax.jit, static_argnames="run")
+def compiled_loss_and_grads(params, batch, *, run):
+    return jax.value_and_grad(lambda p: recot_loss(p, batch, key=KEY, config=run).value)(params)
+
+
 def loss_and_grads(config, params, frames, segments, options=OPTIONS):
     run = TrainConfig(
         objective="recot", model=config, recot=options, data=DataConfig(), compute_dtype="float64"
     )
     batch = {"frames": frames[None], "group_segments": np.asarray([segments])}
-    return jax.value_and_grad(lambda p: recot_loss(p, batch, key=KEY, config=run).value)(params)
+    return compiled_loss_and_grads(params, batch, run=run)
 
 
 def test_the_gradient_reaches_both_queries_and_every_layer_that_runs(config, frames):
