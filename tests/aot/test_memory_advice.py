@@ -23,10 +23,14 @@ pytestmark = pytest.mark.slow
 FROZEN_TOWER = OptimConfig(groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),))
 
 
+# To recompute a layer saves nothing if there is only one.
+TWO_LAYERS = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=2))
+
+
 def advice(what, **fields):
     """The named changes, with the GiB that each saves and of what, in the order of the lines."""
     data = DataConfig(batch_size=2**20, max_frames=64, max_text_tokens=96)
-    config = dataclasses.replace(TrainConfig(model=MICRO, data=data), **fields)
+    config = dataclasses.replace(TrainConfig(model=TWO_LAYERS, data=data), **fields)
     mesh = make_mesh(MeshConfig())
     lines = list(memory_advice.advice(config, what=what, mesh=mesh))
     form = re.compile(r"([\w.-]+)=\w+ (?:.* )?saves ([\d.]+) GiB(?: of (.*))?")
@@ -61,7 +65,7 @@ def test_stage_1_is_not_advised_about_the_text_decoder():
 
 
 def test_a_frozen_tower_needs_no_remat():
-    deep = dataclasses.replace(MICRO, vision=dataclasses.replace(MICRO.vision, depth=64))
+    deep = dataclasses.replace(TWO_LAYERS, vision=dataclasses.replace(MICRO.vision, depth=64))
     fields = {"model": deep}
     trained, frozen = advice("train", **fields), advice("train", **fields, optim=FROZEN_TOWER)
     assert "model.vision.remat" in trained
@@ -77,7 +81,7 @@ def test_inference_is_advised_about_caches_but_not_the_optimizer(what):
     has_cache = what in ("prefill", "decode")
     assert ("--kv_cache" in told) == has_cache
     assert ("encode_microbatch" in told) == (what == "encode")
-    deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=2))
+    deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=4))
     more = advice(what, model=deep)["data.max_frames"][0] / told["data.max_frames"][0]
     # Each layer has a cache; of what one computes the next takes the place.
     assert more == pytest.approx(2 if has_cache else 1, rel=0.05)
@@ -106,6 +110,19 @@ LONG = TrainConfig(
     ),
     data=DataConfig(batch_size=1, max_frames=2**18, max_text_tokens=96),
     compute_dtype="bfloat16",
+)
+
+
+# As long, and all memory is the decoder's: the other parts are frozen, a group at a time.
+LONG_TRAINING = TrainConfig(
+    model=dataclasses.replace(
+        LONG.model,
+        decoder=dataclasses.replace(LONG.model.decoder, mlp_width=256),
+        attention="chunked",
+    ),
+    data=DataConfig(batch_size=4, max_frames=2**14, max_text_tokens=96),
+    optim=OptimConfig(groups=(ParamGroup(pattern="^(vision|dts|projector)/", lr_scale=0.0),)),
+    encode_microbatch=1,
 )
 
 
@@ -139,3 +156,15 @@ def test_half_of_the_frames_save_about_what_is_advised(what):
     cache = "int8" if what == "decode" else "model"  # The advice before this one is followed.
     saved = compiled(what, LONG, cache=cache) - compiled(what, half, cache=cache)
     assert saved == pytest.approx(advised(what, LONG, "data.max_frames"), rel=0.35)
+
+
+def test_remat_and_accumulation_save_about_what_is_advised():
+    decoder = dataclasses.replace(LONG_TRAINING.model.decoder, remat=True)
+    model = dataclasses.replace(LONG_TRAINING.model, decoder=decoder)
+    remat = dataclasses.replace(LONG_TRAINING, model=model)
+    accumulated = dataclasses.replace(remat, grad_accum_steps=2)
+    before, after, last = (compiled("train", x) for x in (LONG_TRAINING, remat, accumulated))
+    saved = advised("train", LONG_TRAINING, "model.decoder.remat")
+    assert before - after == pytest.approx(saved, rel=0.35)
+    saved = advised("train", remat, "grad_accum_steps")
+    assert after - last == pytest.approx(saved, rel=0.35)

@@ -74,11 +74,12 @@ def _training_advice(plan, *, rows, mesh):
     else:
         decoder = config.model.decoder
         positions = rows * _positions(config) // mesh.shape["context"]
-        held = positions * decoder.depth * decoder.width * _itemsize(config)
-        held *= 2 if decoder.remat else _KEPT
-        if not decoder.remat:
-            yield f"model.decoder.remat=True saves {_gib(held * 7 / 8)}"
-            held /= 8
+        layer = positions * decoder.width * _itemsize(config)
+        every = decoder.depth * _kept_by_decoder_layer(decoder) * layer
+        # With remat: two arrays of each layer, and all of the one that is recomputed.
+        held = 2 * decoder.depth * layer + every / decoder.depth
+        if not decoder.remat and held < every:
+            yield f"model.decoder.remat=True saves {_gib(every - held)}"
     yield from _tower_advice(plan, groups=groups, is_trained="vision" not in plan.frozen)
     if rows > 1:
         steps = 2 * config.grad_accum_steps
@@ -94,6 +95,12 @@ def _training_advice(plan, *, rows, mesh):
         f" {_gib(state / 2)} of parameters, gradients and moments"
     )
     yield f"data.max_frames={config.data.max_frames // 2} saves {_gib(held / 2)} of activations"
+
+
+def _kept_by_decoder_layer(decoder):
+    """What a layer keeps for the backward pass, in multiples of its input."""
+    attention = 2 * (1 + 2 * decoder.num_kv_heads / decoder.num_heads)
+    return 12 + attention + 4 * decoder.mlp_width / decoder.width
 
 
 def _tower_advice(plan, *, groups, is_trained):
