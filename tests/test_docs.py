@@ -88,6 +88,7 @@ def _commands_of(*, scripts: bool) -> list[str]:
     return sorted(name for name in _commands() if ("/" in name) == scripts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", _commands_of(scripts=False))
 def test_commands_of_the_pages_accept_their_flags(module):
     assert "usage" in _help(module).lower() or "flags" in _help(module).lower()

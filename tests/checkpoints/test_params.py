@@ -64,6 +64,7 @@ def test_we_read_stock_orbax(tmp_path, params, convert):
     assert_same_bits(read_params(tmp_path / "stock"), params)
 
 
+@pytest.mark.slow
 def test_lazy_leaves_are_read_once_a_block(tmp_path):
     array = draw((40, 2**20), np.float32)
     reads = []

@@ -51,6 +51,7 @@ def values(stored):
     return torch.frombuffer(bytearray(data), dtype=torch.bfloat16).float().numpy().reshape(shape)
 
 
+@pytest.mark.slow
 def test_parts_are_taken_over(tmp_path, helpers, parts):
     result = assembled(tmp_path, helpers, dts=tmp_path / "dts.pth")
     assert {name: shape for name, (_, shape, _) in result.items()} == helpers.release_shapes()
@@ -66,6 +67,7 @@ def test_parts_are_taken_over(tmp_path, helpers, parts):
     assert {name: result[name] for name in expected} == helpers.as_stored(expected)
 
 
+@pytest.mark.slow
 def test_folder_is_a_model(tmp_path, helpers, parts):
     assembled(tmp_path, helpers)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -78,6 +80,7 @@ def test_folder_is_a_model(tmp_path, helpers, parts):
     assert provenance["seed"] == 0
 
 
+@pytest.mark.slow
 def test_the_rest_starts_as_in_the_release(tmp_path, helpers, parts):
     result = assembled(tmp_path, helpers)
     for name in ("qkv.weight", "qkv.bias", "proj_out.weight", "proj_out.bias"):
@@ -105,6 +108,7 @@ def test_the_rest_starts_as_in_the_release(tmp_path, helpers, parts):
     assert 0.7 < encoding.std() < 1.3
 
 
+@pytest.mark.slow
 def test_seed_decides_and_the_parts_given_do_not(tmp_path, helpers, parts):
     name = "model.text_mlp.0.weight"
 
@@ -124,12 +128,14 @@ def test_prefixed_dts(tmp_path, helpers, parts):
     assert result["model.sae.temporal_encoding"][2] == helpers.to_bytes(encoding)
 
 
+@pytest.mark.slow
 def test_vision_folder_of_the_tower_alone(tmp_path, helpers, parts):
     config = helpers.config["vision_config"] | {"model_type": "siglip_vision_model"}
     (tmp_path / "siglip" / "config.json").write_text(json.dumps(config))
     assert len(assembled(tmp_path, helpers)) == len(helpers.release_shapes())
 
 
+@pytest.mark.slow
 def test_incomplete_parts_are_named(tmp_path, helpers, parts):
     def fails(match, **options):
         with pytest.raises(InputError, match=match):

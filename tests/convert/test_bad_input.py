@@ -138,6 +138,7 @@ def test_shard_sizes():
     assert {text: sizes.parse_size(text) for text in expected} == expected
 
 
+@pytest.mark.slow
 def test_command_exits_with_two(tmp_path, release):
     file = release / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])

@@ -50,6 +50,7 @@ def load(file):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_released_module_computes_the_same(stage1, params, tmp_path, suffix):
     file = tmp_path / f"dts{suffix}"

@@ -38,6 +38,7 @@ def sharded_bin(helpers):
     return functools.partial(helpers.write_indexed, files=2, suffix="bin", write=write)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "dtype", "rows", "head"),
     [
@@ -152,6 +153,7 @@ def test_views_in_a_pickle_are_resolved(tmp_path, helpers, tensors):
     assert helpers.read_release(tmp_path / "back") == helpers.as_stored(tensors)
 
 
+@pytest.mark.slow
 def test_export_shards_as_hugging_face_does(tmp_path, release, tensors, helpers):
     to_orbax.convert(release, tmp_path / "orbax")
     back = tmp_path / "back"

@@ -6,12 +6,15 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from checkpoints_convert import mapping
 from checkpoints_convert.folders import total_bytes
 from checkpoints_convert.release import open_release
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
 from vxlpro_jax.config.schema import ModelConfig
+
+pytestmark = pytest.mark.slow
 
 MIB = 2**20
 HALF = np.dtype(np.float16)

@@ -9,6 +9,7 @@ from checkpoints_convert.verify_tensors import compare, to_json, to_markdown
 from vxlpro_jax.utils.errors import InputError
 
 
+@pytest.mark.slow
 def test_equal_weights(tmp_path, release, tensors):
     to_orbax.convert(release, tmp_path / "orbax")
     report = compare(torch=release, orbax=tmp_path / "orbax")
@@ -21,6 +22,7 @@ def test_equal_weights(tmp_path, release, tensors):
     )
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_is_found(tmp_path, release, tensors, helpers):
     to_orbax.convert(release, tmp_path / "orbax")
     name = "model.layers.1.mlp.down_proj.weight"

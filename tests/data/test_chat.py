@@ -24,6 +24,7 @@ def turns_of(case) -> list[Turn]:
     return [Turn(turn["from"], turn["value"]) for turn in case["conversations"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_conversations_are_the_releases(case, qwen):
     chat = encode_conversation(turns_of(case), tokenizer=qwen)

@@ -15,6 +15,7 @@ from vxlpro_jax.data.video.sampling import Sampling
 SKIPPED = ("libx264", "libx265", "libvpx-vp9")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["steady", "varying"])
 @pytest.mark.parametrize("groups", GROUPS)
 def test_skipping_gives_the_bits_of_decoding_all(groups, rate, tmp_path):
@@ -37,6 +38,7 @@ def test_skipping_gives_the_bits_of_decoding_all(groups, rate, tmp_path):
     np.testing.assert_array_equal(video.frames, frames[np.searchsorted(times, video.times - 1e-6)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [g for g, (codec, *_) in GROUPS.items() if codec in SKIPPED])
 def test_what_is_skipped_is_not_needed(groups, tmp_path):
     """Without a second try by decoding all."""

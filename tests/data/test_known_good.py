@@ -182,6 +182,7 @@ def test_a_fault_ends_the_reading_of_all_data(num_workers, changed_pyav, tmp_pat
     assert not listed.exists()
 
 
+@pytest.mark.slow
 def test_a_command_ends_with_a_traceback(changed_pyav, tmp_path):
     process = python(
         *("-m", "vxlpro_jax.inspect_data", "--config=configs/stage2.py:tiny,batch=2,text=160"),

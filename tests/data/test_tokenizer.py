@@ -37,6 +37,7 @@ def random_texts(count: int) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_special_ids_are_qwens(qwen):
     assert qwen.backend.token_to_id("<|video_pad|>") == 151_656
     ids = (qwen.endoftext, qwen.im_start, qwen.im_end, qwen.vision_pad)

@@ -270,6 +270,7 @@ def test_arrays_and_pictures_that_are_too_large(tmp_path):
         assert error.value.kind == "too_large"
 
 
+@pytest.mark.slow
 def test_memory_for_a_4k_video(tmp_path):
     path = encoded_4k(tmp_path / "a.mp4")
     program = f"""

@@ -57,6 +57,7 @@ def extend_with(model, params):
     return extend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("backend", ["xla", "chunked"])
 def test_logits_equal_torch(config, embeddings, tied, backend):
@@ -85,6 +86,7 @@ def test_samples_of_a_row_do_not_see_each_other(config, oracle, params, embeddin
         np.testing.assert_allclose(ours[0, start:stop], theirs, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_cache_equals_full_forward(config, params, embeddings):
     """Prefill of rows of unequal length, then one position at a time."""
     model, lengths, steps = Qwen2(config.decoder), np.array([520, 512], np.int32), 6
@@ -106,6 +108,7 @@ def test_cache_equals_full_forward(config, params, embeddings):
         np.testing.assert_allclose(logits(hidden)[:, 0], full[np.arange(2), at], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [(521,), (1, 520), (128, 128, 265), (300, 1, 1, 219)])
 def test_chunked_prefill_equals_one_pass(config, params, embeddings, pieces, monkeypatch):
     """Whatever the chunks; the cache is read in blocks that do not divide them."""
@@ -125,6 +128,7 @@ def test_chunked_prefill_equals_one_pass(config, params, embeddings, pieces, mon
     np.testing.assert_allclose(jnp.concatenate(hidden, axis=1), whole, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_an_int8_cache_is_close_to_an_exact_one(config, params, embeddings):
     """Each head's vector is rounded to a 127th of its largest number; the pieces read it back."""
     extend, exact, rounded = extend_with(Qwen2(config.decoder), params), [], []
@@ -146,6 +150,7 @@ def test_an_int8_cache_is_close_to_an_exact_one(config, params, embeddings):
     assert 1e-6 < error < 0.05
 
 
+@pytest.mark.slow
 def test_unscanned_layers_equal_scanned_ones(config, params, embeddings):
     apart = Qwen2(dataclasses.replace(config.decoder, scan_layers=False))
     leaves = dict(params["decoder"])

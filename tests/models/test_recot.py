@@ -45,6 +45,7 @@ def apply(config, params, method, options=OPTIONS):
     return jax.jit(lambda p: model.apply({"params": p}, method=method))(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["sgm", "random", "tube", "motion"])
 def test_every_policy_hides_its_share_and_restores_all(config, frames, policy):
     options = dataclasses.replace(OPTIONS, policy=policy)
@@ -58,6 +59,7 @@ def test_every_policy_hides_its_share_and_restores_all(config, frames, policy):
     assert ("temporal_query" in params["recot"]) == (policy == "sgm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["released", "temporal"])
 def test_what_is_hidden_does_not_reach_the_decoder(config, frames, layout):
     config = dataclasses.replace(config, dts=dataclasses.replace(config.dts, layout=layout))
@@ -94,6 +96,7 @@ def loss_and_grads(config, params, frames, segments, options=OPTIONS):
     return compiled_loss_and_grads(params, batch, run=run)
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_both_queries_and_every_layer_that_runs(config, frames):
     _, grads = loss_and_grads(config, parameters(config), frames, [1, 1])
     norms = {path: float(jnp.linalg.norm(g)) for path, g in tree.flatten(grads).items()}
@@ -103,6 +106,7 @@ def test_the_gradient_reaches_both_queries_and_every_layer_that_runs(config, fra
     assert still == {"vision/post_ln/scale", "vision/post_ln/bias"}
 
 
+@pytest.mark.slow
 def test_padding_groups_change_nothing(config, frames):
     params = parameters(config)
     one, other = (np.concatenate([frames, extra[:1]]) for extra in (frames, 255 - frames))
@@ -125,6 +129,7 @@ POLICY = Policy(scores, queries=("dummy",))
 """
 
 
+@pytest.mark.slow
 def test_a_policy_is_added_by_one_file(config, frames, monkeypatch, tmp_path):
     """With a learned query of its own, which has a sharding and gets a gradient."""
     policies = "vxlpro_jax.ops.mask_policies"

@@ -40,6 +40,7 @@ def samples_of(scene):
     return ((slice(0, 1), slice(0, 4)), (slice(1, 4), slice(5, 12)))
 
 
+@pytest.mark.slow
 def test_segments_of_unequal_length(oracle, params, scene):
     ours = select(params, scene)
     for (groups, words), ratio in zip(samples_of(scene), RATIOS, strict=True):
@@ -138,6 +139,7 @@ def test_count_follows_exact_arithmetic():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_straight_through_changes_only_the_gradient(params, scene):
     """It is that of the scores and of a product with the tokens, whose value stays one."""
     weights = np.random.default_rng(2).standard_normal(scene["windows"].shape)
@@ -164,6 +166,7 @@ def test_straight_through_changes_only_the_gradient(params, scene):
     jax.tree.map(close, grad("scores"), by_scores)
 
 
+@pytest.mark.slow
 def test_groups_behind_skipped_ones_are_rotated_as_if_those_were_there(params, scene):
     """The second sample's three groups as the second, third and sixth of six."""
     selector = params["selector"]

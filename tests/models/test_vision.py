@@ -49,6 +49,7 @@ def test_resize_of_bfloat16_is_computed_in_float32():
     np.testing.assert_array_equal(resized, exact.astype(jax.numpy.bfloat16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["released", "temporal"])
 def test_dts_equals_torch_in_both_layouts(config, oracle, params, layout):
     config = dataclasses.replace(config, dts=DtsConfig(layout=layout))
@@ -75,6 +76,7 @@ def test_projector_equals_torch(config, oracle, params):
     assert difference(ours, theirs) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_visual_tokens_are_means_of_places(config, oracle, params, size):
     config = dataclasses.replace(config, pool=size)

@@ -111,6 +111,7 @@ def test_a_query_without_keys_is_finite_and_does_not_change_others(backend):
     assert all(np.isfinite(g).all() for g in pullback(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("queries", "keys"), [(1, 1), (511, 511), (512, 512), (1100, 513), (5, 1030)]
 )
@@ -143,6 +144,7 @@ def test_chunks_of_any_length_forward_and_backward(queries, keys):
         np.testing.assert_allclose(chunked, whole, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("queries", "cut"), [(37, 21), (600, 900), (1, 3)])
 def test_parts_merge_to_the_whole(backend, queries, cut):
@@ -195,6 +197,7 @@ def test_splash_parts_interpreted_equal_the_definition(is_causal):
     assert is_causal or (part.log_sum[1] < -1e30).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_segments", [False, True])
 @jax.enable_x64(False)
 def test_splash_kernel_interpreted_equals_the_definition(has_segments):
@@ -273,6 +276,7 @@ def test_a_named_backend_refuses_unsupported_inputs(backend):
         attention(*inputs(), backend=backend)
 
 
+@pytest.mark.slow
 def test_gradients_of_all_backends_agree_with_finite_differences():
     q, k, v = map(jnp.asarray, inputs(rows=3, queries=9, keys=9, width=4))
     rng = np.random.default_rng(2)

@@ -22,6 +22,7 @@ def direct(x, kernel, bias):
     return out + bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [2, 4, 6])
 def test_values_and_gradients_equal_the_definition(slots):
     rng = np.random.default_rng(slots)
@@ -43,6 +44,7 @@ def test_values_and_gradients_equal_the_definition(slots):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taps", [2, 3])
 def test_both_forms_are_the_same_convolution(taps):
     rng = np.random.default_rng(taps)

@@ -27,6 +27,7 @@ def given(frames):
     return jnp.asarray(rng.normal(size=(frames, 1))), jnp.asarray(rng.normal(size=(1, WIDTH)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "microbatch"), [(12, 0), (12, 12), (12, 5), (7, 3), (1, 1)])
 def test_values_and_gradients_equal_those_of_one_call(frames, microbatch):
     x, weights = given(frames)

@@ -24,6 +24,7 @@ def samples(draws):
             yield draws[:, row, segments == segment]
 
 
+@pytest.mark.slow
 def test_groups_stay_in_order_and_within_the_longest_video(draws):
     for sample in samples(draws):
         assert (np.diff(sample) >= 0).all()
@@ -58,6 +59,7 @@ def test_samples_of_a_row_are_drawn_independently(draws):
     assert abs(np.corrcoef(np.log1p(one), np.log1p(two))[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 def test_a_video_of_the_longest_length_skips_nothing():
     segments = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], np.int32)
     skipped = draw_skips(jax.random.key(1), segments, num_segments=1, longest=2)

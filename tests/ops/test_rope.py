@@ -44,6 +44,7 @@ def test_products_depend_on_distance_alone():
     assert abs(product(3, 20) - product(3, 21)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotate", [rotate_heads, rotate_full_width])
 def test_bfloat16_tells_neighbouring_far_positions_apart(rotate):
     x = jnp.ones((1, 2, 1, 8) if rotate is rotate_heads else (1, 2, 8), jnp.bfloat16)

@@ -76,6 +76,7 @@ def compiled():
     return jax.jit(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_gaps", [False, True])
 def test_random_rows_equal_a_loop_over_samples(compiled, has_gaps):
     rng = np.random.default_rng(0)

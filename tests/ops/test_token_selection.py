@@ -39,6 +39,7 @@ def test_num_kept_of_arrays_is_bounded(convert):
     assert np.all((tokens * ratio - kept)[above] > -1e-3)
 
 
+@pytest.mark.slow
 def test_keep_highest_is_a_stable_sort_of_each_segment():
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -59,6 +60,7 @@ def test_keep_highest_is_a_stable_sort_of_each_segment():
         np.testing.assert_array_equal(kept[0], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_keep_highest_of_numbers_of_every_size_and_sign(dtype):
     rng = np.random.default_rng(1)

@@ -51,6 +51,7 @@ def test_a_resumed_run_drops_later_steps_of_earlier_files(tmp_path):
     assert (start.step, start.session_log.status) == (7, 1)
 
 
+@pytest.mark.slow
 def test_training_imports_neither_torch_nor_tensorboardx():
     script = (
         "import sys\n"

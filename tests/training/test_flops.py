@@ -74,6 +74,7 @@ def test_decoder_flops_are_those_of_xla(length):
     assert counted_by_us + hidden_half == pytest.approx(xla, rel=0.05)
 
 
+@pytest.mark.slow
 def test_recot_flops_are_those_of_xla():
     options = RecotConfig(decoder_width=128, decoder_depth=1, decoder_heads=1)
     params = jax.eval_shape(lambda: recot.init_params(WIDE, options=options, key=jax.random.key(0)))

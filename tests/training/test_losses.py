@@ -38,6 +38,7 @@ def test_ignored_positions_have_neither_value_nor_gradient():
     np.testing.assert_array_equal(poisoned_grad, grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 256, 257, 600])
 def test_logits_in_parts_give_the_loss_and_gradients_of_the_whole(slots):
     hidden = jnp.asarray(RNG.normal(size=(3, slots, 4)), jnp.float32)

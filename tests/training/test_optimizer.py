@@ -73,6 +73,7 @@ def test_only_matrices_decay():
         np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_every_vector_and_table_of_the_model_is_spared_decay():
     """Decay of the model's own tree: matrices that multiply and the embedding, nothing else."""
     params = jax.tree.map(lambda x: jnp.ones(x.shape[:1]), abstract_params(MICRO))

@@ -40,6 +40,7 @@ def test_a_needle_longer_than_the_haystack():
         haystack.place(0.5, frames=3, length=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "length"), [(1, 1), (7, 1), (8, 4), (13, 5), (22, 4), (24, 2)])
 def test_hiding_equals_encoding_the_edited_video(micro_folder, film, frames, length):
     engine = Engine.load(micro_folder)
