@@ -53,12 +53,14 @@ _COLUMNS = ("program", "first run s", "run s", "a second", "compiled GiB", "most
 
 
 class Case(NamedTuple):
-    """Attributes.
+    """A program's inputs, and the work of one run.
 
-    arguments: of the program, all that they can hold in use.
-    next: the first argument of the next run, from a run's result; None for the same again.
-    amount: of what one run does.
-    unit: of that.
+    Attributes:
+        arguments: arguments of the program, filled to their capacity.
+        next: function from a run's result to the first argument of the next run; None repeats the
+            same arguments.
+        amount: number of units that one run processes.
+        unit: name of a unit, such as `frames`.
     """
 
     arguments: tuple

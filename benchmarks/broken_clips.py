@@ -1,10 +1,10 @@
-"""Trains the data pipeline's patience: 1,000 clips, 60 of them broken in ten ways, three epochs.
+"""Reads 1,000 clips, 60 of them broken in ten ways, through the data pipeline for three epochs.
 
     python benchmarks/broken_clips.py [--clips 1000] [--broken 60] [--epochs 3] [--workers 2]
 
-Writes the clips, reads all of them as training does, and prints what was done about the broken
-ones, by way and kind, and the resident memory of this process and its decoders after each epoch.
-Two ways are not errors: variable rate and rotation are read as they are meant.
+Writes the clips, reads all of them as training does, and prints the number of reported errors by
+way of breaking and kind of error, and the resident memory of this process and its decoders after
+each epoch. Two of the ways are no errors: a variable frame rate and a rotation are read correctly.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def write_set(folder: Path, *, clips: int, broken: int) -> dict[str, str]:
-    """Writes clips and `data.json`; the way in which each broken one is broken, by its name."""
+    """Writes clips and `data.json`; returns how each broken clip is broken, by its name."""
     rng, ways = np.random.default_rng(0), {}
     endless = folder / "endless.mp4"
     noise = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
@@ -68,7 +68,7 @@ def write_set(folder: Path, *, clips: int, broken: int) -> dict[str, str]:
 
 
 def read_set(folder: Path, ways: dict[str, str], *, epochs: int, workers: int) -> None:
-    """Goes through all clips and prints what came of them."""
+    """Reads all clips and prints how many errors of each kind were reported."""
     positions = len(json.loads((folder / "data.json").read_text()))
     data = DataConfig(
         path=str(folder / "data.json"),

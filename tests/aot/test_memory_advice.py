@@ -22,8 +22,7 @@ pytestmark = pytest.mark.slow
 
 FROZEN_TOWER = OptimConfig(groups=(ParamGroup(pattern="^vision/", lr_scale=0.0),))
 
-
-# To recompute a layer saves nothing if there is only one.
+# Recomputing layers saves nothing if there is only one.
 TWO_LAYERS = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=2))
 
 
@@ -112,8 +111,7 @@ LONG = TrainConfig(
     compute_dtype="bfloat16",
 )
 
-
-# As long, and all memory is the decoder's: the other parts are frozen, a group at a time.
+# Most memory is the decoder's: the other parts are frozen and work on one group at a time.
 LONG_TRAINING = TrainConfig(
     model=dataclasses.replace(
         LONG.model,

@@ -1,6 +1,6 @@
 """Trains a few steps on one device and on meshes of eight; prints what each gave as JSON.
 
-Run by test_sharding.py in a process of its own, because the number of CPU devices is fixed once.
+Run by test_devices.py in a process of its own, because the number of CPU devices is fixed once.
 """
 
 import dataclasses

@@ -12,7 +12,8 @@ from vxlpro_jax.training import flops
 from vxlpro_jax.training.plan import RunPlan
 
 _GIB = 2**30
-# Activations that a layer keeps for the backward pass, in multiples of its input.
+# Activations that a layer outside the decoder keeps for the backward pass, in multiples of its
+# input.
 _KEPT = 16
 
 
@@ -74,12 +75,13 @@ def _training_advice(plan, *, rows, mesh):
     else:
         decoder = config.model.decoder
         positions = rows * _positions(config) // mesh.shape["context"]
-        layer = positions * decoder.width * _itemsize(config)
-        every = decoder.depth * _kept_by_decoder_layer(decoder) * layer
-        # With remat: two arrays of each layer, and all of the one that is recomputed.
-        held = 2 * decoder.depth * layer + every / decoder.depth
-        if not decoder.remat and held < every:
-            yield f"model.decoder.remat=True saves {_gib(every - held)}"
+        array = positions * decoder.width * _itemsize(config)
+        layer = _kept_by_decoder_layer(decoder) * array
+        # With remat: two arrays of each layer, and all of the layer that is being recomputed.
+        held = min(2 * decoder.depth * array + layer, decoder.depth * layer)
+        saved = decoder.depth * layer - held
+        if not decoder.remat and saved > 0:
+            yield f"model.decoder.remat=True saves {_gib(saved)}"
     yield from _tower_advice(plan, groups=groups, is_trained="vision" not in plan.frozen)
     if rows > 1:
         steps = 2 * config.grad_accum_steps
@@ -98,7 +100,11 @@ def _training_advice(plan, *, rows, mesh):
 
 
 def _kept_by_decoder_layer(decoder):
-    """What a layer keeps for the backward pass, in multiples of its input."""
+    """Activations that a layer keeps for the backward pass, in multiples of its input.
+
+    Queries, keys and values are kept before and after the rotation, and four arrays of the MLP's
+    width. The rest, which does not depend on the sizes, is a fit to compiled programs.
+    """
     attention = 2 * (1 + 2 * decoder.num_kv_heads / decoder.num_heads)
     return 12 + attention + 4 * decoder.mlp_width / decoder.width
 
