@@ -26,6 +26,9 @@ TEST = [
     *CONVERT,
     *HTTP_AND_S3,
     *FAST_TEST,
+    # Without it pip takes the newest boto3 for moto, and tries every release of aiobotocore, whose
+    # botocore is an older one.
+    "aiobotocore[boto3]>=3.10",
     "jax[tpu]>=0.10.2",  # for the compiler alone; no TPU is needed
     "flask>=3.1",  # these two and moto are the S3 server that ingest is tested with
     "flask-cors>=6.0",
