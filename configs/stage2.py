@@ -15,7 +15,7 @@ def get_config(arg=None):
         )
         c.optim.b2 = 0.95
         c.optim.groups = common.TINY_GROUPS
-        c.total_steps = 700
+        c.total_steps = 1400
         c.checkpoint_every = 100
         return c
     c = common.base(

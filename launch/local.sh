@@ -16,7 +16,8 @@ fi
 
 train() { "$python" -m vxlpro_jax.train --config="configs/$1.py" --workdir="$dir/$1" "${@:2}"; }
 train stage1
-train stage2 --config.init_from="$dir/stage1"
+# Half of the steps that stage 2 takes alone: stage 3 asks the same questions.
+train stage2 --config.init_from="$dir/stage1" --config.total_steps=700
 train stage3 --config.init_from="$dir/stage2"
 train stage3_long --config.init_from="$dir/stage3"
 "$python" -m vxlpro_jax.evaluate --checkpoint "$dir/stage3_long" --benchmark embedded \
