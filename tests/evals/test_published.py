@@ -123,6 +123,17 @@ def test_subtitles_are_those_that_the_frames_show(flags, tmp_path):
     assert "below: \nNo subtitles available\n" in lines_of(tmp_path / "old")[2]["prompt"]
 
 
+def test_subtitles_that_cannot_be_used_do_not_cost_the_question(flags, tmp_path):
+    subtitles = published_files.write_subtitles(tmp_path / "srt")
+    (subtitles / "a.srt").write_text("1\n00:00:0x,000 --> 00:00:01,000\nhello\n")
+    evaluate.main(flags("videomme_subtitles", "--subtitles", subtitles))
+    assert lines_of(tmp_path / "out")[0]["prompt"].startswith("Select the best")
+    found = results_of(tmp_path / "out")
+    assert found["unreadable"] == {}
+    assert list(found["unused_subtitles"]) == ["a.mp4"]
+    assert "Subtitles that could not be used: 1" in (tmp_path / "out" / "results.md").read_text()
+
+
 def test_system_message_and_prefill_are_read(flags, tmp_path, monkeypatch):
     """What the decoder reads is the whole prompt, and its reply has begun."""
     read = []

@@ -183,12 +183,24 @@ def read_text(path: Path, what: str) -> str:
     Raises:
         InputError: it does not exist or is not UTF-8; the message names `what` it should be.
     """
+    data = read_bytes(path, what)
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{what} {path} cannot be read ({error.strerror}).") from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {path} are not UTF-8 text ({error}).") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: it cannot be read; the message names `what` it should be.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read ({error.strerror}).") from error
 
 
 def _read_parquet(path: Path) -> list[dict]:

@@ -109,10 +109,13 @@ class Answers(NamedTuple):
     Attributes:
         texts: by id of the record.
         unreadable: reasons why videos could not be read, by video.
+        unused_subtitles: reasons why questions were asked without subtitles that are there, by
+            video.
     """
 
     texts: Mapping[Any, str]
     unreadable: Mapping[str, str]
+    unused_subtitles: Mapping[str, str] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,9 +171,13 @@ def to_markdown(results: Results, *, comparison: Comparison, answers: Answers) -
         lines += ["", f"Published figures are left out: {comparison.left_out}."]
     if results.unscored:
         lines += ["", f"{len(results.unscored)} items wait for a judge model or an answer key."]
-    if answers.unreadable:
-        lines += ["", f"Videos that could not be read: {len(answers.unreadable)}", ""]
-        lines += [f"- {video}: {reason}" for video, reason in answers.unreadable.items()]
+    for what, reasons in (
+        ("Videos that could not be read", answers.unreadable),
+        ("Subtitles that could not be used", answers.unused_subtitles),
+    ):
+        if reasons:
+            lines += ["", f"{what}: {len(reasons)}", ""]
+            lines += [f"- {video}: {reason}" for video, reason in reasons.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -189,6 +196,7 @@ def write_results(results: Results, *, comparison: Comparison, answers: Answers,
         "published": dict(comparison.figures),
         "published_left_out": comparison.left_out,
         "unreadable": dict(answers.unreadable),
+        "unused_subtitles": dict(answers.unused_subtitles),
     }
     write_atomically(out / "predictions.jsonl", "\n".join(predictions) + "\n")
     write_atomically(out / "results.md", table)

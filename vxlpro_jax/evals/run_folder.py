@@ -81,7 +81,7 @@ class RunFolder:
 
     def answers(self) -> Answers | None:
         """The answers of all processes; None while some questions have not been asked."""
-        texts, unreadable = {}, {}
+        texts, unreadable, unused_subtitles = {}, {}, {}
         answers, failed = (
             Journal(self._out, name=name, shard=self._shard).entries
             for name in ("answers", "unreadable")
@@ -90,11 +90,13 @@ class RunFolder:
             key = _key(record)
             if key in answers:
                 texts[record.id] = answers[key]["answer"]
+                if fault := answers[key].get("unused_subtitles"):
+                    unused_subtitles[record.video] = fault
             elif key in failed:
                 unreadable[record.video] = failed[key]["error"]
             else:
                 return None
-        return Answers(texts, unreadable)
+        return Answers(texts, unreadable, unused_subtitles)
 
 
 def by_video(records: Iterable[Any]) -> list[list[Any]]:

@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av.error
 import numpy as np
@@ -202,7 +202,8 @@ class Asker:
         """Lines about the questions on one video, in their order.
 
         A line has `id`, `video`, `system`, `prompt`, `prefill`, `frames` (their seconds), `answer`
-        and the `seconds` it took; or `id`, `video` and `error`, a sentence.
+        and the `seconds` it took, and `unused_subtitles`, a sentence, if there are some that cannot
+        be used; or `id`, `video` and `error`, a sentence.
         """
         engine = self._engine  # A checkpoint that cannot be loaded is not the video's fault.
         try:
@@ -239,7 +240,8 @@ class Asker:
 
     def _answer(self, engine: Engine, record: Record, media: _Media) -> Line:
         started = time.monotonic()
-        prompt = self._prompt(record, media)
+        subtitles = self._shown_subtitles(record, media)
+        prompt = self._prompt(record, subtitles)
         options = dataclasses.replace(
             self._run.options, max_new_tokens=self._run.budget.new_tokens_for(record)
         )
@@ -251,23 +253,46 @@ class Asker:
             **{"prompt": prompt.text, "prefill": prompt.prefill},
             **{"frames": np.round(media.times, 3).tolist(), "answer": answer},
             "seconds": round(time.monotonic() - started, 3),
+            **({"unused_subtitles": subtitles.fault} if subtitles.fault else {}),
         }
 
-    def _prompt(self, record: Record, media: _Media) -> Prompt:
-        benchmark, profile = self._run.benchmark, self._run.profile
+    def _prompt(self, record: Record, subtitles: "_Subtitles") -> Prompt:
+        benchmark, profile, text = self._run.benchmark, self._run.profile, subtitles.text
         if self._subtitles is None or benchmark.subtitled_prompt is None:
             return benchmark.prompt(record, profile)
-        try:
-            path = self._subtitles.find(f"{Path(record.video).stem}.srt")
-        except InputError:
+        if text is None:
             # Short videos have none. The authors then show nothing; lmms-eval says that there are
             # none.
             if profile == "official":
                 return benchmark.prompt(record, profile)
             text = NO_SUBTITLES
-        else:
-            text = _shown_subtitles(path, media=media, profile=profile)
         return benchmark.subtitled_prompt(record, profile, subtitles=text)
+
+    def _shown_subtitles(self, record: Record, media: _Media) -> "_Subtitles":
+        """The subtitles of a record; a file that cannot be used does not cost the question."""
+        if self._subtitles is None:
+            return _Subtitles()
+        try:
+            path = self._subtitles.find(f"{Path(record.video).stem}.srt")
+        except InputError:
+            return _Subtitles()
+        try:
+            return _Subtitles(_shown_text(path, media=media, profile=self._run.profile))
+        except InputError as error:
+            return _Subtitles(fault=str(error))
+
+
+class _Subtitles(NamedTuple):
+    """The subtitles of a video.
+
+    Attributes:
+        text: what is on the screen together with the sampled frames; None if there is no file that
+            can be used.
+        fault: why the file cannot be used, or "".
+    """
+
+    text: str | None = None
+    fault: str = ""
 
 
 def _failed(record: Record, error: InputError) -> Line:
@@ -300,7 +325,7 @@ def _ids(engine: Engine, prompt: Prompt) -> np.ndarray:
     return np.array([*wanted, *ids[len(usual) :], *prefill], np.int32)
 
 
-def _shown_subtitles(path: Path, *, media: _Media, profile: Profile) -> str:
+def _shown_text(path: Path, *, media: _Media, profile: Profile) -> str:
     """The text of an SRT file that is on the screen together with the sampled frames.
 
     Raises:
