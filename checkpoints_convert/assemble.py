@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints_convert import cli
+from vxlpro_jax.utils.arguments import ArgumentParser
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m checkpoints_convert.assemble", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from checkpoints_convert import cli
 from checkpoints_convert.sizes import parse_size
+from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m checkpoints_convert.orbax_to_torch",
         description=(__doc__ or "").split("\n")[0],
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from checkpoints_convert import cli
 from checkpoints_convert.casting import DTYPES
+from vxlpro_jax.utils.arguments import ArgumentParser
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m checkpoints_convert.torch_to_orbax",
         description=(__doc__ or "").split("\n")[0],
     )

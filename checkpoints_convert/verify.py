@@ -13,6 +13,7 @@ from typing import Any
 
 from checkpoints_convert import cli
 from checkpoints_convert.tolerances import DEFAULTS
+from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; argparse itself exits with 2 on a mistake."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m checkpoints_convert.verify", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument

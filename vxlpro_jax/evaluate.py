@@ -18,6 +18,7 @@ from vxlpro_jax.evals.benchmark import Profile
 from vxlpro_jax.evals.judge import Judge
 from vxlpro_jax.inference import flags
 from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Shard
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse itself exits with 2 on a mistake."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m vxlpro_jax.evaluate", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument

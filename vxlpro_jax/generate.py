@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vxlpro_jax.config.schema import InferenceConfig
 from vxlpro_jax.inference import flags
 from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.arguments import ArgumentParser
 
 if TYPE_CHECKING:
     from vxlpro_jax.inference.encoder import Encoded, OpenMedia
@@ -64,7 +65,7 @@ _SAMPLING = ("temperature", "top_p", "seed", "max_new_tokens")
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; argparse itself exits with 2 on a mistake."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m vxlpro_jax.generate",
         description=(__doc__ or "").split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

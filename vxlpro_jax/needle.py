@@ -12,6 +12,7 @@ from typing import Any
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.inference import flags
 from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.arguments import ArgumentParser
 
 MODES = {
     "mcq": "Video-XL's test, four options",
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; argparse itself exits with 2 on a mistake."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m vxlpro_jax.needle", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument

@@ -22,6 +22,7 @@ from typing import Any
 from vxlpro_jax.config.schema import DataConfig
 from vxlpro_jax.curation.limits import RULES, Limits
 from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Shard
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str], *, load_scorer: Callable[..., Any] | None = None) 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; argparse exits with code 2 if it is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m vxlpro_jax.prune",
         description=__doc__,
         formatter_class=_HelpFormatter,

@@ -37,7 +37,6 @@ def read(*words):
         (["--config.model.dts.layout=temporal"], "model.dts.layout", "temporal"),
         (["--config.model.decoder.depth=2"], "model.decoder.depth", 2),
         (["--config.model.preset=3b"], "model.dts.grid", 24),
-        (["--config.seed=1", "--config.seed=2"], "seed", 2),
     ],
 )
 def test_values_of_the_command_line_replace_those_of_the_file(words, path, value):
@@ -129,3 +128,22 @@ def test_table_for_the_documentation_has_a_row_for_each_field():
     for row in schema_table.rows():
         assert sum(line.startswith(f"| `{row.path}` |") for line in lines) == 1
     assert "| `seed` | `int` | `0` | Seed of initialisation, shuffles and draws. |" in lines
+
+
+# ---- Repeated flags -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([STAGE2, STAGE2], "--config is given more than once"),
+        ([STAGE2, "--config.seed=1", "--config.seed=2"], "--config.seed is given more than once"),
+        ([STAGE2, "--config.seed=1", "-config.seed", "1"], "--config.seed is given more"),
+        ([STAGE2, "--config.task=sft", "--config.objective=recot"], "--config.objective is given"),
+        ([STAGE2, "--workdir=a", "--workdir=b"], "workdir=b: already defined as a"),
+        ([STAGE2, "--what=a", "--what", "b"], "what=b: already defined as a"),
+    ],
+)
+def test_a_flag_that_is_given_twice_is_refused(words, named):
+    with pytest.raises(InputError, match=named):
+        read(*words)

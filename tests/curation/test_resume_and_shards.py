@@ -143,5 +143,5 @@ def test_out_folder_of_the_manifest_is_an_error(planted_set, tmp_path):
     manifest = tmp_path / "kept.jsonl"
     shutil.copy(planted_set.manifest, manifest)
     with pytest.raises(InputError, match="holds the manifest itself"):
-        planted.prune(planted_set, tmp_path, "--manifest", str(manifest))
+        planted.prune(planted_set, tmp_path, manifest=manifest)
     assert manifest.read_bytes() == planted_set.manifest.read_bytes()

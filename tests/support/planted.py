@@ -384,13 +384,16 @@ def table(found: dict[str, Found]) -> str:
     return "\n".join(lines)
 
 
-def prune(planted: Planted, out: Path, *arguments: str, scorer=None) -> None:
-    """Prunes a planted set into the folder `out`."""
+def prune(
+    planted: Planted, out: Path, *arguments: str, scorer=None, manifest: Path | None = None
+) -> None:
+    """Prunes a planted set, or the samples of another `manifest` of it, into the folder `out`."""
     from vxlpro_jax import prune as command
 
     command.main(
         [
-            *("--manifest", str(planted.manifest), "--out", str(out), "--num_workers", "2"),
+            *("--manifest", str(manifest or planted.manifest), "--out", str(out)),
+            *("--num_workers", "2"),
             *(("--checkpoint", "unused") if scorer else ()),
             *arguments,
         ],

@@ -1,9 +1,13 @@
 """Command lines: a mistake is one sentence on stderr and exit code 2, and nothing is written."""
 
+import errno
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from helpers import python
+from helpers import ROOT, python
 
 from vxlpro_jax import generate
 from vxlpro_jax import train as train_module
@@ -11,6 +15,7 @@ from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
 CONFIG = "configs/stage2.py"
+UTF8 = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
 
 
 def run(main, argv, capsys):
@@ -47,6 +52,65 @@ def test_other_errors_keep_their_traceback():
 
     with pytest.raises(RuntimeError, match="a bug"):
         cli.run(broken)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("a\nb\r\nc\x1b[31md\u2028e", "a b c [31md e"),
+        ("no https://me:secret@host/x?y and s3://a:b@c.", "no https://host/x?y and s3://c."),
+        ("user@example.org: at 10:30@noon", "user@example.org: at 10:30@noon"),
+        ("x" * 500, "x" * 500),
+    ],
+)
+def test_messages_are_one_line_without_passwords(message, said):
+    assert cli.one_line(message) == said
+
+
+def test_of_a_long_message_the_middle_is_left_out():
+    found = cli.one_line("The thing " + ", ".join(map(str, range(9999))) + " is wrong: mend it.")
+    assert len(found) == 500
+    assert found.startswith("The thing 0, 1, 2")
+    assert found.endswith(" is wrong: mend it.")
+    assert " … " in found
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence(number, capsys):
+    def full(_):
+        raise OSError(number, os.strerror(number), "runs/metrics.jsonl")
+
+    code, error = run(full, [], capsys)
+    assert code == 2
+    assert "while writing runs/metrics.jsonl: free space" in error
+
+
+def test_other_faults_of_the_system_keep_their_traceback():
+    with pytest.raises(FileNotFoundError):
+        cli.run(Path("/nowhere/at/all").unlink)
+
+
+def test_a_log_file_has_whole_lines_in_their_order(tmp_path):
+    """Without a terminal there is no carriage return, and `Done` comes after the bar."""
+    code = (
+        "from vxlpro_jax.utils import cli\n"
+        "def main():\n"
+        "    print('Start')\n"
+        "    for _ in cli.progress(range(3), name='work', unit='item'): pass\n"
+        "    print('Done', 'caf\\udce9')\n"
+        "cli.run(main)\n"
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=file, stderr=file, check=True, env=UTF8
+        )
+    lines = log.read_bytes().decode().split("\n")
+    assert lines[0] == "Start"
+    assert all(line.startswith("work: ") for line in lines[1:-2])
+    assert lines[-3].startswith("work: 100%")
+    assert lines[-2:] == ["Done caf\\udce9", ""]
+    assert "\r" not in log.read_bytes().decode()
 
 
 # ---- train --------------------------------------------------------------------------------------

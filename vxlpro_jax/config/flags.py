@@ -9,7 +9,7 @@ from absl import flags
 
 from vxlpro_jax.config import schema_table
 from vxlpro_jax.config.files import load_config_file
-from vxlpro_jax.config.migration import migrate
+from vxlpro_jax.config.migration import current_path, migrate
 from vxlpro_jax.config.parsing import from_mapping, override
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.utils.errors import InputError
@@ -89,6 +89,8 @@ def read_config_flags(
     """
     values = flags.FlagValues()
     define(values)
+    for name in values:
+        values[name].allow_overwrite = False  # Of two values one would be ignored.
     if any(word in _HELP for word in argv[1:]):
         _print_help(values, schema=schema, doc=doc, default_file=default_file)
     words = _Words.split(argv)
@@ -119,7 +121,7 @@ class _Words(NamedTuple):
     @classmethod
     def split(cls, argv: Sequence[str]) -> "_Words":
         """Sorts the words; a value stands behind `=` or in the next word."""
-        file, overrides, others = "", [], [argv[0]]
+        files, overrides, others = [], [], [argv[0]]
         words = iter(argv[1:])
         for word in words:
             name, equals, value = word.lstrip("-").partition("=")
@@ -131,10 +133,19 @@ class _Words(NamedTuple):
                 if value is None:
                     raise InputError(f"Command line: {word} lacks its value, {word}=VALUE.")
             if name == "config":
-                file = value
+                files.append(value)
             else:
                 overrides.append((name.removeprefix("config."), value))
-        return cls(file, overrides, others)
+        _refuse_repeated(["config" for _ in files])
+        _refuse_repeated([f"config.{current_path(path)}" for path, _ in overrides])
+        return cls("".join(files), overrides, others)
+
+
+def _refuse_repeated(names: Sequence[str]) -> None:
+    """Of two values one would be ignored."""
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"Command line: --{name} is given more than once: keep one of them.")
 
 
 def _print_help(

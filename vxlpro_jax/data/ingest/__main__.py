@@ -18,6 +18,8 @@ from pathlib import Path
 
 from vxlpro_jax.data.ingest.run import ingest
 from vxlpro_jax.data.ingest.workers import IngestError
+from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -32,8 +34,7 @@ def main(argv: Sequence[str]) -> int:
             max_bad=arguments.max_bad,
         )
     except (InputError, IngestError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        return cli.report_error(error)
     except OSError as error:
         print(f"error: {error}. Repair that and start the command again.", file=sys.stderr)
         return 1
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="launch/ingest.sh",
         description="Converts TFRecord shards of tf.train.Example to ArrayRecord shards.",
     )

@@ -1,6 +1,5 @@
 """Runs an ingest: finds the shards, converts them in worker processes, writes a manifest."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from vxlpro_jax.data.ingest.quota import (
 from vxlpro_jax.data.ingest.tfrecord import SourceShard
 from vxlpro_jax.data.ingest.workers import Finished, Workers
 from vxlpro_jax.data.sources.paths import expand_braces, redact_url
+from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
 
@@ -105,13 +105,12 @@ def _convert_all(
 
 def _progress_bar(shards: Sequence[SourceShard], converted: dict[int, ConvertedShard]) -> tqdm:
     """A bar of the bytes read; without a terminal it prints a line every half minute."""
-    return tqdm(
+    return cli.progress_bar(
         total=sum(shard.bytes for shard in shards),
         initial=sum(shards[index].bytes for index in converted),
         desc="ingest",
         unit="B",
         unit_scale=True,
-        mininterval=0.1 if sys.stderr.isatty() else 30,
     )
 
 

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 from vxlpro_jax.data.sources.paths import redact_url
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import Failure, InputError
 
 _MOST_OPEN_FILES = 400
 _MOST_ATTEMPTS = 2
@@ -28,7 +28,7 @@ ReportBytes = Callable[[int], None]
 Work = Callable[[Any, ReportBytes], Any]
 
 
-class IngestError(Exception):
+class IngestError(Failure):
     """An error that ends the command with exit code 1; the same command continues the ingest."""
 
 

@@ -16,6 +16,7 @@ from vxlpro_jax.evals.annotations import read_text
 from vxlpro_jax.evals.benchmarks.vstar import arithmetic_mean, log_geometric_mean
 from vxlpro_jax.evals.metrics import mean, percent
 from vxlpro_jax.utils import cli
+from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError
 
 # From which IoU the authors count a question as right beside others.
@@ -124,7 +125,7 @@ def _chain(what: Measures, when: Measures, where: Measures) -> dict[str, float]:
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m vxlpro_jax.evals.benchmarks.vstar_chains",
         description=(__doc__ or "").split("\n")[0],
     )
