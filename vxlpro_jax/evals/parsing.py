@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from vxlpro_jax.evals.numerals import plain_numbers
+
 
 def letter(index: int) -> str:
     """The letter of an option by its zero-based index: 0 is A."""
@@ -88,8 +90,9 @@ def find_spans(text: str) -> list[TimeSpan]:
 
 
 def _compound_as_seconds(text: str) -> str:
-    """Lower case, with `2 minutes 5 seconds` as `125.0 s`."""
-    return _COMPOUND.sub(lambda m: f"{60 * float(m[1]) + float(m[2])} s", text.lower())
+    """Lower case and plain numbers, with `2 minutes 5 seconds` as `125.0 s`."""
+    text = plain_numbers(text.lower())
+    return _COMPOUND.sub(lambda m: f"{60 * float(m[1]) + float(m[2])} s", text)
 
 
 def _range_span(found: re.Match) -> TimeSpan:

@@ -17,6 +17,7 @@ from vxlpro_jax.evals.benchmark import (
     Score,
     ScoredRecord,
 )
+from vxlpro_jax.evals.numerals import plain_numbers
 from vxlpro_jax.evals.parsing import TimeSpan, clock_seconds, ordered_span
 from vxlpro_jax.utils.errors import InputError
 
@@ -124,7 +125,8 @@ def parse_legacy(answer: str) -> TimeSpan | None:
 
 
 def _plain(answer: str) -> str:
-    return answer.lower().replace(_ECHO, "").replace("to", "-")
+    """Differs from lmms-eval because that cuts numbers before units that are not ASCII."""
+    return plain_numbers(answer.lower()).replace(_ECHO, "").replace("to", "-")
 
 
 def _sentences(text: str) -> list[str]:

@@ -36,6 +36,7 @@ from vxlpro_jax.evals.metrics import (
     score_span,
     span_metrics,
 )
+from vxlpro_jax.evals.numerals import plain_numbers
 from vxlpro_jax.evals.parsing import Box, TimeSpan, read_boxes
 
 BOX_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -253,9 +254,12 @@ def _prompt_when(question: VstarQuestion, profile: Profile, *, chain: int) -> Pr
 
 
 def _score_when(question: VstarQuestion, answer: str, profile: Profile) -> Score:
-    """The IoU with the two numbers of an answer that has exactly two, in their order."""
+    """The IoU with the two numbers of an answer that has exactly two, in their order.
+
+    Differs from the authors' script because that cuts numbers before units that are not ASCII.
+    """
     del profile
-    numbers = _NUMBER.findall(answer)
+    numbers = _NUMBER.findall(plain_numbers(answer))
     span = TimeSpan(*map(float, numbers)) if len(numbers) == 2 else None
     return score_span(question.span, span, answer)
 
