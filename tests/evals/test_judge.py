@@ -2,8 +2,11 @@
 
 import contextlib
 import http.server
+import itertools
 import json
+import socket
 import threading
+import time
 
 import published_files
 import pytest
@@ -276,3 +279,265 @@ def test_the_command_takes_the_judge_by_flag(tmp_path, monkeypatch):
     found = json.loads((out / "results.json").read_text())
     assert found["metrics"]["judged/accuracy"] == 100
     assert not [file for file in out.iterdir() if file.is_file() and KEY in file.read_text()]
+
+
+class _RawServer:
+    """Sends the same bytes to everyone who connects, or what `talk(connection)` does."""
+
+    def __init__(self, talk):
+        self._talk = talk if callable(talk) else lambda connection: connection.sendall(talk)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.connections = 0
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection):
+        with connection, contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(65536)
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            body = head.partition(b"\r\n\r\n")[2]
+            while len(body) < length:
+                body += connection.recv(65536)
+            self._talk(connection)
+
+    def close(self):
+        self._listener.close()
+
+
+@pytest.fixture
+def raw():
+    servers = []
+
+    def start(talk):
+        servers.append(_RawServer(talk))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def whole(body):
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+NONSENSE = [
+    *(b"", b"\r\n\r\n", b"\0" * 1000, b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1\r\n\r\n"),
+    *(b"HTTP/1.1 2000000000 OK\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n"),
+    b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+    b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 50,
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    *map(
+        whole,
+        [
+            *(b"", b"null", b"3", b'"a"', b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b"9" * 5000),
+            *(b'{"choices": null}', b'{"choices": []}', b'{"choices": {}}', b'{"choices": [3]}'),
+            *(
+                b'{"choices": [{"message": null}]}',
+                b'{"choices": [{"message": {"content": null}}]}',
+            ),
+            b'{"choices": [{"message": {"content": ["a"]}}]}',
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("reply", NONSENSE)
+def test_any_nonsense_of_http_is_a_sentence(reply, raw):
+    server = raw(reply)
+    with pytest.raises(errors.Failure, match=r"did not answer in 6 tries \(.+\)") as told:
+        judge_at(server).ask(QUESTION)
+    assert server.connections == TRIES
+    assert len(str(told.value)) <= 500
+    assert str(told.value).isprintable()
+    assert KEY not in str(told.value)
+
+
+@pytest.mark.parametrize("code", [300, 301, 302, 303, 304, 307, 308, 399])
+@pytest.mark.parametrize("where", ["{}", "//{}", "http://{}/v1", "https://{}/v1", "ftp://{}/a", ""])
+def test_redirects_are_never_followed(code, where, raw):
+    with serving(lambda _: "3") as other:
+        place = where.format(other.url.split("/")[2])
+        head = f"HTTP/1.1 {code} Moved {KEY}\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n"
+        server = raw(head.encode())
+        with pytest.raises(InputError, match="another address") as told:
+            judge_at(server).ask(QUESTION)
+    assert (other.asked, server.connections) == ([], 1)
+    assert KEY not in str(told.value)
+
+
+def drip(data):
+    def talk(connection):
+        for byte in itertools.cycle(data):
+            connection.sendall(bytes([byte]))
+            time.sleep(0.01)
+
+    return talk
+
+
+def flood(head, data):
+    def talk(connection):
+        connection.sendall(head)
+        while True:
+            connection.sendall(data)
+
+    return talk
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        lambda connection: time.sleep(60),
+        drip(b"H"),
+        drip(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+        flood(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n"),
+        flood(b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 65536),
+        flood(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 1000),
+        flood(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"a" * 65536),
+        flood(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", b"a" * 65536),
+    ],
+)
+def test_time_and_size_of_an_exchange_are_limited(talk, raw):
+    server = raw(talk)
+    judge = Judge(server.url, model="judge", key=KEY, first_wait=0.001, seconds=0.3)
+    started = time.monotonic()
+    with pytest.raises(errors.Failure, match="did not answer"):
+        judge.ask(QUESTION)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+def test_what_a_refusal_says_of_itself_is_not_repeated(status, raw):
+    """A server may repeat what it was sent."""
+    server = raw(f"HTTP/1.1 {status} {KEY}\x1b[2J\r\nContent-Length: 0\r\n\r\n".encode())
+    with pytest.raises(InputError, match=f"HTTP {status}") as told:
+        judge_at(server).ask(QUESTION)
+    assert KEY not in str(told.value)
+    assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "",
+            "localhost:80",
+            "ftp://a/v1",
+            "file:///etc/passwd",
+            "http://",
+            "http:///v1",
+            "//a/v1",
+        ),
+        *("http://a:b/v1", "http://a:99999/v1", "http://[::1/v1", "http://a b/v1", "http://a/\n"),
+        *(f"http://{'a' * 70}/v1", "http://a..b/v1", "http://a\r\nX: y/v1", "data:text/plain,3"),
+    ],
+)
+def test_addresses_that_are_none(url):
+    with pytest.raises(InputError, match="--judge_url is not an address of HTTP"):
+        Judge(url, model="judge", key=KEY)
+
+
+def test_a_password_in_the_address_is_refused_unseen():
+    with pytest.raises(InputError, match="--judge_url holds a user name or password") as told:
+        Judge("http://user:secret@a/v1", model="judge", key=KEY)
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nb", "kéy", "a\r\nHost: b", "\ud800"])
+def test_keys_that_cannot_be_sent_are_refused_unseen(key):
+    with pytest.raises(InputError, match="OPENAI_API_KEY has spaces") as told:
+        Judge("http://a/v1", model="judge", key=key)
+    assert key not in str(told.value)
+
+
+def test_spaces_around_a_key_are_left_out():
+    with serving(lambda _: "3") as server:
+        assert Judge(server.url, model="judge", key=f" {KEY}\n").ask(QUESTION) == "3"
+    assert server.asked[0][1] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("{}/v1/", "/v1/chat/completions"),
+        ("{}", "/chat/completions"),
+        ("{}/v1/chat/completions", "/v1/chat/completions"),
+        ("{}/ä b/?version=1".replace(" ", "%20"), "/%C3%A4%20b/chat/completions?version=1"),
+    ],
+)
+def test_where_requests_go(url, path):
+    with serving(lambda _: "3") as server:
+        place = server.url.removesuffix("/v1")
+        assert Judge(url.format(place), model="judge", key="").ask(QUESTION) == "3"
+    assert server.asked[0][:2] == (path, None)
+
+
+def test_proxies_never_see_the_key(monkeypatch):
+    """One for http is not used; one for https would only be asked for a tunnel."""
+    seen = []
+
+    def talk(connection):
+        connection.sendall(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(lambda _: "3") as server, socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def proxy():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    seen.append(connection.recv(65536))
+                    talk(connection)
+
+        threading.Thread(target=proxy, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, address)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("NO_PROXY", "")
+        assert judge_at(server).ask(QUESTION) == "3"
+        assert seen == []
+        judge = Judge("https://judge.example/v1", model="judge", key=KEY, first_wait=0.001)
+        with pytest.raises(errors.Failure, match="did not answer"):
+            judge.ask(QUESTION)
+    assert len(seen) == TRIES
+    assert all(asked.startswith(b"CONNECT judge.example:443 ") for asked in seen)
+    assert not [asked for asked in seen if KEY.encode() in asked]
+
+
+def test_an_unencrypted_server_is_not_sent_the_key_of_https(raw):
+    seen = []
+    server = raw(lambda connection: seen.append(1))
+    judge = Judge(
+        server.url.replace("http:", "https:"), model="judge", key=KEY, first_wait=0.001, seconds=0.1
+    )
+    with pytest.raises(errors.Failure, match="did not answer"):
+        judge.ask(QUESTION)
+    assert seen == []
+
+
+def test_replies_with_lone_surrogates_are_kept(judged):
+    with serving(lambda _: "3\ud800") as server:
+        found = judged("vstar_what", server, ["ball", "stone"])
+    assert [item["judged"]["rating"] for item in found["per_item"]] == [-1, -1]

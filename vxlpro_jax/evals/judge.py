@@ -2,23 +2,23 @@
 
 import concurrent.futures
 import hashlib
+import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vxlpro_jax.evals.annotations import read_predictions
 from vxlpro_jax.evals.benchmark import JudgedRecord, JudgeRequest, Rubric, ScoredRecord
+from vxlpro_jax.evals.endpoint import Endpoint, ExchangeError, post_json
 from vxlpro_jax.utils.errors import Failure, InputError
 from vxlpro_jax.utils.journal import Journal, Shard
 
 TRIES = 6
-_TIMEOUT = 120.0  # Seconds.
 _LONGEST_WAIT = 60.0
 _CONCURRENT_REQUESTS = 8
+_FINE, _REDIRECTS = range(200, 300), range(300, 400)
 _BUSY = (408, 409, 425, 429, *range(500, 600))
 
 
@@ -29,26 +29,25 @@ Replies = Mapping[Any, str | None]
 class Judge:
     """A client of the endpoint, which several threads may use at once."""
 
-    def __init__(self, url: str, *, model: str, key: str, first_wait: float = 1.0):
+    def __init__(
+        self, url: str, *, model: str, key: str, first_wait: float = 1.0, seconds: float = 120.0
+    ):
         """Takes the address of an endpoint.
 
         Args:
             url: address under which `chat/completions` lies, such as `https://api.openai.com/v1`.
             model: name of the model there.
-            key: bearer token; empty for none.
+            key: bearer token; empty for none. It is sent to this address alone.
             first_wait: seconds before the second try; each wait is twice the one before.
+            seconds: time limit of a try.
 
         Raises:
-            InputError: the URL is not an HTTP address.
+            InputError: the URL is not an HTTP address, or the key cannot be sent.
         """
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"--judge_url is {url!r}: give a URL that begins with http(s)://.")
         self.model = model
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self._headers = {"Content-Type": "application/json"}
-        if key:
-            self._headers["Authorization"] = f"Bearer {key}"
-        self._first_wait = first_wait
+        self._endpoint = Endpoint.parse(url, path="chat/completions", flag="--judge_url")
+        self._headers = _authorization(key.strip())
+        self._first_wait, self._seconds = first_wait, seconds
 
     def ask(self, request: JudgeRequest) -> str:
         """The text of the reply, without surrounding whitespace.
@@ -64,31 +63,60 @@ class Judge:
                 wait *= 2
             try:
                 return self._once(request)
-            except urllib.error.HTTPError as error:
-                with error:
-                    reason = f"HTTP {error.code} {error.reason}"
-                if error.code not in _BUSY:
-                    raise InputError(
-                        f"Judge {self._url} refuses model {self.model!r} ({reason}): check"
-                        " --judge_url, --judge_model and OPENAI_API_KEY."
-                    ) from error
-            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-                reason = repr(error)
+            except ExchangeError as error:
+                reason = str(error)
         raise Failure(
-            f"Judge {self._url} did not answer in {TRIES} tries ({reason}). Its replies so far"
+            f"Judge {self._endpoint} did not answer in {TRIES} tries ({reason}). Its replies so far"
             " are kept: start this again."
         )
 
     def _once(self, request: JudgeRequest) -> str:
+        """One try; it raises ExchangeError if another one may succeed."""
         messages = [
             {"role": "system", "content": request.system},
             {"role": "user", "content": request.user},
         ]
-        body = {"model": self.model, "messages": messages, **request.settings}
-        sent = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
-        with urllib.request.urlopen(sent, timeout=_TIMEOUT) as answer:
-            found = json.load(answer)
-        return found["choices"][0]["message"]["content"].strip()
+        content = {"model": self.model, "messages": messages, **request.settings}
+        status, body = post_json(
+            self._endpoint, content, headers=self._headers, seconds=self._seconds
+        )
+        said = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
+        if status in _BUSY:
+            raise ExchangeError(said)
+        if status in _REDIRECTS:
+            raise InputError(
+                f"Judge {self._endpoint} sends requests on to another address ({said}), which is"
+                " not followed: give that address as --judge_url if you trust it."
+            )
+        if status not in _FINE:
+            raise InputError(
+                f"Judge {self._endpoint} refuses model {self.model[:60]!r} ({said}): check"
+                " --judge_url, --judge_model and OPENAI_API_KEY."
+            )
+        text = _reply_text(body)
+        if text is None:
+            raise ExchangeError("its reply has no text at choices[0].message.content")
+        return text.strip()
+
+
+def _authorization(key: str) -> dict[str, str]:
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InputError(
+            "OPENAI_API_KEY has spaces or characters that are not ASCII, so it cannot be sent: set"
+            " it to the key alone."
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _reply_text(body: bytes) -> str | None:
+    """The text of a chat completion; None if the body is none."""
+    try:
+        text = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return text if isinstance(text, str) else None
 
 
 def needs_no_reply(rubric: Rubric, scored: Sequence[ScoredRecord]) -> set[Any]:
