@@ -142,13 +142,21 @@ def test_partial_line_of_a_kept_step_is_dropped_too(tmp_path, open_writer):
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
-def test_loss_that_is_not_finite_stops_the_run(tmp_path, open_writer, clock, loss):
+def test_a_loss_that_is_not_finite_is_null_and_left_out_of_the_curves(
+    tmp_path, open_writer, clock, loss, capsys
+):
+    """So that readers of JSON in any language can read the file."""
     writer = open_writer()
-    add(writer, clock, 1, 1.0)
-    add(writer, clock, 2, loss)
-    with pytest.raises(FloatingPointError, match=r"Loss is .* at step 2: lower optim.lr"):
-        writer.flush()
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+    for step, value in ((1, 1.0), (2, loss), (3, 1.0)):
+        add(writer, clock, step, value)
+    writer.flush()
+    assert [row["loss"] for row in rows(tmp_path)] == [1.0, None, 1.0]
+    writer.add(4, scalars(loss) | {"skipped_steps": jnp.asarray(2)}, data_wait=0.0)
+    clock.now += 1
+    writer.close()
+    assert "2 skipped" in capsys.readouterr().out
+    writer.draw()
+    assert (tmp_path / "curves.png").exists()
 
 
 def test_flushing_nothing_writes_nothing(tmp_path, open_writer):

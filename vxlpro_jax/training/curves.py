@@ -1,6 +1,7 @@
 """Draws the curves of a run from its `metrics.jsonl` and `evaluations.jsonl`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def smooth(values: np.ndarray, *, window: float) -> np.ndarray:
 
 def _draw(axes: Axes, rows: list[dict[str, Any]], *, name: str) -> None:
     """Plots a metric: pale as measured, and smoothed over a twentieth of the run."""
-    found = [row for row in rows if name in row]
+    found = [row for row in rows if _is_finite(row.get(name))]
     steps = np.array([row["step"] for row in found])
     values = np.array([row[name] for row in found], float)
     if name in _SMOOTHED and len(found) > 2:
@@ -58,6 +59,11 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], *, name: str) -> None:
         axes.set_yscale("log")
     axes.set(title=name, xlabel="step")
     axes.grid(visible=True, alpha=0.3)
+
+
+def _is_finite(value: float | None) -> bool:
+    """False where a metric is missing, or null because its step was skipped."""
+    return value is not None and math.isfinite(value)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.profiler import Profiler
 from vxlpro_jax.training.run_folder import resume_plan, write_workdir
 from vxlpro_jax.training.setup import announce, open_data, resolve
+from vxlpro_jax.training.skipped_steps import SkippedSteps
 from vxlpro_jax.training.state import TrainState, abstract_state, initial_state
 from vxlpro_jax.training.step import Metrics, make_train_step
 from vxlpro_jax.utils.jit import jit
@@ -71,6 +72,13 @@ def train(
         first_step = int(state.step)
         stepper = _Stepper(run, watchdog=watchdog, wall_time=wall_time)
         writer = run.open_writer(first_step=first_step, wall_time=wall_time)
+        skipped = SkippedSteps(
+            workdir,
+            state=state,
+            group=group,
+            total_steps=config.total_steps,
+            before_end=writer.flush,
+        )
         measure = functools.partial(evaluate, config=config, workdir=workdir, group=group)
         wall_time.lap("start")
 
@@ -85,11 +93,12 @@ def train(
             writer.add(step, scalars, data_wait=waited)
             is_preempted = preemption.reached(step)
             due = _Due.after(step, config=config, is_preempted=is_preempted)
+            skipped.add(step, scalars, files=run.data.files)
             if due.report:
                 writer.flush()
             # The next batch is taken after the save, so the saved position matches the saved step.
             with watchdog.patient():
-                if due.save:
+                if due.save and (not skipped.check() or due.ends):
                     run.checkpoints.save(state, run.data)
                     wall_time.lap("checkpoint")
                     writer.draw()
@@ -125,13 +134,15 @@ class _Due(NamedTuple):
     save: bool
     evaluate: bool
     report: bool
+    ends: bool
 
     @classmethod
     def after(cls, step: int, *, config: TrainConfig, is_preempted: bool) -> "_Due":
         is_last = step == config.total_steps
-        saves = step % config.checkpoint_every == 0 or is_last or is_preempted
+        ends = is_last or is_preempted
+        saves = step % config.checkpoint_every == 0 or ends
         evaluates = config.eval_every > 0 and step % config.eval_every == 0 and not is_last
-        return cls(saves, evaluates, saves or evaluates or step % config.log_every == 0)
+        return cls(saves, evaluates, saves or evaluates or step % config.log_every == 0, ends)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,11 +43,7 @@ class MetricsWriter:
         self._pending.append({"step": step, **metrics, "data_wait": data_wait})
 
     def flush(self) -> None:
-        """Waits for the queued steps, writes them, and prints the last of them.
-
-        Raises:
-            FloatingPointError: a loss is not finite.
-        """
+        """Waits for the queued steps, writes them, and prints the last of them."""
         if not self._pending:
             return
         rows = [_to_numbers(row) for row in jax.device_get(self._pending)]
@@ -62,7 +58,6 @@ class MetricsWriter:
         if self._files:
             self._files.write(rows)
         print(_console_line(rows[-1], total_steps=self._total_steps), flush=True)
-        _check_finite(rows)
         self._wall_time.lap("report")
 
     def draw(self) -> None:
@@ -87,7 +82,7 @@ class _Files:
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         with self._path.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(json.dumps(_without_nan(row)) + "\n" for row in rows)
         for row in rows:
             scalars = {name: value for name, value in row.items() if name != "step"}
             self._events.add_scalars(row["step"], scalars)
@@ -112,6 +107,11 @@ def _truncate(path: Path, *, first_step: int) -> None:
 
 def _to_numbers(row):
     return {name: x if isinstance(x, int | float) else x.item() for name, x in row.items()}
+
+
+def _without_nan(row):
+    """The row as JSON has it, null where a value is not finite."""
+    return {name: x if math.isfinite(x) else None for name, x in row.items()}
 
 
 def _rates(rows, *, seconds, peak_flops):
@@ -154,16 +154,8 @@ def _console_line(row, *, total_steps):
 
 
 def _extras(row):
-    """Figures that only some platforms report."""
+    """Figures that only some runs and platforms report."""
+    skipped = f"{row['skipped_steps']} skipped  " if row.get("skipped_steps") else ""
     mfu = f"MFU {row['mfu']:.1%}  " if "mfu" in row else ""
     hbm = f"{row['hbm_peak_bytes'] / 2**30:.1f} GiB  " if "hbm_peak_bytes" in row else ""
-    return mfu + hbm
-
-
-def _check_finite(rows):
-    for row in rows:
-        if not math.isfinite(row["loss"]):
-            raise FloatingPointError(
-                f"Loss is {row['loss']} at step {row['step']}: lower optim.lr or optim.clip_norm"
-                " and start again from the last checkpoint."
-            )
+    return skipped + mfu + hbm

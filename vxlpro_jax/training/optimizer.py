@@ -55,6 +55,16 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
 
+def updates_done(state: optax.OptState) -> jax.Array:
+    """Number of updates that a state of `optimizer` has made, int32 scalar."""
+
+    def is_schedule(node):
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    nodes = jax.tree.leaves(state, is_leaf=is_schedule)
+    return next(node.count for node in nodes if is_schedule(node))
+
+
 def stop_frozen(params: Any, *, config: OptimConfig) -> Any:
     """The same parameters; no gradient is computed for those that the optimizer leaves alone."""
 

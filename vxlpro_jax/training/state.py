@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from vxlpro_jax.checkpoints import init_from
 from vxlpro_jax.sharding.params import state_shardings
+from vxlpro_jax.training.optimizer import updates_done
 from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.utils.jit import jit
 
@@ -21,7 +22,7 @@ class TrainState:
     """Everything that a step changes.
 
     Attributes:
-        step: number of steps done, int32 scalar.
+        step: number of steps done, int32 scalar; skipped ones count.
         params: nested dict of parameters.
         opt_state: state of the optimizer.
         key: PRNG key data of the run; each step folds its number in.
@@ -31,6 +32,11 @@ class TrainState:
     params: dict
     opt_state: optax.OptState
     key: jax.Array
+
+    @property
+    def skipped_steps(self) -> jax.Array:
+        """Number of steps without an update, because gradients were not finite; int32 scalar."""
+        return self.step - updates_done(self.opt_state)
 
     @classmethod
     def create(cls, params: dict, *, optimizer: optax.GradientTransformation, seed: int) -> Self:

@@ -21,7 +21,11 @@ Metrics = dict[str, jax.Array]
 
 
 def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step to be jitted: state and batch (see `data.loader`) to state and metrics."""
+    """The step to be jitted: state and batch (see `data.loader`) to state and metrics.
+
+    If the loss or a gradient is not finite, the step is skipped: it counts, but parameters and
+    optimizer stay as they are.
+    """
     config, objective = plan.config, plan.objective
 
     def loss_fn(params, batch, key):
@@ -34,7 +38,10 @@ def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainS
         grads, loss, metrics = gradients(
             loss_fn, state.params, batch, key=key, parts=config.grad_accum_steps
         )
-        updates, opt_state = plan.optimizer.update(grads, state.opt_state, state.params)
+        norm = optax.tree.norm(optimizer_lib.trained_only(grads, config=config.optim))
+        updated = _updated(state, grads, optimizer=plan.optimizer)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, state)
         flops = step_flops(
             objective.forward_flops,
             batch,
@@ -43,20 +50,23 @@ def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainS
         )
         metrics = {
             "loss": loss,
-            "lr": plan.schedule(state.step),
-            "grad_norm": optax.tree.norm(optimizer_lib.trained_only(grads, config=config.optim)),
+            "lr": plan.schedule(optimizer_lib.updates_done(state.opt_state)),
+            "grad_norm": norm,
             "flops": flops,
             **metrics,
         }
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        )
-        return state, metrics
+        state = dataclasses.replace(kept, step=state.step + 1)
+        return state, {**metrics, "skipped_steps": state.skipped_steps}
 
     return step
+
+
+def _updated(
+    state: TrainState, grads: Any, *, optimizer: optax.GradientTransformation
+) -> TrainState:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return dataclasses.replace(state, params=params, opt_state=opt_state)
 
 
 class Gradients(NamedTuple):

@@ -66,11 +66,13 @@ class _Made(NamedTuple):
 
     Attributes:
         batch: the batch; None if a row is missing.
+        files: files of the samples in it.
         bad: records that were skipped.
         states: states of the rows after the batch.
     """
 
     batch: Any | None
+    files: tuple[str, ...]
     bad: list[BadSample]
     states: dict[int, RowState]
 
@@ -80,11 +82,15 @@ class BatchIterator(grain.DatasetIterator):
 
     The state consists of JSON values: the states of the rows, and the bad records so far. It does
     not depend on the number of workers, nor, after `join_states`, on the number of processes.
+
+    Attributes:
+        files: files of the samples in the batch that `next` returned last.
     """
 
     def __init__(self, source: BatchSource, *, bad: BadSamples):
         """Starts at the first record; iterators of several buckets share one `bad`."""
         super().__init__()
+        self.files: tuple[str, ...] = ()
         self._source, self._bad = source, bad
         self._states = dict.fromkeys(source.rows, RowState())
         self._place: Callable[[Batch], Any] = lambda batch: batch
@@ -104,7 +110,7 @@ class BatchIterator(grain.DatasetIterator):
         self._bad.add(made.bad)
         if made.batch is None:
             self._bad.stop()
-        self._states = made.states
+        self._states, self.files = made.states, made.files
         self._ahead = self._maker.submit(self._make)
         return made.batch
 
@@ -182,10 +188,11 @@ class BatchIterator(grain.DatasetIterator):
         ]
         states = {number: row.state for number, row in rows.items()}
         if not all(row.samples for row in rows.values()):
-            return _Made(None, bad, states)
+            return _Made(None, (), bad, states)
         samples = [row.samples for row in rows.values()]
         batch = stack_rows(samples, shape=self._source.reader.shape)
-        return _Made(self._place(batch), bad, states)
+        files = tuple(file for row in rows.values() for file in row.files)
+        return _Made(self._place(batch), files, bad, states)
 
     def _stop(self) -> None:
         """Discards what was read ahead."""

@@ -86,7 +86,11 @@ class BucketSchedule:
 
 
 class BucketIterator(grain.DatasetIterator):
-    """Batches of several iterators in turns; its state holds theirs and the count of each."""
+    """Batches of several iterators in turns; its state holds theirs and the count of each.
+
+    Attributes:
+        files: files of the samples in the batch that `next` returned last.
+    """
 
     def __init__(
         self, parts: Sequence[BatchIterator], *, schedule: BucketSchedule, source: BatchSource
@@ -101,6 +105,7 @@ class BucketIterator(grain.DatasetIterator):
         super().__init__()
         self.parts = tuple(parts)
         self.source = source
+        self.files: tuple[str, ...] = ()
         self._schedule = schedule
         self._taken = [0] * len(self.parts)
 
@@ -112,6 +117,7 @@ class BucketIterator(grain.DatasetIterator):
         """
         bucket = self._schedule.next(self._taken)
         batch = next(self.parts[bucket])
+        self.files = self.parts[bucket].files
         self._taken[bucket] += 1
         return batch
 

@@ -37,21 +37,24 @@ class PackedRow(NamedTuple):
 
     Attributes:
         samples: samples of the row; empty if too many records could not be read.
+        files: files that the samples show; of a sample of text alone, where it stands.
         bad: records that were skipped.
         state: state of the stream after the row.
     """
 
     samples: list[Sample]
+    files: list[str]
     bad: list[BadSample]
     state: RowState
 
 
 class StreamItem(NamedTuple):
-    """One position of a stream: a sample, or the reason why there is none."""
+    """One position of a stream: a sample and its files, or the reason why there is none."""
 
     number: int
-    sample: Sample | None
-    bad: BadSample | None
+    sample: Sample | None = None
+    files: tuple[str, ...] = ()
+    bad: BadSample | None = None
 
     @property
     def size(self) -> Size:
@@ -90,9 +93,13 @@ class RowSource(RandomAccess[StreamItem]):
         try:
             content = self.records[record]
             name = content.name
-            return StreamItem(number, self.reader(content), None)
+            return StreamItem(number, sample=self.reader(content), files=_files(content))
         except InputError as error:
-            return StreamItem(number, None, describe_fault(error, record=record, name=name))
+            return StreamItem(number, bad=describe_fault(error, record=record, name=name))
+
+
+def _files(record: Record) -> tuple[str, ...]:
+    return record.images or (record.video or record.name,)
 
 
 class RowStream:
@@ -137,10 +144,11 @@ class RowStream:
         try:
             row = fill_row(self._held, draw, budget=self._budget)
         except _TooManyBadError:
-            return PackedRow([], list(bad.values()), self._state)
+            return PackedRow([], [], list(bad.values()), self._state)
         self._state = RowState(read, tuple(drawn.number for drawn in self._held))
         samples = [drawn.sample for drawn in row if drawn.sample is not None]
-        return PackedRow(samples, list(bad.values()), self._state)
+        files = [file for drawn in row for file in drawn.files]
+        return PackedRow(samples, files, list(bad.values()), self._state)
 
     def close(self) -> None:
         """Ends the thread."""
