@@ -44,8 +44,6 @@ class Objective(abc.ABC):
     """Whether the loss accepts `compressed`, the output of a frozen DTS, instead of frames."""
     is_evaluated: ClassVar[bool] = False
     """Whether `eval_every` may be set: held-out clips are measured as `evals.recot` does."""
-    fixed_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields of `TrainConfig` that a run keeps when it is resumed, beside those of every run."""
     sharding_rules: ClassVar[Rules] = ()
     """Patterns and PartitionSpecs of parameters that the table of `sharding.params` lacks."""
     full_size_flags: ClassVar[str] = ""

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from etils import epath
 
 from vxlpro_jax.checkpoints import params
 from vxlpro_jax.checkpoints.inference_config import write_inference_config
+from vxlpro_jax.config import resume
 from vxlpro_jax.config.parsing import from_mapping
+from vxlpro_jax.config.resume import Change
 from vxlpro_jax.config.schema import ParamGroup, TrainConfig
 from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.trained_parts import matches_any
@@ -18,18 +21,20 @@ from vxlpro_jax.utils.files import write_atomically
 
 _RUN_CONFIG = "train_config.json"
 _TOKENIZER = "tokenizer.json"
-_FIXED_FIELDS = ("objective", "model", "data", "optim", "seed")
+_LISTED = 3  # Changes named in a message.
 
 
 def resume_plan(plan: RunPlan, *, workdir: Path) -> RunPlan:
-    """Refuses to continue a run of another kind in its folder.
+    """Compares the config with that of the run in its folder, as `config.resume` declares.
+
+    Changes that are allowed but change what is computed are printed.
 
     Returns:
         The plan, with the parameter groups of the folder. They may have patterns which match
         nothing: these change no parameter but add to the optimizer's state in the checkpoints.
 
     Raises:
-        InputError: the folder holds a run with another config.
+        InputError: a field has changed that a run keeps.
     """
     written = workdir / _RUN_CONFIG
     if not written.exists():
@@ -37,15 +42,45 @@ def resume_plan(plan: RunPlan, *, workdir: Path) -> RunPlan:
     old = from_mapping(TrainConfig, params.read_json(written))
     if _has_tokenizer_of(plan.config, workdir=workdir):  # Its folder may have moved.
         old = _with_data(old, tokenizer=plan.config.data.tokenizer)
-    was, now = _compared(old, plan=plan), _compared(plan.config, plan=plan)
-    fixed = (*_FIXED_FIELDS, *plan.objective.fixed_fields)
-    changed = [key for key in fixed if getattr(was, key) != getattr(now, key)]
+    changed = resume.changes(_compared(old, plan=plan), _compared(plan.config, plan=plan))
+    refuse_changes(changed, workdir=workdir)
+    note_changes(changed, workdir=workdir)
+    return plan.replace(optim=dataclasses.replace(plan.config.optim, groups=old.optim.groups))
+
+
+def refuse_changes(changed: Sequence[Change], *, workdir: Path) -> None:
+    """Refuses fields that a run keeps.
+
+    Raises:
+        InputError: there is one; the message names it with its values.
+    """
+    changed = [change for change in changed if change.rule == "fixed"]
+    if not changed:
+        return
+    groups = dict.fromkeys(change.field.partition(".")[0] for change in changed)
+    raise InputError(
+        f"{workdir} holds a run with another {', '.join(groups)} ({_listed(changed)}): set what it"
+        f" had, or {_anew(workdir)}."
+    )
+
+
+def note_changes(changed: Sequence[Change], *, workdir: Path) -> None:
+    """Prints the fields that may change but change what is computed."""
+    changed = [change for change in changed if change.rule == "noted"]
     if changed:
-        raise InputError(
-            f"{workdir} holds a run with another {', '.join(changed)}: choose another --workdir,"
-            " delete that folder, or start the command that made it."
+        print(
+            f"Changed since the last start: {_listed(changed)}. Steps already made are kept; to"
+            f" keep the run as it is, {_anew(workdir)}."
         )
-    return plan.replace(optim=old.optim)
+
+
+def _listed(changed: Sequence[Change]) -> str:
+    more = len(changed) - _LISTED
+    return "; ".join(map(str, changed[:_LISTED])) + (f"; and {more} more" if more > 0 else "")
+
+
+def _anew(workdir: Path) -> str:
+    return f"start anew from it with another --workdir and --config.init_from={workdir}"
 
 
 def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
@@ -59,8 +94,7 @@ def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
 
 
 def _compared(config: TrainConfig, *, plan: RunPlan) -> TrainConfig:
-    """The config without what may change: where held-out data and features are, unused groups."""
-    config = _with_data(config, eval_path="", feature_cache="")
+    """The config without the parameter groups that match nothing."""
     optim = dataclasses.replace(config.optim, groups=_used(config.optim.groups, plan=plan))
     return dataclasses.replace(config, optim=optim)
 

@@ -24,7 +24,6 @@ class Recot(Objective):
 
     reads_text = False
     is_evaluated = True
-    fixed_fields = ("recot",)
     full_size_flags = (
         "--config=configs/stage1.py:3b --config.init_from=CHECKPOINT --config.data.path=FILE.json"
         " --config.data.video_root=DIR --config.data.eval_path=OTHERS.json"

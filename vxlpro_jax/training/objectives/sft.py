@@ -26,7 +26,6 @@ class Sft(Objective):
     """Questions and answers, with the whole model."""
 
     reads_compressed = True
-    fixed_fields = ("keep_ratio", "pose_max_frames")
     full_size_flags = (
         "--config=configs/stage2.py:3b --config.init_from=CHECKPOINT --config.data.path=FILE.json"
         " --config.data.video_root=DIR"
