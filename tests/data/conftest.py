@@ -10,20 +10,13 @@ import av
 import numpy as np
 import pytest
 import tokenizers
+from encoded import CODE_BITS, coded_frame
 from tokenizers import models
 
 from vxlpro_jax.data.synthetic.clips import synthetic_set
 from vxlpro_jax.data.text.tokenizer import _BYTE_OF, Tokenizer, byte_level
 
-CODE_BITS = 8
 _CHAR_OF = {byte: char for char, byte in _BYTE_OF.items()}
-
-
-def coded_frame(index: int, *, height: int, width: int) -> np.ndarray:
-    """`index` in binary: eight vertical bars, black or white, the highest bit at the left."""
-    bits = [(index >> bit) & 1 for bit in reversed(range(CODE_BITS))]
-    bars = np.repeat(np.array(bits, np.uint8) * 255, width // CODE_BITS)
-    return np.broadcast_to(bars[None, :, None], (height, width, 3)).copy()
 
 
 def read_codes(frames: np.ndarray) -> list[int]:

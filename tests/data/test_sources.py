@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from vxlpro_jax.data.sources.load import load_records, load_visual_records
-from vxlpro_jax.data.sources.storage import resolve_inside
+from vxlpro_jax.data.sources.storage import StoredFile, fingerprint, open_media, resolve_inside
 from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
 
@@ -267,3 +267,22 @@ def test_links_may_lead_anywhere_inside_the_root_only(tmp_path):
     for name in ("loop", "loop/clip.mp4"):
         with pytest.raises(InputError, match="leads nowhere"):
             resolve_inside(root, name)
+
+
+def test_a_folder_of_frames_may_not_hold_a_link_out_of_the_root(tmp_path):
+    root = tmp_path / "root"
+    (root / "frames").mkdir(parents=True)
+    (root / "1.png").touch()
+    (root / "frames" / "1.png").symlink_to("../1.png")
+    file = StoredFile(str(root), "frames")
+    with open_media(file) as found:
+        assert found == root / "frames"
+    for target in (tmp_path / "secret.png", "/etc/hosts", "../../secret.png", "2.png"):
+        (root / "frames" / "2.png").unlink(missing_ok=True)
+        (root / "frames" / "2.png").symlink_to(target)
+        expected = (
+            "leads nowhere" if target == "2.png" else r"frames/2\.png leads out of its folder"
+        )
+        for use in (open_media(file).__enter__, lambda: fingerprint(file)):
+            with pytest.raises(InputError, match=expected):
+                use()

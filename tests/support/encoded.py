@@ -31,6 +31,16 @@ GROUPS = {
 }
 
 
+CODE_BITS = 8
+
+
+def coded_frame(index: int, *, height: int, width: int) -> np.ndarray:
+    """`index` in binary: eight vertical bars, black or white, the highest bit at the left."""
+    bits = [(index >> bit) & 1 for bit in reversed(range(CODE_BITS))]
+    bars = np.repeat(np.array(bits, np.uint8) * 255, width // CODE_BITS)
+    return np.broadcast_to(bars[None, :, None], (height, width, 3)).copy()
+
+
 def encoded(path, *, codec, options, times, height=48, width=64):
     """Writes noise that moves, so that frames refer to each other, shown at `times` (ms)."""
     noise = np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8)

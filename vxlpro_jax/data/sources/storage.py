@@ -156,12 +156,22 @@ def version(url: str) -> str:
 
 
 def resolve_inside(root: str | Path, name: str) -> Path:
-    """Returns the path of the file `name` under `root`, with links resolved.
+    """Returns the path of the file or folder of frames `name` under `root`, with links resolved.
 
     Raises:
-        InputError: The file is outside of `root`.
+        InputError: It, or a link in the folder, leads out of `root`.
     """
     root = Path(root).resolve()
+    path = _resolved(root, name)
+    if path.is_dir():
+        with os.scandir(path) as found:
+            links = sorted(entry.name for entry in found if entry.is_symlink())
+        for link in links:
+            _resolved(root, f"{name}/{link}")
+    return path
+
+
+def _resolved(root: Path, name: str) -> Path:
     try:
         path = (root / name).resolve()
         if _is_loop(path):  # Python 3.13 and later do not raise by themselves.

@@ -2,16 +2,20 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import av.container
 import av.stream
 
+from vxlpro_jax.data.video.formats import FORMATS
 from vxlpro_jax.data.video.media_file import MediaFile
 
 # Largest picture of H.264 and HEVC up to level 6.2, 8192 x 4352; 8K has 33 million pixels.
 MOST_PIXELS = 35_651_584
+
+# Longest wait in seconds for the header or the next packet; no file of sense needs a second.
+_PATIENCE = 60.0
 
 # PyAV before 19 refuses a file whose title is not UTF-8 unless it is asked to be lenient. Later
 # versions always are, and do not take the option.
@@ -28,23 +32,15 @@ class Opened(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(media: MediaFile, *, threads: int = 1) -> Iterator[Opened]:
-    """Opens a file; errors of FFmpeg meanwhile become a `BadFile`.
+def opened(media: MediaFile, *, index: int, threads: int) -> Iterator[Opened]:
+    """Opens a file to decode the stream `index`; FFmpeg's errors meanwhile become a `BadFile`.
 
     Raises:
-        BadFile: The file is not a video, has no video stream, or is too large.
+        BadFile: The file is not a video, or its pictures are too large.
     """
-    with media.reading(), _av_open(media, most_pixels=MOST_PIXELS) as container:
-        stream = next(filter(_moving, container.streams.video), None)
-        if stream is None:
-            raise media.bad(
-                "has no video stream, only sound or data: give a video file", kind="no_video"
-            )
-        if stream.codec_context is None:
-            raise media.bad(
-                "is in a codec that FFmpeg does not know: convert or remove the file",
-                kind="damaged",
-            )
+    with opened_container(media) as container:
+        stream = container.streams[index]
+        assert isinstance(stream, av.VideoStream)
         if not stream.width:
             _check_size(media)
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
@@ -53,17 +49,56 @@ def opened(media: MediaFile, *, threads: int = 1) -> Iterator[Opened]:
         yield Opened(container, stream)
 
 
+def moving_streams(media: MediaFile, container: av.container.InputContainer) -> list:
+    """Returns the video streams, without the cover pictures of sound files.
+
+    Raises:
+        BadFile: There is none, or its codec is not known.
+    """
+    streams = [stream for stream in container.streams.video if _moving(stream)]
+    if not streams:
+        raise media.bad(
+            "has no video stream, only sound or data: give a video file", kind="no_video"
+        )
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        raise media.bad(
+            "is in a codec that FFmpeg does not know: convert or remove the file", kind="damaged"
+        )
+    return known
+
+
 @contextlib.contextmanager
-def _av_open(media: MediaFile, *, most_pixels: int, **options: str) -> Iterator:
-    # Playlists and the like may name other files, but nothing on a network.
-    options |= {"max_pixels": str(most_pixels), "protocol_whitelist": "file"}
-    if media.path is None:
-        file = media.stream
-        file.seek(0)
-    else:
-        file = f"file:{media.path}"
-    with av.open(file, options=options, **_LENIENT) as container:
-        yield container
+def opened_container(
+    media: MediaFile, *, most_pixels: int = MOST_PIXELS, **options: str
+) -> Iterator[av.container.InputContainer]:
+    """Opens a container; FFmpeg's errors meanwhile become a `BadFile`.
+
+    FFmpeg gets an open file without its name and may open no other, so that neither the name nor
+    the content can lead it elsewhere: a name may be taken for a pattern of pictures, and a playlist
+    names files or addresses.
+
+    Raises:
+        BadFile: The file is not a video.
+    """
+    options |= {"max_pixels": str(most_pixels), "format_whitelist": FORMATS}
+    # FFmpeg turns a jump back by more than a minute into one ahead by 26 hours otherwise.
+    options |= {"correct_ts_overflow": "0"}
+    with media.reading(), media.opened() as file:
+        if media.path is None:
+            source, options["protocol_whitelist"] = _Nameless(file), "none"
+        else:
+            source, options["protocol_whitelist"] = "fd:", "fd"
+            options["fd"] = str(file.fileno())
+        with av.open(source, options=options, timeout=_PATIENCE, **_LENIENT) as container:
+            yield container
+
+
+class _Nameless:
+    """A file object without its name, which FFmpeg would use as a hint or a pattern."""
+
+    def __init__(self, file: BinaryIO):
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def _check_size(media: MediaFile) -> None:
@@ -72,11 +107,10 @@ def _check_size(media: MediaFile) -> None:
     Raises:
         BadFile: Always.
     """
-    with _av_open(
+    with opened_container(
         media, most_pixels=4 * MOST_PIXELS, skip_frame="all", probesize="32"
     ) as container:
-        known = (s for s in container.streams.video if _moving(s) and s.codec_context is not None)
-        for stream in known:
+        for stream in moving_streams(media, container):
             media.check_pixels(stream.width, stream.height, most=MOST_PIXELS)
     raise media.bad(
         "has no picture size that can be read: replace or remove the file", kind="damaged"

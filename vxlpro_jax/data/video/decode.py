@@ -19,11 +19,19 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile
-from vxlpro_jax.data.video.containers import MOST_PIXELS, opened
+from vxlpro_jax.data.video.containers import MOST_PIXELS, Opened, opened
 from vxlpro_jax.data.video.gop import decode_range, packet_ranges
 from vxlpro_jax.data.video.media_file import MediaFile
+from vxlpro_jax.data.video.orientation import upright
 from vxlpro_jax.data.video.packets import Packets, read_packets
-from vxlpro_jax.data.video.sampling import FrameStream, FrameTimes, Sampling, TimedFrame, Video
+from vxlpro_jax.data.video.sampling import (
+    FrameStream,
+    FrameTimes,
+    Sampling,
+    TimedFrame,
+    Video,
+    continued,
+)
 
 # Frames held back until they are known to be right. A codec may output a frame after, or make it
 # depend on, at most 16 frames that are shown later and may turn out damaged.
@@ -32,12 +40,6 @@ _HELD = 16
 _SMALL = 320 * 240  # Pixels.
 
 _UNEXPECTED = "gives other frames each time that it is decoded: replace or remove the file"
-
-_ROTATIONS = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
-}
 
 _Convert = Callable[[av.VideoFrame], np.ndarray]
 _Frames = Generator[TimedFrame, None, None]
@@ -72,10 +74,10 @@ def read_container(media: MediaFile, *, sampling: Sampling, threads: int) -> Vid
         BadFile: As for `stream_container`.
     """
     source = _Source(media, packets=read_packets(media), sampling=sampling, threads=threads)
-    try:
-        return _stream_by_packets(source, _expected).collect()
-    except _UnexpectedFrames:
-        return _stream_by_decoding(source).collect()
+    with contextlib.suppress(_UnexpectedFrames):
+        if not source.packets.goes_back:
+            return _stream_by_packets(source, _expected).collect()
+    return _stream_by_decoding(source).collect()
 
 
 class _UnexpectedFrames(BadFile):
@@ -112,9 +114,9 @@ def _stream_by_packets(
 def _stream_by_decoding(source: _Source) -> FrameStream:
     """Decodes everything to learn the times of frames, then again for the sampled ones."""
     times = np.array(array("d", (seconds for _, seconds in _decoded(source))))
-    shown = FrameTimes(times, times[-1] + source.packets.last)
-    picks = source.sampling.picks(shown)
-    return FrameStream(shown.times[picks], _from_start(source, picks, expected=None))
+    times = continued(times, step=source.packets.last)
+    picks = source.sampling.picks(FrameTimes(times, times[-1] + source.packets.last))
+    return FrameStream(times[picks], _from_start(source, picks, times=times))
 
 
 def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, None, int]:
@@ -130,7 +132,7 @@ def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, Non
     with (
         contextlib.suppress(BadFile),
         _in_thread(_converter(source)) as convert,
-        opened(media, threads=source.threads) as file,
+        _opened(source) as file,
     ):
         for span in packet_ranges(packets, picks):
             for frame in decode_range(media, file, packets=packets, span=span, wanted=places):
@@ -168,25 +170,39 @@ def _on_screen(source: _Source, picks: np.ndarray) -> _Frames:
 
 def _expected(source: _Source, picks: np.ndarray) -> _Frames:
     """Decodes from the first frame on; raises if frames are not at their packets' times."""
-    expected = np.sort(source.packets.pts) if source.packets.timed else None
-    return _from_start(source, picks, expected=expected)
+    packets = source.packets
+    if packets.in_decode_order:
+        return _from_start(source, picks, times=packets.shown().times)
+    return _from_start(source, picks, expected=np.sort(packets.pts) if packets.timed else None)
 
 
-def _from_start(source: _Source, picks: np.ndarray, *, expected: np.ndarray | None) -> _Frames:
+def _from_start(
+    source: _Source,
+    picks: np.ndarray,
+    *,
+    expected: np.ndarray | None = None,
+    times: np.ndarray | None = None,
+) -> _Frames:
     """Decodes from the first frame to the last of `picks`.
 
+    Args:
+        source: file and sampling.
+        picks: int [F], indices of frames.
+        expected: int64 [n], ticks at which frames must come.
+        times: float64 [n], seconds of the frames, if they are known already.
+
     Raises:
-        BadFile: `_UnexpectedFrames` if frames end early or are not at the `expected` times, in
-            ticks.
+        BadFile: `_UnexpectedFrames` if frames end early or are not as expected.
     """
     strayed = _UnexpectedFrames(*source.media.bad(_UNEXPECTED, kind="damaged").args, kind="damaged")
-    convert, taken = _converter(source), 0
+    convert, taken, latest = _converter(source), 0, 0.0
     with source.media.reading(), contextlib.closing(_decoded(source)) as decoded:
         for index, (frame, seconds) in enumerate(decoded):
             if expected is not None and (index >= len(expected) or frame.pts != expected[index]):
                 raise strayed
+            latest = max(latest, seconds)
             if index == picks[taken]:
-                yield TimedFrame(convert(frame), seconds)
+                yield TimedFrame(convert(frame), latest if times is None else times[index])
                 taken += 1
                 if taken == len(picks):
                     return
@@ -194,22 +210,28 @@ def _from_start(source: _Source, picks: np.ndarray, *, expected: np.ndarray | No
 
 
 def _decoded(source: _Source) -> Generator[tuple[av.VideoFrame, float], None, None]:
-    """Yields every frame and its time in seconds after the first, not decreasing.
+    """Yields every frame and its time in seconds after the first, as the file has it.
 
     Raises:
         BadFile: There are no frames, or the file is damaged.
     """
-    first, latest, index = None, 0.0, -1
-    with opened(source.media, threads=source.threads) as (container, stream):
+    packets, first, index = source.packets, None, -1
+    ordered = packets.shown().times.tolist() if packets.in_decode_order else []
+    with _opened(source) as (container, stream):
         for index, frame in enumerate(container.decode(stream)):
             first = frame.pts if index == 0 else first
-            seconds = _seconds(frame, first=first, index=index, packets=source.packets)
-            latest = seconds if index == 0 else max(latest, seconds)
-            yield frame, latest
+            if index < len(ordered):
+                yield frame, ordered[index]
+            else:
+                yield frame, _seconds(frame, first=first, index=index, packets=packets)
     if index < 0:
         raise source.media.bad(
             "has no frames that decode: replace or remove the file", kind="no_frames"
         )
+
+
+def _opened(source: _Source) -> contextlib.AbstractContextManager[Opened]:
+    return opened(source.media, index=source.packets.stream, threads=source.threads)
 
 
 def _seconds(frame: av.VideoFrame, *, first: int | None, index: int, packets: Packets) -> float:
@@ -223,12 +245,10 @@ def _converter(source: _Source) -> _Convert:
     to_rgb = VideoReformatter()
 
     def convert(frame: av.VideoFrame) -> np.ndarray:
-        """Rotates counterclockwise by the file's rotation, then resizes."""
+        """Turns upright, then resizes."""
         source.media.check_pixels(frame.width, frame.height, most=MOST_PIXELS)
         rgb = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        picture = Image.fromarray(rgb)
-        turn = _ROTATIONS.get(round(frame.rotation / 90) * 90 % 360)
-        return source.sampling.resized(picture if turn is None else picture.transpose(turn))
+        return source.sampling.resized(upright(Image.fromarray(rgb), frame))
 
     return convert
 

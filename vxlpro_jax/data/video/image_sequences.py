@@ -15,14 +15,13 @@ from PIL import Image, ImageSequence
 
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.video.containers import MOST_PIXELS
+from vxlpro_jax.data.video.formats import PICTURE_SUFFIXES
 from vxlpro_jax.data.video.images import PILLOW_FAULTS, open_picture
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import FrameStream, FrameTimes, Sampling, TimedFrame
 
 # A folder of frames and an array have no times: each frame lasts a second.
 SECONDS_A_FRAME = 1.0
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 # A function from increasing indices to the pictures there.
 _Pictures = Callable[[Sequence[int]], Generator[Image.Image, None, None]]
@@ -37,7 +36,7 @@ def stream_folder(media: MediaFile, *, sampling: Sampling) -> FrameStream:
     folder = media.path
     assert folder is not None
     names = (name for name in os.listdir(folder) if not name.startswith("."))
-    names = sorted((n for n in names if n.lower().endswith(_SUFFIXES)), key=_natural)
+    names = sorted((n for n in names if n.lower().endswith(PICTURE_SUFFIXES)), key=_natural)
     if not names:
         raise BadFile(
             f"Folder {folder} has no pictures, so no frames: check the path.", kind="empty"

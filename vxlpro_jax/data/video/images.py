@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video.media_file import MediaFile
@@ -27,6 +28,9 @@ MOST_PIXELS = 89_478_485
 
 # Formats of data sets. Pillow knows more, some of which start other programs (EPS).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+# Tags of TIFF.
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 # What Pillow raises, beside OSError, when the bytes of a picture make no sense. Its documentation
 # names few of them; RuntimeError is AVIF's.
@@ -132,7 +136,35 @@ def open_picture(file: str | Path | BinaryIO) -> Image.Image:
         ):
             media.check_pixels(found.width, found.height, most=MOST_PIXELS)
             found.load()
-            return found if found.mode == "RGB" else found.convert("RGB")
+            return found if found.mode == "RGB" else _in_eight_bits(found, media).convert("RGB")
+
+
+def _in_eight_bits(picture: Image.Image, media: MediaFile) -> Image.Image:
+    """Scales a grey picture of more than 8 bits by its type; Pillow itself would clip it.
+
+    Pictures of 16 bits a colour come from Pillow in 8 bits.
+
+    Raises:
+        BadFile: The type does not tell which values are black and white.
+    """
+    if picture.mode not in ("F", "I") and not picture.mode.startswith("I;"):
+        return picture
+    values = np.asarray(picture)
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    bits = tags.get(_BITS, (16,))[0]
+    is_float = picture.mode == "F"
+    white = 1.0 if is_float else 2.0**bits - 1
+    # NaN is in no range.
+    if bits > (64 if is_float else 16) or not (values.min() >= 0 and values.max() <= white):
+        raise media.bad(
+            f"holds {values.dtype} from {values.min()} to {values.max()}, so black and white are"
+            " not known: save it with 8 or 16 bits, or as floats from 0 to 1",
+            kind="damaged",
+        )
+    grey = values / white * 255
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    return Image.fromarray(np.rint(grey).astype(np.uint8))
 
 
 @functools.cache

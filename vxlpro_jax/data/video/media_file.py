@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from PIL import Image
 
 from vxlpro_jax.data.errors import BadFile, FaultKind
@@ -84,6 +84,11 @@ class MediaFile(NamedTuple):
         except MemoryError as error:
             raise self.bad(
                 "needs more memory than there is: remove it", kind="too_large"
+            ) from error
+        except ExitError as error:  # From an interrupt that `containers` asks for.
+            raise self.bad(
+                "keeps FFmpeg searching without an end: remove it, or copy it to a faster disk",
+                kind="timeout",
             ) from error
         except (OSError, FFmpegError, *faults) as error:
             if isinstance(error, OSError) and error.errno:

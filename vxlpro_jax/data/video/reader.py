@@ -13,6 +13,7 @@ import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video import decode, image_sequences
+from vxlpro_jax.data.video.formats import check_form
 from vxlpro_jax.data.video.known_good import check_decoding
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Video
@@ -20,7 +21,7 @@ from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Video
 # Several readers run at once, so a decoder must not take all cores of a large host.
 DECODER_THREADS = min(4, os.cpu_count() or 1)
 
-_START = 16  # Bytes that identify the form.
+_START = 64  # Bytes that identify the form.
 
 
 class FrameGroups(NamedTuple):
@@ -144,6 +145,7 @@ def _stills_stream(media: MediaFile) -> Callable[..., FrameStream] | None:
     media.check()
     with media.opened() as opened:
         start = opened.read(_START)
+    check_form(media, start)
     if image_sequences.is_array(start):
         return image_sequences.stream_array
     return image_sequences.stream_webp if image_sequences.is_webp(start) else None

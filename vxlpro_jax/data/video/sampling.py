@@ -16,6 +16,10 @@ from vxlpro_jax.utils.errors import InputError
 # Smaller differences of times are rounding errors of float64 seconds.
 _SAME = 1e-6
 
+# A longer step back in seconds is a jump; FFmpeg's command takes the same. Shorter ones are faults
+# of single times.
+JUMP = 0.1
+
 
 class Video(NamedTuple):
     """Sampled frames of a video.
@@ -138,6 +142,25 @@ class Sampling(NamedTuple):
     def resized(self, picture: Image.Image) -> np.ndarray:
         """Resizes a picture to uint8 [S,S,3] with PIL's bicubic filter; its aspect is not kept."""
         return np.asarray(picture.resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+
+def continued(times: np.ndarray, *, step: float) -> np.ndarray:
+    """Returns times that do not decrease: where time jumps back, it continues from the last one.
+
+    A single frame with an earlier time than those around it gets the time of the frame before it.
+
+    Args:
+        times: float64 [n], in the order of the frames.
+        step: seconds from the last frame before a jump to the first after it.
+    """
+    result, offset, latest = np.empty_like(times), 0.0, times[0]
+    following = np.append(times[1:], -np.inf)
+    for index, (seconds, after) in enumerate(zip(times, following, strict=True)):
+        if seconds + offset < latest - JUMP and after + offset <= latest:
+            offset = latest + step - seconds
+        latest = max(latest, seconds + offset)
+        result[index] = latest
+    return result
 
 
 def _at_rate(shown: FrameTimes, *, fps: float) -> np.ndarray:

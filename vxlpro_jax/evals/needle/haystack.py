@@ -14,13 +14,13 @@ import numpy as np
 
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video import reader
+from vxlpro_jax.data.video.formats import VIDEO_SUFFIXES
 from vxlpro_jax.data.video.sampling import FrameStream, TimedFrame
 from vxlpro_jax.inference.engine import Encoded, Engine
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
 FPS = 1.0  # Frames a second, as in LongVA's test.
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv")
 
 
 class Place(NamedTuple):
@@ -180,9 +180,13 @@ def find_files(places: Sequence[Path]) -> list[Path]:
         if not given.exists():
             raise InputError(f"--haystack {given} does not exist: check the path.")
         if given.is_dir():
-            inside = sorted(file for file in given.iterdir() if file.suffix.lower() in SUFFIXES)
+            inside = sorted(
+                file for file in given.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES
+            )
             if not inside:
-                raise InputError(f"Haystack folder {given} has no videos ({', '.join(SUFFIXES)}).")
+                raise InputError(
+                    f"Haystack folder {given} has no videos ({', '.join(VIDEO_SUFFIXES)})."
+                )
             files += inside
         else:
             files.append(given)
