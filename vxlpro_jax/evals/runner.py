@@ -22,7 +22,7 @@ from vxlpro_jax.evals import results as reports
 from vxlpro_jax.evals.annotations import files_digest
 from vxlpro_jax.evals.benchmark import Benchmark, Budget, Profile, Prompt, Record
 from vxlpro_jax.evals.judge import Judge
-from vxlpro_jax.evals.media_folder import MediaFolder
+from vxlpro_jax.evals.media_folder import MediaFolder, MediaKind, stem_of
 from vxlpro_jax.evals.results import Answers, Results
 from vxlpro_jax.evals.run_folder import Line, RunFolder, check_settings, folder_lock
 from vxlpro_jax.evals.subtitles import NO_SUBTITLES, read_srt, subtitles_at
@@ -236,7 +236,8 @@ class Asker:
         if self._run.benchmark.paths == "exact":
             return self._videos.find_exact(record.video)
         hints = [group.partition("/")[2] for group in record.groups]
-        return self._videos.find(record.video, hints=hints)
+        kind = MediaKind.PICTURE if record.is_image else MediaKind.VIDEO
+        return self._videos.find(record.video, kind=kind, hints=hints)
 
     def _answer(self, engine: Engine, record: Record, media: _Media) -> Line:
         started = time.monotonic()
@@ -273,7 +274,7 @@ class Asker:
         if self._subtitles is None:
             return _Subtitles()
         try:
-            path = self._subtitles.find(f"{Path(record.video).stem}.srt")
+            path = self._subtitles.find(f"{stem_of(record.video)}.srt", kind=MediaKind.SUBTITLES)
         except InputError:
             return _Subtitles()
         try:
