@@ -49,7 +49,7 @@ def deep():
         "tiff big-endian": saved(Image.fromarray(wide.astype(">u2")), "TIFF"),
         "tiff float": saved(Image.fromarray(floats), "TIFF"),
         "pgm 16": b"P5 256 8 65535\n" + wide.astype(">u2").tobytes(),
-        "pgm 10": b"P5 256 8 1020\n" + (RAMP.astype(">u2") * 4).tobytes(),
+        "pgm 10": b"P5 256 8 1020\n" + (RAMP.astype(np.uint16) * 4).astype(">u2").tobytes(),
         "png grey 8": saved(Image.fromarray(RAMP), "PNG"),
         "tiff white is zero": saved(Image.fromarray(65_535 - wide), "TIFF", tiffinfo={262: 0}),
     }

@@ -183,7 +183,7 @@ def test_a_header_that_declares_too_much(suffix, codec, read, tmp_path, codes, c
 
 
 @pytest.mark.parametrize(("suffix", "codec"), FORMS)
-@pytest.mark.parametrize("part", [0.5, 0.8])
+@pytest.mark.parametrize("part", [0.4, 0.7])
 @pytest.mark.parametrize("times", [1, 1000])
 def test_a_file_that_is_cut_off_whatever_it_declares(suffix, codec, part, times, tmp_path):
     muxer = {"movflags": "faststart"} if suffix in ("mp4", "mov") else {}
@@ -195,15 +195,11 @@ def test_a_file_that_is_cut_off_whatever_it_declares(suffix, codec, part, times,
 
 
 @READERS
-@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("frames_between", [0, 1, 3])
 def test_frames_that_avi_stores_out_of_order(codec, frames_between, read, tmp_path, codes):
     """AVI tells when to decode a frame, not when to show it."""
-    if codec == "libx265":
-        options = {"x265-params": f"bframes={frames_between}:log-level=none"}
-    else:
-        options = {"bf": str(frames_between)}
-    path = recording(tmp_path / "a.avi", codec=codec, options=options)
+    path = recording(tmp_path / "a.avi", codec=codec, options={"bf": str(frames_between)})
     video = read(path, max_frames=200, size=64)
     assert codes(video.frames) == list(range(COUNT))
     np.testing.assert_allclose(video.times, np.arange(COUNT) / 10, atol=1e-6)
