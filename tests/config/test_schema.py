@@ -114,7 +114,7 @@ def test_config_of_another_model_is_refused():
         ({"decoder": DecoderConfig(width=100, num_heads=3)}, "decoder.width must be a multiple"),
         ({"decoder": DecoderConfig(num_heads=16, num_kv_heads=3)}, "decoder.num_heads must be a"),
         ({"pool": 5}, "dts.grid must be a multiple of pool"),
-        ({"pool": 0}, "dts.grid must be a multiple of pool"),
+        ({"pool": 0}, "pool is 0: expected a whole number from 1 to"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(part, message):

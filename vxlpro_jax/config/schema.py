@@ -7,9 +7,11 @@ release's own `config.json` (`ModelConfig.from_release`, `.to_release`).
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
 
+from vxlpro_jax.config import limits, release_keys, release_rope
 from vxlpro_jax.utils.errors import InputError
 
 T = TypeVar("T")
@@ -18,6 +20,9 @@ FRAMES_PER_GROUP = 4
 STAMP_TOKENS = 10
 IMAGE_TOKEN = -200
 IGNORE_LABEL = -100
+
+# More than any tower has along a side; positions grow with its square.
+_MOST_PATCHES = 256
 
 Layout = Literal["released", "temporal"]
 SelectorGradient = Literal["scores", "straight_through"]
@@ -50,6 +55,13 @@ class VisionConfig:
     remat: bool = False
     """Recompute each layer in the backward pass to save activation memory."""
 
+    def __post_init__(self):
+        limits.check_fields(self, path="vision.")
+        _require(
+            1 <= self.grid <= _MOST_PATCHES,
+            f"vision.image_size must hold 1 to {_MOST_PATCHES} times vision.patch_size",
+        )
+
     @property
     def grid(self) -> int:
         """Patches along one side; pixels that do not fill a patch are unused."""
@@ -66,6 +78,43 @@ class DtsConfig:
     (c, f)."""
     grid: int = 24
     """Side of the grid to which each frame's features are resized."""
+
+    def __post_init__(self):
+        limits.check_fields(self, path="dts.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class YarnConfig:
+    """YaRN, which rescales rotary frequencies for videos longer than the weights have seen.
+
+    Qwen2.5 reads 131,072 positions with a factor of 4.
+    """
+
+    factor: float = 1.0
+    """Factor of the context length; 1 leaves the frequencies as they are."""
+    original_positions: int = 32_768
+    """Context length that the weights were trained for before."""
+    attention_factor: float = 0.0
+    """Factor of queries and keys; 0 for that of the paper, 0.1 ln(factor) + 1."""
+    beta_fast: float = 32.0
+    """Turns within the original context from which on a frequency is left as it is."""
+    beta_slow: float = 1.0
+    """Turns within the original context below which a frequency is divided by the factor."""
+    truncate: bool = True
+    """Round the bounds of the ramp between both to whole channels."""
+
+    def __post_init__(self):
+        limits.check_fields(self, path="decoder.yarn.")
+
+    @property
+    def scale(self) -> float:
+        """The factor of queries and keys."""
+        return self.attention_factor or 0.1 * math.log(self.factor) + 1
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the rotary embedding is the plain one."""
+        return self.factor == 1 and self.scale == 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +135,7 @@ class DecoderConfig:
     """Hidden units of the MLP."""
     rope_theta: float = 1e6
     """Base of the rotary frequencies."""
+    yarn: YarnConfig = YarnConfig()
     norm_eps: float = 1e-6
     """Epsilon of the RMS norms."""
     tied_head: bool = True
@@ -99,10 +149,20 @@ class DecoderConfig:
     depth. Without it each layer has its own parameters, which saves the copy that a scan makes of
     them on a CPU."""
 
+    def __post_init__(self):
+        limits.check_fields(self, path="decoder.")
+
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.width // self.num_heads
+
+    @property
+    def context(self) -> int:
+        """Positions that the decoder reads, which YaRN multiplies."""
+        if self.yarn.is_off:
+            return self.max_positions
+        return max(self.max_positions, int(self.yarn.factor * self.yarn.original_positions))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,10 +184,12 @@ class ModelConfig:
     help to answer get higher scores."""
 
     def __post_init__(self):
+        limits.check_fields(self, path="")
         _require(self.vision.width % 32 == 0, "vision.width must be a multiple of 32 (GroupNorm)")
         for part, value in (("vision", self.vision), ("decoder", self.decoder)):
             fits = value.width % value.num_heads == 0
             _require(fits, f"{part}.width must be a multiple of {part}.num_heads")
+        _require(self.decoder.head_dim % 2 == 0, "decoder.width / decoder.num_heads must be even")
         groups = self.decoder.num_heads % self.decoder.num_kv_heads == 0
         _require(groups, "decoder.num_heads must be a multiple of decoder.num_kv_heads")
         _require(
@@ -143,81 +205,39 @@ class ModelConfig:
 
     @classmethod
     def from_release(cls, config: Mapping[str, Any]) -> Self:
-        """Sizes from a release-format `config.json`.
+        """Sizes from a release-format `config.json`; `release_keys` says what its keys mean.
 
         Raises:
-            InputError: a size is missing, or the vision tower's `num_hidden_layers` (which counts
-                the deleted last layer) is below 2.
+            InputError: a size is missing, has another type or is out of its range, or a key asks
+                for something that the model does not compute.
         """
-        vision = config.get("vision_config") or {}
-        missing = [key for key in _RELEASE_DECODER.values() if key not in config]
-        if missing:
-            raise InputError(
-                f"config.json lacks {', '.join(missing)}: not a Video-XL-Pro checkpoint"
-            )
-        sizes = {ours: vision[key] for ours, key in _RELEASE_VISION.items() if key in vision}
-        if "num_hidden_layers" in vision:
-            sizes["depth"] = vision["num_hidden_layers"] - 1
+        defaults = release_keys.tree_paths(dataclasses.asdict(cls()))
+        fields = release_keys.read(config, defaults=defaults)
+        decoder = fields["decoder"] | {"yarn": YarnConfig(**fields["decoder"].get("yarn", {}))}
         return cls(
-            vision=VisionConfig(**sizes),
-            dts=DtsConfig(
-                layout=config.get("dts_layout", DtsConfig.layout),
-                grid=config.get("dts_grid", DtsConfig.grid),
-            ),
-            decoder=DecoderConfig(
-                **{ours: config[key] for ours, key in _RELEASE_DECODER.items()},
-                tied_head=config.get("tie_word_embeddings", False),
-                max_positions=config.get("max_position_embeddings", DecoderConfig.max_positions),
-            ),
-            pool=config.get("visual_pool", cls.pool),
+            vision=VisionConfig(**fields.get("vision", {})),
+            dts=DtsConfig(**fields.get("dts", {})),
+            # Qwen2's own default, which is not that of the released sizes.
+            decoder=DecoderConfig(**{"tied_head": False, **decoder}),
+            pool=fields.get("pool", cls.pool),
         )
 
-    def to_release(self) -> dict[str, Any]:
-        """The `config.json` that `from_release` reads back, in the release's names."""
-        vision = {key: getattr(self.vision, ours) for ours, key in _RELEASE_VISION.items()}
-        return {
-            "architectures": ["LlavaQwenForCausalLM"],
-            "model_type": "llava_qwen",
-            **{key: getattr(self.decoder, ours) for ours, key in _RELEASE_DECODER.items()},
-            "tie_word_embeddings": self.decoder.tied_head,
-            "max_position_embeddings": self.decoder.max_positions,
-            "hidden_act": "silu",
-            "mm_vision_tower": "google/siglip-so400m-patch14-384",
-            "mm_hidden_size": self.vision.width,
-            "mm_projector_type": "mlp2x_gelu",
-            "mm_spatial_pool_mode": "average",
-            "mm_spatial_pool_stride": self.pool,
-            "mm_patch_merge_type": "unires",
-            "image_aspect_ratio": "anyres",
-            "dts_layout": self.dts.layout,
-            "dts_grid": self.dts.grid,
-            "visual_pool": self.pool,
-            "vision_config": {
-                **vision,
-                "num_hidden_layers": self.vision.depth + 1,
-                "hidden_act": "gelu_pytorch_tanh",
-            },
-        }
+    def to_release(self, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The `config.json` that `from_release` reads back, in the release's names.
 
+        Args:
+            source: content of the config.json that the model comes from. Its keys that are not
+                sizes are kept, and so is its form of the rotary embedding if that is the same.
+        """
+        carried = dict(source or {})
+        if not self._rotates_as(carried):
+            carried = {key: x for key, x in carried.items() if key not in release_rope.KEYS}
+        return release_keys.write(dataclasses.asdict(self), carried=carried)
 
-_RELEASE_VISION = {
-    "width": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "mlp_width": "intermediate_size",
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "norm_eps": "layer_norm_eps",
-}
-_RELEASE_DECODER = {
-    "vocab_size": "vocab_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "mlp_width": "intermediate_size",
-    "rope_theta": "rope_theta",
-    "norm_eps": "rms_norm_eps",
-}
+    def _rotates_as(self, source: Mapping[str, Any]) -> bool:
+        found = release_rope.read(source)
+        theta, yarn = found.get("rope_theta"), YarnConfig(**found.get("yarn", {}))
+        return (theta, yarn) == (self.decoder.rope_theta, self.decoder.yarn)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -123,7 +123,7 @@ def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Pl
 
 def _fitting_context(ids, *, groups, least, model, options) -> int:
     """The most visual tokens that the context holds, a multiple of 16 as in the release."""
-    context = options.max_context or model.config.decoder.max_positions
+    context = options.max_context or model.config.decoder.context
     fixed, stamps = len(ids) - 1 + options.max_new_tokens, STAMP_TOKENS * groups
     if fixed + least + STAMP_TOKENS > context:
         raise InputError(

@@ -164,10 +164,9 @@ class _SelfAttention(nn.Module):
         q = self._heads("q", _gather_positions(x, query_index), c.num_heads)
         k = self._heads("k", x, c.num_kv_heads)
         v = self._heads("v", x, c.num_kv_heads)
-        q = rotate_heads(
-            q, positions=_gather_positions(positions.index, query_index), theta=c.rope_theta
-        )
-        k = rotate_heads(k, positions=positions.index, theta=c.rope_theta)
+        rotate = functools.partial(rotate_heads, theta=c.rope_theta, yarn=c.yarn)
+        q = rotate(q, positions=_gather_positions(positions.index, query_index))
+        k = rotate(k, positions=positions.index)
         if cache is None:
             out = attention(
                 q,
