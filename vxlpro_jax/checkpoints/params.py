@@ -6,7 +6,7 @@ A model folder holds `params/` (an Orbax PyTree checkpoint of the parameter tree
 """
 
 import functools
-import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,13 +17,16 @@ from etils import epath
 
 from vxlpro_jax.checkpoints.array_store import open_leaves, open_stores, reading, write_params
 from vxlpro_jax.config.schema import ModelConfig
-from vxlpro_jax.utils import tree
+from vxlpro_jax.utils import files, tree
 from vxlpro_jax.utils.errors import InputError
 
 __all__ = [
     "Located",
+    "copy_code",
     "copy_tokenizer",
+    "is_run",
     "locate",
+    "missing_folder",
     "open_leaves",
     "params_metadata",
     "read_leaf",
@@ -63,7 +66,7 @@ def locate(directory: epath.PathLike) -> Located:
     """
     folder = epath.Path(directory).resolve()
     if not folder.is_dir():
-        raise InputError(f"Checkpoint folder {folder} does not exist.")
+        raise missing_folder(directory)
     if _is_complete(folder):
         return Located(folder / "params", _root_of(folder))
     steps = folder / "checkpoints"
@@ -77,6 +80,23 @@ def locate(directory: epath.PathLike) -> Located:
     if not complete:
         raise InputError(f"Training folder {folder} has no complete checkpoint yet.")
     return Located(max(complete, key=lambda step: int(step.name)) / "params", folder)
+
+
+def missing_folder(directory: epath.PathLike) -> InputError:
+    """The error for a folder that does not exist, which may be the name of a model on a hub."""
+    name = str(directory)
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return InputError(
+            f"There is no folder {name}. If it is a model of the Hugging Face hub, download it with"
+            f" `hf download {name} --local-dir DIR` and convert it with `python -m"
+            " checkpoints_convert.torch_to_orbax --checkpoint DIR --out MODEL_DIR`."
+        )
+    return InputError(f"Checkpoint folder {epath.Path(directory).resolve()} does not exist.")
+
+
+def is_run(root: epath.PathLike) -> bool:
+    """Whether a folder is of a training run."""
+    return (epath.Path(root) / "train_config.json").exists()
 
 
 def _is_complete(folder: epath.Path) -> bool:
@@ -104,16 +124,7 @@ def read_json(file: epath.PathLike) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or holds something else.
     """
-    path = epath.Path(file)
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold a JSON object.")
-    return content
+    return files.read_json(epath.Path(file))
 
 
 def copy_tokenizer(source: epath.PathLike, folder: epath.PathLike) -> None:
@@ -122,6 +133,18 @@ def copy_tokenizer(source: epath.PathLike, folder: epath.PathLike) -> None:
         file = epath.Path(source) / name
         if file.exists():
             file.copy(epath.Path(folder) / name, overwrite=True)
+
+
+def copy_code(source: epath.PathLike, folder: epath.PathLike) -> None:
+    """Copies the Python files that `auto_map` in the config.json of `source` points to.
+
+    Nothing here runs them; transformers does if it is told to trust them.
+    """
+    config = epath.Path(source) / "config.json"
+    if not config.exists() or not read_json(config).get("auto_map"):
+        return
+    for file in epath.Path(source).glob("*.py"):
+        file.copy(epath.Path(folder) / file.name, overwrite=True)
 
 
 def params_metadata(directory: epath.PathLike) -> dict[str, Any]:
@@ -176,8 +199,8 @@ def read_params(
         Nested dict of the chosen leaves: `jax.Array` where `like` gives a sharding, else NumPy.
 
     Raises:
-        InputError: paths are missing, unexpected or misshapen (all are listed), or the checkpoint
-            is damaged.
+        InputError: paths are missing, unexpected or misshapen (the first are listed), or the
+            checkpoint is damaged.
     """
     stores = {path: store for path, store in open_stores(directory).items() if only(path)}
     stored = _structs(stores)

@@ -63,6 +63,7 @@ def load_model(directory: str | Path, *, dtype: str | None = None) -> LoadedMode
     release = read_json(located.root / "config.json")
     config = ModelConfig.from_release(release)
     tokenizer = Tokenizer.from_folder(str(located.root))
+    tokenizer.check_fits(config.decoder.vocab_size)
     like, unstack = on_device(abstract_params(config)), None
     if jax.default_backend() == "cpu" and dtype in (None, "float32"):
         dtype, unstack, config = "float32", UNSTACKED, without_scan(config)

@@ -1,7 +1,61 @@
-"""Writes files in one step, so that no reader sees an incomplete one."""
+"""Reads text and JSON whoever wrote them, and writes files in one step.
 
+No reader sees an incomplete file.
+"""
+
+import json
 import os
 from pathlib import Path
+from typing import Any, Protocol
+
+from vxlpro_jax.utils.errors import InputError
+
+
+class _Readable(Protocol):
+    def read_bytes(self) -> bytes: ...
+
+
+def read_text(path: _Readable) -> str:
+    """Reads UTF-8 text, before which some editors put a byte order mark.
+
+    Args:
+        path: a path, local or not.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (at byte {error.start}).") from error
+
+
+def read_json(path: _Readable) -> dict[str, Any]:
+    """Reads the object in a JSON file.
+
+    Raises:
+        InputError: as `read_text`, or the file holds something else.
+    """
+    return parse_json(read_text(path), name=str(path))
+
+
+def parse_json(text: str, *, name: str) -> dict[str, Any]:
+    """Parses text that holds a JSON object; error messages call it `name`.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not valid JSON ({str(error)[:200]}).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{name} does not hold a JSON object.")
+    return content
 
 
 def write_atomically(path: Path, text: str) -> None:

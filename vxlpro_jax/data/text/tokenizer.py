@@ -1,7 +1,6 @@
 """Byte-level BPE tokenizer, loaded from the tokenizer files of a checkpoint folder."""
 
 import codecs
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -9,6 +8,7 @@ from typing import Self
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from vxlpro_jax.data.text import tokenizer_files
 from vxlpro_jax.utils.errors import InputError
 
 # Qwen2.5's special tokens in the order of their ids, which follow the base vocabulary.
@@ -45,10 +45,12 @@ class Tokenizer:
         Raises:
             InputError: A special token of the chat template is missing.
         """
+        self.name = name
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
-        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        # One more than the largest id: some checkpoints leave ids out.
+        self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self.endoftext, self.im_start, self.im_end, self.vision_pad = (
             _special_id(backend, token, name)
             for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_pad|>")
@@ -68,14 +70,28 @@ class Tokenizer:
             folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
         )
         if whole.is_file():
-            return cls(_read(tokenizers.Tokenizer.from_file, whole), name=str(whole))
+            return cls(tokenizer_files.read_whole(whole), name=str(whole))
         if vocab.is_file() and merges.is_file():
-            bpe = _read(models.BPE.from_file, vocab, merges)
-            return cls(byte_level(bpe, specials=_added_tokens(folder)), name=str(vocab))
+            added = tokenizer_files.read_added(folder)
+            bpe = tokenizer_files.read_bpe(vocab, merges, added=added)
+            specials = [each.token for each in added] or SPECIAL_TOKENS
+            return cls(byte_level(bpe, specials=specials), name=str(vocab))
         raise InputError(
             f"No tokenizer in {folder}: put the checkpoint's tokenizer.json (or vocab.json and"
             " merges.txt) there, or name the folder that holds it."
         )
+
+    def check_fits(self, rows: int) -> None:
+        """Checks that an embedding has a row for each id.
+
+        Raises:
+            InputError: it has fewer rows.
+        """
+        if self.vocab_size > rows:
+            raise InputError(
+                f"{self.name} has {self.vocab_size} ids, the model only {rows}: use the tokenizer"
+                " that belongs to the model."
+            )
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, in which names of special tokens become their ids."""
@@ -156,26 +172,3 @@ def _special_id(backend: tokenizers.Tokenizer, token: str, name: str) -> int:
             " Video-XL-Pro or Qwen2.5 checkpoint."
         )
     return found
-
-
-def _read(reader, *paths: Path):
-    try:
-        return reader(*map(str, paths))
-    except Exception as error:  # The library raises bare Exception for anything malformed.
-        raise InputError(
-            f"{paths[0]} is not a readable tokenizer ({error}): copy it from the checkpoint again."
-        ) from error
-
-
-def _added_tokens(folder: Path) -> list[AddedToken | str]:
-    """Added tokens that `tokenizer_config.json` declares, by id; else those of Qwen2.5."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return list(SPECIAL_TOKENS)
-    declared = json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder")
-    if not declared:
-        return list(SPECIAL_TOKENS)
-    return [
-        AddedToken(token["content"], special=token.get("special", False), normalized=False)
-        for _, token in sorted(declared.items(), key=lambda item: int(item[0]))
-    ]
