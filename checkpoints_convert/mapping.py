@@ -192,8 +192,8 @@ def to_params(tensors: Mapping[str, LazyLeaf], *, config: ModelConfig) -> dict[s
     """The parameter tree made of torch tensors, as a nested dict of `LazyLeaf`; nothing is read.
 
     Raises:
-        InputError: names are missing, unexpected or misshapen (all are listed), or the layers of
-            one parameter differ in dtype.
+        InputError: names are missing, unexpected or misshapen (the first are listed), or the
+            layers of one parameter differ in dtype.
     """
     shapes = param_shapes(config)
     tree.check_match(

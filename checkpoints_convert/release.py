@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints_convert import mapping, safetensors_io, torch_bin
+from checkpoints_convert import mapping, safetensors_io, torch_bin, torch_names
 from vxlpro_jax.checkpoints.array_store import LazyLeaf
-from vxlpro_jax.checkpoints.params import read_json
+from vxlpro_jax.checkpoints.params import missing_folder, read_json
 from vxlpro_jax.utils.errors import InputError
 
 Reader = Callable[[Path], dict[str, LazyLeaf]]
@@ -39,7 +39,9 @@ def open_release(folder: Path) -> Release:
         InputError: config.json or the weights are missing, damaged, or name a tensor twice.
     """
     if not folder.is_dir():
-        raise InputError(f"Checkpoint folder {folder} does not exist.")
+        raise missing_folder(folder)
+    if not (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
+        raise torch_names.explain_no_weights(folder)
     config = read_json(folder / "config.json")
     kinds = (
         (safetensors_io.read_tensors, safetensors_io.INDEX, "*.safetensors"),
@@ -48,10 +50,12 @@ def open_release(folder: Path) -> Release:
     for read, index, pattern in kinds:
         if (folder / index).exists():
             tensors, files = _read_indexed(folder, index, read)
+            tensors = torch_names.released(tensors, folder=folder)
             return Release(config=config, tensors=tensors, files=(folder / index, *files))
         if files := tuple(sorted(folder.glob(pattern))):
-            return Release(config=config, tensors=_read_all(files, read), files=files)
-    raise InputError(f"{folder} has no weights: neither *.safetensors nor pytorch_model*.bin.")
+            tensors = torch_names.released(_read_all(files, read), folder=folder)
+            return Release(config=config, tensors=tensors, files=files)
+    raise torch_names.explain_no_weights(folder)
 
 
 def _read_indexed(folder: Path, index: str, read: Reader) -> tuple[dict, tuple[Path, ...]]:

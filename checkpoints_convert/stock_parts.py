@@ -22,6 +22,9 @@ from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import init_params
 from vxlpro_jax.utils.errors import InputError
 
+_TOWER = "vision_model."
+# What a decoder's config.json says of itself alone.
+_IDENTITY = ("architectures", "model_type", "auto_map", "_name_or_path", "dtype")
 # Parts of a stock SigLIP that Video-XL-Pro does not have.
 _NOT_TOWER = r"^(text_model\.|vision_model\.head\.|logit_)|\.position_ids$"
 
@@ -73,6 +76,8 @@ def assemble(
 
 def _tower(tensors: Mapping[str, LazyLeaf], *, depth: int) -> dict[str, LazyLeaf]:
     """Names as in the release, without the layer after the first `depth`, which it deletes."""
+    if not any(name.startswith(_TOWER) for name in tensors):  # As transformers 5 saves it alone.
+        tensors = {_TOWER + name: leaf for name, leaf in tensors.items()}
     unused = re.compile(rf"{_NOT_TOWER}|\.encoder\.layers\.{depth}\.")
     return {mapping.TOWER + name: leaf for name, leaf in tensors.items() if not unused.search(name)}
 
@@ -92,4 +97,5 @@ def _fresh(config: ModelConfig, *, parts: tuple[str, ...], seed: int) -> dict[st
 
 
 def _config_text(decoder: Mapping[str, Any], sizes: ModelConfig, *, dtype: str) -> str:
-    return json.dumps({**decoder, **sizes.to_release(), "torch_dtype": dtype}, indent=2) + "\n"
+    kept = {key: value for key, value in decoder.items() if key not in _IDENTITY}
+    return json.dumps(sizes.to_release(kept) | {"torch_dtype": dtype}, indent=2) + "\n"

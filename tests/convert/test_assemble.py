@@ -159,3 +159,30 @@ def test_incomplete_parts_are_named(tmp_path, helpers, parts):
     shutil.rmtree(tmp_path / "qwen")
     (tmp_path / "swapped").rename(tmp_path / "qwen")
     fails("is not a Qwen2.5 folder")
+
+
+def test_parts_saved_by_transformers_5(tmp_path, helpers, parts):
+    expected = assembled(tmp_path, helpers, name="before")
+    tower = {
+        name.removeprefix("vision_model."): tensor
+        for name, tensor in parts["vision"].items()
+        if name.startswith("vision_model.")
+    }
+    helpers.write_safetensors(tmp_path / "siglip" / "model.safetensors", tower)
+    images = helpers.config["vision_config"] | {
+        "model_type": "siglip_vision_model",
+        "dtype": "float32",
+        "hidden_act": "gelu_pytorch_tanh",
+        "vision_use_head": True,
+    }
+    (tmp_path / "siglip" / "config.json").write_text(json.dumps(images))
+    language = json.loads((tmp_path / "qwen" / "config.json").read_text())
+    language["rope_parameters"] = {"rope_theta": language.pop("rope_theta"), "rope_type": "default"}
+    language |= {"layer_types": ["full_attention"] * 2, "dtype": "bfloat16", "bos_token_id": None}
+    (tmp_path / "qwen" / "config.json").write_text(json.dumps(language))
+    assert assembled(tmp_path, helpers, name="after") == expected
+    config = json.loads((tmp_path / "after" / "config.json").read_text())
+    assert config["model_type"] == "llava_qwen"
+    assert config["rope_theta"] == 1e6
+    assert config["layer_types"] == ["full_attention"] * 2
+    assert "dtype" not in config

@@ -1,7 +1,7 @@
 """Nested dicts of parameters and the slash-joined paths that name their leaves."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from vxlpro_jax.utils.errors import InputError
 
 Leaf = TypeVar("Leaf")
+
+# Of each kind, in an error message.
+_MOST_NAMES = 5
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], troubl
         trouble: sentence without its full stop, with which the error message begins.
 
     Raises:
-        InputError: names are missing or unexpected, or shapes differ; the message lists them.
+        InputError: names are missing or unexpected, or shapes differ; the message lists the first.
     """
     misshapen = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
@@ -76,6 +79,12 @@ def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], troubl
         "unexpected are": found.keys() - expected.keys(),
         "misshapen are": misshapen,
     }
-    lists = [f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names]
+    lists = [f"{kind}: {_some(sorted(names))}" for kind, names in problems.items() if names]
     if lists:
         raise InputError(f"{trouble}: {'; '.join(lists)}.")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
