@@ -12,7 +12,7 @@ import vxlpro_jax
 from checkpoints_convert import folders, mapping, progress
 from vxlpro_jax.checkpoints.array_store import LazyLeaf, write_params
 from vxlpro_jax.checkpoints.inference_config import copy_inference_config
-from vxlpro_jax.checkpoints.params import copy_tokenizer
+from vxlpro_jax.checkpoints.params import copy_code, copy_tokenizer
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils import tree
 
@@ -49,6 +49,7 @@ def write_model(
         }
         _write_params(folder / "params", tree.flatten(params))
         copy_tokenizer(tokenizer_from, folder)
+        copy_code(tokenizer_from, folder)
         copy_inference_config(tokenizer_from, folder)
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
         (folder / "config.json").write_text(config_text)

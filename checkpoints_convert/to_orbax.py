@@ -5,6 +5,7 @@ from pathlib import Path
 from checkpoints_convert.casting import DTYPES, cast
 from checkpoints_convert.model_folder import dtype_names, write_model
 from checkpoints_convert.release import config_text, open_release, reconcile
+from vxlpro_jax.config import release_keys
 
 
 def convert(source: Path, destination: Path, *, dtype: str = "keep") -> None:
@@ -21,6 +22,8 @@ def convert(source: Path, destination: Path, *, dtype: str = "keep") -> None:
     release = open_release(source)
     found = reconcile(release.config, release.tensors)
     tensors, config = found.tensors, found.config
+    if unknown := release_keys.unknown(config):
+        print(f"config.json has unknown keys, kept but without effect: {', '.join(unknown)}.")
     if dtype != "keep":
         tensors = {name: cast(leaf, DTYPES[dtype]) for name, leaf in tensors.items()}
         config |= {"torch_dtype": dtype} if "torch_dtype" in config else {}
@@ -35,5 +38,6 @@ def convert(source: Path, destination: Path, *, dtype: str = "keep") -> None:
             "dtype": dtype,
             "source_dtypes": dtype_names(release.tensors),
             "stores_tied_head": found.stores_tied_head,
+            "unknown_config_keys": unknown,
         },
     )

@@ -1,9 +1,11 @@
 """A model folder, or the newest step of a training run, to release-format safetensors."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +13,16 @@ from checkpoints_convert import dts_file, folders, mapping, progress
 from checkpoints_convert.safetensors_io import plan_shards, write_shards
 from vxlpro_jax.checkpoints.array_store import open_leaves
 from vxlpro_jax.checkpoints.inference_config import copy_inference_config
-from vxlpro_jax.checkpoints.params import copy_tokenizer, locate, read_json, read_model_config
+from vxlpro_jax.checkpoints.params import (
+    copy_code,
+    copy_tokenizer,
+    is_run,
+    locate,
+    read_json,
+    read_model_config,
+)
 from vxlpro_jax.config.schema import ModelConfig
+from vxlpro_jax.data.text import tokenizer_export
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
@@ -50,8 +60,19 @@ def convert(source: Path, destination: Path, *, max_shard_bytes: int = 5 * 10**9
         shards = plan_shards(structs, max_shard_bytes=max_shard_bytes)
         write_shards(folder, shards=shards, arrays=_watch(arrays, advance))
         copy_tokenizer(root, folder)
+        copy_code(root, folder)
         copy_inference_config(root, folder)
         shutil.copyfile(root / "config.json", folder / "config.json")
+        if is_run(root):
+            _complete(folder, config=config, dtype=structs[mapping.EMBEDDING].dtype)
+
+
+def _complete(folder: Path, *, config: dict[str, Any], dtype: np.dtype) -> None:
+    """Adds what the released code and transformers need, which a run's folder may lack."""
+    whole = ModelConfig.from_release(config).to_release(config) | {"torch_dtype": str(dtype)}
+    (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
+    tokenizer_export.write_whole(folder)
+    tokenizer_export.complete(folder)
 
 
 def convert_dts(source: Path, destination: Path) -> None:

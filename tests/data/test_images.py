@@ -41,7 +41,47 @@ def test_pinpoints_in_every_form():
         assert parse_pinpoints(form, size=SIZE) == expected
 
 
-@pytest.mark.parametrize("pinpoints", ["", "big", [[33, 64]], None, []])
+@pytest.mark.parametrize("size", [(40, 90), (90, 40), (64, 64), (200, 30), (5, 5)])
+def test_pinpoints_between_crops_are_tiled_as_in_the_release(tmp_path, size):
+    # A crop that reaches beyond the canvas is black there, as Pillow cuts it.
+    pinpoints = "[(28, 56), (56, 28), (56, 56), (84, 28), (28, 84)]"
+    grids = parse_pinpoints(pinpoints, size=SIZE)
+    assert grids[:2] == (Grid(1, 2, (28, 56)), Grid(2, 1, (56, 28)))
+    file = save(tmp_path / "a.png", width=size[0], height=size[1])
+    found = read_image(file, size=SIZE, grids=grids)
+    best = best_grid(*size, grids=grids, size=SIZE)
+    canvas = fitted_picture(file, canvas=best.canvas)
+    expected = [
+        canvas.crop((left, top, left + SIZE, top + SIZE))
+        for top in range(0, best.canvas[1], SIZE)
+        for left in range(0, best.canvas[0], SIZE)
+    ]
+    np.testing.assert_array_equal(found, np.stack([np.asarray(crop) for crop in expected]))
+
+
+def fitted_picture(file, *, canvas):
+    """The picture fitted into the canvas by the release's rule."""
+    picture = Image.open(file).convert("RGB")
+    across, down = canvas[0] / picture.width, canvas[1] / picture.height
+    if across < down:
+        fitted = canvas[0], min(math.ceil(picture.height * across), canvas[1])
+    else:
+        fitted = min(math.ceil(picture.width * down), canvas[0]), canvas[1]
+    whole = Image.new("RGB", canvas, (0, 0, 0))
+    corner = (canvas[0] - fitted[0]) // 2, (canvas[1] - fitted[1]) // 2
+    whole.paste(picture.resize(fitted), corner)
+    return whole
+
+
+@pytest.mark.parametrize(
+    "pinpoints",
+    [
+        *("", "big", None, [], 7, {"a": 1}, [[33]], [[33, 64, 5]], [["a", 3]], [[1.5, 3]]),
+        *([[0, 64]], [[-3, 64]], [[True, 64]], [[10**400, 3]], [[10**6, 10**6]], "(6x6),...,(1x1)"),
+        *("(1x1),...,(999x999)", "(1x1),...,(99999x99999)", "(0x1)", "[(1, 2, 3)]", "a(1x1)b"),
+        *([[32, 32]] * 5000, "[(32, 32)" + ", (32, 32)" * 5000 + "]", "(" * 50_000),
+    ],
+)
 def test_other_pinpoints_are_refused(pinpoints):
     with pytest.raises(InputError, match="image_grid_pinpoints"):
         parse_pinpoints(pinpoints, size=SIZE)

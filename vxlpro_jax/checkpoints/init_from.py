@@ -9,18 +9,27 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from vxlpro_jax.checkpoints.params import locate, open_leaves, read_model_config, read_params
+from vxlpro_jax.checkpoints.params import locate, open_leaves, read_json, read_params
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils.errors import InputError
 
 
 class Source(NamedTuple):
-    """Attributes: `params` and `root` as in `checkpoint.Located`; `parts` held; `config`, sizes."""
+    """A folder that parameters come from.
+
+    Attributes:
+        params: the Orbax folder.
+        root: the folder of config.json and tokenizer.
+        parts: keys of the parameter tree that it holds.
+        config: sizes of its model.
+        release: content of its config.json.
+    """
 
     params: epath.Path
     root: epath.Path
     parts: frozenset[str]
     config: ModelConfig
+    release: Mapping[str, Any]
 
 
 def open_sources(init_from: str) -> tuple[Source, ...]:
@@ -35,7 +44,8 @@ def open_sources(init_from: str) -> tuple[Source, ...]:
 def _open(folder: str) -> Source:
     located = locate(folder)
     parts = frozenset(open_leaves(located.params))
-    return Source(located.params, located.root, parts, read_model_config(located.root))
+    release = read_json(located.root / "config.json")
+    return Source(located.params, located.root, parts, ModelConfig.from_release(release), release)
 
 
 def holder(sources: Sequence[Source], part: str) -> Source | None:

@@ -183,7 +183,7 @@ class _Run:
         else:
             state = initial_state(self.plan, abstract=self.abstract)
         if self.group.is_first:
-            write_workdir(self.plan.config, workdir=self.workdir)
+            write_workdir(self.plan.config, workdir=self.workdir, release=self.plan.release)
         self.group.barrier("start")
         if self.plan.config.data.feature_cache:
             features = fill_feature_cache(

@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import optax
 
+from vxlpro_jax.config.release_keys import DEFAULT_PINPOINTS
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.training import optimizer as optimizer_lib
 from vxlpro_jax.training.objective import Objective, objective_of
@@ -16,14 +19,25 @@ class RunPlan:
     """A run's config with its objective, parameter shapes, frozen parts and optimizer.
 
     Nothing is computed before it is asked for, and nothing is allocated on devices.
+
+    Attributes:
+        config: config of the run.
+        release: content of the config.json that the model comes from, whose keys beside the sizes
+            travel on; empty for a model from scratch.
     """
 
     config: TrainConfig
+    release: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @functools.cached_property
     def objective(self) -> Objective:
         """The objective that the config names."""
         return objective_of(self.config)
+
+    @property
+    def pinpoints(self) -> Any:
+        """The tilings of pictures, see `images.parse_pinpoints`."""
+        return self.release.get("image_grid_pinpoints") or DEFAULT_PINPOINTS
 
     @functools.cached_property
     def param_shapes(self) -> dict:
@@ -53,4 +67,4 @@ class RunPlan:
 
     def replace(self, **changes) -> "RunPlan":
         """The plan of a config with other values of the fields `changes`."""
-        return RunPlan(dataclasses.replace(self.config, **changes))
+        return RunPlan(dataclasses.replace(self.config, **changes), self.release)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -13,6 +14,7 @@ from vxlpro_jax.config import resume
 from vxlpro_jax.config.parsing import from_mapping
 from vxlpro_jax.config.resume import Change
 from vxlpro_jax.config.schema import ParamGroup, TrainConfig
+from vxlpro_jax.data.text import tokenizer_export
 from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.trained_parts import matches_any
 from vxlpro_jax.utils import tree
@@ -20,6 +22,7 @@ from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 
 _RUN_CONFIG = "train_config.json"
+_MODEL_CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
 _LISTED = 3  # Changes named in a message.
 
@@ -45,7 +48,8 @@ def resume_plan(plan: RunPlan, *, workdir: Path) -> RunPlan:
     changed = resume.changes(_compared(old, plan=plan), _compared(plan.config, plan=plan))
     refuse_changes(changed, workdir=workdir)
     note_changes(changed, workdir=workdir)
-    return plan.replace(optim=dataclasses.replace(plan.config.optim, groups=old.optim.groups))
+    optim = dataclasses.replace(plan.config.optim, groups=old.optim.groups)
+    return RunPlan(dataclasses.replace(plan.config, optim=optim), _release_of(workdir))
 
 
 def refuse_changes(changed: Sequence[Change], *, workdir: Path) -> None:
@@ -83,14 +87,32 @@ def _anew(workdir: Path) -> str:
     return f"start anew from it with another --workdir and --config.init_from={workdir}"
 
 
-def write_workdir(config: TrainConfig, *, workdir: Path) -> None:
-    """Writes the run's config, and what makes the folder a model: sizes, tokenizer, defaults."""
+def write_workdir(
+    config: TrainConfig, *, workdir: Path, release: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the run's config, and what makes the folder a model: sizes, tokenizer, defaults.
+
+    Args:
+        config: config of the run.
+        workdir: folder of the run.
+        release: content of the config.json that the model comes from, whose other keys are kept.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     if config.data.tokenizer:
         params.copy_tokenizer(config.data.tokenizer, workdir)
-    write_atomically(workdir / "config.json", json.dumps(config.model.to_release(), indent=2))
+        params.copy_code(config.data.tokenizer, workdir)
+    kept = {key: value for key, value in (release or {}).items() if key != "dtype"}
+    written = config.model.to_release(kept) | {"torch_dtype": config.param_dtype}
+    write_atomically(workdir / _MODEL_CONFIG, json.dumps(written, indent=2) + "\n")
+    tokenizer_export.complete(workdir)
     write_atomically(workdir / _RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2))
     write_inference_config(workdir, config.inference)
+
+
+def _release_of(workdir: Path) -> dict[str, Any]:
+    """The run's config.json, which a later start keeps as the first one wrote it."""
+    file = workdir / _MODEL_CONFIG
+    return params.read_json(file) if file.exists() else {}
 
 
 def _compared(config: TrainConfig, *, plan: RunPlan) -> TrainConfig:

@@ -1,12 +1,14 @@
 """What a run is before it starts: its plan, its announcement and its data."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from vxlpro_jax.checkpoints import init_from
-from vxlpro_jax.config.schema import PRESETS, TrainConfig
+from vxlpro_jax.config.schema import PRESETS, ModelConfig, TrainConfig
 from vxlpro_jax.data.loader.build import build_pipeline, evaluation_data
 from vxlpro_jax.data.text.tiny_tokenizer import TINY_TOKENIZER
 from vxlpro_jax.data.text.tokenizer import Tokenizer
@@ -18,6 +20,14 @@ from vxlpro_jax.training.objective import objective_of
 from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.trained_parts import check_groups, parts_table, trained_parts
 from vxlpro_jax.utils.errors import InputError
+
+# Fields that weights have a shape of, or that their meaning depends on, by part.
+_SIZES = {
+    "vision": ("width", "depth", "num_heads", "mlp_width", "image_size", "patch_size"),
+    "dts": ("grid",),
+    "decoder": ("width", "depth", "num_heads", "num_kv_heads", "mlp_width"),
+}
+_NUMBERS = ("rope_theta", "yarn", "norm_eps", "max_positions")
 
 
 def resolve(config: TrainConfig) -> RunPlan:
@@ -33,6 +43,7 @@ def resolve(config: TrainConfig) -> RunPlan:
     POLICIES.find(config.recot.policy)
     sources = init_from.open_sources(config.init_from)
     _check_layout(config, compressor=init_from.holder(sources, "dts"))
+    _check_sizes(config, sources=sources)
     if objective_of(config).reads_text:
         config = _with_language(config, source=init_from.holder(sources, "decoder"))
     if not config.data.path and not is_tiny(config):
@@ -40,7 +51,7 @@ def resolve(config: TrainConfig) -> RunPlan:
             "A full-size run needs data: set --config.data.path to a LLaVA-format JSON file and"
             " --config.data.video_root to the folder of its videos."
         )
-    plan = RunPlan(config)
+    plan = RunPlan(config, _release(sources))
     if config.eval_every:
         _check_evaluation(plan)
     if config.data.feature_cache:
@@ -85,24 +96,73 @@ def open_data(
         process_index=reader.index,
         process_count=reader.count,
         bad_samples_path=bad_samples_path,
+        pinpoints=plan.pinpoints,
     )
 
 
 def _check_layout(config: TrainConfig, *, compressor: init_from.Source | None) -> None:
-    if compressor and compressor.config.dts != config.model.dts:
-        layout = compressor.config.dts.layout
+    layout = compressor.config.dts.layout if compressor else config.model.dts.layout
+    if compressor and layout != config.model.dts.layout:
         raise InputError(
             f"{compressor.root} was trained with DTS layout {layout!r}: set"
             f" --config.model.dts.layout={layout}."
         )
 
 
+def _check_sizes(config: TrainConfig, *, sources: Sequence[init_from.Source]) -> None:
+    """Refuses a checkpoint of another size by both sizes, before any of it is read."""
+    parts = ("vision", "dts", *(["decoder"] if objective_of(config).reads_text else []))
+    for part in parts:
+        source = init_from.holder(sources, part)
+        if source is None:
+            continue
+        theirs, ours = (getattr(model, part) for model in (source.config, config.model))
+        differ = [
+            f"{part}.{name} {getattr(theirs, name)} (here {getattr(ours, name)})"
+            for name in _SIZES[part]
+            if getattr(theirs, name) != getattr(ours, name)
+        ]
+        if differ:
+            known = (name for name, model in PRESETS.items() if _has_sizes(model, theirs, part))
+            preset = next(known, None)
+            advice = (
+                f"take the preset of its size, --config=FILE.py:{preset}"
+                if preset
+                else "set these fields under --config.model, or start from another checkpoint"
+            )
+            raise InputError(
+                f"init_from: {source.root} has other sizes than this run: {', '.join(differ)};"
+                f" {advice}."
+            )
+
+
+def _has_sizes(model: ModelConfig, sizes: Any, part: str) -> bool:
+    ours = getattr(model, part)
+    return all(getattr(ours, name) == getattr(sizes, name) for name in _SIZES[part])
+
+
+def _release(sources: Sequence[init_from.Source]) -> Mapping[str, Any]:
+    """The config.json that the run's own begins as: that of the language model's source."""
+    source = init_from.holder(sources, "decoder") or next(iter(sources), None)
+    return source.release if source else {}
+
+
 def _with_language(config: TrainConfig, *, source: init_from.Source | None) -> TrainConfig:
-    """Vocabulary and tokenizer of `source`, unless the config names another tokenizer."""
+    """Takes what the config leaves open from `source`.
+
+    These are vocabulary and tokenizer, unless the config names another one, and the numbers that
+    the weights were trained with but have no shape, unless the config sets them.
+    """
     model, tokenizer = config.model, config.data.tokenizer
     if source:
         head = {name: getattr(source.config.decoder, name) for name in ("vocab_size", "tied_head")}
-        model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **head))
+        numbers = {
+            name: getattr(source.config.decoder, name)
+            for name in _NUMBERS
+            if getattr(model.decoder, name) in _preset_values(name)
+        }
+        decoder = dataclasses.replace(model.decoder, **head, **numbers)
+        model = dataclasses.replace(model, decoder=decoder)
         tokenizer = tokenizer or str(source.root)
     if not tokenizer and not is_tiny(config):
         raise InputError(
@@ -111,14 +171,13 @@ def _with_language(config: TrainConfig, *, source: init_from.Source | None) -> T
             " tokenizer.json."
         )
     tokenizer = tokenizer or str(TINY_TOKENIZER)
-    size = Tokenizer.from_folder(tokenizer).vocab_size
-    if size > model.decoder.vocab_size:
-        raise InputError(
-            f"Tokenizer {tokenizer} has {size} ids, the model only {model.decoder.vocab_size}: use"
-            " the tokenizer that belongs to the model."
-        )
+    Tokenizer.from_folder(tokenizer).check_fits(model.decoder.vocab_size)
     data = dataclasses.replace(config.data, tokenizer=tokenizer)
     return dataclasses.replace(config, model=model, data=data)
+
+
+def _preset_values(name: str) -> list[Any]:
+    return [getattr(model.decoder, name) for model in PRESETS.values()]
 
 
 def _check_evaluation(plan: RunPlan) -> None:

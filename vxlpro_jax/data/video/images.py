@@ -16,12 +16,19 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from vxlpro_jax.config import limits
+from vxlpro_jax.config.release_keys import DEFAULT_PINPOINTS
 from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.utils.errors import InputError
 
-# Every grid from 1x1 to 6x6 crops, as in the release's training scripts.
-DEFAULT_PINPOINTS = "(1x1),...,(6x6)"
+# Forms of `image_grid_pinpoints`, in crops and in pixels, of few digits.
+_CROPS = re.compile(r"\((\d{1,3})x(\d{1,3})\)")
+_RANGE = re.compile(rf"\s*{_CROPS.pattern}([,.\s]*{_CROPS.pattern})*\s*")
+_PAIR = re.compile(r"(\d{1,5})\s*,\s*(\d{1,5})")
+_ONE = rf"[\[(]\s*{_PAIR.pattern}\s*[\])]"
+_PAIRS = re.compile(rf"\s*[\[(]\s*{_ONE}(\s*,\s*{_ONE})*\s*,?\s*[\])]\s*")
+_MOST_GRIDS = 4096
 
 # Pillow's own limit: 358 MB at four bytes a pixel.
 MOST_PIXELS = 89_478_485
@@ -46,10 +53,22 @@ PILLOW_FAULTS = (
 
 
 class Grid(NamedTuple):
-    """A tiling into `columns` by `rows` crops."""
+    """A tiling into `columns` by `rows` crops.
+
+    Attributes:
+        columns: crops side by side.
+        rows: crops one below another.
+        canvas: width and height in pixels that the picture is fitted into, where the crops reach
+            beyond it; None where they fill it exactly.
+    """
 
     columns: int
     rows: int
+    canvas: tuple[int, int] | None = None
+
+    def canvas_of(self, size: int) -> tuple[int, int]:
+        """Width and height in pixels that a picture is fitted into, for crops of side `size`."""
+        return self.canvas or (self.columns * size, self.rows * size)
 
 
 def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
@@ -57,25 +76,55 @@ def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
 
     Args:
         pinpoints: a range of crops such as `(1x1),...,(6x6)`, or widths and heights in pixels such
-            as `[[384, 768], ...]`, as a list or text.
+            as `[[384, 768], ...]`, as a list or text. As in the release these need not be multiples
+            of the crop side: the last crops are then partly black.
         size: S, the side of a crop in pixels.
 
     Raises:
-        InputError: The value has another form, or a size is not a multiple of the crop side.
+        InputError: The value has another form, or tilings are too many or too large.
     """
-    if isinstance(pinpoints, str) and "x" in pinpoints:
-        ends = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
-        if ends:
-            (left, top), (right, bottom) = ends[0], ends[-1]
-            columns, rows = range(left, right + 1), range(top, bottom + 1)
-            return tuple(Grid(column, row) for column in columns for row in rows)
-    pixels = [tuple(map(int, p)) for p in re.findall(r"(\d+)\s*,\s*(\d+)", str(pinpoints))]
-    if not pixels or any(side % size for pair in pixels for side in pair):
+    grids = _grids(pinpoints, size=size)
+    sizes = [grid.canvas_of(size) for grid in grids]
+    if not grids or any(wide < 1 or high < 1 or wide * high > MOST_PIXELS for wide, high in sizes):
         raise InputError(
-            f"image_grid_pinpoints is {pinpoints!r}: give a range such as {DEFAULT_PINPOINTS!r} or"
-            f" widths and heights that are multiples of the crop side {size}."
+            f"image_grid_pinpoints is {limits.shown(pinpoints)}: give a range such as"
+            f" {DEFAULT_PINPOINTS!r} or at most {_MOST_GRIDS:,} pairs of a width and a height in"
+            f" pixels, of at most {MOST_PIXELS:,} pixels."
         )
-    return tuple(Grid(width // size, height // size) for width, height in pixels)
+    return grids
+
+
+def _grids(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
+    """The tilings; none for another form or too many of them."""
+    if isinstance(pinpoints, str) and _RANGE.fullmatch(pinpoints):
+        ends = [tuple(map(int, pair)) for pair in _CROPS.findall(pinpoints)]
+        (left, top), (right, bottom) = ends[0], ends[-1]
+        if (right - left + 1) * (bottom - top + 1) > _MOST_GRIDS:
+            return ()
+        columns, rows = range(left, right + 1), range(top, bottom + 1)
+        return tuple(Grid(column, row) for column in columns for row in rows)
+    if isinstance(pinpoints, str):
+        text = pinpoints if _PAIRS.fullmatch(pinpoints) else ""
+        pairs = [tuple(map(int, pair)) for pair in _PAIR.findall(text)]
+    else:
+        pairs = pinpoints if isinstance(pinpoints, list | tuple) else []
+    if len(pairs) > _MOST_GRIDS or not all(_is_pair(pair) for pair in pairs):
+        return ()
+    return tuple(_grid(width, height, size=size) for width, height in pairs)
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(side, int) and not isinstance(side, bool) for side in value)
+    )
+
+
+def _grid(width: int, height: int, *, size: int) -> Grid:
+    columns, rows = -(-width // size), -(-height // size)
+    exact = (columns * size, rows * size) == (width, height)
+    return Grid(columns, rows, None if exact else (width, height))
 
 
 def read_image(file: str | Path | BinaryIO, *, size: int, grids: Sequence[Grid]) -> np.ndarray:
@@ -96,7 +145,9 @@ def read_image(file: str | Path | BinaryIO, *, size: int, grids: Sequence[Grid])
     """
     picture = open_picture(file)
     grid = best_grid(picture.width, picture.height, grids=grids, size=size)
-    canvas = np.asarray(_letterboxed(picture, grid.columns * size, grid.rows * size))
+    fitted = np.asarray(_letterboxed(picture, *grid.canvas_of(size)))
+    canvas = np.zeros((grid.rows * size, grid.columns * size, 3), np.uint8)
+    canvas[: fitted.shape[0], : fitted.shape[1]] = fitted
     tiles = canvas.reshape(grid.rows, size, grid.columns, size, 3)
     return tiles.swapaxes(1, 2).reshape(-1, size, size, 3)
 
@@ -110,7 +161,7 @@ def best_grid(width: int, height: int, *, grids: Sequence[Grid], size: int) -> G
     """Returns the grid that keeps most of the picture's pixels; of equals, the smallest."""
 
     def fit(grid: Grid) -> tuple[int, int]:
-        wide, high = grid.columns * size, grid.rows * size
+        wide, high = grid.canvas_of(size)
         scale = min(wide / width, high / height)
         kept = min(int(width * scale) * int(height * scale), width * height)
         return kept, kept - wide * high
