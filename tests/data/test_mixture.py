@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+import time
 from collections import Counter
 
 import pytest
@@ -135,6 +136,52 @@ def test_datasets_have_roots_of_their_own(write, tmp_path):
 def test_entries_that_cannot_be_used(yaml, what, write):
     with pytest.raises(InputError, match=rf"(?s)(Mixture .*mixture.yaml|Data file).*{what}"):
         load_records(write(yaml))
+
+
+HOSTILE = {
+    "aliases": "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30))
+    + "datasets: [{json_path: a.json, weight: *a29}]",
+    "merged aliases": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 30))
+    + "datasets: [*a29]",
+    "an alias of itself": "datasets: &a [*a]",
+    "depth": f"datasets: {'[' * 2000}",
+    "a file too large": "# " + "x" * (3 << 20),
+    "no timestamp": "datasets: [{json_path: a.json, weight: !!timestamp x}]",
+    "no integer": "datasets: [{json_path: a.json, weight: !!int ''}]",
+    "no truth": "datasets: [{json_path: a.json, weight: !!bool x}]",
+    "a number without end": f"datasets: [{{json_path: a.json, weight: 0x{'f' * 9999}}}]",
+    "a long number": f"datasets: [{{json_path: a.json, weight: {'9' * 9999}}}]",
+    "a weight too large": "datasets: [{json_path: a.json, weight: 1.0e+300}]",
+    "a number of records too large": (
+        f"datasets: [{{json_path: a.json, sampling_strategy: 'first:{'9' * 400}'}}]"
+    ),
+    "an unknown user": "datasets: [{json_path: ~nosuchuser/a.json}]",
+    "Python": "datasets: [!!python/object/apply:os.getcwd []]",
+    "an address that is none": "datasets: [{json_path: 'http://[x/a.json'}]",
+    "braces without end": f"datasets: [{{json_path: '{'{a,b}' * 40}.json'}}]",
+    "a range without end": "datasets: [{json_path: 'a{0..999999999}.json'}]",
+    "keys that are lists": "datasets: [{[a, b]: c}]",
+    "a null byte": 'datasets: [{json_path: "a\\0.json"}]',
+}
+
+
+@pytest.mark.parametrize("kind", list(HOSTILE))
+def test_hostile_mixtures_are_told_at_once(kind, write):
+    started = time.process_time()
+    with pytest.raises(InputError) as told:
+        load_records(write(HOSTILE[kind]))
+    assert time.process_time() - started < 20
+    assert len(str(told.value)) <= 500
+    assert str(told.value).isprintable()
+
+
+def test_aliases_may_repeat_a_root(write):
+    records = load_records(
+        write("x: &x {json_path: a.json}\ndatasets: [{<<: *x, weight: 2}, {<<: *x}]")
+    )
+    assert records.weights == (2.0, 1.0)
 
 
 @pytest.mark.parametrize(

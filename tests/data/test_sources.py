@@ -1,5 +1,6 @@
 """LLaVA-format files: what is read, what is refused, and where paths may lead."""
 
+import gzip
 import json
 import pickle
 
@@ -96,6 +97,10 @@ def good(**changes):
         (good(scale=0), "scale", "a number above 0"),
         (good(scale=float("nan")), "scale", "a number above 0"),
         (good(scale=10**400), "scale", "a number above 0"),
+        (good(start=1.0), "start", "cut the video"),
+        (good(clip=[1, 2]), "clip", "cut the video"),
+        (good(system="Be kind."), "system", "into the first human turn"),
+        (good(conversations=[VISUAL[0], {**VISUAL[1], "weight": 0}]), "weight", "every reply"),
         ({"video": "a.mp4"}, "conversations", "expected a non-empty list"),
         (good(conversations=[]), "conversations", "expected a non-empty list"),
         (good(conversations="Hi"), "conversations", "expected a non-empty list"),
@@ -155,7 +160,7 @@ def test_files_that_hold_no_samples(content, tmp_path):
     [
         (b"", "holds no samples"),
         (b"\n \n", "holds no samples"),
-        (b'{"conversations": 3}\n{\n', "line 1: field 'conversations' is 3"),
+        (b'{"conversations": 3}\n{\n', "2 mistakes .*line 1: field 'conversations' .*line 2, is"),
         (b"\n{\n", "line 2, is not JSON"),
         (b"\xff\n", "line 1, is not JSON"),
         (b"[" * 100_000, "line 1, is not JSON"),
@@ -165,7 +170,7 @@ def test_files_that_hold_no_samples(content, tmp_path):
 def test_lines_that_cannot_be_used(content, what, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"bad.jsonl,? {what}"):
+    with pytest.raises(InputError, match=rf"bad.jsonl[,:]? {what}"):
         load_records(path)
 
 
@@ -286,3 +291,139 @@ def test_a_folder_of_frames_may_not_hold_a_link_out_of_the_root(tmp_path):
         for use in (open_media(file).__enter__, lambda: fingerprint(file)):
             with pytest.raises(InputError, match=expected):
                 use()
+
+
+def test_null_is_absent(load):
+    fields = ("id", "video", "image", "scale", "duration", "start", "system", "messages")
+    text, video = load({"conversations": TEXT, **dict.fromkeys(fields)}, good(image=None))
+    assert not text.has_visual
+    assert (text.scale, text.name[-8:]) == (1.0, "record 0")
+    assert video.video == "a.mp4"
+
+
+def test_paths_may_be_written_as_on_windows(load):
+    (record,) = load(good(video="a\\b\\c.mp4"))
+    assert record.video == "a/b/c.mp4"
+
+
+PARTS = [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "Who?"}]
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        {
+            "video": "a.mp4",
+            "conversations": [{"from": "human", "value": "<video>\nWho?"}, VISUAL[1]],
+        },
+        {"videos": ["a.mp4"], "conversations": VISUAL},
+        {
+            "messages": [
+                {"role": "user", "content": "<video>\nWho?"},
+                {"role": "assistant", "content": "Me."},
+            ],
+            "video": "a.mp4",
+        },
+        {
+            "messages": [
+                {"role": "user", "content": PARTS},
+                {"role": "assistant", "content": [{"type": "text", "text": "Me."}]},
+            ]
+        },
+    ],
+)
+def test_other_formats_mean_the_same(sample, load):
+    (record,) = load(sample)
+    assert record._replace(name="") == load(good())[0]._replace(name="")
+
+
+@pytest.mark.parametrize(
+    ("sample", "what"),
+    [
+        ({"messages": 3}, "field 'messages' is 3: expected a list"),
+        ({"messages": [3]}, "'messages\\[0\\]' has the role None"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "has the role 'system'"),
+        ({"messages": [{"role": "user", "content": None}]}, "has the content None"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "parts of the types"),
+        ({"messages": [], "conversations": TEXT}, "keep one of them"),
+        (good(videos=["b.mp4"]), "names its video in two ways: keep field 'video'"),
+        (good(messages=[{"role": "user", "content": PARTS}]), "names its video in two ways"),
+        ({"videos": ["a.mp4", "b.mp4"], "conversations": VISUAL}, "expected one file's path"),
+    ],
+)
+def test_other_formats_that_cannot_be_used(sample, what, load):
+    with pytest.raises(InputError, match=what):
+        load(sample)
+
+
+def test_a_tag_of_html_is_no_mark(load):
+    turns = [{"from": "human", "value": "What is <video>?"}, TEXT[1]]
+    assert load({"conversations": turns})[0].turns[0].text == "What is <video>?"
+
+
+@pytest.mark.parametrize("count", [2, 9, 10, 30])
+def test_the_first_ten_mistakes_are_named_at_once(count, load, caplog):
+    with pytest.raises(InputError) as told:
+        load({"conversations": TEXT}, *({"id": "x" * 90, "video": i} for i in range(count)))
+    message = str(told.value)
+    assert len(message) <= 500
+    assert message.isprintable()
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) == min(count, 10)
+    for number, line in enumerate(logged, start=1):
+        assert f"data.json, record {number} (id 'xxx" in line
+        assert line.endswith(f"field 'video' is {number - 1}: expected one file's path.")
+        assert f"record {number} " in message
+
+
+def test_fields_that_are_not_used_are_named(load, caplog):
+    load(*({"vidoe": "a", "other": 1, "\ud800": 2, "source": 3, "conversations": TEXT},) * 2)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith(
+        "data.json has fields that are not used: 'other' (in 2 records), 'vidoe' (in 2 records, did"
+        " you mean 'video'?), '\\ud800' (in 2 records)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "between"),
+    [
+        *(("a.jsonl", "\n"), ("a.JSONL", "\n"), ("a.ndjson", "\n"), ("a.jsonl.gz", "\n")),
+        *(("a.NDJSON.GZ", "\n"), ("a.json", ","), ("a.Json.gz", ",")),
+    ],
+)
+def test_kinds_of_files(name, between, tmp_path):
+    text = between.join(json.dumps({"id": i, "conversations": TEXT}) for i in range(3))
+    data = (f"[{text}]" if between == "," else text).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.lower().endswith("gz") else data)
+    assert [record.name[-2] for record in load_records(tmp_path / name)] == list("012")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
+@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"[" + b" " * 99)[:-9]])
+def test_damaged_gzip_is_told(name, data, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=r"is not whole gzip|holds no samples|is not JSON"):
+        load_records(tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
+def test_gzip_that_grows_without_end_is_refused(name, tmp_path):
+    (tmp_path / name).write_bytes(gzip.compress(b" " * (1 << 26), compresslevel=1) * 9)
+    with pytest.raises(InputError, match="MiB in one piece"):
+        load_records(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{a,b}" * 40, "{0..999999999}", f"{{0..{'9' * 5000}}}", "{0..99999}{0..99999}"]
+)
+def test_braces_that_mean_too_much_are_refused(pattern, tmp_path):
+    with pytest.raises(InputError, match=r"too many names|braces hold") as told:
+        load_records(tmp_path / pattern)
+    assert len(str(told.value)) <= 500
+
+
+def test_a_range_that_goes_down_is_refused(tmp_path):
+    with pytest.raises(InputError, match="braces hold a list"):
+        load_records(tmp_path / "{5..3}.json")

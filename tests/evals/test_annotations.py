@@ -1,13 +1,18 @@
 """Annotation files: JSON, JSON lines and Parquet, and the sentence that names a bad field."""
 
+import contextlib
 import json
+import random
 import sys
 
+import published_files
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from vxlpro_jax.evals import registry
 from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
+from vxlpro_jax.evals.results import Results
 from vxlpro_jax.utils.errors import InputError
 
 RECORDS = [{"question": "Why?", "options": ["a", "b"]}, {"question": "How?", "options": ["c"]}]
@@ -92,3 +97,73 @@ def test_a_missing_field_is_named_and_a_missing_id_is_the_place():
     with pytest.raises(InputError, match="field 'x' is missing: expected text"):
         row.text("x")
     assert row.id("x") == row.id("null") == row.id("empty") == 3
+
+
+def parquet(folder, rows):
+    file = folder / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_parquet_is_told(seed, tmp_path):
+    """Damage in the middle of a file is a sentence, or leaves values that are rows still."""
+    draw, file = random.Random(seed), parquet(tmp_path, RECORDS)
+    data = bytearray(file.read_bytes())
+    for _ in range(draw.choice([1, 3])):
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    file.write_bytes(data[: draw.choice([len(data), len(data) - 9])])
+    with contextlib.suppress(InputError):
+        assert len(read_rows(file)) == len(RECORDS)
+
+
+def test_parquet_that_grows_without_end_is_refused(tmp_path):
+    rows = pyarrow.array(["a" * (1 << 20)]).dictionary_encode().take(pyarrow.array([0] * 2000))
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"question": rows}), file)
+    assert file.stat().st_size < 2 << 20
+    with pytest.raises(InputError, match="hold more than 512 MiB"):
+        read_rows(file)
+    pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.nulls(1_000_001)}), file)
+    with pytest.raises(InputError, match="more than 1,000,000 rows"):
+        read_rows(file)
+
+
+ODD = [
+    *(10**400, -(10**400), float("nan"), 1e999, "\ud800", "", True, None, {"a": [1]}),
+    *([[[]]], ["\ud800"], [10**400, 1], [0, 1e15], "9" * 1000, "A: b c: d", "x"),
+]
+
+
+@pytest.mark.parametrize("odd", range(len(ODD)))
+@pytest.mark.parametrize("name", list(registry.find_all()))
+def test_odd_values_of_any_field_are_told_or_scored(name, odd, tmp_path):
+    benchmark = registry.find(name)
+    file = published_files.write_annotations(name, tmp_path)
+    whole = file.read_text()
+    for path in paths_of(json.loads(whole)):
+        changed = json.loads(whole)
+        at = changed
+        for step in path[:-1]:
+            at = at[step]
+        at[path[-1]] = ODD[odd]
+        file.write_text(json.dumps(changed))
+        records = []
+        with contextlib.suppress(InputError):
+            records = benchmark.read_unique(file)
+        for record in records:
+            prompt = benchmark.prompt(record, "official")
+            assert len(prompt.text) < 1_000_000
+            prompt.text.encode()
+        answers = {record.id: '{"3": [0, 0, 10, 1e400]}' for record in records}
+        scored = benchmark.score_all(records, answers, profile="official")
+        results = Results.of(benchmark, scored, profile="official")
+        json.dumps(results.to_json(), allow_nan=False)
+
+
+def paths_of(value, path=()):
+    """The way to each part of a value of JSON."""
+    steps = enumerate(value) if isinstance(value, list) else ()
+    for step, part in value.items() if isinstance(value, dict) else steps:
+        yield (*path, step)
+        yield from paths_of(part, (*path, step))

@@ -3,7 +3,7 @@
 import pytest
 
 from vxlpro_jax.evals.metrics import temporal_iou
-from vxlpro_jax.evals.parsing import TimeSpan, find_span
+from vxlpro_jax.evals.parsing import TimeSpan, find_span, read_boxes
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,20 @@ def test_iou():
     assert temporal_iou((5, 5), TimeSpan(5, 5)) == 0
     # As it stands: a reversed span overlaps nothing.
     assert temporal_iou((2, 10), TimeSpan(9, 3)) == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "boxes"),
+    [
+        ('```json\n{"1": [1, 2, 3, 4]}\n```', {"1": [1, 2, 3, 4]}),
+        ('[] ```json \n\n{"1": [1, 2, 3, 4]} \n```\n{}', {"1": [1, 2, 3, 4]}),
+        ('```json\n[\n```json\n{"1": [1, 2, 3, 4]}\n```', {"1": [1, 2, 3, 4]}),
+        (
+            '```json\n{"1": [1, 2, 3, 4]}\n```\n```json\n{"2": [1, 2, 3, 4]}\n```',
+            {"1": [1, 2, 3, 4]},
+        ),
+        ('```json {"1": [1, 2, 3, 4]} ```', {"1": [1, 2, 3, 4]}),
+    ],
+)
+def test_boxes_in_a_fence(reply, boxes):
+    assert read_boxes(reply) == boxes

@@ -7,9 +7,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import InputError, short_repr
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_SECONDS = 1e5
+_MOST_ROWS = 1_000_000
+_MOST_BYTES = 1 << 29  # Of all values of a Parquet file.
 
 # The name of a record: its own, or its place in the file.
 Id = str | int
@@ -37,21 +42,21 @@ class AnnotationRow:
         value = self.fields.get(key)
         if value is None or value == "":
             return self.index
-        if isinstance(value, bool) or not isinstance(value, str | int):
+        if isinstance(value, bool) or not (isinstance(value, int) or _is_text(value)):
             raise self.wrong(key, "text or an integer")
         return value
 
     def text(self, key: str) -> str:
         """A text that is not empty."""
         value = self.fields.get(key)
-        if not isinstance(value, str) or not value:
+        if not _is_text(value) or not value:
             raise self.wrong(key, "text")
         return value
 
     def number(self, key: str) -> float:
         """A finite number."""
         value = self.fields.get(key)
-        if value is None or not _is_number(value):
+        if value is None or not is_number(value):
             raise self.wrong(key, "a number")
         return value
 
@@ -72,14 +77,14 @@ class AnnotationRow:
     def options(self, key: str) -> tuple[str, ...]:
         """A non-empty list of texts or numbers, as texts."""
         values = self.entries(key)
-        if not all(isinstance(value, str) or _is_number(value) for value in values):
+        if not all(_is_text(value) or is_number(value) for value in values):
             raise self.wrong(key, "a list of texts or numbers")
         return tuple(map(str, values))
 
     def span(self, key: str) -> tuple[float, float]:
         """Two numbers, start and end in seconds."""
         value = self.fields.get(key)
-        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_number, value)):
+        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_time, value)):
             raise self.wrong(key, "two numbers, start and end in seconds")
         return value[0], value[1]
 
@@ -87,8 +92,7 @@ class AnnotationRow:
         """The error that a field is not what was expected."""
         if key not in self.fields:
             return InputError(f"{self.where}: field {key!r} is missing: expected {expected}.")
-        shown = repr(self.fields[key])
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        shown = short_repr(self.fields[key])
         return InputError(f"{self.where}: field {key!r} is {shown}: expected {expected}.")
 
 
@@ -215,18 +219,66 @@ def _read_parquet(path: Path) -> list[dict]:
             " them as JSON lines."
         ) from error
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise InputError(f"Annotations {path} are not Parquet ({error}).") from error
+        with pyarrow.parquet.ParquetFile(path) as file:
+            return list(_parquet_rows(file, path))
+    # Beside its own errors it raises OSError, and for values that Python cannot hold ValueError.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).split("\n")[0][:200]
+        raise InputError(f"Annotations {path} are not Parquet ({reason}).") from error
 
 
-def _is_number(value: Any) -> bool:
+def _parquet_rows(file: Any, path: Path) -> Iterator[dict]:
+    """The rows of a Parquet file, one by one: a small file may hold gigabytes of equal values."""
+    metadata = file.metadata
+    if metadata.num_rows > _MOST_ROWS:
+        raise InputError(f"Annotations {path} have more than {_MOST_ROWS:,} rows: give the file.")
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    if sum(group.total_byte_size for group in groups) > _MOST_BYTES:
+        raise _too_large(path)
+    left = _MOST_BYTES
+    for batch in file.iter_batches(batch_size=1):
+        rows = batch.to_pylist()
+        left -= sum(map(_size, rows))
+        if left < 0:
+            raise _too_large(path)
+        yield from rows
+
+
+def _size(value: Any) -> int:
+    """About the number of bytes of a value of JSON."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value
+    return 8 + (sum(map(_size, parts)) if isinstance(value, dict | list) else 0)
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(
+        f"Annotations {path} hold more than {_MOST_BYTES >> 20} MiB: give only the columns that are"
+        " needed."
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
         return math.isfinite(value)
     except OverflowError:  # An integer that no float can hold.
         return False
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a time in seconds; a prompt may list all of them up to it."""
+    return is_number(value) and abs(value) <= _MOST_SECONDS
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """False also for text with a lone surrogate, which JSON can hold but no file or tokenizer."""
+    return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
 
 
 def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction") -> dict[Id, str]:
@@ -250,7 +302,9 @@ def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction"
         given = _object(line, where, field)
         name = _id(given, known, where)
         if name in texts:
-            raise InputError(f"{where}: id {name!r} was given before: keep one prediction of it.")
+            raise InputError(
+                f"{where}: id {short_repr(name)} was given before: keep one prediction of it."
+            )
         texts[name] = _text(given, where, field)
     return {name: text for name, text in texts.items() if text is not None}
 
@@ -267,16 +321,19 @@ def _object(line: str, where: str, field: str) -> Mapping[str, Any]:
 
 def _id(given: Mapping[str, Any], known: set[Id], where: str) -> Id:
     name = given["id"]
-    if isinstance(name, bool) or not isinstance(name, str | int) or name not in known:
+    is_id = isinstance(name, str | int) and not isinstance(name, bool)
+    if not is_id or name not in known:
         hint = ""
-        if str(name) in map(str, known):
+        if is_id and str(name) in map(str, known):
             hint = f" Ids are {'integers' if isinstance(name, str) else 'text'} here."
-        raise InputError(f"{where}: id {name!r} is not in the annotations.{hint}")
+        raise InputError(f"{where}: id {short_repr(name)} is not in the annotations.{hint}")
     return name
 
 
 def _text(given: Mapping[str, Any], where: str, field: str) -> str | None:
     text = given.get(field)
     if text is not None and not isinstance(text, str):
-        raise InputError(f"{where}: {field!r} is {text!r}: expected the raw text, or null.")
+        raise InputError(
+            f"{where}: {field!r} is {short_repr(text)}: expected the raw text, or null."
+        )
     return text

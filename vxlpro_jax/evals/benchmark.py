@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import InputError, short_repr
 
 # `official` is the benchmark authors' script (lmms-eval of 2026 for Charades-STA and
 # LongVideoBench), `legacy2025` what evaluations of March to May 2025 used.
@@ -212,8 +212,8 @@ class Benchmark:
         for index, record in enumerate(records):
             if record.id in seen:
                 raise InputError(
-                    f"{path}, record {index}: id {record.id!r} was given before: give each record"
-                    " an id of its own."
+                    f"{path}, record {index}: id {short_repr(record.id)} was given before: give"
+                    " each record an id of its own."
                 )
             seen.add(record.id)
         return records

@@ -1,5 +1,6 @@
 """What replies say: letters of options, spans of time, and boxes."""
 
+import bisect
 import json
 import math
 import re
@@ -136,7 +137,9 @@ def _seconds(found: re.Match, name: str, fallback: str = "") -> float:
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax
 
 
-_FENCED = re.compile(r"```json\s*\n(\[.*?\]|\{.*?\})\s*\n```", re.DOTALL)
+_FENCE_START = re.compile(r"```json\s*+(?<=\n)(?=([\[{]))")
+_FENCE_END = re.compile(r"[\]}](?=\s*+(?<=\n)```)")
+_CLOSING = {"[": "]", "{": "}"}
 
 
 def read_boxes(reply: str) -> dict[str, list]:
@@ -157,13 +160,28 @@ def read_boxes(reply: str) -> dict[str, list]:
 
 def _stretch(reply: str) -> str:
     """The text from the first bracket to the last one that may close it."""
-    fenced = _FENCED.search(reply)
-    if fenced:
-        return fenced[1]
+    if fenced := _fenced(reply):
+        return fenced
     ends = ((reply.find(left), reply.rfind(right)) for left, right in ("[]", "{}"))
     found = [(start, end) for start, end in ends if 0 <= start < end]
     start, end = min(found, default=(0, -1))
     return reply[start : end + 1]
+
+
+def _fenced(reply: str) -> str:
+    """The first list or object fenced as JSON, which ends at the first fence that may close it.
+
+    A pattern for both fences would look for the second one from each of many first ones.
+    """
+    ends: dict[str, list[int]] = {"]": [], "}": []}
+    for end in _FENCE_END.finditer(reply):
+        ends[end[0]].append(end.start())
+    for start in _FENCE_START.finditer(reply):
+        closing = ends[_CLOSING[start[1]]]
+        place = bisect.bisect_right(closing, start.end())
+        if place < len(closing):
+            return reply[start.end() : closing[place] + 1]
+    return ""
 
 
 def _cleaned(boxes: Any) -> list:

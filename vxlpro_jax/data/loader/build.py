@@ -20,6 +20,7 @@ from vxlpro_jax.data.loader import bucketing
 from vxlpro_jax.data.loader.bad_samples import BadSamples
 from vxlpro_jax.data.loader.batches import BatchIterator, BatchSource
 from vxlpro_jax.data.loader.bucketing import BucketIterator, BucketSchedule
+from vxlpro_jax.data.loader.media_check import check_roots
 from vxlpro_jax.data.loader.samples import RowShape, SampleReader, VideoReader
 from vxlpro_jax.data.loader.shuffle import epoch_length, record_order
 from vxlpro_jax.data.sources.load import Records, join_records, load_records, load_visual_records
@@ -244,13 +245,15 @@ def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Recor
         most = data.frames_per_sample or data.max_frames
         files = haystacks.training_set(cache, most_frames=most)
         return join_records(load(file) for file in (synthetic_set(cache).train, *files))
-    return load(
+    records = load(
         data.path,
         video_root=data.video_root,
         image_root=data.image_root,
         seed=seed,
         cache_dir=data.cache_dir,
     )
+    check_roots(records)
+    return records
 
 
 def _rows_of_process(data: DataConfig, index: int, count: int) -> range:

@@ -5,18 +5,27 @@ one; here all records of a file share one buffer.
 """
 
 import contextlib
+import gzip
+import itertools
 import json
 import pickle
 import re
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from vxlpro_jax.data.sources import storage
+from vxlpro_jax.data.sources.file_report import FileReport
 from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.data.sources.schema import Record, RecordSequence
 from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError
+
+_LONGEST_LINE = 64 << 20  # Bytes.
+_MOST_UNPACKED = 512 << 20  # Bytes of a compressed list, which is held as a whole.
+
+_Stream = BinaryIO | gzip.GzipFile
 
 _decoder = json.JSONDecoder()
 _blanks = re.compile(r"[ \t\r\n]*")
@@ -26,14 +35,16 @@ class JsonRecords(RecordSequence):
     """The records of one file, in order.
 
     Args:
-        file: path or URL of a JSON list, or of JSONL if its name ends in `.jsonl`.
+        file: path or URL of a JSON list, or of JSONL if its name ends in `.jsonl` or `.ndjson`, in
+            upper or lower case; `.gz` behind that means that it is compressed.
         check: function that validates a sample, see `schema.check_record`.
         keep: function that decides whether a record is kept.
         video_root: root of the videos.
         image_root: root of the pictures.
 
     Raises:
-        InputError: The file or a record cannot be used; the message names file, record and field.
+        InputError: The file or records cannot be used; the message names file, record and field of
+            the first ten mistakes.
     """
 
     def __init__(
@@ -47,11 +58,18 @@ class JsonRecords(RecordSequence):
     ):
         self._file, self._roots = f"{redact_url(file)}, ", (video_root, image_root)
         self._packed, self._ends = bytearray(), array("q", [0])
+        report = FileReport(redact_url(file))
         for place, sample in _samples(file):
-            record = check(sample, f"{self._file}{place}")
+            try:
+                record = check(_parsed(sample), f"{self._file}{place}")
+            except InputError as error:
+                report.add_fault(error)
+                continue
+            report.add_sample(sample)
             if keep(record):
                 self._packed += self._pack(record)
                 self._ends.append(len(self._packed))
+        report.finish()
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -72,35 +90,65 @@ class JsonRecords(RecordSequence):
         return pickle.dumps(packed, protocol=5)
 
 
+def _parsed(sample: Any) -> Any:
+    """Returns a sample, or raises the reason why its line could not be parsed."""
+    if isinstance(sample, InputError):
+        raise sample
+    return sample
+
+
 def _samples(file: str) -> Iterator[tuple[str, Any]]:
-    """Yields the position of each sample, and the sample."""
-    named = f"Data file {redact_url(file)}"
-    with storage.open_binary(file) as stream:
-        if file.partition("?")[0].endswith(".jsonl"):
+    """Yields the position of each sample, and the sample or the InputError why its line is none."""
+    named, name = redact_url(file), file.partition("?")[0].lower()
+    is_packed = name.endswith(".gz")
+    with storage.open_binary(file) as stored:
+        stream = gzip.GzipFile(fileobj=stored) if is_packed else stored
+        if name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
             yield from _lines(stream, named)
         else:
-            for index, sample in enumerate(_elements(stream, named)):
+            most = _MOST_UNPACKED if is_packed else None
+            for index, sample in enumerate(_elements(stream, f"Data file {named}", most=most)):
                 yield f"record {index}", sample
 
 
-def _lines(stream: BinaryIO, named: str) -> Iterator[tuple[str, Any]]:
+def _lines(stream: _Stream, named: str) -> Iterator[tuple[str, Any]]:
     """Yields the number and the content of each line that is not blank."""
     empty = True
-    for number, line in enumerate(stream, start=1):
-        with _json(f"{named}, line {number},"):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if text.isspace():
-                continue
-            sample = json.loads(text)
+    for number in itertools.count(1):
+        line = _read(lambda: stream.readline(_LONGEST_LINE + 1), named, limit=_LONGEST_LINE)
+        if not line:
+            break
+        try:
+            with _json(f"{named}, line {number},"):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.isspace():
+                    continue
+                sample = json.loads(text)
+        except InputError as error:
+            sample = error
         empty = False
         yield f"line {number}", sample
     if empty:
-        raise _no_list(named)
+        raise _no_list(f"Data file {named}")
 
 
-def _elements(stream: BinaryIO, named: str) -> Iterator[Any]:
+def _read(read: Callable[[], bytes], named: str, *, limit: int | None) -> bytes:
+    """Reads from a file that may be compressed."""
+    try:
+        data = read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{named} is not whole gzip ({error}): make or copy it again.") from error
+    if limit is not None and len(data) > limit:
+        raise InputError(
+            f"{named} holds more than {limit >> 20} MiB in one piece: give JSON lines (*.jsonl or"
+            " *.jsonl.gz), one sample on each."
+        )
+    return data
+
+
+def _elements(stream: _Stream, named: str, *, most: int | None) -> Iterator[Any]:
     """Yields the elements of a JSON list; parsing all at once would take far more memory."""
-    data = stream.read()
+    data = _read(lambda: stream.read(-1 if most is None else most + 1), named, limit=most)
     with _json(named):
         text = data.decode("utf-8-sig")
     del data

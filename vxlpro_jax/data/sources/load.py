@@ -91,7 +91,8 @@ def load_records(
     """Loads and validates the samples of data files; see `schema.check_record` for their fields.
 
     Args:
-        path: a JSON list or JSONL file (`*.jsonl`) of samples; ArrayRecord shards (`*.arrayrecord`)
+        path: a JSON list or JSONL file (`*.jsonl`, `*.ndjson`) of samples, which may be compressed
+            (`*.jsonl.gz`); ArrayRecord shards (`*.arrayrecord`)
             or the folder with their manifest; several of these by braces (`a/{x,y}.json`) or `*`;
             or a mixture (`*.yaml`). All may be URLs.
         video_root: folder or URL of the videos; if empty, the folder of each data file.

@@ -6,7 +6,6 @@ The format is the release's: `datasets`, a list of `json_path` and `sampling_str
 
 import math
 import re
-import sys
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -15,11 +14,15 @@ import yaml
 from vxlpro_jax.data.random_access import RandomAccess
 from vxlpro_jax.data.sources import paths, storage
 from vxlpro_jax.data.sources.paths import redact_url
-from vxlpro_jax.data.sources.schema import short_repr
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import InputError, short_repr
 from vxlpro_jax.utils.registry import nearest
 
 StrategyKind = Literal["all", "first", "end", "random"]
+
+_MOST_BYTES = 2 << 20
+_MOST_NODES = 200_000
+_MOST_RECORDS = 2.0**53
+_MOST_REPEATS = 1_000_000
 
 _KEYS = ("json_path", "sampling_strategy", "weight", "video_root", "image_root")
 _STRATEGY = re.compile(rf"({'|'.join(get_args(StrategyKind)[1:])}):(\d+(?:\.\d+)?)(%?)")
@@ -71,7 +74,7 @@ class Dataset(NamedTuple):
 
 def is_mixture(path: str) -> bool:
     """Whether the name of a data file is that of a mixture."""
-    return path.partition("?")[0].endswith((".yaml", ".yml"))
+    return path.partition("?")[0].lower().endswith((".yaml", ".yml"))
 
 
 def read_mixture(path: str) -> list[Dataset]:
@@ -84,12 +87,13 @@ def read_mixture(path: str) -> list[Dataset]:
             file, entry and field.
     """
     with storage.open_binary(path) as stream:
-        data = stream.read()
-    try:
-        mixture = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"Mixture {redact_url(path)} is not YAML ({text}): correct it.") from error
+        data = stream.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise InputError(
+            f"Mixture {redact_url(path)} has more than {_MOST_BYTES >> 20} MiB: name fewer data"
+            " sets, several files of one by braces."
+        )
+    mixture = _parsed(data, path)
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(
@@ -99,13 +103,59 @@ def read_mixture(path: str) -> list[Dataset]:
     return [_dataset(entry, i, path) for i, entry in enumerate(entries)]
 
 
+def _parsed(data: bytes, path: str) -> Any:
+    """The value of a YAML text; aliases may not make it much larger than the text."""
+    try:
+        loader = yaml.SafeLoader(data)
+        node = loader.get_single_node()
+        if node is not None and _expanded_size(node) > _MOST_NODES:
+            raise yaml.YAMLError("its aliases repeat too much")
+        return None if node is None else loader.construct_document(node)
+    # Beside its own errors it raises these for values that a tag announces but that are none.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as e:
+        raise _not_yaml(path, str(e)) from e
+    except RecursionError as error:
+        raise _not_yaml(path, "it is too deep") from error
+
+
+def _not_yaml(path: str, reason: str) -> InputError:
+    text = " ".join(reason.split())[:200]
+    return InputError(f"Mixture {redact_url(path)} is not YAML ({text}): correct it.")
+
+
+def _expanded_size(node: yaml.Node) -> int:
+    """The number of nodes below one, each alias counted as all that it repeats.
+
+    Raises:
+        yaml.YAMLError: A node contains itself.
+    """
+    sizes: dict[int, int] = {}
+    inside: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) in inside:
+            raise yaml.YAMLError("an alias contains itself")
+        if id(node) not in sizes:
+            inside.add(id(node))
+            pairs = node.value if isinstance(node, yaml.MappingNode) else zip(node.value)
+            sizes[id(node)] = 1 + sum(size(part) for pair in pairs for part in pair)
+            inside.discard(id(node))
+        return sizes[id(node)]
+
+    return size(node)
+
+
 def _dataset(entry: Any, index: int, path: str) -> Dataset:
     where = f"Mixture {redact_url(path)}, dataset {index}"
     if not isinstance(entry, dict):
         raise InputError(f"{where} is {short_repr(entry)}: expected a mapping with 'json_path'.")
     for key in entry:
         if key not in _KEYS:
-            raise InputError(f"{where}: unknown field {key!r}{nearest(str(key), _KEYS)}")
+            raise InputError(
+                f"{where}: unknown field {short_repr(key)}{nearest(short_repr(key), _KEYS)}"
+            )
     name = _place(entry, "json_path", where, path)
     if not name:
         raise InputError(f"{where}: field 'json_path' is missing: name a data file.")
@@ -133,7 +183,8 @@ def _strategy(value: Any, where: str) -> Strategy:
     match = _STRATEGY.fullmatch(value) if isinstance(value, str) else None
     kind, amount, percent = match.groups() if match else ("", "0", "")
     whole = amount.isdecimal() or percent
-    if not float(amount) or not whole or (percent and float(amount) > 100):
+    most = 100.0 if percent else _MOST_RECORDS
+    if not 0 < float(amount) <= most or not whole:
         raise InputError(
             f"{where}: field 'sampling_strategy' is {short_repr(value)}: expected all, or first:N,"
             " end:N or random:N with a number of records or, as in random:5%, percent."
@@ -143,9 +194,9 @@ def _strategy(value: Any, where: str) -> Strategy:
 
 def _weight(value: Any, where: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= sys.float_info.max:
+    if not number or not 0 < value <= _MOST_REPEATS:
         raise InputError(
-            f"{where}: field 'weight' is {short_repr(value)}: expected a number above 0, the"
-            " number of times that an epoch repeats each record."
+            f"{where}: field 'weight' is {short_repr(value)}: expected a number above 0 and at most"
+            f" {_MOST_REPEATS:,}, the number of times that an epoch repeats each record."
         )
     return float(value)

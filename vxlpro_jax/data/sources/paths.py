@@ -1,10 +1,14 @@
 """Paths and URLs of files and folders."""
 
+import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import urlsplit
 
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import InputError, short_repr
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_MOST_CHARACTERS = 16_000_000  # Of all names that braces mean.
 
 SCHEMES = ("http", "https", "s3", "gs")
 
@@ -41,7 +45,7 @@ def resolve_relative(file: str, name: str) -> str:
         return name
     if is_remote(file):
         return f"{folder_of(file)}/{name}"
-    return str(Path(file).parent / Path(name).expanduser())
+    return str(Path(file).parent / os.path.expanduser(name))
 
 
 def folder_of(file: str) -> str:
@@ -66,9 +70,13 @@ INGEST_SCHEMES = ("http", "https", "s3", "gs", "az")
 
 def redact_url(url: str) -> str:
     """Returns the URL without user and query, which may contain credentials."""
-    parts = urlsplit(url)
-    if parts.scheme not in INGEST_SCHEMES:
+    scheme, mark, _ = url.partition("://")
+    if not mark or scheme.lower() not in INGEST_SCHEMES:
         return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # An address in brackets that is none.
+        return f"{scheme}://..."
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -76,21 +84,42 @@ def expand_braces(pattern: str) -> list[str]:
     """Expands `{a,b}` and `{008..120}` in a pattern.
 
     Raises:
-        InputError: Braces contain neither a list nor a range.
+        InputError: Braces contain neither a list nor a range, or mean too many names.
     """
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [
-        name for x in _options(match[1], pattern) for name in expand_braces(f"{before}{x}{after}")
-    ]
+    open_names, names, left = [pattern], [], _MOST_CHARACTERS
+    while open_names:
+        name = open_names.pop()
+        match = _BRACES.search(name)
+        if match is None:
+            names.append(name)
+            continue
+        options = _options(match[1], pattern)
+        left -= len(options) * len(name)
+        if left < 0:
+            raise _too_many(pattern)
+        before, after = name[: match.start()], name[match.end() :]
+        open_names += [f"{before}{option}{after}" for option in reversed(options)]
+    return names
 
 
 def _options(inside: str, pattern: str) -> list[str]:
-    if ends := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
+    if ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", inside, re.ASCII):
         width = len(ends[1]) if ends[1].startswith("0") else 0
-        return [f"{i:0{width}d}" for i in range(int(ends[1]), int(ends[2]) + 1)]
-    if "," not in inside:
-        raise InputError(f"Shards {pattern}: braces hold a list {{a,b}} or a range {{000..099}}.")
-    return inside.split(",")
+        numbers = range(int(ends[1]), int(ends[2]) + 1)
+        if len(numbers) * len(pattern) > _MOST_CHARACTERS:
+            raise _too_many(pattern)
+        if numbers:
+            return [f"{i:0{width}d}" for i in numbers]
+    elif "," in inside:
+        return inside.split(",")
+    raise InputError(
+        f"Shards {short_repr(redact_url(pattern))}: braces hold a list {{a,b}} or a range"
+        " {000..099}."
+    )
+
+
+def _too_many(pattern: str) -> InputError:
+    return InputError(
+        f"Data files {short_repr(redact_url(pattern))}: the braces mean too many names: give fewer"
+        " files."
+    )

@@ -3,13 +3,37 @@
 import abc
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from vxlpro_jax.data.random_access import RandomAccess
+from vxlpro_jax.data.sources import dialects
 from vxlpro_jax.data.sources.paths import escapes_root
 from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.data.text.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import InputError, short_repr
+
+# Fields of other formats that change what is shown or learnt, and what to do instead.
+_CUT = "cut the video and remove the field"
+_VISUAL_CHANGES = {
+    **dict.fromkeys(("start", "end", "start_time", "end_time", "begin", "clip", "segment"), _CUT),
+    **dict.fromkeys(("start_sec", "end_sec", "start_frame", "end_frame", "time_range"), _CUT),
+    **dict.fromkeys(("video_start", "video_end", "clip_start", "clip_end"), _CUT),
+}
+_TEXT_CHANGES = {
+    "system": "put what it says into the first human turn and remove the field",
+    "tools": "remove the field",
+}
+_LEARNT = "every reply is learnt, so remove it"
+_TURN_CHANGES = {"weight": _LEARNT, "loss": _LEARNT, "train": _LEARNT}
+# Fields that are understood, or say where a sample comes from.
+KNOWN_FIELDS = frozenset(
+    (
+        *("id", "conversations", "video", "image", "scale", "duration"),
+        *("messages", "videos", "images", *_VISUAL_CHANGES, *_TEXT_CHANGES),
+        *("source", "data_source", "dataset"),
+    )
+)
 
 
 class RecordSequence(RandomAccess["Record"], abc.ABC):
@@ -61,8 +85,10 @@ def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
     """Validates a sample that was parsed from JSON.
 
     The fields are `conversations`; `video` or `image` (a path or a list of paths) or neither; `id`
-    (for messages), `scale` and `duration` (seconds). Other fields are ignored. For a list of
-    pictures, `<image>` marks the place of all of them; consecutive marks count as one.
+    (for messages), `scale` and `duration` (seconds). A field that is null is absent, and other
+    formats are read as far as `dialects.in_llava_form` says. Fields that would change what the
+    model sees, such as `start`, are refused; others are ignored. For a list of pictures, `<image>`
+    marks the place of all of them; consecutive marks count as one.
 
     Args:
         sample: parsed sample.
@@ -74,13 +100,16 @@ def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
     """
     visual = check_visual(sample, where, content=content)
     where = visual.name
+    sample = dialects.in_llava_form(sample, where, has_visual=visual.has_visual)
+    _refuse(sample, _TEXT_CHANGES, where)
     turns = _turns(sample.get("conversations"), where)
     if len(visual.images) > 1:
         turns = tuple(turn._replace(text=_one_mark(turn.text)) for turn in turns)
     try:
         places = check_image_mark(drop_leading_reply(turns))
     except InputError as error:
-        raise _wrong(where, "conversations", f"cannot be used. {error}") from error
+        reason = str(error).rstrip(".")
+        raise _wrong(where, "conversations", f"cannot be used. {reason}") from error
     if places != visual.has_visual:
         there = f"has {IMAGE_MARK} but no video or image" if places else f"lacks {IMAGE_MARK}"
         raise _wrong(where, "conversations", f"{there}: {IMAGE_MARK} marks the visual's place")
@@ -91,19 +120,15 @@ def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
     """Validates a sample as `check_record` does, but ignores its text, which may be missing."""
     if not isinstance(sample, dict):
         raise _wrong(where, "", f"is {short_repr(sample)}: expected an object")
-    where = f"{where} (id {sample['id']!r})" if "id" in sample else where
+    where = where if sample.get("id") is None else f"{where} (id {short_repr(sample['id'])})"
+    sample = dialects.media_in_llava_form(sample, where)
+    _refuse(sample, _VISUAL_CHANGES, where)
     video = _path(sample["video"], "video", where) if "video" in sample else ""
     images = _paths(sample["image"], "image", where) if "image" in sample else ()
     if video and images:
         raise _wrong(where, "image", "stands beside field 'video': keep one of them")
     scale, duration = _scale(sample, where), _duration(sample.get("duration"))
     return Record(where, (), video, images, scale=scale, duration=duration, content=content)
-
-
-def short_repr(value: Any) -> str:
-    """Returns `repr(value)`, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _one_mark(text: str) -> str:
@@ -120,6 +145,7 @@ def _turn(turn: Any, where: str, index: int) -> Turn:
     field = "conversations"
     if not isinstance(turn, dict):
         raise _wrong(where, f"{field}[{index}]", f"is {short_repr(turn)}: expected an object")
+    _refuse(turn, _TURN_CHANGES, where)
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
         field = f"{field}[{index}].from"
@@ -156,7 +182,15 @@ def _path(name: Any, field: str, where: str) -> str:
     if escapes_root(name):
         root = f"data.{field.partition('[')[0]}_root"
         raise _wrong(where, field, f"is {short_repr(name)}: expected a path inside {root}")
-    return name
+    return name.replace("\\", "/")  # As Windows writes paths.
+
+
+def _refuse(fields: dict, changes: Mapping[str, str], where: str) -> None:
+    """Raises InputError for a field that would change the sample and is not supported."""
+    for field, value in fields.items():
+        if field in changes and value is not None:
+            shown = short_repr(value)
+            raise _wrong(where, field, f"is {shown}, which is not supported: {changes[field]}")
 
 
 def _scale(sample: dict, where: str) -> float:

@@ -6,7 +6,6 @@ model; a judge may rate it. Captions can be rated by a judge only.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ ASPECTS = ("action", "direction", "speed", "order", "attribute_change")
 
 _CHOOSE = "\nPlease directly give the best option:"
 _YES_OR_NO = "\nPlease answer yes or no:"
-# A name of two words, such as `Caption A`, before its sentence.
-_NAMED = re.compile(r"\S+\s+\S.*?: ")
 
 # ---- Annotations --------------------------------------------------------------------------------
 
@@ -116,7 +113,8 @@ def _right_caption(row: AnnotationRow) -> str:
     options = row.text("question").split("\n")[1:]
     if not options or not all(": " in option for option in options):
         raise row.wrong("question", "a line, then options a line each as 'Caption A: ..'")
-    if not _NAMED.match(answer):
+    name, colon, _ = answer.partition(": ")
+    if not colon or len(name.split()) < 2:
         raise row.wrong("answer", "the whole line of an option, as 'Caption A: ..'")
     return answer
 

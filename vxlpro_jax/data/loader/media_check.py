@@ -1,0 +1,40 @@
+"""A look at whether files of a data set are where its records name them, before any is decoded."""
+
+import os
+
+from vxlpro_jax.data.sources import paths
+from vxlpro_jax.data.sources.load import Records
+from vxlpro_jax.data.sources.schema import RecordSequence
+from vxlpro_jax.utils.errors import InputError
+
+_MOST_LOOKS = 16
+
+
+def check_roots(records: Records) -> None:
+    """Looks for some local files of each data set.
+
+    Raises:
+        InputError: None of them is there, as when a root is wrong. Single missing files are left to
+            the quota of bad samples.
+    """
+    for part in records.parts:
+        _check_root(part)
+
+
+def _check_root(part: RecordSequence) -> None:
+    step = max(1, len(part) // _MOST_LOOKS)
+    outlines = [part.outline(i) for i in range(0, len(part), step)]
+    named = [
+        (record, file)
+        for record in outlines
+        if record.root and not paths.is_remote(record.root)
+        for file in record.media[:1]
+    ]
+    if not named or any(os.path.lexists(os.path.join(f.root, f.name)) for _, f in named):
+        return
+    record, file = named[0]
+    key = "video_root" if record.video else "image_root"
+    raise InputError(
+        f"Not one of {len(named)} files that records name is there, such as {file.name} of"
+        f" {record.name} in {file.root}: set data.{key} to the folder of the files."
+    )

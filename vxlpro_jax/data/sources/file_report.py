@@ -1,0 +1,68 @@
+"""What is told of a data file as a whole: the first mistakes at once, and fields not used."""
+
+import difflib
+import logging
+from collections import Counter
+from typing import Any
+
+from vxlpro_jax.data.sources.schema import KNOWN_FIELDS
+from vxlpro_jax.utils.errors import InputError, short_repr
+
+log = logging.getLogger(__name__)
+
+_MOST_FAULTS = 10
+_MOST_CHARACTERS = 500
+
+
+class FileReport:
+    """Collects the mistakes and the unknown fields of a file's records."""
+
+    def __init__(self, file: str):
+        """Takes the name of the file, with which the messages of its mistakes begin."""
+        self._file = file
+        self._faults: list[str] = []
+        self._unknown: Counter[str] = Counter()
+
+    def add_fault(self, error: InputError) -> None:
+        """Keeps a mistake.
+
+        Raises:
+            InputError: These are enough; the message names them all.
+        """
+        self._faults.append(str(error))
+        if len(self._faults) == _MOST_FAULTS:
+            self.finish()
+
+    def add_sample(self, sample: Any) -> None:
+        """Counts the unknown fields of a sample."""
+        if isinstance(sample, dict) and not sample.keys() <= KNOWN_FIELDS:
+            self._unknown.update(sample.keys() - KNOWN_FIELDS)
+
+    def finish(self) -> None:
+        """Logs the unknown fields.
+
+        Raises:
+            InputError: There are mistakes; the message names them. Several are logged in full.
+        """
+        if len(self._faults) == 1:
+            raise InputError(self._faults[0])
+        if self._faults:
+            for fault in self._faults:
+                log.error("%s", fault)
+            raise InputError(self._summary())
+        if self._unknown:
+            fields = ", ".join(map(self._shown, sorted(self._unknown)[:_MOST_FAULTS]))
+            log.warning("Data file %s has fields that are not used: %s.", self._file, fields)
+
+    def _summary(self) -> str:
+        many = len(self._faults) == _MOST_FAULTS
+        count = f"{'the first ' if many else ''}{len(self._faults)} mistakes"
+        head = f"Data file {self._file}: {count} are logged: "
+        room = max(30, (_MOST_CHARACTERS - len(head)) // len(self._faults) - 2)
+        shown = (fault.removeprefix(f"{self._file}, ") for fault in self._faults)
+        return head + "; ".join(fault[:room].rstrip(" .:") for fault in shown)
+
+    def _shown(self, field: str) -> str:
+        close = difflib.get_close_matches(field[:40], KNOWN_FIELDS, n=1, cutoff=0.8)
+        meant = f", did you mean {close[0]!r}?" if close else ""
+        return f"{short_repr(field)} (in {self._unknown[field]:,} records{meant})"
