@@ -78,7 +78,11 @@ def test_yes_no_is_what_the_reply_begins_with(scored):
 )
 def test_caption_matching(scored, asked, answer, parsed, correct):
     found, _ = correct_of(scored, "caption_matching", asked, [answer])
-    assert found["per_item"] == [{"id": 0, "parsed": parsed, "correct": correct}]
+    (item,) = found["per_item"]
+    assert item == {
+        **{"id": 0, "groups": ["aspect/direction"]},
+        **{"parsed": parsed, "correct": correct},
+    }
 
 
 def test_of_several_matches_the_last_counts(scored):

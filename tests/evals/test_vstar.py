@@ -59,6 +59,12 @@ def test_when_counts_every_row_and_groups_by_duration_and_domain(scored):
     ]
     found = scored("vstar_when", records, ["0, 3", "0, 5", "0, 7", None])
     metrics = {key: value for key, value in found["metrics"].items() if "robust" not in key}
+    recalls = {name: metrics.pop(name) for name in list(metrics) if name.count("/") == 2}
+    assert len(recalls) == 5 * 3
+    assert recalls["duration/short/R1@0.3"] == recalls["domain/Sports/R1@0.3"] == 100
+    assert [recalls[f"domain/Sports/R1@{least}"] for least in (0.5, 0.7)] == [50, 0]
+    assert recalls["domain/Cooking/R1@0.7"] == 50
+    assert recalls["duration/long/R1@0.3"] == 0
     assert metrics == pytest.approx(
         {
             **{"m_tIoU": 37.5, "R1@0.3": 75, "R1@0.5": 50, "R1@0.7": 25},
@@ -127,8 +133,14 @@ def test_where_means_over_rows_of_means_over_boxes(scored):
             "AP@0.5": 100 * (0.5 + 0.5 + 0) / 3,
             "AP@0.7": 100 * (0.5 + 0 + 0) / 3,
             "AP@0.9": 100 * (0.5 + 0 + 0) / 3,
-            "duration/medium": 100 * (0.55 + 0.25 + 0) / 3,
-            "domain/Sports": 100 * (0.55 + 0.25 + 0) / 3,
+            **{
+                f"{group}{name}": 100 * (first + second) / 3
+                for group in ("duration/medium", "domain/Sports")
+                for name, first, second in (
+                    *(("", 0.55, 0.25), ("/AP@0.1", 1, 0.5), ("/AP@0.3", 0.5, 0.5)),
+                    *(("/AP@0.5", 0.5, 0.5), ("/AP@0.7", 0.5, 0), ("/AP@0.9", 0.5, 0)),
+                )
+            },
         }
     )
 

@@ -85,6 +85,50 @@ def test_command_reads_results(results):
     assert metrics["mAM"] == metrics["chain1/AM"]
 
 
+def test_metrics_by_duration_and_domain(write_files, tmp_path, capsys):
+    rows = [
+        {**ROW, "frame_count": 1799},
+        {**ROW, "domain": "Cooking"},
+        {**ROW, "domain": "Cooking", "frame_count": 5400},
+    ]
+    answers = {
+        "what": ["ball", "", "ball"],
+        "when": ["2 to 6", "2 to 4", ""],
+        "where": ['{"3": [0, 0, 10, 5]}', '{"3": [0, 0, 10, 10]}', ""],
+    }
+    argv = []
+    for part, said in answers.items():
+        annotations, predictions = write_files(rows, said)
+        found = score_files(f"vstar_{part}", annotations=annotations, predictions=predictions)
+        found = json.loads(json.dumps(found.to_json()))
+        if part == "what":
+            found["per_item"][0]["judged"] = found["per_item"][2]["judged"] = {"right": 1.0}
+        (tmp_path / part).write_text(json.dumps(found))
+        argv += [f"--{part}", str(tmp_path / part)]
+    vstar_chains.main([*argv, "--json"])
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    groups = {name.rsplit("/", 1)[0] for name in metrics if name.endswith("/accuracy")}
+    assert groups == {
+        *("duration/short", "duration/medium", "duration/long", "domain/Sports", "domain/Cooking")
+    }
+    assert metrics["domain/Cooking/accuracy"] == 50
+    assert metrics["domain/Cooking/chain1/m_tIoU"] == 25
+    assert metrics["domain/Cooking/chain1/m_vIoU"] == 50
+    assert metrics["domain/Cooking/mAM"] == pytest.approx(100 * (0.5 + 0.25 + 0.5) / 3)
+    assert metrics["duration/short/chain1/AM"] == pytest.approx(100 * (1 + 1 + 0.5) / 3)
+    assert metrics["duration/long/chain1/all"] == 0
+    # Files of earlier versions have no groups.
+    for part in answers:
+        found = json.loads((tmp_path / part).read_text())
+        for item in found["per_item"]:
+            del item["groups"]
+        (tmp_path / part).write_text(json.dumps(found))
+    vstar_chains.main([*argv, "--json"])
+    ungrouped = json.loads(capsys.readouterr().out)["metrics"]
+    assert ungrouped == {name: metrics[name] for name in ungrouped}
+    assert "domain/Cooking/mAM" not in ungrouped
+
+
 def test_table_and_a_perfect_share(results, capsys):
     what = results("what", ["ball"], rights=[1.0])
     argv = ["--what", what, "--when", results("when", ["2 to 6"])]
@@ -108,7 +152,8 @@ def test_results_that_cannot_be_used(results, tmp_path):
         vstar_chains.read_measures(
             results("when", [""]), benchmark="vstar_what", measure=vstar_chains._iou
         )
-    for text in ("[]", "{", '{"per_item": [{"id": [1]}]}', '{"per_item": 1}'):
+    odd = f'{{"benchmark": "vstar_what", "per_item": [{{"id": 1, "correct": 1{"0" * 400}}}]}}'
+    for text in ("[]", "{", '{"per_item": [{"id": [1]}]}', '{"per_item": 1}', odd):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(InputError, match=r"a\.json cannot be used"):
             read(tmp_path / "a.json")

@@ -22,7 +22,8 @@ class Results:
         counts: of all items, of empty answers (missing or blank), of answers in which the parser
             found nothing, and of unscored items.
         unscored: ids of items that need a judge or whose right answer is not published.
-        per_item: id, what was parsed, whether it is right, and further measures of every item.
+        per_item: id, groups, what was parsed, whether it is right, and further measures of every
+            item.
     """
 
     benchmark: str
@@ -100,7 +101,8 @@ class Results:
 
 def _item(one: ScoredRecord) -> dict[str, Any]:
     fields = {"id": one.record.id, "parsed": one.score.parsed, "correct": one.score.correct}
-    return {**fields, **one.score.measures}
+    groups = {"groups": list(one.record.groups)} if one.record.groups else {}
+    return {**fields, **groups, **one.score.measures}
 
 
 class Answers(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
+from vxlpro_jax.evals.annotations import AnnotationRow, is_number, read_rows
 from vxlpro_jax.evals.benchmark import (
     PENDING,
     Benchmark,
@@ -33,6 +33,7 @@ from vxlpro_jax.evals.metrics import (
     judged_accuracies,
     mean,
     percent,
+    recall_at_iou,
     score_span,
     span_metrics,
 )
@@ -43,6 +44,7 @@ BOX_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 _NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
 _CHAINS = (1, 2)
+_BOXES = "boxes with timestamp, xmin, ymin, xmax and ymax"
 # A judge rates from 0 to 3.
 _RIGHT_RATING = 2
 
@@ -181,10 +183,11 @@ def _timed_box(row: AnnotationRow, box: Any) -> TimedBox:
         else:
             second = str(box["timestamp"])
         corners = tuple(box[side] for side in ("xmin", "ymin", "xmax", "ymax"))
-        return TimedBox(second, tuple(corner + 0 for corner in corners))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        expected = "boxes with timestamp, xmin, ymin, xmax and ymax"
-        raise row.wrong("bboxes", expected) from error
+        raise row.wrong("bboxes", _BOXES) from error
+    if not all(map(is_number, corners)):
+        raise row.wrong("bboxes", _BOXES)
+    return TimedBox(second, corners)
 
 
 # ---- What ---------------------------------------------------------------------------------------
@@ -265,9 +268,13 @@ def _score_when(question: VstarQuestion, answer: str, profile: Profile) -> Score
 
 
 def _aggregate_when(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`m_tIoU` and `R1@` over all rows, and the mean IoU of each group."""
+    """`m_tIoU` and `R1@` over all rows and over each group, whose mean has the group's name."""
     del profile
-    return {**span_metrics(scored, mean_name="m_tIoU"), **_group_ious(scored)}
+    return {**span_metrics(scored, mean_name="m_tIoU"), **_of_groups(scored, _recalls)}
+
+
+def _recalls(scored: Sequence[ScoredRecord]) -> dict[str, float]:
+    return recall_at_iou(scored, measure="iou", mean_name="")
 
 
 # ---- Where --------------------------------------------------------------------------------------
@@ -299,19 +306,30 @@ def _score_where(question: VstarQuestion, answer: str, profile: Profile) -> Scor
 
 
 def _aggregate_where(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`m_vIoU` and `AP@` over all rows, and the mean IoU of each group."""
+    """`m_vIoU` and `AP@` over all rows and over each group, whose mean has the group's name."""
     del profile
-    names = [f"AP@{least}" for least in BOX_THRESHOLDS]
-    metrics = {name: percent(one.score.measures[name] for one in scored) for name in names}
-    return {"m_vIoU": _mean_iou(scored), **metrics, **_group_ious(scored)}
+    means = _box_metrics(scored)
+    return {"m_vIoU": means.pop(""), **means, **_of_groups(scored, _box_metrics)}
 
 
-def _mean_iou(scored: Sequence[ScoredRecord]) -> float:
-    return percent(one.score.measures["iou"] for one in scored)
+def _box_metrics(scored: Sequence[ScoredRecord]) -> dict[str, float]:
+    """The mean IoU, as "", and the `AP@`."""
+    names = {"iou": "", **{f"AP@{least}": f"AP@{least}" for least in BOX_THRESHOLDS}}
+    return {
+        name: percent(one.score.measures[measure] for one in scored)
+        for measure, name in names.items()
+    }
 
 
-def _group_ious(scored: Sequence[ScoredRecord]) -> dict[str, float]:
-    return {name: _mean_iou(members) for name, members in by_group(scored).items()}
+def _of_groups(
+    scored: Sequence[ScoredRecord], metrics: Callable[[Sequence[ScoredRecord]], dict[str, float]]
+) -> dict[str, float]:
+    """Metrics of each group, such as `duration/short/R1@0.3`."""
+    return {
+        f"{group}/{name}" if name else group: value
+        for group, members in by_group(scored).items()
+        for name, value in metrics(members).items()
+    }
 
 
 # ---- All three together -------------------------------------------------------------------------

@@ -8,16 +8,16 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vxlpro_jax.evals.annotations import read_text
 from vxlpro_jax.evals.benchmarks.vstar import arithmetic_mean, log_geometric_mean
 from vxlpro_jax.evals.metrics import mean, percent
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.arguments import ArgumentParser
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import InputError, short_repr
 
 # From which IoU the authors count a question as right beside others.
 _RIGHT_WHEN, _RIGHT_WHERE = 0.3, 0.1
@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> None:
         InputError: a file cannot be used, or two are not of the same questions.
     """
     args = _parse_arguments(argv)
-    metrics = aggregate(
+    metrics = aggregate_groups(
+        read_groups(args.what),
         read_measures(args.what, benchmark="vstar_what", measure=_right),
         when=[read_measures(file, benchmark="vstar_when", measure=_iou) for file in args.when],
         where=[read_measures(file, benchmark="vstar_where", measure=_iou) for file in args.where],
@@ -71,31 +72,91 @@ def aggregate(
     return metrics | {f"m{name}": mean(chain[name] for chain in chains) for name in ("AM", "LGM")}
 
 
+def aggregate_groups(
+    groups: Mapping[str, Set[Any]],
+    what: Measures,
+    *,
+    when: Sequence[Measures],
+    where: Sequence[Measures],
+) -> dict[str, float]:
+    """The metrics of `aggregate` over all questions, and over those of each group under its name.
+
+    Raises:
+        InputError: As for `aggregate`.
+    """
+    metrics = aggregate(what, when=when, where=where)
+    for name, ids in groups.items():
+        part = aggregate(
+            _only(what, ids),
+            when=[_only(chain, ids) for chain in when],
+            where=[_only(chain, ids) for chain in where],
+        )
+        metrics |= {f"{name}/{metric}": value for metric, value in part.items()}
+    return metrics
+
+
+def _only(measures: Measures, ids: Set[Any]) -> Measures:
+    return {id: value for id, value in measures.items() if id in ids}
+
+
+def read_groups(path: Path) -> dict[str, set[Any]]:
+    """The ids of each group, durations and domains, of a file of results.
+
+    Files that earlier versions wrote have no groups.
+
+    Raises:
+        InputError: the file is no such results.
+    """
+    groups: dict[str, set[Any]] = {}
+    for id, names in _read(path, _groups).values.items():
+        for name in names:
+            groups.setdefault(name, set()).add(id)
+    return groups
+
+
 def read_measures(
     path: Path, *, benchmark: str, measure: Callable[[Mapping[str, Any]], float | None]
 ) -> dict[Any, float]:
-    """The `measure` of every item of a file of results.
+    """The `measure` of every item of a file of results, from 0 to 1.
 
     Raises:
         InputError: the file is no such results, or an item lacks the measure.
     """
-    try:
-        found = json.loads(read_text(path, "Results"))
-        items = {item["id"]: measure(item) for item in found["per_item"]}
-        name = found["benchmark"]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
-        raise InputError(
-            f"Results {path} cannot be used ({error!r}): give results.json."
-        ) from error
+    name, items = _read(path, measure)
     if name != benchmark or not items:
-        raise InputError(f"Results {path} are of {name!r}: give some of {benchmark}.")
+        raise InputError(f"Results {path} are of {short_repr(name)}: give some of {benchmark}.")
     measures = {id: value for id, value in items.items() if value is not None}
     if missing := len(items) - len(measures):
         raise InputError(
             f"Results {path} have {missing} answers without a rating: let a judge model rate"
             " them (vxlpro_jax.evaluate --judge_url)."
         )
+    if not all(0 <= value <= 1 for value in measures.values()):
+        raise InputError(f"Results {path} have measures that are not between 0 and 1: score anew.")
     return measures
+
+
+class _Read(NamedTuple):
+    """Attributes: `benchmark`, its name; `values`, what was read of each item, by its id."""
+
+    benchmark: Any
+    values: dict[Any, Any]
+
+
+def _read(path: Path, value: Callable[[Mapping[str, Any]], Any]) -> _Read:
+    try:
+        found = json.loads(read_text(path, "Results"))
+        values = {item["id"]: value(item) for item in found["per_item"]}
+        return _Read(found["benchmark"], values)
+    except (ValueError, RecursionError, LookupError, TypeError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise InputError(f"Results {path} cannot be used ({reason}): give results.json.") from error
+
+
+def _groups(item: Mapping[str, Any]) -> list[str]:
+    return list(map(str, item["groups"])) if "groups" in item else []
 
 
 def _right(item: Mapping[str, Any]) -> float | None:
