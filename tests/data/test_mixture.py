@@ -162,6 +162,7 @@ HOSTILE = {
     "an address that is none": "datasets: [{json_path: 'http://[x/a.json'}]",
     "braces without end": f"datasets: [{{json_path: '{'{a,b}' * 40}.json'}}]",
     "a range without end": "datasets: [{json_path: 'a{0..999999999}.json'}]",
+    "a field twice": "datasets: [{json_path: a.json, weight: 1, weight: 2}]",
     "keys that are lists": "datasets: [{[a, b]: c}]",
     "a null byte": 'datasets: [{json_path: "a\\0.json"}]',
 }
@@ -175,6 +176,12 @@ def test_hostile_mixtures_are_told_at_once(kind, write):
     assert time.process_time() - started < 20
     assert len(str(told.value)) <= 500
     assert str(told.value).isprintable()
+
+
+def test_fields_of_a_mixture_that_are_not_used_are_named(write, caplog):
+    load_records(write("dataset: [x]\nweight: 3\ndatasets: [{json_path: a.json}]"))
+    (line,) = [record.getMessage() for record in caplog.records if "Mixture" in record.getMessage()]
+    assert line.endswith("mixture.yaml has fields that are not used: 'dataset', 'weight'.")
 
 
 def test_aliases_may_repeat_a_root(write):

@@ -376,6 +376,20 @@ def test_the_first_ten_mistakes_are_named_at_once(count, load, caplog):
         assert f"record {number} " in message
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_field_twice_is_told(name, tmp_path):
+    text = '{"video": "a.mp4", "video": "b.mp4", "conversations": []}'
+    (tmp_path / name).write_text(f"[{text}]" if name.endswith("json") else text)
+    with pytest.raises(InputError, match="field 'video' is given twice"):
+        load_records(tmp_path / name)
+
+
+def test_fields_of_turns_that_are_not_used_are_named(load, caplog):
+    load({"conversations": [{**TEXT[0], "image": "a.png"}, TEXT[1]]})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("are not used: 'conversations[].image' (in 1 records).")
+
+
 def test_fields_that_are_not_used_are_named(load, caplog):
     load(*({"vidoe": "a", "other": 1, "\ud800": 2, "source": 3, "conversations": TEXT},) * 2)
     (line,) = [record.getMessage() for record in caplog.records]

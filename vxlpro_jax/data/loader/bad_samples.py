@@ -88,5 +88,6 @@ class BadSamples:
 
     def _list(self, sample: BadSample) -> None:
         if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
+            # Names of files may hold bytes that are not UTF-8, which JSON escapes.
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(sample._asdict(), ensure_ascii=False) + "\n")

@@ -10,6 +10,7 @@ from vxlpro_jax.utils.errors import InputError, short_repr
 
 log = logging.getLogger(__name__)
 
+_TURN_FIELDS = {"from", "value"}
 _MOST_FAULTS = 10
 _MOST_CHARACTERS = 500
 
@@ -35,8 +36,14 @@ class FileReport:
 
     def add_sample(self, sample: Any) -> None:
         """Counts the unknown fields of a sample."""
-        if isinstance(sample, dict) and not sample.keys() <= KNOWN_FIELDS:
-            self._unknown.update(sample.keys() - KNOWN_FIELDS)
+        if not isinstance(sample, dict):
+            return
+        unknown = sample.keys() - KNOWN_FIELDS
+        turns = sample.get("conversations")
+        for turn in turns if isinstance(turns, list) else ():
+            if isinstance(turn, dict) and turn.keys() != _TURN_FIELDS:
+                unknown |= {f"conversations[].{key}" for key in turn.keys() - _TURN_FIELDS}
+        self._unknown.update(unknown)
 
     def finish(self) -> None:
         """Logs the unknown fields.

@@ -12,6 +12,7 @@ import pickle
 import re
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -20,14 +21,24 @@ from vxlpro_jax.data.sources.file_report import FileReport
 from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.data.sources.schema import Record, RecordSequence
 from vxlpro_jax.data.text.chat import Turn
-from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.errors import InputError, short_repr
 
 _LONGEST_LINE = 64 << 20  # Bytes.
 _MOST_UNPACKED = 512 << 20  # Bytes of a compressed list, which is held as a whole.
 
 _Stream = BinaryIO | gzip.GzipFile
 
-_decoder = json.JSONDecoder()
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object; the standard library silently takes the last of equal names."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"field {short_repr(names.most_common(1)[0][0])} is given twice")
+    return fields
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique)
 _blanks = re.compile(r"[ \t\r\n]*")
 
 
@@ -123,7 +134,7 @@ def _lines(stream: _Stream, named: str) -> Iterator[tuple[str, Any]]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if text.isspace():
                     continue
-                sample = json.loads(text)
+                sample = _decoder.decode(text)
         except InputError as error:
             sample = error
         empty = False

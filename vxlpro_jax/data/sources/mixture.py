@@ -4,8 +4,10 @@ The format is the release's: `datasets`, a list of `json_path` and `sampling_str
 `weight`, `video_root` and `image_root` are additions of ours.
 """
 
+import logging
 import math
 import re
+from collections import Counter
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -16,6 +18,8 @@ from vxlpro_jax.data.sources import paths, storage
 from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.utils.errors import InputError, short_repr
 from vxlpro_jax.utils.registry import nearest
+
+log = logging.getLogger(__name__)
 
 StrategyKind = Literal["all", "first", "end", "random"]
 
@@ -100,6 +104,8 @@ def read_mixture(path: str) -> list[Dataset]:
             f"Mixture {redact_url(path)}: field 'datasets' is {short_repr(entries)}: expected a"
             " non-empty list."
         )
+    if others := ", ".join(short_repr(key) for key in mixture if key != "datasets"):
+        log.warning("Mixture %s has fields that are not used: %s.", redact_url(path), others[:200])
     return [_dataset(entry, i, path) for i, entry in enumerate(entries)]
 
 
@@ -127,7 +133,7 @@ def _expanded_size(node: yaml.Node) -> int:
     """The number of nodes below one, each alias counted as all that it repeats.
 
     Raises:
-        yaml.YAMLError: A node contains itself.
+        yaml.YAMLError: A node contains itself, or gives a field twice.
     """
     sizes: dict[int, int] = {}
     inside: set[int] = set()
@@ -139,12 +145,22 @@ def _expanded_size(node: yaml.Node) -> int:
             raise yaml.YAMLError("an alias contains itself")
         if id(node) not in sizes:
             inside.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                _check_unique(node)
             pairs = node.value if isinstance(node, yaml.MappingNode) else zip(node.value)
             sizes[id(node)] = 1 + sum(size(part) for pair in pairs for part in pair)
             inside.discard(id(node))
         return sizes[id(node)]
 
     return size(node)
+
+
+def _check_unique(node: yaml.MappingNode) -> None:
+    """Raises yaml.YAMLError for a field that is given twice, of which the last would count."""
+    keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+    for key, count in keys.items():
+        if count > 1:
+            raise yaml.YAMLError(f"field {short_repr(key)} is given twice")
 
 
 def _dataset(entry: Any, index: int, path: str) -> Dataset:
