@@ -184,6 +184,12 @@ def test_fields_of_a_mixture_that_are_not_used_are_named(write, caplog):
     assert line.endswith("mixture.yaml has fields that are not used: 'dataset', 'weight'.")
 
 
+def test_null_is_absent(write):
+    nulls = "sampling_strategy: , weight: null, video_root: ~"
+    records = load_records(write(f"datasets: [{{json_path: a.json, {nulls}}}]"))
+    assert records.weights == (1.0,)
+
+
 def test_aliases_may_repeat_a_root(write):
     records = load_records(
         write("x: &x {json_path: a.json}\ndatasets: [{<<: *x, weight: 2}, {<<: *x}]")

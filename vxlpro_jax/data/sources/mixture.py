@@ -167,6 +167,7 @@ def _dataset(entry: Any, index: int, path: str) -> Dataset:
     where = f"Mixture {redact_url(path)}, dataset {index}"
     if not isinstance(entry, dict):
         raise InputError(f"{where} is {short_repr(entry)}: expected a mapping with 'json_path'.")
+    entry = {key: value for key, value in entry.items() if value is not None}
     for key in entry:
         if key not in _KEYS:
             raise InputError(
