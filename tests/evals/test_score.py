@@ -123,6 +123,14 @@ def test_predictions_that_cannot_be_used(write_files, lines, sentence):
         score_files("charades_sta", annotations=annotations, predictions=predictions)
 
 
+@pytest.mark.parametrize("more", ["", '{"id": 1}\n'])
+def test_predictions_under_another_name_are_not_empty_answers(more, write_files):
+    annotations, predictions = write_files(QUERIES, [])
+    predictions.write_text(f'{{"id": 0, "answer": "1 - 2"}}\n{more}')
+    with pytest.raises(InputError, match=r"have no field 'prediction', but \['answer'\]"):
+        score_files("charades_sta", annotations=annotations, predictions=predictions)
+
+
 def test_an_id_of_the_other_type_is_told(scored):
     records = [dict(QUERIES[0], question_id="7")]
     with pytest.raises(InputError, match=r"id 7 is not in the annotations\. Ids are text"):

@@ -290,11 +290,12 @@ def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction"
         field: name of the field with the text; null or absent means that there is no text.
 
     Raises:
-        InputError: the file cannot be read, a line has another form, or an id is given twice or is
-            not one of `ids`; the message names file and line.
+        InputError: the file cannot be read, a line has another form, an id is given twice or is not
+            one of `ids`, or no line has the field but others; the message names file and line.
     """
     known = set(ids)
     texts: dict[Id, str | None] = {}
+    fields: set[str] = set()
     for number, line in enumerate(read_text(path, "Predictions").split("\n"), start=1):
         if not line.strip():
             continue
@@ -306,6 +307,13 @@ def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction"
                 f"{where}: id {short_repr(name)} was given before: keep one prediction of it."
             )
         texts[name] = _text(given, where, field)
+        fields |= given.keys()
+    others = sorted(fields - {"id"})
+    if others and field not in others:
+        raise InputError(
+            f"Predictions {path} have no field {field!r}, but {short_repr(others)}: name the field"
+            f" with the text {field!r}."
+        )
     return {name: text for name, text in texts.items() if text is not None}
 
 
