@@ -364,3 +364,19 @@ def test_an_iterator_stopped_anywhere_continues_with_any_number_of_processes(mix
             part.close()
     assert_same(batches, expected[: len(batches)])
     assert batches
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 10**9},
+        {"batch_size": 10**30},
+        {"max_frames": 4 * 10**12},
+        {"max_text_tokens": 10**14},
+        {"batch_size": 4000, "max_frames": 40_000},
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused_at_once(change):
+    data = dataclasses.replace(DataConfig(), **change)
+    with pytest.raises(InputError, match=r"data\.batch_size"):
+        build_pipeline(data, image_size=384, seed=0)

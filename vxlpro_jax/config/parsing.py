@@ -129,7 +129,7 @@ def _parse(kind: Any, text: str, path: str) -> Any:
         if kind in (int, float):
             return kind(text)
         value = ast.literal_eval(text)
-    except (KeyError, SyntaxError, ValueError) as error:
+    except (KeyError, SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         name = getattr(kind, "__name__", "tuple")
         raise InputError(f"{path} is {text!r}: expected {name}.") from error
     return value if isinstance(value, tuple | list) else (value,)

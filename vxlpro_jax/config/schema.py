@@ -12,6 +12,15 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
 
 from vxlpro_jax.config import limits, release_keys, release_rope
+from vxlpro_jax.config.ranges import (
+    LARGEST_COUNT,
+    MOST_PROCESSES,
+    check_at_least,
+    check_at_most,
+    check_float_type,
+    check_seed,
+    check_share,
+)
 from vxlpro_jax.utils.errors import InputError
 
 T = TypeVar("T")
@@ -359,6 +368,10 @@ class DataConfig:
     """Share of records that may be unreadable before the run stops."""
 
     def __post_init__(self):
+        check_at_least(self, 0, "max_text_tokens", "fps", "frames_per_sample", "num_workers")
+        check_at_least(self, 1e-3, "seconds_per_file")
+        check_at_most(self, MOST_PROCESSES, "num_workers")
+        check_share(self, "bad_sample_quota")
         folder = self.feature_cache.replace("{cache_dir}", self.cache_dir)
         object.__setattr__(self, "feature_cache", folder)
 
@@ -399,6 +412,16 @@ class OptimConfig:
     float32: they change by a thousandth a step, too little for bfloat16."""
     groups: tuple[ParamGroup, ...] = ()
     """Parameter groups, `({"pattern": "^vision/", "lr_scale": 0.0},)`; the first match wins."""
+
+    def __post_init__(self):
+        check_at_least(self, 0, "lr", "eps", "weight_decay")
+        check_share(self, "warmup")
+        _require(0 <= self.b1 < 1 and 0 <= self.b2 < 1, "optim.b1 and optim.b2 must be in [0, 1)")
+        _require(self.clip_norm > 0, "optim.clip_norm must be above 0")
+        check_float_type(self, "momentum_dtype", also=("",))
+        for group in self.groups:
+            fits = math.isfinite(group.lr_scale) and group.lr_scale >= 0
+            _require(fits, f"optim.groups: lr_scale of {group.pattern!r} must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -459,8 +482,13 @@ class TrainConfig:
 
     def __post_init__(self):
         low, high = self.keep_ratio
-        _require(0 < low <= high, "keep_ratio must be two numbers above 0, the lower one first")
-        _require(self.pose_max_frames >= 0, "pose_max_frames must be 0 or more")
+        fits = 0 < low <= high < math.inf
+        _require(fits, "keep_ratio must be two numbers above 0, the lower one first")
+        check_seed(self)
+        check_at_least(self, 0, "pose_max_frames", "eval_every", "encode_microbatch")
+        check_at_least(self, 1, "total_steps", "checkpoint_every", "log_every", "grad_accum_steps")
+        check_at_most(self, LARGEST_COUNT, "total_steps", "pose_max_frames", "encode_microbatch")
+        check_float_type(self, "param_dtype", "compute_dtype")
 
     @property
     def mean_keep_ratio(self) -> float:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import typing
 from typing import Any
 
@@ -50,7 +51,7 @@ def inference_config_of(args: argparse.Namespace, *, defaults: InferenceConfig) 
 def _check(given: dict[str, Any]) -> None:
     if given.get("max_frames", 1) < 1:
         raise InputError(f"--max_frames is {given['max_frames']}: ask for at least one frame.")
-    if not given.get("fps", 0) >= 0:
+    if not 0 <= given.get("fps", 0) < math.inf:
         raise InputError(f"--fps is {given['fps']}: it must be 0 or more.")
     if not 0 < given.get("keep_ratio", 1) <= 1:
         raise InputError(f"--keep_ratio is {given['keep_ratio']}: it must be in (0, 1].")

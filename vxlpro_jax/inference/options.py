@@ -1,8 +1,10 @@
 """How a question is answered."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
+from vxlpro_jax.config.ranges import LARGEST_SEED
 from vxlpro_jax.config.schema import CacheType
 from vxlpro_jax.utils.errors import InputError
 
@@ -40,12 +42,15 @@ class Options:
 
     def __post_init__(self):
         _require(0 < self.keep_ratio <= 1, "keep_ratio", self.keep_ratio, "in (0, 1]")
-        _require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        heat = self.temperature
+        _require(0 <= heat < math.inf, "temperature", heat, "0 or more")
+        _require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"0 to {LARGEST_SEED}")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
         _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "at least 1")
         context = self.max_context
         _require(context is None or context > 0, "max_context", context, "at least 1")
-        _require(self.hbm_gib is None or self.hbm_gib > 0, "hbm_gib", self.hbm_gib, "above 0")
+        memory = self.hbm_gib
+        _require(memory is None or 0 < memory < math.inf, "hbm_gib", memory, "above 0")
 
 
 def _require(condition: bool, name: str, value: Any, wanted: str) -> None:

@@ -41,6 +41,7 @@ def resolve(config: TrainConfig) -> RunPlan:
     if config.model.attention != "auto":
         BACKENDS.find(config.model.attention)
     POLICIES.find(config.recot.policy)
+    _check_types(config)
     sources = init_from.open_sources(config.init_from)
     _check_layout(config, compressor=init_from.holder(sources, "dts"))
     _check_sizes(config, sources=sources)
@@ -98,6 +99,17 @@ def open_data(
         bad_samples_path=bad_samples_path,
         pinpoints=plan.pinpoints,
     )
+
+
+def _check_types(config: TrainConfig) -> None:
+    """Refuses types that JAX would replace by narrower ones without an error."""
+    for name in ("param_dtype", "compute_dtype"):
+        dtype = getattr(config, name)
+        if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise InputError(
+                f"config.{name} is {dtype}, which JAX computes only if JAX_ENABLE_X64=1 is set in"
+                " the environment: set that, or choose float32."
+            )
 
 
 def _check_layout(config: TrainConfig, *, compressor: init_from.Source | None) -> None:

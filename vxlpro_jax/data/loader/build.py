@@ -9,6 +9,7 @@ Shapes: B rows of this process, G groups a row, T text slots a row, S image side
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from vxlpro_jax.data.video.pool import DecoderPool
 from vxlpro_jax.utils.errors import InputError
 
 log = logging.getLogger(__name__)
+
+_MOST_ROWS = 4096
+_BATCHES_IN_MEMORY = 2  # The one in use, and the one that is prepared.
 
 
 def tokenizer_for(data: DataConfig) -> Tokenizer:
@@ -74,7 +78,9 @@ def build_pipeline(
             `next` raises it if more records cannot be read than `data.bad_sample_quota` allows.
     """
     rows = _rows_of_process(data, process_index, process_count)
-    reader = _sample_reader(data, image_size=image_size, with_text=with_text, pinpoints=pinpoints)
+    reader = _sample_reader(
+        data, rows=len(rows), image_size=image_size, with_text=with_text, pinpoints=pinpoints
+    )
     records = _load(data, load_records if with_text else load_visual_records, seed=seed)
     make_source = functools.partial(_source, data, rows=rows, seed=seed)
     whole = make_source(records, reader)
@@ -95,19 +101,33 @@ def build_pipeline(
 
 
 def _sample_reader(
-    data: DataConfig, *, image_size: int, with_text: bool, pinpoints: Any
+    data: DataConfig, *, rows: int, image_size: int, with_text: bool, pinpoints: Any
 ) -> SampleReader:
     shape = RowShape(
         groups=_groups(data.max_frames, name="max_frames"),
         text=data.max_text_tokens if with_text else 0,
         image_size=image_size,
     )
+    _check_memory(data, rows=rows, shape=shape)
     return SampleReader.build(
         tokenizer_for(data) if with_text else None,
         shape=shape,
         pinpoints=pinpoints,
         read_video=_video_reader(data, image_size=image_size),
     )
+
+
+def _check_memory(data: DataConfig, *, rows: int, shape: RowShape) -> None:
+    """Refuses a process's rows of batches if the machine's memory cannot hold them."""
+    frames = shape.groups * FRAMES_PER_GROUP * shape.image_size**2 * 3
+    needed = _BATCHES_IN_MEMORY * rows * (frames + 3 * 4 * shape.text)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"Two batches of data.batch_size {data.batch_size}, data.max_frames {data.max_frames}"
+            f" and data.max_text_tokens {data.max_text_tokens} take {needed / 2**30:.0f} GiB of"
+            f" memory, and this machine has {there / 2**30:.0f}: lower these."
+        )
 
 
 def _bucket_source(
@@ -263,4 +283,9 @@ def _rows_of_process(data: DataConfig, index: int, count: int) -> range:
             " together, so give a positive multiple of that."
         )
     rows = data.batch_size // count
+    if rows > _MOST_ROWS:
+        raise InputError(
+            f"data.batch_size is {data.batch_size}, {rows} rows for each process: a process reads"
+            f" {_MOST_ROWS} at most, each in a thread of its own."
+        )
     return range(index * rows, (index + 1) * rows)
