@@ -20,6 +20,7 @@ from vxlpro_jax.inference import flags
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import make_writable
 from vxlpro_jax.utils.journal import Shard
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _ask_embedded(args: argparse.Namespace) -> str:
     from vxlpro_jax.evals import synthetic
     from vxlpro_jax.inference.engine import Engine
 
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_writable(args.out, flag="--out")
     engine = Engine.load(args.checkpoint)
     asked = flags.inference_config_of(args, defaults=engine.inference_config)
     cache = args.cache_dir.expanduser()

@@ -14,6 +14,7 @@ from vxlpro_jax.config.schema import InferenceConfig
 from vxlpro_jax.inference import flags
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.arguments import ArgumentParser
+from vxlpro_jax.utils.errors import InputError
 
 if TYPE_CHECKING:
     from vxlpro_jax.inference.encoder import Encoded, OpenMedia
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name."""
     args = parse_arguments(argv)
+    _check_prompts(args.prompt)
     # Imported here because they import JAX, for which --help need not wait.
     from vxlpro_jax.checkpoints.inference_config import read_inference_config
     from vxlpro_jax.checkpoints.params import locate
@@ -58,6 +60,14 @@ def main(argv: Sequence[str]) -> None:
             print(json.dumps(_record(prompt, "".join(pieces), encoded, plan.keep)), flush=True)
         else:
             _stream(prompt if len(plans) > 1 else None, pieces)
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"--prompt {prompt!r} is not UTF-8: type it anew.") from error
 
 
 _SAMPLING = ("temperature", "top_p", "seed", "max_new_tokens")

@@ -17,8 +17,7 @@ from vxlpro_jax.curation.limits import CLIP_RULES, RULES, Limits, Rule
 from vxlpro_jax.curation.measure import read_clip
 from vxlpro_jax.curation.samples import Clip, Manifest, index_clips
 from vxlpro_jax.data.video.pool import DecoderPool
-from vxlpro_jax.utils.errors import InputError
-from vxlpro_jax.utils.files import write_atomically
+from vxlpro_jax.utils.files import make_writable, write_atomically
 
 KEPT = "kept.jsonl"
 MEASURES = "measures"
@@ -59,7 +58,7 @@ def prune(manifest: Manifest, plan: PrunePlan, *, load_scorer: LoadScorer) -> St
     Raises:
         InputError: A file cannot be read or written, or the model cannot be used.
     """
-    _make_folder(plan.work.folder)
+    make_writable(plan.work.folder, flag="--out")
     findings = find(manifest, plan, load_scorer=load_scorer)
     if findings is None:
         return "waiting"
@@ -67,15 +66,6 @@ def prune(manifest: Manifest, plan: PrunePlan, *, load_scorer: LoadScorer) -> St
         return "share_done"
     write_results(findings, plan)
     return "written"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"Folder {folder} cannot be written ({error.strerror}): give another --out."
-        ) from error
 
 
 def find(manifest: Manifest, plan: PrunePlan, *, load_scorer: LoadScorer) -> Findings | None:

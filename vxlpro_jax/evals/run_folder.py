@@ -14,7 +14,7 @@ from typing import Any
 
 from vxlpro_jax.evals.results import Answers
 from vxlpro_jax.utils.errors import Failure, InputError
-from vxlpro_jax.utils.files import write_atomically
+from vxlpro_jax.utils.files import make_writable, write_atomically
 from vxlpro_jax.utils.journal import Journal, Shard
 
 # A line of a journal: `id` and `video`, and `answer` or `error`.
@@ -110,7 +110,7 @@ def by_video(records: Iterable[Any]) -> list[list[Any]]:
 @contextlib.contextmanager
 def folder_lock(out: Path) -> Iterator[None]:
     """Makes the folder and holds its lock, for which it waits while another process holds it."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_writable(out, flag="--out")
     with (out / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

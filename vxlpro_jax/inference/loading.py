@@ -14,6 +14,7 @@ from vxlpro_jax.config.schema import InferenceConfig, ModelConfig
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.utils.devices import check_devices
 
 # The stacked layers that are read as one branch each where `without_scan` is used.
 UNSTACKED = "decoder/layers"
@@ -59,6 +60,7 @@ def load_model(directory: str | Path, *, dtype: str | None = None) -> LoadedMode
     Raises:
         InputError: the folder is missing, damaged, or does not fit its config.json.
     """
+    check_devices()
     located = locate(directory)
     release = read_json(located.root / "config.json")
     config = ModelConfig.from_release(release)

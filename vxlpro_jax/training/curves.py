@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def draw_curves(workdir: Path) -> None:
             errors = [found[_HELD_OUT_ERROR] for found in evaluations]
             axes.plot(steps, errors, "o-", color="C1", label="held out")
             axes.legend()
-    figure.savefig(workdir / "curves.png", dpi=120)
+    partial = workdir / "curves.png.tmp"
+    figure.savefig(partial, dpi=120, format="png")
+    os.replace(partial, workdir / "curves.png")
 
 
 def smooth(values: np.ndarray, *, window: float) -> np.ndarray:

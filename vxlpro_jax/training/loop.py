@@ -28,6 +28,8 @@ from vxlpro_jax.training.setup import announce, open_data, resolve
 from vxlpro_jax.training.skipped_steps import SkippedSteps
 from vxlpro_jax.training.state import TrainState, abstract_state, initial_state
 from vxlpro_jax.training.step import Metrics, make_train_step
+from vxlpro_jax.utils.devices import check_devices
+from vxlpro_jax.utils.files import make_writable
 from vxlpro_jax.utils.jit import jit
 
 
@@ -64,6 +66,7 @@ def train(
         LostProcess: another process of the run is gone.
     """
     group = group or ProcessGroup()
+    check_devices()
     with Watchdog(group) as watchdog, Preemption(group) as preemption, group.console():
         wall_time = WallTime()
         profiler = Profiler.from_flag(profile, folder=workdir / "profile")
@@ -115,16 +118,14 @@ def train(
                 print(f"Preempted: {workdir} is saved at step {step}; the same command continues.")
                 print(wall_time)
                 return PREEMPTED
-            names = "checkpoints, metrics.jsonl, curves.png and tensorboard/"
-            print(f"Done: {workdir} holds {names}.")
             if config.eval_every:
                 measure(state)
             wall_time.lap("evaluation")
-            if group.is_first:
-                wall_time.write(
-                    workdir / "goodput.json"
-                )  # Says to sweeps that the run is complete.
+            if group.is_first:  # The file says to sweeps that the run is complete.
+                wall_time.write(workdir / "goodput.json")
             print(wall_time)
+            names = "checkpoints, metrics.jsonl, curves.png and tensorboard/"
+            print(f"Done: {workdir} holds {names}.")
         return 0
 
 
@@ -168,6 +169,7 @@ class _Run:
         data = open_data(plan, mesh=mesh, bad_samples_path=bad_samples)
         to_devices = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
         data.place_with(functools.partial(jax.tree.map, to_devices))
+        make_writable(workdir, flag="--workdir")
         checkpoints = RunCheckpoints(workdir, group=group)
         abstract = abstract_state(plan, mesh=mesh)
         return cls(plan, workdir, group, data, checkpoints, abstract, to_devices)

@@ -1,6 +1,5 @@
 """Helpers of commands: exit codes, error messages and progress bars."""
 
-import errno
 import io
 import os
 import re
@@ -12,9 +11,9 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from vxlpro_jax.utils.errors import Failure, InputError
+from vxlpro_jax.utils.files import FULL_DISK
 
 _LONGEST_MESSAGE = 500
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 # Line breaks and all else that moves a terminal's cursor.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
@@ -31,7 +30,7 @@ def run(main: Callable[[], int | None]) -> None:
     except (InputError, Failure, KeyboardInterrupt) as error:
         code = report_error(error)
     except OSError as error:
-        if error.errno not in _FULL_DISK:
+        if error.errno not in FULL_DISK:
             raise
         code = report_error(error)
     sys.exit(code or 0)
@@ -41,7 +40,7 @@ def report_error(error: BaseException) -> int:
     """Prints why a command ends, and returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
         error = full_disk(error.filename)
     if isinstance(error, InputError | Failure):
         print(f"error: {one_line(str(error))}", file=sys.stderr)

@@ -3,12 +3,16 @@
 No reader sees an incomplete file.
 """
 
+import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
 from vxlpro_jax.utils.errors import InputError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Readable(Protocol):
@@ -56,6 +60,25 @@ def parse_json(text: str, *, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{name} does not hold a JSON object.")
     return content
+
+
+def make_writable(folder: Path, *, flag: str) -> None:
+    """Makes a folder to write to, and tries it.
+
+    Raises:
+        InputError: it cannot be made or written; the message names the `flag` that chose it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        raise InputError(
+            f"Folder {folder} cannot be written ({error.strerror}): choose another {flag}, or allow"
+            " writing there."
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:
