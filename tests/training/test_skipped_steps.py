@@ -10,47 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import MICRO, write_dataset
+from helpers import write_dataset
+from mean_objective import mean_config
 
-from vxlpro_jax.config.schema import DataConfig, DtsConfig, OptimConfig, TrainConfig
 from vxlpro_jax.train import train
 from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
-
-# A loss does not know its step, but the step's PRNG key follows from it.
-OBJECTIVE = """
-import jax, jax.numpy as jnp
-from jax.sharding import PartitionSpec
-from vxlpro_jax.training.flops import Forward
-from vxlpro_jax.training.objective import Loss, Objective
-
-BAD = {bad}
-
-class Mean(Objective):
-    reads_text = False
-    sharding_rules = ((r"colour/mean", PartitionSpec()),)
-
-    def init_params(self, key):
-        return {{"colour": {{"mean": jnp.zeros(3)}}}}
-
-    def loss(self, params, batch, *, key):
-        run = jax.random.key(self.config.seed)
-        data = jax.random.key_data(key)
-        bad = jnp.array([(jax.random.key_data(jax.random.fold_in(run, s - 1)) == data).all()
-                         for s in BAD]).any()
-        mean = params["colour"]["mean"]
-        error = batch["frames"].mean((0, 1, 2, 3, 4)) / 255 - mean
-        value = jnp.square(error).sum() + jnp.where(bad, {fault}, 0.0) * mean.sum()
-        return Loss(value, jnp.ones(()), {{}})
-
-    def forward_flops(self, *, groups, text_tokens=0.0, targets=0.0):
-        return Forward(vision=0.0 * groups, dts=0.0)
-
-OBJECTIVE = Mean
-"""
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +31,7 @@ def config(data, tmp_path):
     """Makes the config of a run whose gradients at the steps `bad` are `fault`."""
 
     def build(*bad, fault="jnp.nan", **changes):
-        file = tmp_path / "mean.py"
-        file.write_text(OBJECTIVE.format(bad=bad, fault=fault))
-        config = TrainConfig(
-            objective=str(file),
-            model=dataclasses.replace(MICRO, dts=DtsConfig(grid=4)),
-            data=DataConfig(path=str(data), batch_size=2),
-            optim=OptimConfig(lr=1e-2, warmup=0.0),
-            total_steps=8,
-            checkpoint_every=1,
-        )
+        config = mean_config(tmp_path, data=data, bad=bad, fault=fault)
         return dataclasses.replace(config, **changes)
 
     return build

@@ -23,6 +23,7 @@ from vxlpro_jax.checkpoints.params import read_store
 from vxlpro_jax.data.loader.batches import BatchIterator
 from vxlpro_jax.data.loader.bucketing import BucketIterator
 from vxlpro_jax.distributed.process_group import ProcessGroup
+from vxlpro_jax.training.full_disk import full_disk_is_said
 from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
@@ -45,7 +46,7 @@ class RunCheckpoints:
 
     def __init__(self, workdir: Path, *, group: ProcessGroup, keep: int = 2):
         self._group = group
-        self._aside = workdir / _DAMAGED
+        self._workdir, self._aside = workdir, workdir / _DAMAGED
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(workdir / "checkpoints", options=options)
 
@@ -55,7 +56,11 @@ class RunCheckpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, data: RunData) -> None:
-        """Starts an asynchronous write; the caller may donate `state` once this returns."""
+        """Starts an asynchronous write; the caller may donate `state` once this returns.
+
+        Raises:
+            InputError: the disk is full, or was in the last write.
+        """
         step = int(state.step)
         if step == self._manager.latest_step():
             return
@@ -65,7 +70,8 @@ class RunCheckpoints:
         )
         trees = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
         args = ocp.args.Composite(**trees, manifest=ocp.args.JsonSave(manifest))
-        self._manager.save(step, args=args)
+        with full_disk_is_said(self._workdir):
+            self._manager.save(step, args=args)
 
     def restore(self, abstract: TrainState, data: RunData) -> TrainState:
         """Reads the newest intact step, in the shardings of `abstract`, and sets `data` to it.
@@ -73,7 +79,8 @@ class RunCheckpoints:
         Damaged steps are named and moved aside.
 
         Raises:
-            InputError: every step is damaged, or the newest whole one was written with other sizes.
+            InputError: every step is damaged, or the newest whole one was written with other sizes
+                or has read other data.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -83,6 +90,7 @@ class RunCheckpoints:
                 damaged[step] = str(error)
                 continue
             self._move_aside(damaged)
+            self._check_records(position, data)
             data.set_state(position)
             data.start_prefetch()
             return state
@@ -93,14 +101,33 @@ class RunCheckpoints:
         )
 
     def close(self) -> None:
-        """Waits for the last write."""
-        self._manager.wait_until_finished()
+        """Waits for the last write.
+
+        Raises:
+            InputError: the disk was full.
+        """
+        with full_disk_is_said(self._workdir):
+            self._manager.wait_until_finished()
         self._manager.close()
 
     def _position(self, data: RunData, *, step: int) -> dict[str, Any]:
         """The position of all processes in the data."""
         states = self._group.gather(f"save of step {step}", json.dumps(data.get_state()))
-        return data.join_states(map(json.loads, states))
+        records = data.source.records
+        known = {"records": {"count": len(records), "digest": records.digest}}
+        return data.join_states(map(json.loads, states)) | known
+
+    def _check_records(self, position: Mapping[str, Any], data: RunData) -> None:
+        """Refuses other data files: the position in them would mean other samples."""
+        records = data.source.records
+        was = position.get("records")  # Earlier releases did not write it.
+        if was and was["digest"] != records.digest:
+            raise InputError(
+                f"The run in {self._workdir} has read other data: config.data.path had"
+                f" {was['count']} records (digest {was['digest'][:8]}), and has"
+                f" {len(records)} (digest {records.digest[:8]}): put its data files back, or start"
+                f" anew from it with another --workdir and --config.init_from={self._workdir}."
+            )
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Reads a step: its state, and the position in the data."""

@@ -1,5 +1,6 @@
 """Records of the ArrayRecord shards that an ingest wrote; each is read when it is asked for."""
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -116,6 +117,13 @@ class ShardRecords(RecordSequence):
     def outline(self, index: int) -> Record:
         """Returns a record that says only that it shows a video; nothing is read."""
         return Record(f"{redact_url(self._shard.file)}, record {index}", (), video="?")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the shard, without reading it."""
+        shard = self._shard
+        size = 0 if paths.is_remote(shard.file) else os.path.getsize(shard.file)
+        return shard.version or f"{shard.records} records in {size} bytes"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_reader": None}

@@ -2,6 +2,8 @@
 
 import bisect
 import dataclasses
+import functools
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +40,11 @@ class _Joined(RecordSequence):
         """Returns an outline of the record, see `RecordSequence.outline`."""
         part, place = self._at(index)
         return part.outline(place)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the records of all parts."""
+        return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
 
     def _at(self, index):
         if not 0 <= index < len(self):
@@ -212,6 +219,12 @@ class RecordSubset(RecordSequence):
     def outline(self, index: int) -> Record:
         """Returns the outline of the underlying record."""
         return self._records.outline(int(self._indices[index]))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the underlying records and those chosen of them."""
+        chosen = np.asarray(self._indices, np.int64)
+        return f"{hashlib.sha256(chosen.tobytes()).hexdigest()} of {self._records.digest}"
 
 
 def _names(path: str) -> list[str]:

@@ -1,6 +1,8 @@
 """One sample in LLaVA's format: its fields and their validation."""
 
 import abc
+import functools
+import hashlib
 import re
 import sys
 from collections.abc import Mapping
@@ -42,6 +44,16 @@ class RecordSequence(RandomAccess["Record"], abc.ABC):
     @abc.abstractmethod
     def outline(self, index: int) -> "Record":
         """A record with what `SampleReader.most_groups` needs, made without reading a file."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the records and their order, wherever their files lie."""
+        found = hashlib.sha256()
+        for index in range(len(self)):
+            record = self[index]
+            content = (record.video, record.images, record.scale, record.duration)
+            found.update(repr((tuple(map(tuple, record.turns)), content)).encode())
+        return found.hexdigest()
 
 
 class Record(NamedTuple):
