@@ -23,7 +23,8 @@ def convert(source: Path, destination: Path, *, dtype: str = "keep") -> None:
     found = reconcile(release.config, release.tensors)
     tensors, config = found.tensors, found.config
     if unknown := release_keys.unknown(config):
-        print(f"config.json has unknown keys, kept but without effect: {', '.join(unknown)}.")
+        names = ", ".join(key if key.isprintable() else repr(key) for key in unknown)
+        print(f"config.json has unknown keys, kept but without effect: {names[:400]}.")
     if dtype != "keep":
         tensors = {name: cast(leaf, DTYPES[dtype]) for name, leaf in tensors.items()}
         config |= {"torch_dtype": dtype} if "torch_dtype" in config else {}

@@ -250,10 +250,11 @@ def _fields(
             limits.check(use.field, value, name=name)
             fields[use.field] = value
         if isinstance(use, Only) and value is not None and value not in use.values:
-            known = " or ".join(map(repr, use.values)) or "nothing"
+            known = " or ".join(map(limits.shown, use.values))
+            fixed = f"the model is computed with {known}" if known else "no such setting is known"
             raise InputError(
-                f"{name} is {limits.shown(value)}, but the model is computed with {known} there:"
-                " this checkpoint would be computed wrongly."
+                f"{name} is {limits.shown(value)}, but {fixed}: this checkpoint would be computed"
+                " wrongly."
             )
     return fields
 
