@@ -52,7 +52,7 @@ def open_release(folder: Path) -> Release:
             tensors, files = _read_indexed(folder, index, read)
             tensors = torch_names.released(tensors, folder=folder)
             return Release(config=config, tensors=tensors, files=(folder / index, *files))
-        if files := tuple(sorted(folder.glob(pattern))):
+        if files := tuple(sorted(x for x in folder.glob(pattern) if x.is_file())):
             tensors = torch_names.released(_read_all(files, read), folder=folder)
             return Release(config=config, tensors=tensors, files=files)
     raise torch_names.explain_no_weights(folder)
@@ -63,7 +63,7 @@ def _read_indexed(folder: Path, index: str, read: Reader) -> tuple[dict, tuple[P
     if not isinstance(places, dict) or not all(_is_file_name(name) for name in places.values()):
         raise InputError(f"{folder / index} has no weight_map from tensors to files beside it.")
     files = tuple(folder / name for name in sorted(set(places.values())))
-    if absent := [file.name for file in files if not file.exists()]:
+    if absent := [file.name for file in files if not file.is_file()]:
         raise InputError(f"{folder} lacks {', '.join(absent)}, which its {index} names.")
     tensors = _read_all(files, read)
     if differ := sorted(places.keys() ^ tensors.keys()):
@@ -107,10 +107,13 @@ def reconcile(config: Mapping[str, Any], tensors: Mapping[str, LazyLeaf]) -> Rec
     not. Without `tie_word_embeddings` in config.json a decoder is tied if it has no head.
 
     Raises:
-        InputError: config.json says that the head is tied, but the stored one differs.
+        InputError: config.json says that the head is tied, but the stored one differs; the
+            embedding is no matrix.
     """
     config, tensors = dict(config), dict(tensors)
     embedding, head = tensors.get(mapping.EMBEDDING), tensors.get(mapping.HEAD)
+    if embedding is not None and len(embedding.shape) != 2:
+        raise InputError(f"{mapping.EMBEDDING} has the shape {embedding.shape}, not two axes.")
     if embedding is not None and embedding.shape[0] != config.get("vocab_size"):
         config["vocab_size"] = embedding.shape[0]
     if "tie_word_embeddings" not in config and head is None:

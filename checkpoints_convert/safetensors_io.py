@@ -1,7 +1,6 @@
 """Safetensors files, read and written a tensor at a time; the header is all that is held.
 
-A file is: header length (uint64, little-endian), header (JSON: name -> dtype, shape, data_offsets),
-data. Reading uses no memory map, whose pages would count as memory of the process.
+Reading uses no memory map, whose pages would count as memory of the process.
 """
 
 import json
@@ -11,85 +10,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
-import ml_dtypes
 import numpy as np
 
+from checkpoints_convert.safetensors_header import DTYPES, read_header
 from checkpoints_convert.transforms import contiguous
 from vxlpro_jax.checkpoints.array_store import LazyLeaf, rows_per_block
 from vxlpro_jax.utils.errors import InputError
 
-_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LENGTH = np.dtype("<u8")
-
-
-class _Damaged(InputError):
-    def __init__(self, file: Path, what: str):
-        super().__init__(f"{file} is not a complete safetensors file ({what}): download it again.")
 
 
 def read_tensors(file: Path) -> dict[str, LazyLeaf]:
     """The tensors of a file, by name; only the header is read.
 
     Raises:
-        InputError: the file is truncated or malformed, or names a tensor twice.
+        InputError: as `read_header`.
     """
-    header, data_start = _read_header(file)
-    header.pop("__metadata__", None)
-    ranges = sorted(tensor["data_offsets"] for tensor in header.values())
-    ends = [0, *(end for _, end in ranges)]
-    if [begin for begin, _ in ranges] != ends[:-1]:
-        raise _Damaged(file, "its tensors overlap or leave gaps")
-    size = file.stat().st_size
-    if data_start + ends[-1] != size:
-        raise _Damaged(file, f"{size:,} bytes instead of {data_start + ends[-1]:,}")
-    return {name: _leaf(file, name, tensor, data_start) for name, tensor in header.items()}
-
-
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(_LENGTH.itemsize)
-        length = int(np.frombuffer(start, _LENGTH)[0]) if len(start) == _LENGTH.itemsize else size
-        if _LENGTH.itemsize + length > size:
-            raise _Damaged(file, "it ends within its header")
-        text = stream.read(length)
-    try:
-        return json.loads(text, object_pairs_hook=_unique), _LENGTH.itemsize + length
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    except ValueError as error:
-        raise _Damaged(file, "its header is not JSON") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted(name for name in content if names.count(name) > 1)
-        raise InputError(f"the header names {', '.join(twice)} twice.")
-    return content
-
-
-def _leaf(file: Path, name: str, tensor: Mapping[str, Any], data_start: int) -> LazyLeaf:
-    if tensor["dtype"] not in _DTYPES:
-        raise InputError(f"{file}: {name} has dtype {tensor['dtype']}, which cannot be converted.")
-    dtype, shape = _DTYPES[tensor["dtype"]], tuple(tensor["shape"])
-    begin, end = tensor["data_offsets"]
-    if math.prod(shape) * dtype.itemsize != end - begin:
-        raise _Damaged(file, f"{name} has {end - begin:,} bytes, which do not make {shape}")
-    return stored_array(file, offset=data_start + begin, shape=shape, dtype=dtype)
+    return {
+        name: stored_array(file, offset=entry.offset, shape=entry.shape, dtype=entry.dtype)
+        for name, entry in read_header(file).items()
+    }
 
 
 def stored_array(file: Path, *, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> LazyLeaf:
