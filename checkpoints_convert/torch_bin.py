@@ -1,85 +1,170 @@
-"""Pickled PyTorch state dicts, without reading their data into memory and without running code."""
+"""`torch.save`d state dicts, without reading their data into memory and without running code."""
 
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from checkpoints_convert.safetensors_io import stored_array
-from vxlpro_jax.checkpoints.array_store import LazyLeaf
+from checkpoints_convert.safetensors_header import quote
+from checkpoints_convert.torch_archive import Archive, Member
+from checkpoints_convert.torch_pickle import Storage, Tensor, Unreadable, unpickle
+from vxlpro_jax.checkpoints.array_store import LazyLeaf, rows_per_block
 from vxlpro_jax.utils.errors import InputError
+
+_DTYPES = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+_MOST_TENSORS = 30_000
+_DEEPEST_NESTING = 8
 
 
 def read_tensors(file: Path) -> dict[str, LazyLeaf]:
     """The tensors of a `torch.save` file, by name; those of nested dicts as `outer.inner`.
 
-    Only the pickle is read (`weights_only`): on the `meta` device torch keeps each storage's place
-    in the file, so that the data streams from there. Differs from a memory map in that pages read
-    do not stay in the process.
+    Only the pickle is read. The data streams from the members of the archive, wherever another
+    program put them in it, compressed or not; each is held against its CRC-32 before it is used.
 
     Raises:
-        InputError: torch is not installed, or the file is damaged, of the format before torch 1.6,
-            or holds more than tensors.
+        InputError: the file is damaged, of the format before torch 1.6, or holds more than
+            tensors; a tensor reaches beyond its storage. Also when a leaf is read, if its data is
+            damaged.
     """
+    archive = Archive(file)
     try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"Reading {file} needs torch: `pip install torch`, or save it as safetensors."
-        ) from error
-    if not zipfile.is_zipfile(file):
-        raise InputError(
-            f"{file} is truncated, or in the format of torch before 1.6: download it again, or load"
-            " it and `torch.save` it anew."
-        )
-    try:
-        content = torch.load(file, map_location="meta", weights_only=True)
-    except Exception as error:  # torch raises many kinds on a damaged pickle
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{file} cannot be read as a state dict: {reason}") from error
+        content = unpickle(archive.pickle)
+    except Unreadable as error:
+        raise _unreadable(file, str(error)) from error
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__} instead of a state dict.")
-    return {name: _leaf(file, name, value) for name, value in _flatten(content)}
+    tensors: dict[str, LazyLeaf] = {}
+    for name, value in _flatten(file, content, depth=1):
+        if name in tensors or len(tensors) == _MOST_TENSORS:
+            what = f"it names {quote(name)} twice" if name in tensors else "it holds too many"
+            raise _unreadable(file, what)
+        tensors[name] = _leaf(archive, name, value)
+    return tensors
 
 
-def _flatten(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _unreadable(file: Path, reason: str) -> InputError:
+    return InputError(f"{file} cannot be read as a state dict: {reason}.")
+
+
+def _flatten(file: Path, content: Mapping[str, Any], *, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth > _DEEPEST_NESTING:
+        raise _unreadable(file, f"its dicts are nested more than {_DEEPEST_NESTING} deep")
     for name, value in content.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", leaf) for inner, leaf in _flatten(value))
+            inner = _flatten(file, value, depth=depth + 1)
+            yield from ((f"{name}.{rest}", leaf) for rest, leaf in inner)
         else:
-            yield str(name), value
+            yield name, value
 
 
-def _leaf(file: Path, name: str, tensor: Any) -> LazyLeaf:
-    import torch
+def _leaf(archive: Archive, name: str, tensor: Any) -> LazyLeaf:
+    where = f"{archive.file}: {quote(name)}"
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{where} is a {type(tensor).__name__} instead of a tensor.")
+    kind = tensor.storage.type.name
+    if kind not in _DTYPES:
+        dtype = quote(kind.removesuffix("Storage"))
+        raise InputError(f"{where} has dtype {dtype}, which cannot be converted.")
+    dtype = _DTYPES[kind]
+    if tensor.is_negated and dtype.kind in "iub":
+        raise InputError(f"{where} is a negated view of integers, which cannot be read.")
+    member = _member(archive, tensor.storage, dtype=dtype, where=where)
+    _check_bounds(tensor, where=where)
+    if _is_contiguous(tensor.shape, tensor.strides):
+        return _contiguous(archive, member, tensor, dtype)
+    return _strided(archive, member, tensor, dtype)
 
-    if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"{file}: {name} is a {type(tensor).__name__} instead of a tensor.")
-    dtypes = {torch.bfloat16: ml_dtypes.bfloat16, torch.float16: np.float16}
-    dtypes |= {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
-    if tensor.dtype not in dtypes:
-        raise InputError(f"{file}: {name} has dtype {tensor.dtype}, which cannot be converted.")
-    dtype, shape = np.dtype(dtypes[tensor.dtype]), tuple(tensor.shape)
-    place = tensor.untyped_storage()._checkpoint_offset
-    if place is None:
-        raise InputError(f"Reading {file} needs a newer torch (2.8 or later): update it.")
-    begin = int(place) + int(tensor.storage_offset()) * dtype.itemsize
-    if tensor.is_contiguous():
-        return stored_array(file, offset=begin, shape=shape, dtype=dtype)
-    return _strided(file, begin, tensor, dtype)
+
+def _member(archive: Archive, storage: Storage, *, dtype: np.dtype, where: str) -> Member:
+    member = archive.member(storage.key)
+    if member is None or member.size != storage.items * dtype.itemsize:
+        found = "no data" if member is None else f"{member.size:,} bytes of data"
+        raise InputError(
+            f"{where} has {found} instead of {storage.items:,} {dtype} numbers: the file is"
+            " incomplete or was re-packed; download it again."
+        )
+    return member
 
 
-def _strided(file: Path, begin: int, tensor: Any, dtype: np.dtype) -> LazyLeaf:
-    """A transposed or sliced tensor: the span that it covers is read, then viewed."""
-    shape, strides = tuple(tensor.shape), tensor.stride()
-    span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    covered = stored_array(file, offset=begin, shape=(span,), dtype=dtype)
+def _check_bounds(tensor: Tensor, *, where: str) -> None:
+    if 0 in tensor.shape:
+        return
+    if tensor.offset + _span(tensor.shape, tensor.strides) > tensor.storage.items:
+        raise InputError(
+            f"{where} reaches beyond its {tensor.storage.items:,} stored numbers: the file is"
+            " damaged; download it again."
+        )
+    if _count(tensor.shape) > tensor.storage.items:
+        raise InputError(
+            f"{where} has more entries than are stored, because it was expanded: save its"
+            " `.contiguous()`."
+        )
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Entries of the storage from the first to the last that is viewed."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def _is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return 0 in shape
+        expected *= size
+    return True
+
+
+def _contiguous(archive: Archive, member: Member, tensor: Tensor, dtype: np.dtype) -> LazyLeaf:
+    shape = tensor.shape
+    row_items = _count(shape[1:])
 
     def read(start, stop):
-        items = [stride * dtype.itemsize for stride in strides]
-        return np.lib.stride_tricks.as_strided(covered.whole(), shape, items)[start:stop]
+        begin, items = tensor.offset + start * row_items, (stop - start) * row_items
+        array = _numbers(archive, member, begin, items, dtype).reshape(-1, *shape[1:])
+        return -array if tensor.is_negated else array
+
+    rows = rows_per_block(shape, dtype) if shape else 1
+    return LazyLeaf(shape=shape, dtype=dtype, rows=rows, read=read)
+
+
+def _strided(archive: Archive, member: Member, tensor: Tensor, dtype: np.dtype) -> LazyLeaf:
+    """A transposed or sliced tensor: the span that it covers is read, then viewed."""
+    shape, strides = tensor.shape, [stride * dtype.itemsize for stride in tensor.strides]
+    span = _span(shape, tensor.strides)
+
+    def read(start, stop):
+        covered = _numbers(archive, member, tensor.offset, span, dtype)
+        view = np.lib.stride_tricks.as_strided(covered, shape, strides)[start:stop]
+        return -view if tensor.is_negated else view
 
     return LazyLeaf(shape=shape, dtype=dtype, rows=shape[0], read=read)
+
+
+def _numbers(
+    archive: Archive, member: Member, start: int, count: int, dtype: np.dtype
+) -> np.ndarray:
+    size = dtype.itemsize
+    bits = np.frombuffer(member.read(start * size, count * size), f"u{size}")
+    return (bits.byteswap() if archive.is_swapped else bits).view(dtype)
