@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from checkpoints_convert import mapping, safetensors_io, torch_bin
+from checkpoints_convert import folders, mapping, safetensors_io, torch_bin
 from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.utils.errors import InputError
 
@@ -37,22 +37,15 @@ def write(file: Path, *, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes tensors, named as in a whole model, under the state dict's own names.
 
     Raises:
-        InputError: the file exists, its suffix is neither of safetensors nor of `torch.save`, or
-            the latter is asked for without torch.
+        InputError: the file exists or is being written, its suffix is neither of safetensors nor
+            of `torch.save`, or the latter is asked for without torch.
     """
     if file.suffix not in SAFE + PICKLED:
         known = ", ".join(SAFE + PICKLED)
         raise InputError(f"{file}: name the state dict with one of the suffixes {known}.")
-    if file.exists():
-        raise InputError(f"{file} exists already: choose another --out or remove it.")
     state = {name.removeprefix(mapping.DTS): array for name, array in tensors.items()}
-    partial = file.with_name(file.name + ".partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with folders.new_file(file) as partial:
         (safetensors_io.write_file if file.suffix in SAFE else _pickle)(partial, state)
-        partial.rename(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pickle(file: Path, state: Mapping[str, np.ndarray]) -> None:
@@ -60,7 +53,7 @@ def _pickle(file: Path, state: Mapping[str, np.ndarray]) -> None:
         import torch
     except ImportError as error:
         raise InputError(
-            f"Writing {file.stem} needs torch: `pip install torch`, or name it .safetensors."
+            f"Writing {file.name} needs torch: `pip install torch`, or name it .safetensors."
         ) from error
 
     def tensor(array):
