@@ -11,6 +11,7 @@ from typing import Any
 import vxlpro_jax
 from checkpoints_convert import folders, mapping, progress
 from vxlpro_jax.checkpoints.array_store import LazyLeaf, write_params
+from vxlpro_jax.checkpoints.checksums import write_provenance
 from vxlpro_jax.checkpoints.inference_config import copy_inference_config
 from vxlpro_jax.checkpoints.params import copy_code, copy_tokenizer
 from vxlpro_jax.config.schema import ModelConfig
@@ -51,8 +52,8 @@ def write_model(
         copy_tokenizer(tokenizer_from, folder)
         copy_code(tokenizer_from, folder)
         copy_inference_config(tokenizer_from, folder)
-        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
         (folder / "config.json").write_text(config_text)
+        write_provenance(folder, provenance)
 
 
 def dtype_names(tensors: Mapping[str, LazyLeaf]) -> str | dict[str, str]:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,14 @@ import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import type_handlers
 
+from vxlpro_jax.checkpoints.checksums import (
+    Seal,
+    Sums,
+    check_seals,
+    part_sum,
+    read_seals,
+    write_seals,
+)
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
@@ -70,13 +78,33 @@ def write_params(directory: epath.PathLike, *, leaves: Mapping[str, Any]) -> Non
     path = epath.Path(directory).resolve()
     if path.exists():
         raise InputError(f"{path} exists already: choose another destination or remove it.")
-    lazy = {name: as_lazy(leaf) for name, leaf in tree.flatten(leaves).items()}
+    sums: dict[str, int] = dict.fromkeys(tree.flatten(leaves), 0)
+    lazy = {
+        name: _summed(as_lazy(leaf), name=name, sums=sums)
+        for name, leaf in tree.flatten(leaves).items()
+    }
     registry = type_handlers.create_type_handler_registry(
         (LazyLeaf, _LazyHandler()), (jax.Array, type_handlers.ArrayHandler())
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree.unflatten(lazy)))
+    seals = {
+        name: Seal(leaf.shape, leaf.dtype.name, sums[name] % 2**32) for name, leaf in lazy.items()
+    }
+    write_seals(path, seals)
+
+
+def _summed(leaf: LazyLeaf, *, name: str, sums: dict[str, int]) -> LazyLeaf:
+    """The leaf, whose checksum grows in `sums` as it is read."""
+
+    def read(start, stop):
+        rows = leaf.read(start, stop)
+        starts = (start, *[0] * (rows.ndim - 1))
+        sums[name] += part_sum(rows, starts=starts, shape=leaf.shape)
+        return rows
+
+    return dataclasses.replace(leaf, read=read)
 
 
 def as_lazy(leaf: Any) -> LazyLeaf:
@@ -126,8 +154,20 @@ def _chunk_shape(leaf: LazyLeaf) -> list[int]:
     return shape
 
 
-def open_stores(directory: epath.PathLike) -> dict[str, ts.TensorStore]:
-    """Opens every array of an Orbax PyTree checkpoint without reading it, by path.
+class Opened(NamedTuple):
+    """An open checkpoint.
+
+    Attributes:
+        stores: every array by its path.
+        seals: what each array was when it was saved; None for a checkpoint without checksums.
+    """
+
+    stores: dict[str, ts.TensorStore]
+    seals: dict[str, Seal] | None
+
+
+def open_stores(directory: epath.PathLike) -> Opened:
+    """Opens every array of an Orbax PyTree checkpoint without reading it.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
@@ -135,7 +175,12 @@ def open_stores(directory: epath.PathLike) -> dict[str, ts.TensorStore]:
     path = epath.Path(directory).resolve()
     with reading(path):
         metadata = ocp.PyTreeCheckpointHandler().metadata(path)
-        return open_named(path, tree.flatten(metadata.tree), use_zarr3=metadata.use_zarr3)
+        stores = open_named(path, tree.flatten(metadata.tree), use_zarr3=metadata.use_zarr3)
+    seals = read_seals(path)
+    if seals is not None:
+        found = {name: (tuple(x.shape), x.dtype.name) for name, x in stores.items()}
+        check_seals(path, found=found, seals=seals)
+    return Opened(stores, seals)
 
 
 def open_named(
@@ -167,12 +212,21 @@ def open_leaves(directory: epath.PathLike) -> dict[str, Any]:
     Raises:
         InputError: there is no checkpoint, or it is damaged (also later, when a leaf is read).
     """
-    stores = open_stores(directory)
-    return tree.unflatten({name: _lazy(store, directory) for name, store in stores.items()})
+    opened = open_stores(directory)
+    return tree.unflatten(
+        {
+            name: _lazy(store, directory, name=name, seals=opened.seals)
+            for name, store in opened.stores.items()
+        }
+    )
 
 
-def _lazy(store: ts.TensorStore, directory: epath.PathLike) -> LazyLeaf:
+def _lazy(
+    store: ts.TensorStore, directory: epath.PathLike, *, name: str, seals: dict[str, Seal] | None
+) -> LazyLeaf:
     shape, dtype = tuple(store.shape), store.dtype.numpy_dtype
+    if not shape:
+        raise InputError(f"{directory}: {name} is a single number, which no parameter is.")
     # A block of whole chunks, so that none is decoded twice.
     chunk = min((store.chunk_layout.read_chunk.shape or shape)[0] or 1, shape[0])
     rows = max(1, rows_per_block(shape, dtype) // chunk) * chunk
@@ -181,7 +235,40 @@ def _lazy(store: ts.TensorStore, directory: epath.PathLike) -> LazyLeaf:
         with reading(directory):
             return store[start:stop].read().result()
 
-    return LazyLeaf(shape=shape, dtype=dtype, rows=rows, read=read)
+    leaf = LazyLeaf(shape=shape, dtype=dtype, rows=rows, read=read)
+    return leaf if seals is None else _checked(leaf, directory, name=name, seals=seals)
+
+
+def _checked(
+    leaf: LazyLeaf, directory: epath.PathLike, *, name: str, seals: dict[str, Seal]
+) -> LazyLeaf:
+    """The leaf, held against its checksum.
+
+    Whoever reads it from the first row to the last has the error with the last rows at the latest;
+    for other orders all of it is read beforehand.
+    """
+    sums, next_row, is_sound = Sums(seals), 0, False
+
+    def add(start, rows):
+        nonlocal sums, next_row, is_sound
+        if start == 0:
+            sums = Sums(seals)
+        sums.add(name, (), rows, (start, *[0] * (rows.ndim - 1)))
+        next_row = start + len(rows)
+        if next_row == leaf.shape[0]:
+            sums.check(directory, [name])
+            is_sound = True
+
+    def read(start, stop):
+        if not is_sound and start not in (0, next_row):
+            for first, rows in leaf.blocks():
+                add(first, rows)
+        rows = leaf.read(start, stop)
+        if not is_sound:
+            add(start, rows)
+        return rows
+
+    return dataclasses.replace(leaf, read=read)
 
 
 @contextlib.contextmanager

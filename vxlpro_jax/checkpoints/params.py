@@ -7,7 +7,7 @@ A model folder holds `params/` (an Orbax PyTree checkpoint of the parameter tree
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ import tensorstore as ts
 from etils import epath
 
 from vxlpro_jax.checkpoints.array_store import open_leaves, open_stores, reading, write_params
+from vxlpro_jax.checkpoints.checksums import Sums, note_changed_files
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils import files, tree
 from vxlpro_jax.utils.errors import InputError
@@ -68,7 +69,9 @@ def locate(directory: epath.PathLike) -> Located:
     if not folder.is_dir():
         raise missing_folder(directory)
     if _is_complete(folder):
-        return Located(folder / "params", _root_of(folder))
+        root = _root_of(folder)
+        note_changed_files(root)
+        return Located(folder / "params", root)
     steps = folder / "checkpoints"
     if not steps.is_dir():
         raise InputError(
@@ -153,7 +156,7 @@ def params_metadata(directory: epath.PathLike) -> dict[str, Any]:
     Raises:
         InputError: there is no checkpoint, or it is damaged.
     """
-    return tree.unflatten(_structs(open_stores(directory)))
+    return tree.unflatten(_structs(open_stores(directory).stores))
 
 
 def _structs(stores: Mapping[str, ts.TensorStore]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -202,41 +205,85 @@ def read_params(
         InputError: paths are missing, unexpected or misshapen (the first are listed), or the
             checkpoint is damaged.
     """
-    stores = {path: store for path, store in open_stores(directory).items() if only(path)}
+    opened = open_stores(directory)
+    stores = {path: store for path, store in opened.stores.items() if only(path)}
     stored = _structs(stores)
     wanted = stored
     if like is not None:
         wanted = {path: leaf for path, leaf in tree.flatten(like).items() if only(path)}
         tree.check_match(stored, expected=wanted, trouble=f"{directory} does not fit the model")
-    restored = {}
-    with reading(directory):
-        for path, leaf in wanted.items():
-            sharding = getattr(leaf, "sharding", None)
-            cast = ts.cast(stores[path], np.dtype(dtype or stored[path].dtype))
-            for name, part in _parts(path, cast, unstack=unstack):
-                restored[name] = read_store(part, sharding=sharding)
+    restored, sums = {}, Sums(opened.seals or {})
+    for path, leaf in wanted.items():
+        sharding = getattr(leaf, "sharding", None)
+        for name, place, part in _parts(path, stores[path], unstack=unstack):
+            add = functools.partial(sums.add, path, place) if opened.seals else None
+            with reading(directory):
+                array = read_store(part, sharding=sharding, dtype=dtype, add=add)
+            restored[name] = array
+    if opened.seals:
+        is_shared = any(not _is_local(leaf) for leaf in wanted.values())
+        (sums.of_all_processes() if is_shared else sums).check(directory, wanted)
     return tree.unflatten(restored)
 
 
+def _is_local(leaf: Any) -> bool:
+    """Whether this process reads all of the array."""
+    sharding = getattr(leaf, "sharding", None)
+    return sharding is None or sharding.is_fully_addressable
+
+
 def _parts(path: str, store: ts.TensorStore, *, unstack: str | None):
-    """The leaf by its name, or its rows by theirs."""
+    """The leaf by its name, or its rows by theirs; and the first indices of each in the leaf."""
     if unstack is None or not path.startswith(f"{unstack}/"):
-        return [(path, store)]
+        return [(path, (), store)]
     rest = path.removeprefix(unstack)
-    return [(f"{unstack}_{row}{rest}", store[row]) for row in range(store.shape[0])]
+    return [(f"{unstack}_{row}{rest}", (row,), store[row]) for row in range(store.shape[0])]
 
 
-def read_store(store: ts.TensorStore, *, sharding: jax.sharding.Sharding | None) -> Any:
-    """A NumPy array, or a JAX array of the given sharding, each device reading its own part."""
-    if sharding is None:
-        return store.read().result()
+def read_store(
+    store: ts.TensorStore,
+    *,
+    sharding: jax.sharding.Sharding | None,
+    dtype: Any = None,
+    add: Callable[[np.ndarray, tuple[int, ...]], None] | None = None,
+) -> Any:
+    """A NumPy array, or a JAX array of the given sharding, each device reading its own part.
+
+    Args:
+        store: array on disk.
+        sharding: of the result; None for a NumPy array.
+        dtype: of the result; None keeps the stored one.
+        add: takes each part as stored, with the index of its first entry; of a part that several
+            processes read only one takes it.
+    """
+    owned = None if sharding is None else _owned_parts(sharding, tuple(store.shape))
 
     # Devices that hold the same part share one read.
     @functools.cache
     def read(bounds):
-        return store[tuple(slice(*bound) for bound in bounds)].read().result()
+        part = store[tuple(slice(*bound) for bound in bounds)].read().result()
+        if add and (owned is None or bounds in owned):
+            add(part, tuple(start for start, _ in bounds))
+        # An entry that float16 cannot hold becomes infinite, as everywhere.
+        with np.errstate(over="ignore"):
+            return part.astype(dtype or part.dtype, copy=False)
+
+    if sharding is None:
+        return read(tuple((0, size) for size in store.shape))
 
     def read_part(index):
-        return read(tuple(s.indices(size)[:2] for s, size in zip(index, store.shape, strict=True)))
+        return read(_bounds(index, store.shape))
 
     return jax.make_array_from_callback(tuple(store.shape), sharding, read_part)
+
+
+def _owned_parts(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> set[tuple]:
+    """The parts of an array that belong to this process, as `_bounds`: each to one process."""
+    owners: dict[tuple, int] = {}
+    for device, index in sharding.devices_indices_map(shape).items():
+        owners.setdefault(_bounds(index, shape), device.process_index)
+    return {bounds for bounds, owner in owners.items() if owner == jax.process_index()}
+
+
+def _bounds(index: Any, shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
