@@ -103,7 +103,7 @@ def _checked_range(file: Path, name: str, tensor: Any, data_bytes: int) -> tuple
         raise _Damaged(file, f"{quote(name)} has no dtype")
     if not _are_sizes(tensor.get("shape")):
         raise _Damaged(file, f"{quote(name)} has no shape of up to {_MOST_AXES} sizes")
-    offsets = tensor.get("data_offsets")
+    offsets: Any = tensor.get("data_offsets")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _Damaged(file, f"{quote(name)} has no two ascending data_offsets")
     if offsets[1] > data_bytes:

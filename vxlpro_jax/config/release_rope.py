@@ -101,7 +101,7 @@ def _yarn(block: Mapping[str, Any], config: Mapping[str, Any], name: str) -> dic
             ),
         }
     )
-    longest = config.get("max_position_embeddings")
+    longest: Any = config.get("max_position_embeddings")
     if (positions := longest if original is None else original) is not None:
         values["original_max_position_embeddings"] = positions
     if "factor" not in values and _is_positive(longest, original):
