@@ -55,6 +55,12 @@ def test_records_are_usable_and_fit_the_tiny_row(embedded):
         assert max(lengths) <= stage.get_config().data.max_text_tokens
 
 
+def test_every_field_is_known(embedded, caplog):
+    load_records(embedded.train)
+    load_records(embedded.eval)
+    assert not caplog.messages
+
+
 def test_files_show_the_frames_that_were_drawn(embedded):
     for index in range(0, SIZES["eval"], 13):
         clip = make_clip(index, split="eval")

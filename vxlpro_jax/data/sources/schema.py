@@ -28,12 +28,12 @@ _TEXT_CHANGES = {
 }
 _LEARNT = "every reply is learnt, so remove it"
 _TURN_CHANGES = {"weight": _LEARNT, "loss": _LEARNT, "train": _LEARNT}
-# Fields that are understood, or say where a sample comes from.
+# Fields that are understood, or say where a sample comes from or what it asks.
 KNOWN_FIELDS = frozenset(
     (
         *("id", "conversations", "video", "image", "scale", "duration"),
         *("messages", "videos", "images", *_VISUAL_CHANGES, *_TEXT_CHANGES),
-        *("source", "data_source", "dataset"),
+        *("source", "data_source", "dataset", "kind"),
     )
 )
 
