@@ -233,6 +233,37 @@ def test_other_arrays_are_refused(array, tmp_path):
     assert error.value.kind == "no_video"
 
 
+HEADER = "{{'descr': {}, 'fortran_order': False, 'shape': {}}}"
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        (HEADER.format("'|u1'", "(3000000000, 1, 1, 3)"), 9_000_000_000),
+        (HEADER.format("'|u1'", "(3000000000, 1, 1, 3)"), 0),
+        (HEADER.format("'|u1'", f"({'9' * 4000}, 4, 4, 3)"), 0),
+        (HEADER.format("'|u1'", f"(4, {'9' * 4000}, 4, 3)"), 0),
+        (HEADER.format("'|u1'", f"(4, {'9' * 5000}, 4, 3)"), 0),
+        (HEADER.format("'|u1'", f"({'9, ' * 2000})"), 0),
+        (HEADER.format(f"[('{'a' * 5000}', 'u1')]", "(1, 4, 4, 3)"), 0),
+        (HEADER.format("'|V99999999999999'", "(1, 4, 4, 3)"), 0),
+        (HEADER.format("(" * 3000 + "'|u1'" + ")" * 3000, "(1, 4, 4, 3)"), 0),
+        (HEADER.format("'|u1'", "(-1, -4, 4, 3)"), 0),
+        (HEADER.format("'|u1'", "[1, 4, 4, 3]"), 0),
+    ],
+)
+def test_the_header_of_an_array_is_not_taken_at_its_word(header, size, tmp_path):
+    path = tmp_path / "a.npy"
+    with path.open("wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+        file.truncate(file.tell() + size)
+    for read in (read_video, streamed):
+        with pytest.raises(BadFile) as error:
+            read(path, max_frames=4, size=8)
+        assert len(str(error.value)) < 500
+        assert "\n" not in str(error.value)
+
+
 def wide(path, *, height, codec="mjpeg", pix_fmt="yuvj420p"):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=1)

@@ -190,7 +190,7 @@ def test_a_file_that_is_cut_off_whatever_it_declares(suffix, codec, part, times,
     path = recording(tmp_path / f"a.{suffix}", codec=codec, muxer=muxer)
     whole = declare(path.read_bytes(), suffix, times=times)
     path.write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(BadFile, match="cut off"):
+    with pytest.raises(BadFile, match=r"cut off|has no frames"):
         read_video(path, max_frames=200, size=64)
 
 

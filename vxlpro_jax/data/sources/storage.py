@@ -163,7 +163,7 @@ def resolve_inside(root: str | Path, name: str) -> Path:
     """
     root = Path(root).resolve()
     path = _resolved(root, name)
-    if path.is_dir():
+    if os.path.isdir(path):  # False, not an error, for a name of any length.
         with os.scandir(path) as found:
             links = sorted(entry.name for entry in found if entry.is_symlink())
         for link in links:

@@ -87,6 +87,7 @@ def stream_array(media: MediaFile, *, sampling: Sampling) -> FrameStream:
                 " it",
                 kind="cut_off",
             )
+        media.check_frames(count)
 
     def pictures(indices: Sequence[int]) -> Generator[Image.Image, None, None]:
         with media.opened() as file:

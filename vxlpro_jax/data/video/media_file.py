@@ -12,6 +12,10 @@ from PIL import Image
 from vxlpro_jax.data.errors import BadFile, FaultKind
 from vxlpro_jax.utils.errors import InputError
 
+MOST_FRAMES = 20_000_000  # A week at 30 a second.
+
+_LONGEST = 300  # Characters of a message, beside the name of the file.
+
 _TOO_MANY = "too many pixels to decode safely: make it smaller or remove it"
 
 
@@ -115,6 +119,21 @@ class MediaFile(NamedTuple):
                 kind="too_large",
             )
 
+    def check_frames(self, count: int) -> None:
+        """Refuses a file of so many frames that their times alone would fill the memory.
+
+        Raises:
+            BadFile: There are more than `MOST_FRAMES`.
+        """
+        if count > MOST_FRAMES:
+            raise self.bad(
+                f"has more than {MOST_FRAMES // 1_000_000} million frames: split it",
+                kind="too_large",
+            )
+
     def bad(self, message: str, *, kind: FaultKind) -> BadFile:
-        """Makes the error to raise."""
+        """Makes the error to raise; a long message, which quotes the file itself, is cut."""
+        if len(message) > _LONGEST:
+            half = _LONGEST // 2
+            message = f"{message[:half]} ... {message[-half:]}"
         return BadFile(f"{self.what} {self.name} {message}.", kind=kind)

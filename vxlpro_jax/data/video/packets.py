@@ -111,14 +111,16 @@ def read_packets(media: MediaFile) -> Packets:
     """
     with opened_container(media) as container:
         tracks = {s.index: _Track(s) for s in moving_streams(media, container)}
-        extent = _read(container, tracks)
+        extent = _read(media, container, tracks)
         if not any(track.pts for track in tracks.values()):
             raise media.bad("has no frames: replace or remove the file", kind="no_frames")
         check_complete(media, container, extent)
         return _packets(max(tracks.values(), key=_Track.rank), container)
 
 
-def _read(container: av.container.InputContainer, tracks: dict[int, _Track]) -> Extent:
+def _read(
+    media: MediaFile, container: av.container.InputContainer, tracks: dict[int, _Track]
+) -> Extent:
     start, end, cut = math.inf, -math.inf, False
     for packet in container.demux():
         if packet.size == 0:
@@ -131,6 +133,7 @@ def _read(container: av.container.InputContainer, tracks: dict[int, _Track]) -> 
         cut = packet.is_corrupt
         if track is not None:
             track.add(packet)
+            media.check_frames(len(track.pts))
         time = _time(packet)
         if time is not None and packet.time_base:
             seconds = float(packet.time_base)
