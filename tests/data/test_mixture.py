@@ -163,6 +163,7 @@ HOSTILE = {
     "braces without end": f"datasets: [{{json_path: '{'{a,b}' * 40}.json'}}]",
     "a range without end": "datasets: [{json_path: 'a{0..999999999}.json'}]",
     "a field twice": "datasets: [{json_path: a.json, weight: 1, weight: 2}]",
+    "a character that is not seen": "datasets: {a: \ufeffb, [",
     "keys that are lists": "datasets: [{[a, b]: c}]",
     "a null byte": 'datasets: [{json_path: "a\\0.json"}]',
 }

@@ -153,7 +153,7 @@ def _webvtt_texts(lines: Sequence[str], times: Sequence[_Times]) -> Iterator[str
 def _srt_texts(lines: Sequence[str], times: Sequence[_Times]) -> Iterator[str]:
     """The text of each cue."""
     previous = _last_number(lines[: times[0].line]) if times else None
-    for at, after in zip(times, [*times[1:], None], strict=True):
+    for at, after in zip(times, [*times[1:], None], strict=False):
         said = lines[at.line + 1 : after.line if after else None]
         number = _last_number(said)
         if number and _is_counter(said, number, previous=previous, ends_file=after is None):

@@ -125,7 +125,8 @@ def _parsed(data: bytes, path: str) -> Any:
 
 
 def _not_yaml(path: str, reason: str) -> InputError:
-    text = " ".join(reason.split())[:200]
+    words = "".join(c if c.isprintable() else " " for c in reason).split()
+    text = " ".join(words)[:200]
     return InputError(f"Mixture {redact_url(path)} is not YAML ({text}): correct it.")
 
 
