@@ -58,7 +58,8 @@ def test_official_test_takes_the_text_before_the_first_parenthesis(scored):
         {f"AR_{i}": answer for i, answer in enumerate(answers)},
     )
     assert correct(found) == [True] * 4 + [False] * 4
-    assert found["per_item"][4] == {"id": "AR_4", "parsed": "(A", "correct": False}
+    item = {"id": "AR_4", "parsed": "(A", "correct": False, "groups": ["task/anomaly_reco"]}
+    assert found["per_item"][4] == item
 
 
 @pytest.mark.parametrize("profile", ["official", "legacy2025"])
