@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ EVERYWHERE = pytest.mark.parametrize(("task", "mesh"), list(itertools.product(RU
 
 @pytest.fixture(scope="module")
 def runs():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     paths = str(DRIVER.parent)
     process = python(DRIVER, *MESHES, XLA_FLAGS=flags, PYTHONPATH=f"{DRIVER.parents[2]}:{paths}")
     out, error = process.communicate()

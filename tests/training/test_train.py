@@ -55,7 +55,6 @@ def start(data, tmp_path_factory):
             workdir,
             data,
             PYTHONPATH=f"{ROOT}:{DRIVER.parent}",
-            XLA_FLAGS="--xla_backend_optimization_level=0",
             JAX_COMPILATION_CACHE_DIR=str(compiled),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         )
