@@ -3,11 +3,12 @@
 import functools
 import json
 import re
+import shutil
 import socket
 
 import pytest
 from etils import epath
-from helpers import ROOT, python, write_dataset
+from helpers import ROOT, last_of_each, python, write_dataset
 
 from vxlpro_jax import preflight
 from vxlpro_jax.distributed.process_group import ProcessGroup
@@ -52,7 +53,7 @@ def findings(out: str) -> dict[str, tuple[str, str]]:
 
 def check(capsys, *flags):
     """Runs the command in this process; returns its exit code and what it printed."""
-    code = preflight.main(["preflight", *flags])
+    code = preflight.main(["preflight", *last_of_each(flags)])
     return code, findings(capsys.readouterr().out)
 
 
@@ -118,10 +119,11 @@ def test_a_broken_data_file_fails(flags, tmp_path, capsys):
 def test_unreadable_clips_are_counted_and_fail_above_the_quota(flags, data, tmp_path, capsys):
     records = json.loads(data.read_text())
     (tmp_path / "few.json").write_text(json.dumps(records))
+    shutil.copy(data.with_name("picture.png"), tmp_path)
     few = f"--config.data.path={tmp_path / 'few.json'}"
     code, found = check(capsys, *flags, few, "--config.data.bad_sample_quota=0.8")
     assert code == 0
-    assert found["data"][1].endswith("3 record(s) could not be read")
+    assert found["data"][1].endswith("2 record(s) could not be read")
     code, found = check(capsys, *flags, few)
     assert (code, list(failed(found))) == (1, ["data"])
     assert "could not be read" in failed(found)["data"]
@@ -193,7 +195,7 @@ def test_only_the_first_process_prints(flags):
 
 
 def test_a_failure_in_another_process_is_reported_with_its_number(flags, data):
-    elsewhere = [*flags, f"--workdir={data}/run"]
+    elsewhere = last_of_each([*flags, f"--workdir={data}/run"])
     (code, found), (other, _) = map(finish, start_two(flags, elsewhere))
     assert (code, other) == (1, 1)
     assert failed(found)["workdir"].startswith("process 1 (")

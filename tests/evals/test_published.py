@@ -52,7 +52,12 @@ def flags(model, videos, tmp_path):
             "out": tmp_path / out,
             "max_new_tokens": 4,
         }
-        words = [word for flag, value in given.items() for word in (f"--{flag}", value)]
+        words = [
+            word
+            for flag, value in given.items()
+            if f"--{flag}" not in more
+            for word in (f"--{flag}", value)
+        ]
         return [*map(str, words), *map(str, more)]
 
     return make
@@ -232,19 +237,19 @@ def test_a_finished_run_loads_no_model_and_other_settings_are_refused(flags, tmp
 
 def test_tokens_of_videos_are_kept_between_runs(flags, tmp_path, monkeypatch):
     """Also with frames at a fixed rate; another number of them is encoded anew."""
-    argv = flags("charades_sta", "--token_cache", tmp_path / "tokens")
-    evaluate.main(argv)
+    cached = ("charades_sta", "--token_cache", tmp_path / "tokens")
+    evaluate.main(flags(*cached))
     encoded = []
     encode = Encoder._blocks
     monkeypatch.setattr(Encoder, "_blocks", lambda *args: encoded.append(1) or encode(*args))
-    evaluate.main([*argv, "--out", str(tmp_path / "again")])
+    evaluate.main(flags(*cached, out="again"))
     assert not encoded
 
     def told(out):
         return [line | {"seconds": 0} for line in lines_of(tmp_path / out)]
 
     assert told("again") == told("out")
-    evaluate.main([*argv, "--out", str(tmp_path / "fewer"), "--max_frames", "1"])
+    evaluate.main(flags(*cached, "--max_frames", 1, out="fewer"))
     assert encoded
 
 
@@ -293,7 +298,7 @@ def test_bad_videos_are_named_and_counted_and_tried_again(flags, videos, tmp_pat
         (["--process_id", "2", "--num_processes", "2"], "--process_id is 2: give 0 to 1"),
         (["--process_id", "0"], "together"),
         (["--judge_url", "http://x"], "together"),
-        (["--judge_url", "file:///x", "--judge_model", "m"], "begins with http"),
+        (["--judge_url", "file:///x", "--judge_model", "m"], "is not an address of HTTP"),
         (["--subtitles", "/"], "only there"),
         (["--chain", "2"], "has no chains"),
         (["--keep_ratio", "0"], "keep_ratio"),

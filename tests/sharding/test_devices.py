@@ -17,8 +17,12 @@ from vxlpro_jax.sharding.params import spec_of
 pytestmark = pytest.mark.slow
 
 DRIVER = Path(__file__).parents[1] / "support" / "sharding_driver.py"
-RUNS = ("answer", "answer, skipping, in float64", "recot in float64")
-MESHES = ("1,8,1,1", "2,2,2,1", "1,2,1,4")  # data, fsdp, tensor, context
+MESHES = ("2,2,2,1", "1,8,1,1", "1,2,1,4")  # data, fsdp, tensor, context
+# Float32 on the first mesh alone: a wrong gradient shows in float64 too, and better.
+CASES = (
+    ("answer", MESHES[0]),
+    *itertools.product(("answer, skipping, in float64", "recot in float64"), MESHES),
+)
 
 
 def test_axes_may_share_a_side_of_the_torus():
@@ -30,7 +34,7 @@ def test_axes_may_share_a_side_of_the_torus():
 # ---- Eight devices ------------------------------------------------------------------------------
 
 
-EVERYWHERE = pytest.mark.parametrize(("task", "mesh"), list(itertools.product(RUNS, MESHES)))
+EVERYWHERE = pytest.mark.parametrize(("task", "mesh"), CASES)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -123,3 +124,8 @@ def add_module(monkeypatch, folder: Path, *, package: str, name: str, source: st
     monkeypatch.setitem(sys.modules, f"{package}.{name}", None)
     del sys.modules[f"{package}.{name}"]
     monkeypatch.setattr(parent, name, None, raising=False)
+
+
+def last_of_each(flags: Iterable[str]) -> list[str]:
+    """Flags of the form `--name=value`, of several with one name only the last."""
+    return list({flag.partition("=")[0]: flag for flag in flags}.values())

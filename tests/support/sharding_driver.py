@@ -36,7 +36,7 @@ def main():
     recot = RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2)
     config = TrainConfig(model=model, recot=recot, optim=optim_config, total_steps=STEPS)
     meshes = sys.argv[1:]
-    results = {"answer": compare(config, meshes=meshes)}
+    results = {"answer": compare(config, meshes=meshes[:1])}
     # In float64 nothing but a wrong gradient moves a parameter, and no token of a mask by rounding.
     with jax.enable_x64(True):
         exact = dataclasses.replace(config, compute_dtype="float64")
