@@ -18,6 +18,7 @@ HTTP_AND_S3 = ["aiohttp>=3.14", "fsspec>=2026.9", "s3fs>=2026.9"]
 FAST_TEST = [  # for the tests that are neither marked slow nor torch
     "aiohttp>=3.14",
     "dashscope>=2.0",  # only for the vocabulary file of Qwen2.5 that it ships
+    "hypothesis>=6.170",
     "kubernetes-validate>=1.37",  # schemas that launch files are held to; brings jsonschema
     "pytest>=9.2",
     "pytest-xdist>=3.8",

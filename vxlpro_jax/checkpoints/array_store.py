@@ -38,7 +38,7 @@ class LazyLeaf:
     """An array that is read when it is needed and not kept.
 
     Attributes:
-        shape: of the whole array, at least one axis.
+        shape: of the whole array; a scalar counts as one row.
         dtype: of the whole array.
         rows: rows that `blocks` reads at once.
         read: `(start, stop) -> array` of the rows from start to stop, stop excluded.
@@ -51,12 +51,16 @@ class LazyLeaf:
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Each block with the number of its first row."""
-        for start in range(0, self.shape[0], self.rows):
-            yield start, self.read(start, min(start + self.rows, self.shape[0]))
+        for start in range(0, self._length, self.rows):
+            yield start, self.read(start, min(start + self.rows, self._length))
 
     def whole(self) -> np.ndarray:
         """The whole array."""
-        return self.read(0, self.shape[0])
+        return self.read(0, self._length).reshape(self.shape)
+
+    @property
+    def _length(self) -> int:
+        return self.shape[0] if self.shape else 1
 
 
 def rows_per_block(shape: tuple[int, ...], dtype: np.dtype) -> int:
