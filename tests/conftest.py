@@ -1,22 +1,20 @@
 """Fixtures for every test."""
 
+import gc
 import importlib.util
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 # Tests compile far longer than they run. Processes that they start inherit this.
-_flags = "--xla_backend_optimization_level=0"
-if version("jaxlib").startswith("0.10."):  # A way to compile fusions that 0.12 has no more.
-    _flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _flags)
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many compile the same; xdist's workers and processes of tests share what is compiled.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -61,6 +59,15 @@ def pytest_terminal_summary(terminalreporter):
     if files := _left_out():
         named = ", ".join(str(file.relative_to(Path(__file__).parent)) for file in files)
         terminalreporter.write_line(f"torch is not installed, so these were left out: {named}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_for_the_file_alone():
+    """Forgets compiled programs after each file, which else fill gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import MICRO, python, write_clip, write_sound
+from helpers import MICRO, last_of_each, python, write_clip, write_sound
 from PIL import Image
 
 from vxlpro_jax import generate
@@ -521,7 +521,7 @@ def test_prompt_has_one_image_position(engine, encoded):
     ],
 )
 def test_wrong_options(run, arguments, said):
-    code, out, error = run("--max_frames=8", *arguments)
+    code, out, error = run(*last_of_each(["--max_frames=8", *arguments]))
     assert (code, out) == (2, "")
     assert error.startswith("error: ")
     assert said in error

@@ -33,7 +33,7 @@ def on(config, path):
 def test_other_records_are_refused_by_name(started, tmp_path, no_mesh):
     config, run = started
     records = json.loads(Path(config.data.path).read_text())
-    other = tmp_path / "other.json"
+    other = Path(config.data.path).with_name("other.json")  # Beside the files that it names.
     other.write_text(json.dumps(records[::-1]))
     with pytest.raises(InputError, match=r"other data: config\.data\.path had") as caught:
         train(on(config, other), workdir=run)

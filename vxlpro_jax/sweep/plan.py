@@ -108,7 +108,9 @@ def _with_steps(run: Run, *, sweep: Sweep, variant: Variant) -> Run:
 
 
 def _train(config: str, settings: Iterable[str], *, seed: int, workdir: Path) -> tuple[str, ...]:
-    changes = (f"--config.{setting}" for setting in (f"seed={seed}", *settings))
+    # A variant's value of a field replaces that of the sweep.
+    of_field = {setting.partition("=")[0]: setting for setting in (f"seed={seed}", *settings)}
+    changes = (f"--config.{setting}" for setting in of_field.values())
     train = (sys.executable, "-m", "vxlpro_jax.train", f"--config={config}")
     return (*train, *changes, f"--workdir={workdir}")
 

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from helpers import MICRO, python
+from helpers import MICRO, last_of_each, python
 
 from vxlpro_jax import needle as command
 from vxlpro_jax.inference.engine import Engine
@@ -20,14 +20,18 @@ def run(micro_folder, film, colour_needles, tmp_path, monkeypatch):
 
     def run(engine, *arguments, mode="mcq", out=tmp_path / "out"):
         monkeypatch.setattr(Engine, "load", lambda _folder, dtype: engine)
-        command.main(
-            [
-                *("--checkpoint", str(micro_folder), "--out", str(out), "--mode", mode),
-                *("--haystack", str(film), "--needles", str(colour_needles)),
-                *("--frames", "8,21,40", "--depths", "0,0.5,1", "--keep_ratio", "0.5,1"),
-                *arguments,
-            ]
-        )
+        given = {
+            "checkpoint": str(micro_folder),
+            "out": str(out),
+            "mode": mode,
+            "haystack": str(film),
+            "needles": str(colour_needles),
+            "frames": "8,21,40",
+            "depths": "0,0.5,1",
+            "keep_ratio": "0.5,1",
+        }
+        flags = [f"--{name}={value}" for name, value in given.items()]
+        command.main(last_of_each([*flags, *arguments]))
         lines = (out / "replies-0-of-1.jsonl").read_text().splitlines()
         results = json.loads((out / "results.json").read_text())
         return results, [json.loads(line) for line in lines]
@@ -75,20 +79,20 @@ def test_a_second_start_asks_only_what_is_missing(run, seer, tmp_path):
     assert run(third) == (results, replies)
     assert third.replies == third.encoded_groups == 0
     # Another length is asked beside what is there.
-    wider, replies = run(third, "--frames", "8,12")
+    wider, replies = run(third, "--frames=8,12")
     assert third.replies == 24
     assert {cell["frames"] for cell in wider["grid"]} == {8, 12}
     assert len(replies) == 96
 
 
 def test_other_settings_need_another_folder(run, seer, tmp_path):
-    run(seer(), "--frames", "8")
+    run(seer(), "--frames=8")
     with pytest.raises(InputError, match=r"under other settings \(mode\): choose another --out"):
         run(seer(), mode="teacher_forced")
     with pytest.raises(InputError, match=r"\(max_context\)"):
-        run(seer(), "--max_context", "9000")
+        run(seer(), "--max_context=9000")
     with pytest.raises(InputError, match=r"\(keep_stamps\)"):
-        run(seer(), "--keep_stamps", "touched")
+        run(seer(), "--keep_stamps=touched")
     (tmp_path / "red.png").write_bytes((tmp_path / "blue.png").read_bytes())
     with pytest.raises(InputError, match=r"\(needles\)"):
         run(seer())
@@ -117,12 +121,12 @@ def test_a_stopped_run_leaves_results_of_the_lengths_that_are_done(run, seer, tm
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--depths", "0,1.5"), "--depths has 1.5"),
-        (("--frames", "0,8"), "--frames has 0"),
-        (("--keep_ratio", "0"), "--keep_ratio has 0"),
-        (("--frames", "8,41"), "The haystack has 40 frames"),
-        (("--haystack", "nowhere.mp4"), "nowhere.mp4 does not exist"),
-        (("--needles", "nowhere.json"), "nowhere.json cannot be read"),
+        (("--depths=0,1.5",), "--depths has 1.5"),
+        (("--frames=0,8",), "--frames has 0"),
+        (("--keep_ratio=0",), "--keep_ratio has 0"),
+        (("--frames=8,41",), "The haystack has 40 frames"),
+        (("--haystack=nowhere.mp4",), "nowhere.mp4 does not exist"),
+        (("--needles=nowhere.json",), "nowhere.json cannot be read"),
     ],
 )
 def test_what_cannot_be_asked(run, seer, arguments, complaint):
@@ -133,9 +137,9 @@ def test_what_cannot_be_asked(run, seer, arguments, complaint):
 def test_a_context_too_short_for_the_longest_is_told_first(run, seer):
     engine = seer()
     with pytest.raises(InputError, match="context is too short"):
-        run(engine, "--max_context", "9")
+        run(engine, "--max_context=9")
     assert engine.replies == engine.encoded_groups == 0
-    run(engine, "--max_context", "10")
+    run(engine, "--max_context=10")
     assert engine.replies == 72
 
 
@@ -150,16 +154,16 @@ def test_needles_that_do_not_suit_the_mode(run, seer, write_needles):
     path = write_needles([{"media": "red.png", "question": "Which colour?", "answer": "red"}])
     engine = seer()
     with pytest.raises(InputError, match="has no options and its answer is 'red'"):
-        run(engine, "--needles", str(path))
+        run(engine, f"--needles={path}")
     assert engine.replies == 0
 
 
 def test_a_killed_process_goes_on(micro_folder, film, tmp_path, capsys):
     """The real model and needles of our own, killed after some replies and started again."""
     arguments = [
-        *("--checkpoint", micro_folder, "--mode", "mcq", "--out", tmp_path / "out"),
-        *("--cache_dir", tmp_path, "--haystack", film, "--frames", "8,24"),
-        *("--depths", "0,0.3,0.6,1", "--keep_ratio", "0.5,1"),
+        *("--checkpoint", micro_folder, "--mode=mcq", "--out", tmp_path / "out"),
+        *("--cache_dir", tmp_path, "--haystack", film, "--frames=8,24"),
+        *("--depths=0,0.3,0.6,1", "--keep_ratio=0.5,1"),
     ]
     kept = tmp_path / "out" / "replies-0-of-1.jsonl"
     process = python("-m", "vxlpro_jax.needle", *arguments)
