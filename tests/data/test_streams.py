@@ -187,7 +187,7 @@ def test_closing_early_lets_go_of_file_and_decoder(kind, tmp_path, write_video):
         if path.suffix in (".mp4", ".avi"):
             assert threads_here() > running
     assert not open_files(path)
-    assert threads_here() == running
+    assert threads_here() <= running  # Those of earlier tests may end meanwhile.
     assert next(stream, None) is None
     never = stream_video(path, max_frames=60, size=24)
     never.close()
