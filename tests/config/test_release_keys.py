@@ -8,6 +8,7 @@ import pytest
 from vxlpro_jax.config import limits, release_keys, release_rope
 from vxlpro_jax.config.release_keys import KEYS, VISION_KEYS, Only, Rule, Used
 from vxlpro_jax.config.schema import PRESETS, ModelConfig, YarnConfig
+from vxlpro_jax.utils import nested
 from vxlpro_jax.utils.errors import InputError
 
 TINY = PRESETS["tiny"]
@@ -187,7 +188,7 @@ def test_a_rescaled_rotary_embedding_is_written_as_it_was_or_anew(block):
 
 
 def test_the_table_names_fields_and_functions_that_exist():
-    fields = release_keys.tree_paths(dataclasses.asdict(ModelConfig()))
+    fields = nested.flatten(dataclasses.asdict(ModelConfig()), separator=".")
     for use in (*KEYS.values(), *VISION_KEYS.values()):
         if isinstance(use, Used):
             assert use.field in fields

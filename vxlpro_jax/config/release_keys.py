@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vxlpro_jax.config import limits, release_rope
+from vxlpro_jax.utils import nested
 from vxlpro_jax.utils.errors import InputError
 
 LAYOUTS = ("released", "temporal")
@@ -188,7 +189,7 @@ def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> dict[str,
     _check_heads(config)
     _check_window(config)
     _check_connectors(config, {**defaults, **fields})
-    return _nested(fields)
+    return nested.unflatten(fields, separator=".")
 
 
 def write(values: Mapping[str, Any], *, carried: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def write(values: Mapping[str, Any], *, carried: Mapping[str, Any]) -> dict[str,
         values: every field of a `ModelConfig`, as a nested dict.
         carried: content of the config.json that the model comes from, whose other keys are kept.
     """
-    fields = tree_paths(values)
+    fields = nested.flatten(values, separator=".")
     vision = {**(carried.get("vision_config") or {}), **_written(fields, VISION_KEYS)}
     vision["num_hidden_layers"] += 1
     vision.setdefault("hidden_act", "gelu_pytorch_tanh")
@@ -336,23 +337,3 @@ def _check_connectors(config: Mapping[str, Any], fields: Mapping[str, Any]) -> N
 
 def _written(fields: Mapping[str, Any], keys: Mapping[str, Meaning]) -> dict[str, Any]:
     return {key: fields[use.field] for key, use in keys.items() if isinstance(use, Used)}
-
-
-def tree_paths(values: Mapping[str, Any], *, path: str = "") -> dict[str, Any]:
-    """The leaves of a nested dict by their dotted paths."""
-    paths = {}
-    for name, value in values.items():
-        inner = isinstance(value, Mapping)
-        paths |= tree_paths(value, path=f"{path}{name}.") if inner else {f"{path}{name}": value}
-    return paths
-
-
-def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for path, value in fields.items():
-        *parts, last = path.split(".")
-        node = nested
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return nested

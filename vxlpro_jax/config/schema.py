@@ -21,6 +21,7 @@ from vxlpro_jax.config.ranges import (
     check_seed,
     check_share,
 )
+from vxlpro_jax.utils import nested
 from vxlpro_jax.utils.errors import InputError
 
 T = TypeVar("T")
@@ -220,7 +221,7 @@ class ModelConfig:
             InputError: a size is missing, has another type or is out of its range, or a key asks
                 for something that the model does not compute.
         """
-        defaults = release_keys.tree_paths(dataclasses.asdict(cls()))
+        defaults = nested.flatten(dataclasses.asdict(cls()), separator=".")
         fields = release_keys.read(config, defaults=defaults)
         decoder = fields["decoder"] | {"yarn": YarnConfig(**fields["decoder"].get("yarn", {}))}
         return cls(

@@ -2,40 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vxlpro_jax.utils.errors import InputError
-
-Leaf = TypeVar("Leaf")
+from vxlpro_jax.utils.nested import flatten as flatten
+from vxlpro_jax.utils.nested import unflatten as unflatten
 
 # Of each kind, in an error message.
 _MOST_NAMES = 5
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Maps `{"a": {"b": x}}` to `{"a/b": x}`, in the order of the tree, without empty branches."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}/{path}": leaf for path, leaf in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def unflatten(flat: Mapping[str, Leaf]) -> dict[str, Any]:
-    """Maps `{"a/b": x}` to `{"a": {"b": x}}`, the inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *branches, last = path.split("/")
-        node = tree
-        for branch in branches:
-            node = node.setdefault(branch, {})
-        node[last] = leaf
-    return tree
 
 
 def cast(tree: Any, dtype: Any) -> Any:
