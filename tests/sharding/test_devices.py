@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +40,6 @@ EVERYWHERE = pytest.mark.parametrize(("task", "mesh"), CASES)
 @pytest.fixture(scope="module")
 def runs():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    if version("jaxlib").startswith("0.10."):  # Compiles in half of the time; 0.12 cannot.
-        flags += " --xla_cpu_use_fusion_emitters=false"
     paths = str(DRIVER.parent)
     process = python(DRIVER, *MESHES, XLA_FLAGS=flags, PYTHONPATH=f"{DRIVER.parents[2]}:{paths}")
     out, error = process.communicate()

@@ -35,6 +35,7 @@ from vxlpro_jax.training.objective import objective_of
 from vxlpro_jax.training.optimizer import stop_frozen
 from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.setup import resolve
+from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
@@ -109,14 +110,19 @@ def shards(config: TrainConfig) -> set[str]:
     ],
 )
 def test_loss_and_gradients_are_those_of_frames(objective, optim, kept, config, no_mesh):
+    """Features are kept in float32, and learned from in float64.
+
+    The selector's gradients, in float32, are mostly rounding: up to 2 % off.
+    """
     config = dataclasses.replace(config, objective=objective, optim=optim, encode_microbatch=1)
     data, params, features = fill(config)
+    exact = dataclasses.replace(config, compute_dtype="float64")
 
     @jit
     @functools.partial(jax.value_and_grad, argnums=1)
     def learn(batch, params):
         params = stop_frozen(params, config=optim)
-        return objective_of(config).loss(params, batch, key=jax.random.key(1)).value
+        return objective_of(exact).loss(params, batch, key=jax.random.key(1)).value
 
     start = data.get_state()
     on_frames = next(data)
@@ -129,10 +135,13 @@ def test_loss_and_gradients_are_those_of_frames(objective, optim, kept, config, 
     assert len(shared) == 5
     for key in shared:
         np.testing.assert_array_equal(on_features[key], on_frames[key])
-    (loss, grads), (told, wanted) = learn(on_features, params), learn(on_frames, params)
-    np.testing.assert_allclose(loss, told, rtol=1e-5)
+    with jax.enable_x64(True):
+        params = tree.cast(params, "float64")
+        told = jax.device_get([learn(on_features, params), learn(on_frames, params)])
+    (loss, grads), (expected, wanted) = told
+    np.testing.assert_allclose(loss, expected, rtol=1e-7)
     assert any(leaf.any() for leaf in jax.tree.leaves(grads))
-    same = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
     jax.tree.map(same, grads, wanted)
 
 
