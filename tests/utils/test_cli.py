@@ -90,6 +90,26 @@ def test_other_faults_of_the_system_keep_their_traceback():
         cli.run(Path("/nowhere/at/all").unlink)
 
 
+def test_output_that_nobody_reads_ends_the_command_without_a_traceback():
+    code = (
+        "from vxlpro_jax.utils import cli\n"
+        "def main():\n"
+        "    for _ in range(100_000): print('one line')\n"
+        "cli.run(main)\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=UTF8
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "one line\n"
+        process.stdout.close()
+        said = process.stderr.read()
+    assert said == "error: Whatever read the output has ended, and so does this command.\n"
+    assert process.returncode == 141
+
+
 def test_a_log_file_has_whole_lines_in_their_order(tmp_path):
     """Without a terminal there is no carriage return, and `Done` comes after the bar."""
     code = (

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -30,7 +31,7 @@ def run(main: Callable[[], int | None]) -> None:
     except (InputError, Failure, KeyboardInterrupt) as error:
         code = report_error(error)
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        if error.errno not in FULL_DISK and not _nobody_reads(error):
             raise
         code = report_error(error)
     sys.exit(code or 0)
@@ -40,6 +41,9 @@ def report_error(error: BaseException) -> int:
     """Prints why a command ends, and returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return 130
+    if _nobody_reads(error):
+        _drop_output()
+        error = _ReaderGone("Whatever read the output has ended, and so does this command.")
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         error = full_disk(error.filename)
     if isinstance(error, InputError | Failure):
@@ -47,6 +51,28 @@ def report_error(error: BaseException) -> int:
         return 2 if isinstance(error, InputError) else error.code
     traceback.print_exception(error)
     return 1
+
+
+class _ReaderGone(Failure):
+    """As a shell reports a command that a closed pipe has ended."""
+
+    code = 141
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """Whether it was raised because stdout is a pipe of which the reader has ended, as `head`."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def _drop_output() -> None:
+    """Lets Python's own flush at the end succeed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def full_disk(path: object) -> InputError:
