@@ -13,6 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from helpers import ROOT, chat, free_port
 from servers import http_files
 
+from vxlpro_jax.data.errors import ProgramError
 from vxlpro_jax.data.ingest import tfrecord, workers
 from vxlpro_jax.data.ingest.convert import ConvertedShard, write_shard
 from vxlpro_jax.data.ingest.quota import Tally
@@ -189,7 +190,7 @@ def test_errors_in_workers_are_raised_in_the_parent():
     with workers.Workers(1) as pool:
         with pytest.raises(InputError, match="mend it"):
             pool.results(complain, ["user"])
-        with pytest.raises(workers.IngestError, match="KeyError: 'oops'"):
+        with pytest.raises(ProgramError, match="KeyError: 'oops'"):
             pool.results(complain, ["code"])
 
 

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from vxlpro_jax.data.errors import ProgramError
 from vxlpro_jax.data.sources.paths import redact_url
 from vxlpro_jax.utils.errors import Failure, InputError
 
@@ -67,7 +68,8 @@ class Workers:
 
         Raises:
             IngestError: An item killed the process that worked on it, twice.
-            Exception: `work` raised an InputError or IngestError.
+            InputError, OSError: `work` raised it.
+            ProgramError: `work` raised anything else.
         """
         todo = collections.deque((index, item, 1) for index, item in enumerate(items))
         running = {}
@@ -154,10 +156,10 @@ def _serve(pipe: Connection) -> None:
         result, error = None, None
         try:
             result = work(item, lambda bytes: pipe.send(BytesRead(bytes)))
-        except (InputError, IngestError) as failure:
+        except (InputError, IngestError, OSError) as failure:
             error = failure
         except Exception:
-            error = IngestError(f"{redact_url(str(item))} failed:\n{traceback.format_exc()}")
+            error = ProgramError(f"{redact_url(str(item))} failed:\n\n{traceback.format_exc()}")
         stays = len(os.listdir("/dev/fd")) < _MOST_OPEN_FILES
         pipe.send(_Reply(result, error, stays))
     os._exit(0)
