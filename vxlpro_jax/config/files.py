@@ -43,7 +43,7 @@ def load_config_file(name: str) -> ConfigFile:
 
 
 def find_config_file(file: str) -> Path:
-    """The file itself or, for `configs/NAME.py`, the installed one.
+    """Returns the file itself or, for `configs/NAME.py`, the installed one.
 
     Raises:
         InputError: there is neither.

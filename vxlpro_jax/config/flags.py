@@ -21,7 +21,7 @@ _WIDTH = 100
 
 
 class ConfigFlags(NamedTuple):
-    """What a command line with a config file says.
+    """The parsed command line of a command that reads a config file.
 
     Attributes:
         values: nested dict of the file, with the command line's values in it.
@@ -35,7 +35,7 @@ class ConfigFlags(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a command line says about a run.
+    """The run that a command line describes.
 
     Attributes:
         config: config of the run.
@@ -54,7 +54,7 @@ def read_run(argv: Sequence[str], *, define: Define, doc: str | None = None) -> 
     Args:
         argv: name of the command, and the words of its command line.
         define: adds the command's own flags.
-        doc: docstring of the command, which `--help` begins with.
+        doc: docstring of the command, which starts the text of `--help`.
 
     Raises:
         InputError: a flag or a key is unknown, or a value does not fit.
@@ -80,8 +80,8 @@ def read_config_flags(
         argv: name of the command, and the words of its command line.
         schema: dataclass of the fields that `--config.path` may set.
         define: adds the command's own flags.
-        doc: docstring of the command, which `--help` begins with.
-        default_file: config file if the command line names none; empty where it has to.
+        doc: docstring of the command, which starts the text of `--help`.
+        default_file: config file if the command line names none; empty if it must name one.
 
     Raises:
         InputError: a flag or a key is unknown, a value does not fit, or the file cannot be loaded.
@@ -90,7 +90,7 @@ def read_config_flags(
     values = flags.FlagValues()
     define(values)
     for name in values:
-        values[name].allow_overwrite = False  # Of two values one would be ignored.
+        values[name].allow_overwrite = False  # With two values, one would be ignored.
     if any(word in _HELP for word in argv[1:]):
         _print_help(values, schema=schema, doc=doc, default_file=default_file)
     words = _Words.split(argv)
@@ -112,7 +112,7 @@ def read_config_flags(
 
 
 class _Words(NamedTuple):
-    """The words of a command line, by what they set."""
+    """The words of a command line, grouped by what they set."""
 
     file: str
     overrides: list[tuple[str, str]]
@@ -120,7 +120,7 @@ class _Words(NamedTuple):
 
     @classmethod
     def split(cls, argv: Sequence[str]) -> "_Words":
-        """Sorts the words; a value stands behind `=` or in the next word."""
+        """Sorts the words into these groups; a value follows `=` or is the next word."""
         files, overrides, others = [], [], [argv[0]]
         words = iter(argv[1:])
         for word in words:
@@ -142,7 +142,7 @@ class _Words(NamedTuple):
 
 
 def _refuse_repeated(names: Sequence[str]) -> None:
-    """Of two values one would be ignored."""
+    """Refuses flags that are given twice, because one of the values would be ignored."""
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"Command line: --{name} is given more than once: keep one of them.")

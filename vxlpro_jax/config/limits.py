@@ -1,7 +1,7 @@
 """Types and ranges of the model's sizes, whether a command line or a config.json gives them.
 
-The upper ends are far beyond any model that is trained, and small enough that a wrong number is
-refused before anything of that size is made.
+The upper limits are far above any model that is trained, yet small enough that a wrong number is
+refused before anything of that size is allocated.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ LIMITS = {
 
 
 def check_fields(config: Any, *, path: str) -> None:
-    """Checks all fields of a dataclass that have limits; `path` is its own, `decoder.`.
+    """Checks all fields of a dataclass that have limits; `path` is its dotted prefix, `decoder.`.
 
     Raises:
         InputError: a value has another type, is not finite, or is outside of its range.
@@ -71,7 +71,7 @@ def check(field: str, value: Any, *, name: str) -> None:
     Args:
         field: dotted path of the field, `decoder.width`.
         value: its value.
-        name: what the error message calls it.
+        name: name of the field in the error message.
 
     Raises:
         InputError: the value has another type, is not finite, or is outside of the range.
@@ -83,12 +83,12 @@ def check(field: str, value: Any, *, name: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it: as JSON has it, and not longer than a few words."""
+    """Formats a value for an error message: as JSON, shortened to a few words."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     try:
         text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits.
+    except ValueError:  # Python prints no integer of more than 4,300 digits.
         text = "a number of thousands of digits"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 

@@ -20,7 +20,7 @@ RENAMED_VALUES = {
 
 
 def current_path(path: str) -> str:
-    """The present dotted path of a field that may have an earlier name."""
+    """Returns the present dotted path of a field that may have an earlier name."""
     return RENAMED_FIELDS.get(path, path)
 
 

@@ -89,7 +89,7 @@ def _convert(kind: Any, value: Any, default: Any, path: str) -> Any:
 
 
 def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    """`kinds` as in a type hint: one for each item, or one and `...` for any number of them."""
+    """Converts a tuple; `kinds` has one type per item, or one and `...` for any number of them."""
     if not isinstance(value, tuple | list):
         raise InputError(f"{path} is {value!r}: expected a tuple.")
     if kinds[-1] is ...:
@@ -102,7 +102,7 @@ def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, 
 
 
 def _kind_at(cls: Any, path: str) -> Any:
-    """The type of the field at a dotted path."""
+    """Returns the type of the field at a dotted path."""
     kind, done = cls, "config"
     for name in path.split("."):
         if not dataclasses.is_dataclass(kind):
@@ -120,7 +120,7 @@ def _kind_at(cls: Any, path: str) -> Any:
 
 
 def _parse(kind: Any, text: str, path: str) -> Any:
-    """The value that text stands for; `from_mapping` holds it to the field's type."""
+    """Returns the value that the text stands for; `from_mapping` checks the field's type."""
     if kind is str or typing.get_origin(kind) is Literal:
         return text
     try:

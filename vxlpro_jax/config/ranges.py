@@ -1,4 +1,4 @@
-"""Checks of config values that no field's type can express."""
+"""Checks of config values that a field's type cannot express."""
 
 import dataclasses
 import math
@@ -47,7 +47,7 @@ def check_share(config: Any, *names: str) -> None:
 
 
 def check_seed(config: Any) -> None:
-    """Refuses a `seed` that no generator takes.
+    """Refuses a `seed` that a random generator does not accept.
 
     Raises:
         InputError: it is not in [0, 2**32).
@@ -57,7 +57,7 @@ def check_seed(config: Any) -> None:
 
 
 def check_float_type(config: Any, *names: str, also: tuple[str, ...] = ()) -> None:
-    """Refuses names that are no type of floating-point numbers, nor one of `also`.
+    """Refuses names that are neither floating-point types nor one of `also`.
 
     Raises:
         InputError: as `check_at_least`.

@@ -1,8 +1,8 @@
 """Every key of a release-format config.json: whether it is used, irrelevant or refused.
 
-A key that changes what the model computes is used, or refused unless it has the value that the
-model computes with. A key that is not here is unknown: it is carried along and named in the report
-of a conversion.
+A key that affects the computation is either used, or refused unless its value is the one that the
+model implements. A key that is not listed here is unknown: it is kept, and the report of a
+conversion names it.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ DEFAULT_PINPOINTS = "(1x1),...,(6x6)"
 
 @dataclasses.dataclass(frozen=True)
 class Used:
-    """Sets the field at a dotted path of `ModelConfig`; one that is not required has a default."""
+    """Sets the field at a dotted path of `ModelConfig`; if not required, it has a default."""
 
     field: str
     required: bool = False
@@ -28,27 +28,27 @@ class Used:
 
 @dataclasses.dataclass(frozen=True)
 class Only:
-    """Changes what is computed, and is refused unless it has one of the values (or is null)."""
+    """Affects the computation, and is refused unless it has one of these values (or is null)."""
 
     values: tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Is used or refused by code that looks at several keys: the function of this name."""
+    """Is handled by the function of this name, which looks at several keys."""
 
     function: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Irrelevant:
-    """Does not change what the model computes here; it is carried along."""
+    """Does not affect what the model computes here; it is kept."""
 
 
 Meaning = Used | Only | Rule | Irrelevant
 
-# What transformers writes into the config of any model, by kind: identity, types, generation (our
-# options are flags), heads for classification, training.
+# Keys that transformers writes into the config of any model, by kind: identity, types, generation
+# (flags here), heads for classification, training.
 _OF_ANY_MODEL = (
     *("_name_or_path", "_attn_implementation_autoset", "architectures", "auto_map", "model_type"),
     *("transformers_version", "transformers.js_config", "dtype", "torch_dtype", "torchscript"),
@@ -75,7 +75,7 @@ _OF_ANY_MODEL_REFUSED = {
     "attention_dropout": Only((0,)),
 }
 
-# What the release and its relatives note about training, files and pictures of other forms.
+# Keys of the release and related models about training, files and unsupported kinds of pictures.
 _OF_THE_RELEASE = (
     *("mm_vision_tower", "mm_tower", "vision_tower_pretrained", "delay_load", "use_mm_proj"),
     *("mm_vision_select_layer", "mm_vision_select_feature", "unfreeze_mm_vision_tower"),
@@ -91,8 +91,8 @@ _OF_THE_RELEASE = (
     *("use_pos_skipping", "vocab_padding", "language_model"),
 )
 
-# Written where the model does not come from a config.json that has them. The released code tiles
-# pictures by `image_grid_pinpoints`, and adds rows to the embedding unless it is told not to.
+# Written if the original config.json lacks them. The released code tiles pictures by
+# `image_grid_pinpoints`, and adds rows to the embedding unless a key says not to.
 _DEFAULTS = {
     "architectures": ["LlavaQwenForCausalLM"],
     "model_type": "llava_qwen",
@@ -165,7 +165,7 @@ KEYS: dict[str, Meaning] = {
 
 
 def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `ModelConfig` that a config.json sets, as a nested dict.
+    """Returns the fields of `ModelConfig` that a config.json sets, as a nested dict.
 
     A key that is null counts as absent if it has a default. Without `vision_config` the tower has
     its default sizes.
@@ -193,7 +193,7 @@ def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> dict[str,
 
 
 def write(values: Mapping[str, Any], *, carried: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json that `read` reads back.
+    """Returns the config.json that `read` reads back.
 
     Args:
         values: every field of a `ModelConfig`, as a nested dict.
@@ -221,7 +221,7 @@ def write(values: Mapping[str, Any], *, carried: Mapping[str, Any]) -> dict[str,
 
 
 def unknown(config: Mapping[str, Any]) -> list[str]:
-    """The keys that nothing is known about, those of the vision tower as `vision_config.KEY`."""
+    """Returns the unknown keys; those of the vision tower are named `vision_config.KEY`."""
     vision = config.get("vision_config")
     vision = vision if isinstance(vision, Mapping) else {}
     return [
@@ -243,7 +243,7 @@ def _missing(config: Mapping[str, Any], keys: Mapping[str, Meaning]) -> list[str
 def _fields(
     config: Mapping[str, Any], keys: Mapping[str, Meaning], *, where: str
 ) -> dict[str, Any]:
-    """The fields by their dotted paths; refuses values that the model does not compute with."""
+    """Returns the fields by dotted path; refuses values that the model does not implement."""
     fields = {}
     for key, value in config.items():
         use, name = keys.get(key), f"config.json: {where}{key}"
@@ -297,7 +297,7 @@ def _check_heads(config: Mapping[str, Any]) -> None:
 
 
 def _check_window(config: Mapping[str, Any]) -> None:
-    """Refuses attention that does not see all positions, in the forms that Qwen2 knows."""
+    """Refuses sliding-window attention, in each form that a Qwen2 config can ask for it."""
     kinds = config.get("layer_types")
     if kinds is not None and (
         not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)

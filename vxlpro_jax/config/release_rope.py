@@ -26,11 +26,11 @@ _YARN_KEYS = {*_YARN_FIELDS, "mscale", "mscale_all_dim"}
 
 
 def read(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields `rope_theta` and `yarn` of the decoder that a config.json gives; absent if not.
+    """Reads the decoder's `rope_theta` and `yarn` from a config.json; omits those it does not give.
 
     Raises:
-        InputError: a kind of rescaling that is not implemented, a key that is unknown or out of its
-            range, or two places that contradict each other.
+        InputError: the kind of rescaling is not implemented, a key is unknown or out of its range,
+            or two places contradict each other.
     """
     blocks = {name: _block(config, name) for name in _BLOCKS if config.get(name) is not None}
     thetas = {f"{name}.rope_theta": block.get("rope_theta") for name, block in blocks.items()}
@@ -44,7 +44,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(*, rope_theta: float, yarn: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a config.json, as transformers of version 4 and 5 both read them.
+    """Returns the keys of a config.json in a form that transformers 4 and 5 both read.
 
     Args:
         rope_theta: base of the frequencies.
@@ -89,7 +89,7 @@ def _block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _yarn(block: Mapping[str, Any], config: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Fields of `YarnConfig`; None for frequencies that are not rescaled."""
+    """Returns the fields of `YarnConfig`; None if the frequencies are not rescaled."""
     if block["type"] != "yarn":
         return None
     values = {key: block[key] for key in _YARN_KEYS if key in block}
@@ -133,7 +133,7 @@ def _is_positive(*values: Any) -> bool:
 
 
 def _agreed(places: Mapping[str, Any]) -> Any:
-    """The value that all places give which give any; None if none does.
+    """Returns the value that the places agree on, ignoring those without one; None if all lack it.
 
     Raises:
         InputError: two places give different values.

@@ -31,8 +31,8 @@ FREE = frozenset(
         "model.vision.remat",
     }
 )
-# These do: the steps to come are others than those of a run that had the new value from its start.
-# Data may move; whether their records are the same is checked when the checkpoint is read.
+# These do: the remaining steps differ from those of a run that had the new value from its start.
+# Data may move; whether its records are the same is checked when the checkpoint is read.
 NOTED = frozenset(
     {
         "data.image_root",
@@ -57,24 +57,24 @@ class Change(NamedTuple):
 
     @property
     def rule(self) -> Rule:
-        """Whether the change is without effect, allowed but said, or refused."""
+        """Rule of the change: without effect (free), allowed but reported (noted), or refused."""
         if self.field in FREE:
             return "free"
         return "noted" if self.field in NOTED else "fixed"
 
     def __str__(self) -> str:
-        """For messages."""
+        """Describes the change for messages."""
         return f"config.{self.field} was {_short(self.was)} and is {_short(self.now)}"
 
 
 def changes(was: TrainConfig, now: TrainConfig) -> list[Change]:
-    """The fields whose values differ, in the order of the config."""
+    """Returns the fields whose values differ, in the order of the config."""
     old, new = dict(_leaves(was)), dict(_leaves(now))
     return [Change(path, old[path], new[path]) for path in old if old[path] != new[path]]
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field that is no group of fields, by its dotted path."""
+    """Yields every field that is not itself a config dataclass, with its dotted path."""
     for field in dataclasses.fields(config):
         value, path = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):

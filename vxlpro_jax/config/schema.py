@@ -31,7 +31,7 @@ STAMP_TOKENS = 10
 IMAGE_TOKEN = -200
 IGNORE_LABEL = -100
 
-# More than any tower has along a side; positions grow with its square.
+# Above the grid side of any known tower; the number of positions grows with its square.
 _MOST_PATCHES = 256
 
 Layout = Literal["released", "temporal"]
@@ -46,10 +46,10 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """SigLIP tower. Defaults: so400m-patch14-384 less its last layer, which the release deletes."""
+    """SigLIP tower. Defaults: so400m-patch14-384 without its last layer, as in the release."""
 
     width: int = 1152
-    """Channels of a patch."""
+    """Hidden size (channels per patch)."""
     depth: int = 26
     """Transformer layers."""
     num_heads: int = 16
@@ -95,35 +95,35 @@ class DtsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class YarnConfig:
-    """YaRN, which rescales rotary frequencies for videos longer than the weights have seen.
+    """YaRN rescaling of the rotary frequencies, for contexts longer than the weights were made for.
 
     Qwen2.5 reads 131,072 positions with a factor of 4.
     """
 
     factor: float = 1.0
-    """Factor of the context length; 1 leaves the frequencies as they are."""
+    """Factor by which the context length grows; 1 leaves the frequencies unchanged."""
     original_positions: int = 32_768
-    """Context length that the weights were trained for before."""
+    """Context length that the weights were trained for, before YaRN."""
     attention_factor: float = 0.0
-    """Factor of queries and keys; 0 for that of the paper, 0.1 ln(factor) + 1."""
+    """Factor that scales queries and keys; 0 for the paper's value, 0.1 ln(factor) + 1."""
     beta_fast: float = 32.0
-    """Turns within the original context from which on a frequency is left as it is."""
+    """Turns within the original context above which a frequency is left unchanged."""
     beta_slow: float = 1.0
     """Turns within the original context below which a frequency is divided by the factor."""
     truncate: bool = True
-    """Round the bounds of the ramp between both to whole channels."""
+    """Round the bounds of the ramp between these two to whole channels."""
 
     def __post_init__(self):
         limits.check_fields(self, path="decoder.yarn.")
 
     @property
     def scale(self) -> float:
-        """The factor of queries and keys."""
+        """Factor that scales queries and keys."""
         return self.attention_factor or 0.1 * math.log(self.factor) + 1
 
     @property
     def is_off(self) -> bool:
-        """Whether the rotary embedding is the plain one."""
+        """Whether the rotary embedding is not rescaled."""
         return self.factor == 1 and self.scale == 1
 
 
@@ -134,7 +134,7 @@ class DecoderConfig:
     vocab_size: int = 151_936
     """Rows of the token embedding."""
     width: int = 2048
-    """Channels of a position."""
+    """Hidden size (channels per position)."""
     depth: int = 36
     """Transformer layers."""
     num_heads: int = 16
@@ -169,7 +169,7 @@ class DecoderConfig:
 
     @property
     def context(self) -> int:
-        """Positions that the decoder reads, which YaRN multiplies."""
+        """Context length in positions, extended by YaRN if it is on."""
         if self.yarn.is_off:
             return self.max_positions
         return max(self.max_positions, int(self.yarn.factor * self.yarn.original_positions))
@@ -183,7 +183,7 @@ class ModelConfig:
     dts: DtsConfig = DtsConfig()
     decoder: DecoderConfig = DecoderConfig()
     pool: int = 2
-    """Side of the square of places that are averaged to one visual token; 2 in the release."""
+    """Side of the square window that is averaged into one visual token; 2 in the release."""
     attention: str = "auto"
     """Attention backend, a module of `ops/attention/backends`; `auto` chooses by platform and
     length."""
@@ -210,12 +210,12 @@ class ModelConfig:
 
     @property
     def tokens_per_group(self) -> int:
-        """Visual tokens that the model makes of four frames."""
+        """Visual tokens per group of four frames."""
         return (self.dts.grid // self.pool) ** 2
 
     @classmethod
     def from_release(cls, config: Mapping[str, Any]) -> Self:
-        """Sizes from a release-format `config.json`; `release_keys` says what its keys mean.
+        """Reads the sizes from a release-format `config.json`; `release_keys` explains its keys.
 
         Raises:
             InputError: a size is missing, has another type or is out of its range, or a key asks
@@ -227,13 +227,13 @@ class ModelConfig:
         return cls(
             vision=VisionConfig(**fields.get("vision", {})),
             dts=DtsConfig(**fields.get("dts", {})),
-            # Qwen2's own default, which is not that of the released sizes.
+            # Qwen2's own default, which differs from the released model's.
             decoder=DecoderConfig(**{"tied_head": False, **decoder}),
             pool=fields.get("pool", cls.pool),
         )
 
     def to_release(self, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The `config.json` that `from_release` reads back, in the release's names.
+        """Returns the `config.json` that `from_release` reads back, in the release's names.
 
         Args:
             source: content of the config.json that the model comes from. Its keys that are not
@@ -252,7 +252,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecotConfig:
-    """ReCoT: what is hidden from the compressor, the decoder that restores it, and the loss.
+    """ReCoT: masking of the compressor's input, the decoder that restores it, and the loss.
 
     Only the scores of the policy `sgm` are published; all else is ours.
     """
@@ -262,10 +262,10 @@ class RecotConfig:
     ignores the content, `tube` hides the same places in all four frames, `motion` keeps what
     changes."""
     mask_ratio: tuple[float, float] = (0.75, 0.75)
-    """Share of hidden tokens, in [0.05, 0.95]: of a clip whose frames have nothing in common, and
-    of a still one."""
+    """Shares of tokens to hide, each in [0.05, 0.95]: for a clip whose frames have nothing in
+    common, and for a still clip."""
     difference_weight: float = 1.0
-    """Weight of the error of changes between frames, relative to the error of the tokens."""
+    """Weight of the frame-difference error, relative to the token error."""
     decoder_width: int = 512
     """Channels of the reconstruction decoder."""
     decoder_depth: int = 2
@@ -283,9 +283,9 @@ class RecotConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """How a model is asked unless the question says otherwise: what it was trained to see.
+    """Default sampling of frames and tokens for questions, taken from how the model was trained.
 
-    A model folder carries these values as `inference_config.json`; training writes them there.
+        max_frames: largest number of frames sampled from a video.
 
     Attributes:
         max_frames: number of frames that are sampled from a video at most.
@@ -323,7 +323,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where samples come from and the static shapes that they are padded to.
+    """Data sources, and the static shapes to which samples are padded.
 
     Paths may be URLs (`http`, `https`, `s3`, `gs`) if the extra `remote` is installed.
     """
@@ -333,40 +333,40 @@ class DataConfig:
     (`*.jsonl`), ArrayRecord shards (`*.arrayrecord`) or the folder of their ingest, several of
     these by braces or stars (`a/{x,y}.json`, `shards/*.arrayrecord`), or a mixture (`*.yaml`)."""
     eval_path: str = ""
-    """Data files of held-out samples, which are only evaluated."""
+    """Data files of held-out samples, used only for evaluation."""
     video_root: str = ""
     """Folder of the videos; empty for each data file's own folder."""
     image_root: str = ""
     """Folder of the images; empty for each data file's own folder."""
     cache_dir: str = "~/.cache/vxlpro_jax"
-    """Folder of files that can be made again: embedded clips and copies of remote shards."""
+    """Folder for files that can be recreated: embedded clips and copies of remote shards."""
     feature_cache: str = ""
-    """Folder of the features of a frozen tower, or of tower and DTS if both are frozen; empty for
-    none. `{cache_dir}` in it stands for that field."""
+    """Folder for cached features of a frozen tower, or of tower and DTS if both are frozen; empty
+    for no cache. `{cache_dir}` in it is replaced by that field."""
     tokenizer: str = ""
-    """Folder of `tokenizer.json`; empty for the one of `init_from`, or the tiny one."""
+    """Folder with `tokenizer.json`; empty for the one of `init_from`, or else the tiny one."""
     batch_size: int = 8
-    """Rows of a batch, over all devices."""
+    """Global batch size: rows of a batch over all devices."""
     max_frames: int = 8
-    """Frames of a row, a multiple of 4."""
+    """Frames per row, a multiple of 4."""
     max_text_tokens: int = 96
-    """Text ids of a row, template and answers included."""
+    """Text tokens per row, including template and answers."""
     samples_per_row: int = 1
-    """Most samples that share a row."""
+    """Largest number of samples that share a row."""
     fps: float = 0.0
-    """Frames per second that a video is sampled at; 0 for uniformly spaced frames."""
+    """Sampling rate of videos in frames per second; 0 for uniformly spaced frames."""
     frames_per_sample: int = 0
-    """Most frames of a sample; 0 for as many as a row has."""
+    """Largest number of frames per sample; 0 for as many as a row has."""
     frame_buckets: tuple[int, ...] = ()
     """Smaller numbers of frames per row, multiples of 4. A batch holds samples of one bucket, and
     the step is compiled once per bucket. At a fixed `fps` a video's bucket follows from its
     record's `duration`; otherwise a video may need all frames."""
     num_workers: int = 0
-    """Processes that decode videos; with 0, threads decode without a time limit."""
+    """Number of processes that decode videos; with 0, threads decode without a time limit."""
     seconds_per_file: float = 120.0
-    """Time limit for decoding a video."""
+    """Time limit for decoding a video, in seconds."""
     bad_sample_quota: float = 0.05
-    """Share of records that may be unreadable before the run stops."""
+    """Share of unreadable records above which the run stops."""
 
     def __post_init__(self):
         check_at_least(self, 0, "max_text_tokens", "fps", "frames_per_sample", "num_workers")
@@ -379,15 +379,15 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParamGroup:
-    """Parameters chosen by path, with their learning rate and update rule; first match wins."""
+    """Parameters matched by path, with their learning rate and update rule; first match wins."""
 
     pattern: str = ""
-    """Regular expression that is searched in a parameter's path, `decoder/embed`."""
+    """Regular expression that is searched in a parameter's path, such as `decoder/embed`."""
     lr_scale: float = 1.0
-    """Factor of the learning rate; 0 freezes the group."""
+    """Learning rate factor; 0 freezes the group."""
     rule: Literal["adamw", "muon"] = "adamw"
-    """Update rule. `muon` gives matrices that multiply orthogonal updates; vectors and tables stay
-    with AdamW."""
+    """Update rule. `muon` gives weight matrices orthogonal updates; vectors and embedding tables
+    stay with AdamW."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -397,7 +397,7 @@ class OptimConfig:
     lr: float = 1e-3
     """Peak learning rate."""
     warmup: float = 0.03
-    """Share of the steps that the learning rate rises."""
+    """Share of the steps spent on linear warm-up."""
     b1: float = 0.9
     """Decay of AdamW's first moments."""
     b2: float = 0.999
@@ -405,12 +405,12 @@ class OptimConfig:
     eps: float = 1e-8
     """Epsilon of AdamW."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of matrices and the embedding."""
+    """Decoupled weight decay, applied to matrices and the embedding."""
     clip_norm: float = 1.0
-    """Largest global norm of the gradients."""
+    """Global norm to which gradients are clipped."""
     momentum_dtype: str = ""
-    """Type of first moments and Muon's momentum; empty for float32. Second moments are always
-    float32: they change by a thousandth a step, too little for bfloat16."""
+    """Dtype of first moments and Muon's momentum; empty for float32. Second moments are always
+    float32: they change by a thousandth per step, too little for bfloat16."""
     groups: tuple[ParamGroup, ...] = ()
     """Parameter groups, `({"pattern": "^vision/", "lr_scale": 0.0},)`; the first match wins."""
 
@@ -430,15 +430,15 @@ class MeshConfig:
     """Devices along each mesh axis; one axis may be -1, which takes all remaining devices."""
 
     data: int = 1
-    """Replicas that split the batch."""
+    """Data-parallel replicas, which split the batch."""
     fsdp: int = -1
-    """Devices that split the batch and hold shards of the parameters."""
+    """Devices that split the batch and shard the parameters."""
     tensor: int = 1
     """Devices that split heads and MLP units."""
     context: int = 1
     """Devices that split the sequence."""
     num_slices: int = 1
-    """Groups of devices with a fast network of their own, along the axis `data`."""
+    """Number of slices: groups of devices with a fast network of their own, along axis `data`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -446,7 +446,7 @@ class TrainConfig:
     """One training run."""
 
     objective: str = "sft"
-    """What is learned: `sft` (answer questions, whole model), `recot` (restore hidden tokens,
+    """Training objective: `sft` (answer questions, whole model), `recot` (restore hidden tokens,
     compressor alone), or a Python file that defines an objective of your own."""
     model: ModelConfig = PRESETS["tiny"]
     recot: RecotConfig = RecotConfig()
@@ -454,32 +454,32 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = 0
-    """Seed of initialisation, shuffles and draws."""
+    """Seed of initialisation, shuffling and random draws."""
     total_steps: int = 100
-    """Optimizer steps of the run; the learning rate reaches zero there."""
+    """Number of optimizer steps; the learning rate reaches zero at the last."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     eval_every: int = 0
-    """Steps between evaluations on held-out samples, with one more at the end; 0 for none."""
+    """Steps between evaluations on held-out samples, plus one at the end; 0 for none."""
     log_every: int = 10
-    """Steps between console lines."""
+    """Steps between log lines on the console."""
     init_from: str = ""
-    """Checkpoints or model folders to start from, separated by commas; the first that holds a part
-    gives it."""
+    """Checkpoints or model folders to initialise from, separated by commas; each part comes from
+    the first that holds it."""
     keep_ratio: tuple[float, float] = (0.7, 0.99)
-    """Bounds of the uniform draw of the selector's keep ratio; a draw above 1 keeps all tokens."""
+    """Range from which the keep ratio is drawn uniformly; a draw above 1 keeps all tokens."""
     pose_max_frames: int = 0
-    """Longest video, in frames, whose positions are learned by position skipping (PoSE); 0 for
-    none. Samples take the positions of pieces of longer videos than are shown."""
+    """Longest video, in frames, whose positions are learned by position skipping (PoSE); 0 turns
+    it off. Samples get positions as if they were pieces of longer videos."""
     param_dtype: str = "float32"
-    """Type of the parameters and of the gradients."""
+    """Dtype of the parameters and of the gradients."""
     compute_dtype: str = "float32"
-    """Type that the forward pass casts parameters and activations to."""
+    """Dtype to which the forward pass casts parameters and activations."""
     encode_microbatch: int = 0
     """Groups of four frames that a device encodes at a time, which bounds the memory of tower and
-    compressor; 0 for all."""
+    compressor; 0 for all at once."""
     grad_accum_steps: int = 1
-    """Gradient accumulation steps: parts of a batch whose gradients are averaged."""
+    """Gradient accumulation steps: microbatches per step, whose gradients are averaged."""
 
     def __post_init__(self):
         low, high = self.keep_ratio
@@ -501,7 +501,7 @@ class TrainConfig:
 
     @property
     def inference(self) -> InferenceConfig:
-        """How the trained model is asked: with the frames and the mean keep ratio of training."""
+        """Default inference settings: the frames and the mean keep ratio of training."""
         return InferenceConfig(
             max_frames=self.data.frames_per_sample or self.data.max_frames,
             fps=self.data.fps,

@@ -41,9 +41,9 @@ def rows(cls: type = TrainConfig, *, path: str = "") -> Iterator[FieldRow]:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The string literal below each field of a dataclass, on one line; empty where there is none.
+    """Returns the string literal below each field of a dataclass, on one line; empty if none.
 
-    Fields of the class itself only, not of its bases.
+    Covers only fields of the class itself, not of its bases.
     """
     docs = {}
     body = _class_bodies(sys.modules[cls.__module__])[cls.__name__]
@@ -54,7 +54,7 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def type_text(kind: Any) -> str:
-    """A type as people read it: `int`, `sgm | random`, `(float, float)`, `(int, ...)`."""
+    """Formats a type for readers: `int`, `sgm | random`, `(float, float)`, `(int, ...)`."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return " | ".join(map(str, arguments))
@@ -64,12 +64,12 @@ def type_text(kind: Any) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The text up to its first full stop."""
+    """Returns the text up to its first full stop."""
     return re.split(r"(?<=\.) (?=[A-Z`])", text, maxsplit=1)[0]
 
 
 def text(cls: type = TrainConfig, *, width: int = 100) -> str:
-    """Lines for `--help`: each field with type and default, then what it means."""
+    """Returns the lines for `--help`: each field with type and default, then its meaning."""
     lines = []
     for row in rows(cls):
         lines.append(f"  --config.{row.path}={row.default}  ({row.type})")
@@ -79,7 +79,7 @@ def text(cls: type = TrainConfig, *, width: int = 100) -> str:
 
 
 def markdown(cls: type = TrainConfig) -> str:
-    """The tables of all fields for the documentation, one for each dataclass."""
+    """Returns the tables of all fields for the documentation, one for each dataclass."""
     groups: dict[str, list[FieldRow]] = {}
     for row in rows(cls):
         groups.setdefault(row.path.rpartition(".")[0], []).append(row)
