@@ -27,7 +27,7 @@ class Dts(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[G, 4, h, w, C] -> [G, h, w, C]."""
+        """Compresses each group of four frames into one: [G, 4, h, w, C] -> [G, h, w, C]."""
         init, shape = nn.initializers.normal(1.0), (FRAMES_PER_GROUP, x.shape[-1])
         x = x + self.param("temporal_encoding", init, shape, jnp.float32)[:, None, None]
         for index in range(2):

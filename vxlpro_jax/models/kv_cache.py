@@ -199,7 +199,7 @@ def attend(
 
 
 def merge(one: Part, other: Part) -> Part:
-    """Combines attention to two sets of keys, of which each query sees a key of the first."""
+    """Combines attention to two sets of keys; every query must see some key of the first set."""
     log_sum = jnp.logaddexp(one.log_sum, other.log_sum)
     first, second = (jnp.exp(part.log_sum - log_sum)[..., None] for part in (one, other))
     return Part(one.out * first + other.out * second, log_sum)

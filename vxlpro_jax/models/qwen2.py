@@ -24,7 +24,7 @@ from vxlpro_jax.sharding import activations
 
 _normal = nn.initializers.normal(0.02)
 _Linear = functools.partial(Dense, kernel_init=_normal, bias_init=zeros)
-# Of the index and the positions that each scanned layer gets.
+# `in_axes` of the scanned layers: each gets its own index, and all get the same positions.
 _LAYER_AXES: Any = (0, nn.broadcast)
 
 

@@ -80,7 +80,7 @@ class Recot(nn.Module):
         return rearrange(self.dts(activations.shard_frames(groups)), "g h w c -> g (h w) c")
 
     def mask(self, features: jax.Array, *, key: jax.Array) -> Masked:
-        """Hides tokens of [G, f, P, C] that `key` draws."""
+        """Draws a mask with `key` and hides those tokens of [G, f, P, C]."""
         visible = self.recot.choose(features, key=key)
         return Masked(self.recot.hide(features, visible=visible), visible)
 
@@ -111,7 +111,7 @@ def normalize(features: jax.Array) -> jax.Array:
 
 
 class _Extras(nn.Module):
-    """What only ReCoT has: the policy's learned queries, the mask token and the decoder."""
+    """The parameters that only ReCoT has: the policy's queries, the mask token and the decoder."""
 
     options: RecotConfig
     width: int

@@ -96,10 +96,9 @@ class Selector(nn.Module):
 
 
 def drop_untouched(selected: Selected) -> Selected:
-    """Without the stamps of groups of which no visual token is kept.
+    """Drops the stamps of groups without any kept visual token.
 
-    Differs from the release, which keeps all stamps: at low keep ratios these are most of what the
-    decoder reads.
+    The release keeps all stamps; at low keep ratios they are most of what the decoder reads.
     """
     touched = selected.kept[..., STAMP_TOKENS:].any(-1, keepdims=True)
     return selected.replace(kept=selected.kept & touched)

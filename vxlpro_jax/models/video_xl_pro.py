@@ -260,7 +260,7 @@ def abstract_params(config: ModelConfig) -> dict:
 
 
 def apply_method(config: ModelConfig, method: str | Callable, params: Any, *inputs: Any) -> Any:
-    """Applies a method of the model to parameters, of which those that it uses suffice.
+    """Applies a method of the model; `params` may lack the parts that the method does not use.
 
     Args:
         config: sizes of the model.
