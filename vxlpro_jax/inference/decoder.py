@@ -25,17 +25,17 @@ from vxlpro_jax.models.selector import drop_untouched
 from vxlpro_jax.models.video_xl_pro import Text, jit_method
 from vxlpro_jax.utils.errors import InputError
 
-# Lengths are rounded up to these, so that few shapes are compiled.
+# Lengths are rounded up to multiples of these, so that few shapes are compiled.
 _TEXT_MULTIPLE = 64
 _SLOT_MULTIPLE = 256
 
 
 class Predicted(NamedTuple):
-    """A given reply, id by id: int32 [R] each.
+    """A given reply and the model's prediction of each of its ids: int32 [R] each.
 
     Attributes:
-        expected: the reply and the end of the turn.
-        predicted: the likeliest id at each place, after the expected ones before it.
+        expected: the reply, followed by the end of the turn.
+        predicted: the likeliest id at each place, given the expected ids before it.
     """
 
     expected: np.ndarray
@@ -58,11 +58,11 @@ class TokenScores(NamedTuple):
 
 @dataclasses.dataclass
 class PrefillState:
-    """A video or picture that the decoder has read, up to where questions part.
+    """A video or picture that the decoder has read, up to the point where questions differ.
 
     Attributes:
-        length: positions read; what a cache holds beyond them belongs to an answer.
-        cache: the slots, passed on from answer to answer.
+        length: number of positions read; anything in the cache beyond them belongs to an answer.
+        cache: key/value cache, which is reused from answer to answer.
     """
 
     length: int
@@ -73,7 +73,7 @@ class Decoder:
     """Selector and decoder of a model on one device."""
 
     def __init__(self, model: LoadedModel, *, progress: Callable):
-        """Wraps a model; `progress` is `cli.progress` or the like."""
+        """Wraps a model; `progress` is `cli.progress` or a function like it."""
         self._model = model
         self._progress = progress
 
@@ -157,7 +157,7 @@ class Decoder:
         )
 
     def _extend(self, state: PrefillState, ids: np.ndarray) -> jax.Array:
-        """Reads ids [T] behind the video; logits [T', V], T' >= T, of what comes after each."""
+        """Reads ids [T] after the video; returns logits [T', V], T' >= T, of the id after each."""
         cache = _cut(state.cache, length=state.length)
         logits, state.cache = self._apply("extend", _padded_text(ids), cache, donate=(1,))
         return logits[0]
@@ -165,7 +165,7 @@ class Decoder:
     def _assemble(
         self, encoded: Encoded, plans: Sequence[Plan], *, function: Callable
     ) -> tuple[jax.Array, int]:
-        """The decoder's input [1, L, D] up to the last visual token, and its length."""
+        """Returns the decoder's input [1, L, D] up to the last visual token, and its length."""
         keep = min(plan.keep for plan in plans)
         asked = self._text(encoded, np.concatenate([plan.ids for plan in plans]), keep=keep)
         text = self._text(encoded, plans[0].ids[: plans[0].image_index + 1], keep=keep)
@@ -175,7 +175,7 @@ class Decoder:
         return embeddings, int(lengths[0])
 
     def _text(self, encoded: Encoded, ids: np.ndarray, *, keep: int) -> Text:
-        """One sample of the ids [T] about the video, in padded slots."""
+        """Makes one sample of the ids [T] about the video, padded."""
         groups = round_up(len(encoded.visual), GROUPS_PER_BATCH)
         return Text(
             tokens=_padded_text(ids),
@@ -191,7 +191,7 @@ class Decoder:
 
 @functools.cache
 def _assembling(slots: int, keep_stamps: KeepStamps) -> Callable:
-    """One function for each number of slots, so that each is compiled once."""
+    """Returns one function per number of slots, so that each is compiled once."""
 
     def assemble(model, visual, asked, text):
         selected = model.select(visual, asked)
@@ -204,10 +204,10 @@ def _assembling(slots: int, keep_stamps: KeepStamps) -> Callable:
 
 
 def _cut(cache: KVCache, *, length: int) -> KVCache:
-    """The cache without what it holds behind the first `length` positions."""
+    """Returns the cache truncated to the first `length` positions."""
     return dataclasses.replace(cache, lengths=jnp.array([length]))
 
 
 def _padded_text(ids: np.ndarray) -> jax.Array:
-    """int32 [T] -> [1, T'] with zeros behind."""
+    """Pads ids with zeros at the end: int32 [T] -> [1, T']."""
     return jnp.asarray(pad(ids, round_up(len(ids), _TEXT_MULTIPLE))[None], jnp.int32)

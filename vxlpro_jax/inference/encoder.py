@@ -1,7 +1,7 @@
-"""Frames to visual tokens for answering, a few groups at a time.
+"""Encodes frames to visual tokens for answering, a few groups at a time.
 
-Frames are read, encoded and dropped, so that memory holds of a video only its visual tokens, on the
-host. Reading, encoding and fetching overlap.
+Frames are read, encoded and dropped, so that only the visual tokens of a video stay in memory, on
+the host. Reading, encoding and copying to the host overlap.
 
 Shapes: `F` frames and `G` groups of a video, `g` of a batch, `N` visual tokens of a group, `D`
 decoder width, `S` side of a frame.
@@ -27,10 +27,10 @@ from vxlpro_jax.inference.token_cache import TokenCache
 from vxlpro_jax.models.video_xl_pro import jit_method
 from vxlpro_jax.utils.prefetch import prefetch
 
-# A batch of groups is padded to this number, so that few shapes are compiled.
+# Each batch of groups is padded to this size, so that few shapes are compiled.
 GROUPS_PER_BATCH = 8
 
-# Batches of frames read, and encoded ones on their way to the host, beside the one in work.
+# Batches that are read ahead, and encoded batches on their way to the host.
 _BATCHES_AHEAD = 2
 
 
@@ -50,17 +50,18 @@ class Encoded:
 
     @property
     def num_tokens(self) -> int:
-        """Visual tokens before selection."""
+        """Number of visual tokens before selection."""
         return self.visual.shape[0] * self.visual.shape[1]
 
 
 class OpenMedia:
-    """A video or picture that is open but not yet encoded, as a context.
+    """A video or picture that is open but not yet encoded; a context manager.
 
     Attributes:
         groups: number of groups of four frames, or of crops.
-        encode: encodes it; may raise InputError, and Failure if the tokens cannot be kept.
-        times: returns float64 [F], seconds of all frames; may raise InputError.
+        encode: function that encodes it; may raise InputError, and Failure if the tokens cannot be
+            written to the cache.
+        times: function that returns the seconds of all frames, float64 [F]; may raise InputError.
     """
 
     def __init__(
@@ -90,9 +91,9 @@ class Encoder:
         """Wraps a model.
 
         Args:
-            model: whose tokenizer writes the time stamps.
-            progress: as `cli.progress`.
-            cache: of tokens encoded before; None encodes always.
+            model: loaded model, whose tokenizer encodes the time stamps.
+            progress: function like `cli.progress`.
+            cache: visual tokens of videos encoded before; None to always encode.
         """
         self._model = model
         self._progress = progress
@@ -101,11 +102,11 @@ class Encoder:
     def open_video(
         self, path: str | Path, *, max_frames: int, fps: float | None = None
     ) -> OpenMedia:
-        """Opens a video file, or finds its tokens; arguments as of `stream_video`.
+        """Opens a video file, or finds its tokens in the cache; arguments as in `stream_video`.
 
         Raises:
             InputError: the file cannot be read.
-            Failure: what is learned of it cannot be kept.
+            Failure: its content hash cannot be written to the cache.
         """
         size = self._model.config.vision.image_size
 
@@ -159,7 +160,7 @@ class Encoder:
         return self._encoded(batches, groups=groups)
 
     def _encoded(self, batches: Iterable[FrameGroups], *, groups: int) -> Iterator[Visual]:
-        """[g, N, D]: a batch is read while one is encoded and one before it fetched."""
+        """Yields tokens [g, N, D]; reading, encoding and copying to the host overlap."""
         size = min(GROUPS_PER_BATCH, groups + groups % 2)
         encode = jit_method(self._model.config, "encode")
         running: collections.deque = collections.deque()
@@ -196,10 +197,10 @@ def _count_groups(stream: FrameStream) -> int:
 
 
 def pad(array: np.ndarray, length: int) -> np.ndarray:
-    """`array` with zeros behind, along axis 0."""
+    """Pads `array` with zeros at the end of axis 0."""
     return np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
 def round_up(value: int, multiple: int) -> int:
-    """To a multiple."""
+    """Rounds a value up to a multiple."""
     return -(-value // multiple) * multiple

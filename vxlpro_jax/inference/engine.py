@@ -1,7 +1,7 @@
 """Answers questions about videos and pictures with a loaded model.
 
-A video is encoded a few groups at a time, so that memory holds of it only its visual tokens, on
-the host (`encoder`). A question's selected tokens and text then go through the decoder in chunks of
+A video is encoded a few groups at a time, so that only its visual tokens stay in memory, on the
+host (`encoder`). A question's selected tokens and text then go through the decoder in chunks of
 one size, into a cache that is written in place (`decoder`).
 """
 
@@ -25,12 +25,12 @@ from vxlpro_jax.inference.memory_plan import Plan
 from vxlpro_jax.inference.options import Options
 from vxlpro_jax.inference.token_cache import TokenCache
 
-# Files of these names are pictures; those of others, GIF and WebP among them, may be videos.
+# Files with these suffixes are pictures; all others, including GIF and WebP, may be videos.
 _PICTURE_SUFFIXES = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff")
 
 
 class Engine:
-    """A model on one device with its tokenizer: `encode_*` once, `answer` as often as liked."""
+    """A model with its tokenizer on one device: call `encode_*` once, `answer` repeatedly."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class Engine:
         """Wraps a loaded model.
 
         Args:
-            model: as `load_model` returns it.
-            progress: `cli.progress`, or the like, for what takes long; None shows nothing.
-            token_cache: folder where visual tokens of videos are kept and found; empty for none.
+            model: model from `load_model`.
+            progress: `cli.progress` or a function like it, for long operations; None for none.
+            token_cache: folder that caches visual tokens of videos; empty for none.
 
         Raises:
             InputError: the cache cannot be written.
@@ -67,7 +67,7 @@ class Engine:
         progress: Callable | None = None,
         token_cache: str | Path = "",
     ) -> Self:
-        """Loads a model folder or a training folder, see `load_model` and `Engine`.
+        """Loads a model folder or a training folder; see `load_model` and `Engine`.
 
         Raises:
             InputError: the folder is missing, damaged, or does not fit its config.json; or the
@@ -83,24 +83,24 @@ class Engine:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of the model's language model."""
+        """Tokenizer of the language model."""
         return self.model.tokenizer
 
     @property
     def inference_config(self) -> InferenceConfig:
-        """How the model is asked unless a question says otherwise."""
+        """Default inference settings of the model."""
         return self.model.inference_config
 
     def ask(self, media: str | Path | Encoded, question: str, **options: Any) -> str:
         """Answers a question about a video or picture.
 
         Args:
-            media: file, or what `encode` made of it, which several questions can share.
+            media: file, or the result of `encode`, which several questions can share.
             question: text.
             **options: fields of `Options`; the keep ratio defaults to the model's own.
 
         Raises:
-            InputError: the file cannot be read, or the question and an option do not fit.
+            InputError: the file cannot be read, or an option does not fit the question.
         """
         encoded = media if isinstance(media, Encoded) else self.encode(media)
         chosen = self.options(**options)
@@ -108,7 +108,7 @@ class Engine:
         return "".join(self.answer(encoded, plan, options=chosen))
 
     def options(self, **fields: Any) -> Options:
-        """`Options` with the model's own keep ratio unless the fields give another.
+        """Returns `Options`, with the model's own keep ratio unless `fields` sets another.
 
         Raises:
             InputError: a value is out of its range.
@@ -118,16 +118,16 @@ class Engine:
     def encode(
         self, file: str | Path, *, max_frames: int | None = None, fps: float | None = None
     ) -> Encoded:
-        """Reads and encodes a video, or a picture if the name of the file ends like one.
+        """Reads and encodes a video, or a picture if the file name has the suffix of one.
 
         Args:
-            file: to read.
-            max_frames: number of frames sampled from a video at most; None for the model's own.
-            fps: frames sampled a second, 0 for uniformly; None for the model's own.
+            file: path of the video or picture.
+            max_frames: largest number of frames sampled from a video; None for the model's default.
+            fps: frames sampled per second, 0 for uniformly spaced; None for the model's default.
 
         Raises:
             InputError: the file cannot be read.
-            Failure: its tokens cannot be kept.
+            Failure: its tokens cannot be written to the cache.
         """
         if Path(file).suffix.lower() in _PICTURE_SUFFIXES:
             return self.encode_image(file)
@@ -139,11 +139,11 @@ class Engine:
             return video.encode()
 
     def encode_video(self, path: str | Path, *, max_frames: int) -> Encoded:
-        """Reads and encodes a video file, uniformly sampled.
+        """Reads and encodes a video file, sampled uniformly.
 
         Raises:
             InputError: the file cannot be read (see `data.video.stream_video`).
-            Failure: its tokens cannot be kept.
+            Failure: its tokens cannot be written to the cache.
         """
         with self.open_video(path, max_frames=max_frames) as opened:
             return opened.encode()
@@ -151,11 +151,11 @@ class Engine:
     def open_video(
         self, path: str | Path, *, max_frames: int, fps: float | None = None
     ) -> OpenMedia:
-        """Opens a video file; how many groups it has is known then.
+        """Opens a video file, which determines its number of groups, without encoding it.
 
         Raises:
             InputError: the file cannot be read (see `data.video.stream_video`).
-            Failure: its tokens cannot be kept.
+            Failure: its content hash cannot be written to the cache.
         """
         return self._encoder.open_video(path, max_frames=max_frames, fps=fps)
 
@@ -198,7 +198,7 @@ class Engine:
         return self._encoder.encode_groups(frames, times=times)
 
     def plan(self, encoded: Encoded, prompt: str, *, options: Options) -> Plan:
-        """`plan_groups` of what is encoded."""
+        """Plans a prompt about encoded media, as `plan_groups` does."""
         return self.plan_groups(len(encoded.visual), prompt, options=options)
 
     def plan_groups(self, groups: int, prompt: str, *, options: Options) -> Plan:
@@ -211,7 +211,7 @@ class Engine:
         return self.plan_ids(ids, groups=groups, options=options)
 
     def plan_ids(self, ids: np.ndarray, *, groups: int, options: Options) -> Plan:
-        """`plan_groups` of a prompt's ids, int32 [T], with one image position.
+        """Plans a prompt given as ids, int32 [T], with one image position, as `plan_groups` does.
 
         Raises:
             InputError: as `plan_groups`.
@@ -225,21 +225,21 @@ class Engine:
         return memory_plan.plan(ids, groups=groups, model=model, options=options)
 
     def answer(self, encoded: Encoded, plan: Plan, *, options: Options) -> Iterator[str]:
-        """Yields the answer in pieces, as soon as each is certain."""
+        """Yields the answer in pieces, each as soon as it is certain."""
         return self.generate(self.prefill(encoded, [plan], options=options), plan, options=options)
 
     def prefill(self, encoded: Encoded, plans: Sequence[Plan], *, options: Options) -> PrefillState:
         """Reads the video once for several questions.
 
-        The visual tokens that are kept are chosen for all of them together. With several questions
-        the answers differ from those to each alone, for which the video is read again.
+        One selection of visual tokens serves all of these questions. With several questions the
+        answers therefore differ from those to each question alone.
         """
         return self._decoder.prefill(encoded, plans, options=options)
 
     def generate(self, state: PrefillState, plan: Plan, *, options: Options) -> Iterator[str]:
-        """Yields the answer to a question about what has been read.
+        """Yields the answer to a question about the media that `prefill` has read.
 
-        An answer must be taken to its end before the next begins.
+        An answer must be consumed to its end before the next begins.
         """
         return self._decoder.generate(state, plan, options=options)
 
@@ -267,5 +267,5 @@ class Engine:
 
 
 def _device_bytes() -> int | None:
-    """What the device says that it has; a CPU says nothing."""
+    """Returns the memory limit that the device reports; None on a CPU, which reports none."""
     return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")

@@ -1,4 +1,4 @@
-"""Flags of the commands that ask a model: what its decoder reads, in how much memory."""
+"""Flags of the commands that question a model: decoder options, sampling and memory limits."""
 
 import argparse
 import dataclasses
@@ -15,7 +15,7 @@ _FLAGS = ("keep_stamps", "max_context", "kv_cache", "hbm_gib")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Those that the commands share."""
+    """Adds the flags that these commands share."""
     add = parser.add_argument_group("decoder").add_argument
     stamps = "all time stamps, or those of groups of which a visual token is kept"
     add("--keep_stamps", choices=typing.get_args(KeepStamps), default="all", help=stamps)
@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inference_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds a flag for each field of `InferenceConfig`; not given means as the model folder says."""
+    """Adds a flag for each field of `InferenceConfig`; the default is the model folder's value."""
     add = parser.add_argument_group("sampling of frames and tokens").add_argument
     unset = "if not given: as the model folder says"
     add("--max_frames", type=int, help=f"most frames sampled from a video; {unset}")
@@ -37,7 +37,7 @@ def add_inference_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def inference_config_of(args: argparse.Namespace, *, defaults: InferenceConfig) -> InferenceConfig:
-    """The values of the flags that were given; `defaults` for the others.
+    """Returns the values of the flags that were given, and `defaults` for the others.
 
     Raises:
         InputError: a value is out of its range.
@@ -58,21 +58,21 @@ def _check(given: dict[str, Any]) -> None:
 
 
 def options_of(args: argparse.Namespace, **more: Any) -> Options:
-    """How to answer, as the flags say; `more` are further fields.
+    """Returns the `Options` that the flags set; `more` sets further fields.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: a value is out of its range.
     """
     return Options(**{name: getattr(args, name) for name in _FLAGS}, **more)
 
 
 def changed(args: argparse.Namespace) -> list[str]:
-    """The names of the flags that are not at their defaults."""
+    """Returns the names of the flags that differ from their defaults."""
     parser = argparse.ArgumentParser()
     add_flags(parser)
     return [name for name, x in settings_of(args).items() if x != parser.get_default(name)]
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags as JSON, for what only goes on under the same."""
+    """Returns the flags as JSON; work may be resumed only under the same values."""
     return {name: getattr(args, name) for name in (*_FLAGS, "dtype")}

@@ -16,7 +16,7 @@ from vxlpro_jax.data.video.images import DEFAULT_PINPOINTS
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.utils.devices import check_devices
 
-# The stacked layers that are read as one branch each where `without_scan` is used.
+# Stacked layers, which `without_scan` replaces by one branch per layer.
 UNSTACKED = "decoder/layers"
 
 
@@ -27,8 +27,8 @@ class LoadedModel:
     Attributes:
         params: nested dict of arrays.
         config: sizes of the model, and how its layers are stored in `params`.
-        tokenizer: of its language model.
-        inference_config: how it is asked unless a question says otherwise.
+        tokenizer: tokenizer of its language model.
+        inference_config: default inference settings.
         release: content of its config.json.
     """
 
@@ -40,12 +40,12 @@ class LoadedModel:
 
     @property
     def dtype(self) -> np.dtype:
-        """The type that the model computes in."""
+        """Dtype that the model computes in."""
         return self.params["decoder"]["embed"].dtype
 
     @property
     def pinpoints(self) -> Any:
-        """The tilings of pictures, see `images.parse_pinpoints`."""
+        """Tilings of pictures; see `images.parse_pinpoints`."""
         return self.release.get("image_grid_pinpoints") or DEFAULT_PINPOINTS
 
 
@@ -53,7 +53,7 @@ def load_model(directory: str | Path, *, dtype: str | None = None) -> LoadedMode
     """Loads a model folder, a training folder or one step of the latter.
 
     Args:
-        directory: see `checkpoints.params.locate`.
+        directory: model folder or training folder; see `checkpoints.params.locate`.
         dtype: type to compute in, `float32`, `bfloat16` or `float16`. None keeps the stored one,
             except on CPUs, which compute in float32 whatever the type and so are fastest with it.
 
@@ -79,12 +79,12 @@ def load_model(directory: str | Path, *, dtype: str | None = None) -> LoadedMode
 
 
 def on_device(shapes: dict) -> dict:
-    """The tree of `jax.ShapeDtypeStruct` with every leaf placed on the first device."""
+    """Returns the tree of `jax.ShapeDtypeStruct` with every leaf placed on the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
 
 
 def without_scan(config: ModelConfig) -> ModelConfig:
-    """The config with decoder layers apart, which saves the copy that a scan on a CPU makes."""
+    """Returns the config with separate decoder layers, which saves the copy of a scan on a CPU."""
     decoder = dataclasses.replace(config.decoder, scan_layers=False)
     return dataclasses.replace(config, decoder=decoder)

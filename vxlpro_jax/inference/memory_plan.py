@@ -1,4 +1,4 @@
-"""How a question will be read: what is kept, and what memory that takes, before anything is read.
+"""Plans how a question will be read, before anything is: kept tokens, positions and memory.
 
 Shapes: `T` ids of the prompt, `G` groups.
 """
@@ -15,9 +15,9 @@ from vxlpro_jax.ops.token_selection import num_kept
 from vxlpro_jax.utils.errors import InputError
 
 _GIB = 2**30
-# The selector at its peak, in arrays [G, 10 + N, D]: between 5 and 6 as compiled for H100 and v6e.
+# Peak memory of the selector, in arrays [G, 10 + N, D]: 5 to 6 as compiled for H100 and v6e.
 WINDOW_COPIES = 6
-# A layer of one chunk, in arrays [CHUNK, mlp_width]: below 2 as compiled for H100 and v6e.
+# Memory of a layer for a chunk, in arrays [CHUNK, mlp_width]: below 2 as compiled for H100 and v6e.
 _CHUNK_COPIES = 3
 
 
@@ -26,10 +26,10 @@ class Loaded:
     """A model on a device.
 
     Attributes:
-        config: of the model.
-        param_bytes: of its weights.
-        itemsize: bytes of a number.
-        device_bytes: that the device says it has, or None.
+        config: config of the model.
+        param_bytes: bytes of its weights.
+        itemsize: bytes per number.
+        device_bytes: memory that the device reports, or None.
     """
 
     config: ModelConfig
@@ -43,10 +43,10 @@ class Memory(NamedTuple):
 
     Attributes:
         params: weights.
-        visual: the selector's windows and what it makes of them, before the decoder reads.
+        visual: selector's windows and intermediate arrays, before the decoder reads.
         embeddings: the decoder's input.
         cache: keys and values.
-        workspace: of a chunk in a layer.
+        workspace: intermediate arrays of one chunk in one layer.
     """
 
     params: int
@@ -57,7 +57,7 @@ class Memory(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """At most at once: the selector ends before the cache is made."""
+        """Peak memory: the selector's arrays are freed before the cache is allocated."""
         reading = self.cache + self.workspace
         return self.params + self.embeddings + max(self.visual, reading)
 
@@ -67,10 +67,11 @@ class Plan:
     """How one prompt is read.
 
     Attributes:
-        ids: int32 [T] of the prompt.
-        keep: visual tokens kept.
-        positions: that the decoder reads before it answers, at most: text, stamps and kept tokens.
-        memory: on the device.
+        ids: int32 [T], ids of the prompt.
+        keep: number of visual tokens kept.
+        positions: largest number of positions that the decoder reads before it answers: text,
+            stamps and kept tokens.
+        memory: memory on the device.
     """
 
     ids: np.ndarray
@@ -85,7 +86,7 @@ class Plan:
 
     @property
     def question_ids(self) -> np.ndarray:
-        """The ids behind the visual tokens."""
+        """The ids after the visual tokens."""
         return self.ids[self.image_index + 1 :]
 
 
@@ -93,10 +94,10 @@ def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Pl
     """Fits a prompt into context and memory, keeping fewer visual tokens if need be.
 
     Args:
-        ids: int32 [T] of the prompt.
-        groups: G of the video or picture.
-        model: that will answer.
-        options: how to answer.
+        ids: int32 [T], ids of the prompt.
+        groups: number of groups G of the video or picture.
+        model: model that will answer.
+        options: options of the answer.
 
     Raises:
         InputError: not even the prompt and the time stamps fit.
@@ -122,7 +123,7 @@ def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Pl
 
 
 def _fitting_context(ids, *, groups, least, model, options) -> int:
-    """The most visual tokens that the context holds, a multiple of 16 as in the release."""
+    """Returns the largest number of visual tokens that fits the context, a multiple of 16."""
     context = options.max_context or model.config.decoder.context
     fixed, stamps = len(ids) - 1 + options.max_new_tokens, STAMP_TOKENS * groups
     if fixed + least + STAMP_TOKENS > context:
@@ -164,16 +165,16 @@ def memory_needed(
     itemsize: int,
     kv_cache: CacheType,
 ) -> Memory:
-    """Of one question.
+    """Computes the memory that one question takes.
 
     Args:
-        config: of the model.
+        config: config of the model.
         params: bytes of the weights.
-        groups: G.
-        positions: L that the decoder reads before it answers.
-        new_tokens: at most, of the answer.
-        itemsize: bytes of a number of the model.
-        kv_cache: how keys and values are kept.
+        groups: number of groups G.
+        positions: number of positions L that the decoder reads before it answers.
+        new_tokens: largest number of tokens in the answer.
+        itemsize: bytes per number of the model.
+        kv_cache: storage type of keys and values.
     """
     decoder = config.decoder
     windows = groups * (STAMP_TOKENS + config.tokens_per_group) * decoder.width * itemsize
@@ -189,7 +190,7 @@ def memory_needed(
 
 
 def slot_bytes(config: ModelConfig, *, itemsize: int, kv_cache: CacheType) -> int:
-    """Of one position in the cache."""
+    """Returns the bytes of one position in the cache."""
     decoder = config.decoder
     head = decoder.head_dim + 4 if kv_cache == "int8" else decoder.head_dim * itemsize
     return 2 * decoder.depth * decoder.num_kv_heads * head
@@ -207,7 +208,7 @@ def describe(plan: Plan) -> str:
 
 
 def gib(size: float) -> str:
-    """Formats a number of bytes."""
+    """Formats a number of bytes in GiB."""
     return f"{size / _GIB:.2f} GiB"
 
 

@@ -1,4 +1,4 @@
-"""How a question is answered."""
+"""Options of an answer."""
 
 import dataclasses
 import math
@@ -13,20 +13,21 @@ KeepStamps = Literal["all", "touched"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to answer.
+    """Options of an answer.
 
     Attributes:
         keep_ratio: share of the visual tokens that the selector keeps, in (0, 1].
-        temperature: of sampling; 0 takes the most likely id.
-        top_p: sampling is among the likeliest ids that together reach this probability.
-        seed: of sampling.
-        max_new_tokens: length limit of an answer.
-        choices: answers of which to give one, id by id; with none, any text.
-        keep_stamps: `all` time stamps, as the release, or those of groups that are `touched`, of
-            which a visual token is kept.
-        max_context: positions that prompt and answer may take; None for the model's own limit.
-        kv_cache: how the cache keeps keys and values, see `KVCache.empty`.
-        hbm_gib: GiB of the device's memory that may be used; None for all it says it has.
+        temperature: sampling temperature; 0 takes the most likely id.
+        top_p: cumulative probability of nucleus sampling; only the likeliest ids that together
+            reach it are sampled.
+        seed: seed of sampling.
+        max_new_tokens: largest number of tokens in an answer.
+        choices: texts, one of which the answer must be; empty allows any text.
+        keep_stamps: which time stamps are kept: `all`, as in the release, or only those of
+            `touched` groups, which have a kept visual token.
+        max_context: largest number of positions of prompt and answer; None for the model's own.
+        kv_cache: storage type of keys and values, see `KVCache.empty`.
+        hbm_gib: GiB of device memory that may be used; None for all that the device reports.
     """
 
     keep_ratio: float = 0.9

@@ -1,4 +1,4 @@
-"""The next id from logits.
+"""Samples the next id from logits.
 
 Shapes: `B` rows, `V` vocabulary.
 """
@@ -12,14 +12,14 @@ import numpy as np
 
 @functools.partial(jax.jit, static_argnames=("temperature", "top_p"))
 def sample(logits: jax.Array, *, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
-    """Next ids, int32 [B], from logits [B, V]; temperature 0 takes the first of the likeliest."""
+    """Draws the next ids, int32 [B], from logits [B, V]; temperature 0 takes the first maximum."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / temperature
     if top_p < 1:
         ordered = jnp.sort(logits, axis=-1, descending=True)
         probabilities = jax.nn.softmax(ordered, axis=-1)
-        # An id stays while those before it have not reached top_p, so the likeliest always does.
+        # An id stays if the ids before it have not yet reached top_p, so the likeliest always does.
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         least = jnp.where(before < top_p, ordered, jnp.inf).min(axis=-1, keepdims=True)
         logits = jnp.where(logits >= least, logits, -jnp.inf)
@@ -27,7 +27,7 @@ def sample(logits: jax.Array, *, key: jax.Array, temperature: float, top_p: floa
 
 
 def only(logits: jax.Array, ids: set[int]) -> jax.Array:
-    """Logits [B, V] of the ids, the rest impossible; all of them if there are none."""
+    """Masks logits [B, V] of all other ids with -inf; without any `ids`, returns them unchanged."""
     if not ids:
         return logits
     at = np.array(sorted(ids))

@@ -1,4 +1,4 @@
-"""Visual tokens of videos on disk, so that the next question about one starts at once.
+"""Caches visual tokens of videos on disk, so that the next question about one starts at once.
 
 Shapes: `G` groups of a video, `N` visual tokens of a group, `D` decoder width.
 """
@@ -29,14 +29,14 @@ _PARTS = ("vision", "dts", "projector")
 
 
 class TokenCache:
-    """A folder of visual tokens; those of other weights or another type are not found."""
+    """A folder of visual tokens, which are found only with the same weights and dtype."""
 
     def __init__(self, root: str | Path, *, model: LoadedModel):
         """Creates the folder.
 
         Args:
-            root: may be shared by models and with the feature cache of training.
-            model: that encodes.
+            root: folder, which may be shared by models and with the feature cache of training.
+            model: model that encodes the videos.
 
         Raises:
             InputError: the folder cannot be made.
@@ -54,11 +54,11 @@ class TokenCache:
         self._store = FeatureStore(self._folder, kind=self._kind)
 
     def key(self, path: str | Path, *, max_frames: int, fps: float | None = None) -> str:
-        """Names what is seen of a video file, whose bytes are read once for that.
+        """Returns the key of a video file as it is sampled; hashes its bytes once.
 
         Raises:
             InputError: it cannot be read.
-            Failure: what was learned of it cannot be written.
+            Failure: the hash cannot be written.
         """
         path = Path(path).resolve()
         with self._writing():
@@ -67,7 +67,7 @@ class TokenCache:
         return visual_key([content], reading=f"at most {max_frames} frames, {rate}")
 
     def read(self, key: str) -> Visual | None:
-        """Tokens [G, N, D] with the times of their groups; None if there are none to be read."""
+        """Returns tokens [G, N, D] with their groups' times; None if missing or unreadable."""
         try:
             return self._store.read(key) if key in self._store else None
         except InputError as error:
@@ -86,7 +86,7 @@ class TokenCache:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A disk that fails is not a fault of the video's, so it ends the command."""
+        """Turns a disk error into `Failure`, which ends the command: the video is not at fault."""
         try:
             yield
         except OSError as error:
@@ -94,7 +94,7 @@ class TokenCache:
 
 
 def _name(params: dict, config: ModelConfig) -> str:
-    """Of the weights, and of all that tokens of given frames depend on besides."""
+    """Returns a hash of the weights and settings that determine the tokens of given frames."""
     used = {name: params[name] for name in _PARTS}
     sums = [int(total) for total in jax.tree.leaves(jit(tree.checksums)(used))]
     sizes = [config.vision.image_size, config.dts.layout, config.dts.grid, config.pool]
