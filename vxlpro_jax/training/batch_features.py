@@ -1,4 +1,4 @@
-"""What objectives share: the tower's features of a batch, and its number of frames.
+"""Functions that objectives share: the tower's features of a batch, and its number of frames.
 
 Shapes: `B` rows, `G` groups of four frames a row, `P` places, `C` width of the tower.
 """
@@ -11,7 +11,7 @@ from vxlpro_jax.training.objective import Batch
 
 
 def tower_features(params: dict, batch: Batch, *, config: TrainConfig) -> jax.Array:
-    """Features [B, G, 4, P, C]: those that the batch holds, or the tower's of its frames."""
+    """Returns features [B, G, 4, P, C]: those in the batch, or else the tower's for its frames."""
     if "features" in batch:
         return batch["features"]
     return microbatched_encoder.group_features(
@@ -20,5 +20,5 @@ def tower_features(params: dict, batch: Batch, *, config: TrainConfig) -> jax.Ar
 
 
 def frame_count(batch: Batch) -> jax.Array:
-    """Number of frames in the batch without padding, an integer scalar."""
+    """Counts the frames in the batch without padding; returns an integer scalar."""
     return batch["group_segments"].astype(bool).sum() * FRAMES_PER_GROUP

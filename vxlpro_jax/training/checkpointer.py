@@ -1,8 +1,9 @@
-"""Saving and restoring a run: `WORKDIR/checkpoints/<step>/{params,opt_state,run,manifest}`.
+"""Saves and restores a run: `WORKDIR/checkpoints/<step>/{params,opt_state,run,manifest}`.
 
-`params` alone has the form that every other command reads (see `checkpoints.params`). `manifest` is
-JSON: the position in the data, and the shape, type and checksum of every array. So any number of
-processes can restore a checkpoint, and damage is noticed even where the arrays decode.
+`params` has the same format as a model folder, which every other command reads (see
+`checkpoints.params`). `manifest` is JSON: the position in the data, and the shape, type and
+checksum of every array. Any number of processes can therefore restore a checkpoint, and damage is
+noticed even where the arrays decode.
 """
 
 import functools
@@ -38,7 +39,7 @@ _LONGEST_REASON = 150
 
 
 class _Damaged(Exception):
-    """Why a checkpoint cannot be used."""
+    """The checkpoint cannot be used; the message says why."""
 
 
 class RunCheckpoints:
@@ -59,7 +60,7 @@ class RunCheckpoints:
         """Starts an asynchronous write; the caller may donate `state` once this returns.
 
         Raises:
-            InputError: the disk is full, or was in the last write.
+            InputError: the disk is full, or was full in the last write.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
@@ -74,13 +75,13 @@ class RunCheckpoints:
             self._manager.save(step, args=args)
 
     def restore(self, abstract: TrainState, data: RunData) -> TrainState:
-        """Reads the newest intact step, in the shardings of `abstract`, and sets `data` to it.
+        """Reads the newest intact step, in `abstract`'s shardings; sets `data` to its position.
 
-        Damaged steps are named and moved aside.
+        Prints the names of damaged steps and moves them aside.
 
         Raises:
-            InputError: every step is damaged, or the newest whole one was written with other sizes
-                or has read other data.
+            InputError: every step is damaged, or the newest intact one was written with other sizes
+                or from other data.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -111,14 +112,14 @@ class RunCheckpoints:
         self._manager.close()
 
     def _position(self, data: RunData, *, step: int) -> dict[str, Any]:
-        """The position of all processes in the data."""
+        """Returns the position of every process in the data."""
         states = self._group.gather(f"save of step {step}", json.dumps(data.get_state()))
         records = data.source.records
         known = {"records": {"count": len(records), "digest": records.digest}}
         return data.join_states(map(json.loads, states)) | known
 
     def _check_records(self, position: Mapping[str, Any], data: RunData) -> None:
-        """Refuses other data files: the position in them would mean other samples."""
+        """Refuses other data files, in which the position would mean other samples."""
         records = data.source.records
         was = position.get("records")  # Earlier releases did not write it.
         if was and was["digest"] != records.digest:
@@ -180,13 +181,13 @@ class RunCheckpoints:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """The saved trees by item of the checkpoint."""
+    """Returns the saved trees by item of the checkpoint."""
     run = {"step": state.step, "key": state.key}
     return {"params": state.params, "opt_state": state.opt_state, "run": run}
 
 
 def _named(items: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves by path, `opt_state/0/mu/decoder/embed`."""
+    """Returns the leaves by path, such as `opt_state/0/mu/decoder/embed`."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(items)}
 
 
@@ -195,7 +196,7 @@ def _name(path: jax.tree_util.KeyPath) -> str:
 
 
 def _descriptions(items: Mapping[str, Any]) -> dict[str, Any]:
-    """Shape, type and checksum of every array."""
+    """Returns shape, type and checksum of every array."""
     sums = jax.device_get(jit(tree.checksums)(_named(items)))
     return {
         name: {"shape": list(x.shape), "dtype": x.dtype.name, "checksum": int(sums[name])}
@@ -204,7 +205,7 @@ def _descriptions(items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with a digest of it."""
+    """Returns the content with its digest added."""
     return {**content, "digest": _digest(content)}
 
 
@@ -220,7 +221,7 @@ def _read_manifest(folder: epath.Path) -> dict[str, Any]:
 
 
 def _check_sizes(arrays: Mapping[str, Any], *, abstract: TrainState, folder: epath.Path) -> None:
-    """Distinguishes other sizes from damage: an intact manifest says what was saved."""
+    """Reports a size mismatch, as opposed to damage: an intact manifest says what was saved."""
     tree.check_match(
         {name: jax.ShapeDtypeStruct(x["shape"], x["dtype"]) for name, x in arrays.items()},
         expected=_named(_items(abstract)),

@@ -18,9 +18,10 @@ _TRAINING_ERROR, _HELD_OUT_ERROR = "token_error", "own_mask"
 
 
 def draw_curves(workdir: Path) -> None:
-    """Draws loss, gradient norm and learning rate by step to `curves.png`.
+    """Plots loss, gradient norm and learning rate over steps to `curves.png`.
 
-    A run with evaluations also gets its error of hidden tokens beside that on held-out clips.
+    For a run with evaluations, also plots the error of hidden tokens in training and on held-out
+    clips.
     """
     rows, evaluations = _read(workdir / "metrics.jsonl"), _read(workdir / "evaluations.jsonl")
     panels = [*_PANELS, *([_TRAINING_ERROR] if evaluations else [])]
@@ -38,7 +39,7 @@ def draw_curves(workdir: Path) -> None:
 
 
 def smooth(values: np.ndarray, *, window: float) -> np.ndarray:
-    """Exponential moving average over about `window` values, float64 [N], without initial bias."""
+    """Averages exponentially, without initial bias, over about `window` values, float64 [N]."""
     decay, total, weight = 1 - 1 / max(window, 1.0), 0.0, 0.0
     smoothed = np.empty(len(values))
     for index, value in enumerate(values):
@@ -49,7 +50,7 @@ def smooth(values: np.ndarray, *, window: float) -> np.ndarray:
 
 
 def _draw(axes: Axes, rows: list[dict[str, Any]], *, name: str) -> None:
-    """Plots a metric: pale as measured, and smoothed over a twentieth of the run."""
+    """Plots a metric: its raw values pale, and smoothed over a twentieth of the run."""
     found = [row for row in rows if _is_finite(row.get(name))]
     steps = np.array([row["step"] for row in found])
     values = np.array([row[name] for row in found], float)
@@ -65,7 +66,7 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], *, name: str) -> None:
 
 
 def _is_finite(value: float | None) -> bool:
-    """False where a metric is missing, or null because its step was skipped."""
+    """Returns False if a metric is missing, or null because its step was skipped."""
     return value is not None and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""Scalars in the files that TensorBoard reads, without TensorFlow, tensorboardX or torch.
+"""Writes scalars in TensorBoard's file format, without TensorFlow, tensorboardX or torch.
 
 A file is a sequence of TFRecords, each of which holds an `Event` protocol buffer:
 https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto
@@ -18,7 +18,7 @@ _MASK_DELTA = 0xA282EAD8
 
 
 class EventFile:
-    """A new file in `folder`; TensorBoard drops what earlier files hold from `purge_step` on."""
+    """A new file in `folder`; TensorBoard ignores events of earlier files from `purge_step` on."""
 
     def __init__(self, folder: Path, *, purge_step: int):
         """Creates the file, and the folder if need be."""
@@ -39,7 +39,7 @@ class EventFile:
         self._write(_integer_field(2, step), _bytes_field(5, summary))
 
     def flush(self) -> None:
-        """Hands what was appended to the operating system."""
+        """Flushes appended events to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class EventFile:
 
 
 def _scalar(name: str, value: float) -> bytes:
-    """A `Summary.Value`: tag and float32."""
+    """Returns a `Summary.Value`: tag and float32."""
     return _bytes_field(1, name.encode()) + _key(2, wire_type=5) + struct.pack("<f", value)
 
 
@@ -70,7 +70,7 @@ def _key(number: int, *, wire_type: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the top bit says that more follow."""
+    """Encodes seven bits per byte, the lowest first; the top bit means that more follow."""
     digits = bytearray()
     while value > 0x7F:
         digits.append(value & 0x7F | 0x80)

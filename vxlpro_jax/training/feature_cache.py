@@ -31,7 +31,7 @@ from vxlpro_jax.utils import cli, tree
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
-_FORMAT = 1  # To be raised when the same files and weights give other features or shards.
+_FORMAT = 1  # Raise it when the same files and weights would give other features or shards.
 _READER_THREADS = 16  # They wait for storage more than they compute.
 _RECORDS_PER_TASK = 1024
 _HASH_BYTES = 16
@@ -40,12 +40,12 @@ _HASH_BYTES = 16
 def fill_feature_cache(
     params: Mapping[str, Any], *, plan: RunPlan, source: BatchSource, to_devices: Callable
 ) -> RunFeatures:
-    """Writes the features that `config.data.feature_cache` lacks.
+    """Encodes and writes the features that `config.data.feature_cache` lacks.
 
     Features are the tower's, or the DTS's if all parts before the projector are frozen. Files are
-    recognised by their content: each is read in full once, and later runs compare only its size and
-    its time or tag. Within a run files must not change. Files that cannot be read are left out;
-    training finds and names them.
+    identified by their content: each is read in full once, and later runs compare only its size and
+    its modification time or tag. Files must not change during a run. Unreadable files are left
+    out here; training finds and names them.
 
     Args:
         params: parameters of the run; `vision` and `dts` are used.
@@ -80,22 +80,22 @@ def fill_feature_cache(
 
 
 def keeps_compressed(plan: RunPlan) -> bool:
-    """Whether the cache holds outputs of the DTS: it is frozen too, and the objective reads them.
+    """Returns whether to cache DTS outputs: the DTS is frozen too, and the objective reads them.
 
-    ReCoT does not: it hides other tokens from the DTS at each step.
+    ReCoT does not read them: it hides other tokens from the DTS at each step.
     """
     return plan.objective.reads_compressed and {"vision", "dts"} <= plan.frozen
 
 
 def _feature_type(parts, config):
-    """Shape and type of a group's features: [4,P,C] or, with the DTS, [P,C]."""
+    """Returns shape and type of a group's features: [4,P,C] or, with the DTS, [P,C]."""
     frames = () if "dts" in parts else (FRAMES_PER_GROUP,)
     shape = (*frames, config.model.dts.grid**2, config.model.vision.width)
     return GroupType(shape, config.compute_dtype)
 
 
 def _cache_key(parts: dict, config: TrainConfig) -> str:
-    """Hash of the weights and of all else that the features of given frames depend on."""
+    """Returns a hash of the weights and of all settings that determine the features of frames."""
     sums = [int(total) for total in jax.tree.leaves(jit(tree.checksums)(parts))]
     vision = dataclasses.asdict(config.model.vision) | {"remat": None}
     dts = dataclasses.asdict(config.model.dts)
@@ -104,7 +104,7 @@ def _cache_key(parts: dict, config: TrainConfig) -> str:
 
 
 class _Identities(NamedTuple):
-    """Identity of each record's visual; zeros for records that have none or cannot be read.
+    """Identity of each record's visual; zeros for records that have none or are unreadable.
 
     Attributes:
         names: `media_name` of each record, uint8 [R,16]; zeros for records that hold their file.
@@ -135,7 +135,7 @@ def _identify(source: BatchSource, *, contents: ContentHashes) -> _Identities:
 
 
 def _identify_record(source: BatchSource, contents: ContentHashes, index: int) -> bytes:
-    """Name and key of a record, 32 bytes."""
+    """Returns name and key of a record, 32 bytes."""
     try:
         record = source.records[index]
         if not record.has_visual:
@@ -148,7 +148,7 @@ def _identify_record(source: BatchSource, contents: ContentHashes, index: int) -
 
 
 class _MissingVisual(NamedTuple):
-    """A visual to be encoded.
+    """A visual that must be encoded.
 
     Attributes:
         record: index of a record that shows it.
@@ -160,7 +160,7 @@ class _MissingVisual(NamedTuple):
 
 
 def _find_missing(keys: np.ndarray, *, folder: Path, kind: GroupType) -> list[_MissingVisual]:
-    """The visuals that the cache of the first process lacks, each once.
+    """Returns the visuals that are missing in the cache of the first process, each once.
 
     Args:
         keys: key of each record, uint8 [R,16].
@@ -181,7 +181,7 @@ def _find_missing(keys: np.ndarray, *, folder: Path, kind: GroupType) -> list[_M
 
 
 def _encode_missing(missing: Sequence[_MissingVisual], *, folder, parts, config, source, place):
-    """Encodes a batch at a time, each process its own rows, as in training."""
+    """Encodes a batch at a time; each process encodes its own rows, as in training."""
     shape, side = source.reader.shape, source.reader.shape.image_size
     empty = np.zeros((len(source.rows), shape.groups, FRAMES_PER_GROUP, side, side, 3), np.uint8)
     run, writes = _encoder(config), _is_first_reader(source)
@@ -205,13 +205,13 @@ def _encode_missing(missing: Sequence[_MissingVisual], *, folder, parts, config,
 
 
 def _is_first_reader(source: BatchSource) -> bool:
-    """Whether no process before this one reads the same rows."""
+    """Returns whether no process before this one reads the same rows."""
     firsts = multihost_utils.process_allgather(np.array([source.rows.start]), tiled=True)
     return firsts.tolist().index(source.rows.start) == jax.process_index()
 
 
 def _read_visual(source: BatchSource, index: int) -> Visual:
-    """Frames of a record; no groups if they cannot be read."""
+    """Returns the frames of a record; no groups if they cannot be read."""
     try:
         return source.reader.visual(source.records[index])
     except InputError:
@@ -220,7 +220,7 @@ def _read_visual(source: BatchSource, index: int) -> Visual:
 
 
 def _encoder(config: TrainConfig) -> Callable:
-    """Compiles parameters and frames, uint8 [B,G,4,S,S,3], to [B,G,4,P,C] or [B,G,P,C]."""
+    """Compiles the encoder of frames, uint8 [B,G,4,S,S,3], to [B,G,4,P,C] or [B,G,P,C]."""
     options = {"config": config.model, "microbatch": config.encode_microbatch}
 
     def run(parts, frames):
@@ -236,7 +236,7 @@ def _encoder(config: TrainConfig) -> Callable:
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:
-    """The rows of a global batch that this process holds."""
+    """Returns the rows of a global batch that this process holds."""
     mesh = jax.sharding.get_mesh()
     spec = batch.batch_sharding(mesh).spec
     return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, spec))

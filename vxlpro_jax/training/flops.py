@@ -1,9 +1,8 @@
-"""Floating-point operations of a step, counted from the sizes alone.
+"""Counts floating-point operations of a step from the sizes alone.
 
-Matrix products are counted, with two operations for each product of two numbers; causal attention
-costs half of full attention. A trained part costs three times its forward pass; a frozen part costs
-its forward pass twice if the gradient passes through it, and once otherwise. Recomputation is not
-counted.
+Only matrix products count, with two operations per multiply-add; causal attention costs half of
+full attention. A trained part costs three times its forward pass; a frozen part costs its forward
+pass twice if the gradient passes through it, and once otherwise. Recomputation is not counted.
 """
 
 import functools
@@ -24,12 +23,12 @@ from vxlpro_jax.config.schema import (
 )
 from vxlpro_jax.ops import segments as seg
 
-# Branch of the parameters that a part belongs to, where it has another name.
+# Branch of the parameters to which a part belongs, if its name differs.
 _BRANCHES = {"head": "decoder"}
 
 
 class Forward(NamedTuple):
-    """FLOPs of a forward pass by part: numbers, or arrays with one for each row."""
+    """FLOPs of a forward pass by part: numbers, or arrays with one number per row."""
 
     vision: float
     dts: float
@@ -43,14 +42,14 @@ class Forward(NamedTuple):
 def sft_forward(
     config: ModelConfig, *, groups: int, text_tokens: int, keep_ratio: float, targets: int
 ) -> Forward:
-    """Counts a row that answers a question.
+    """Counts the forward pass of a row of question answering.
 
     Args:
         config: config of the model.
         groups: groups of four frames.
         text_tokens: text ids of the row.
         keep_ratio: share of the visual tokens that the decoder reads; it reads all time stamps.
-        targets: positions of which logits are formed.
+        targets: number of positions whose logits are computed.
     """
     decoder, visual = config.decoder, groups * config.tokens_per_group
     read = text_tokens + groups * STAMP_TOKENS + visual * keep_ratio
@@ -65,7 +64,7 @@ def sft_forward(
 
 
 def recot_forward(config: ModelConfig, *, options: RecotConfig, groups: int) -> Forward:
-    """Counts groups of four frames that are masked, compressed and restored."""
+    """Counts the forward pass of groups that are masked, compressed and restored."""
     places, width = config.dts.grid**2, options.decoder_width
     tokens = places * FRAMES_PER_GROUP
     layer = _attention(width, length=places) + 2 * _linear(places, width, 4 * width)
@@ -82,7 +81,7 @@ def recot_forward(config: ModelConfig, *, options: RecotConfig, groups: int) -> 
 
 
 def trained(forward: Forward, *, frozen: Collection[str]) -> float:
-    """Counts a training step with this forward pass; `frozen` are branches of the parameters."""
+    """Counts a training step with this forward pass; `frozen` names branches of the parameters."""
     total, has_trained = 0.0, False
     for part, flops in forward._asdict().items():
         is_trained = _BRANCHES.get(part, part) not in frozen
@@ -101,10 +100,10 @@ def step_flops(
     """Counts a training step on a batch, float32; padding does not count.
 
     Args:
-        forward_flops: FLOPs of the forward pass of rows, `Objective.forward_flops`.
+        forward_flops: function that counts the forward pass of rows, `Objective.forward_flops`.
         batch: arrays [B, ...] of `data.loader`.
-        samples_per_row: most samples that share a row.
-        frozen: top-level branches of the parameters that do not learn.
+        samples_per_row: largest number of samples in a row.
+        frozen: top-level branches of the parameters that are not trained.
     """
     count = functools.partial(_count, samples_per_row=samples_per_row)
     sizes = {"groups": count(batch["group_segments"])}
@@ -121,7 +120,7 @@ def step_flops(
 
 
 def _count(segments: jax.Array, *, samples_per_row: int) -> jax.Array:
-    """Slots of each sample of each row, [B, samples_per_row], that are not padding."""
+    """Counts the slots of each sample without padding: [B, samples_per_row]."""
     return seg.one_hot(segments, num_segments=samples_per_row).sum(1, dtype=jnp.float32)
 
 
@@ -169,12 +168,12 @@ def _selector(config):
 
 
 def _attention(width, *, length):
-    """Projections and scores of full attention."""
+    """Counts projections and scores of full attention."""
     return 4 * _linear(length, width, width) + _scores(length, width)
 
 
 def _scores(length, width):
-    """Queries with keys, and weights with values."""
+    """Counts the products of queries with keys and of weights with values."""
     return 4.0 * length**2 * width
 
 

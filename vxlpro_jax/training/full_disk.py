@@ -1,4 +1,4 @@
-"""A disk that fills up while Orbax writes, which it reports by errors of several types."""
+"""Recognises a disk that fills up while Orbax writes, which raises errors of several types."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ _REASONS = tuple(map(os.strerror, FULL_DISK))
 
 @contextlib.contextmanager
 def full_disk_is_said(folder: Path) -> Iterator[None]:
-    """Holds calls of Orbax that write to `folder`.
+    """Converts errors of a full disk in the enclosed Orbax calls, which write to `folder`.
 
     Raises:
         InputError: the disk was full.

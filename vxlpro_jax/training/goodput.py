@@ -1,4 +1,4 @@
-"""How the wall time of a run is spent."""
+"""Measures how the wall time of a run is spent."""
 
 import json
 import time
@@ -12,7 +12,7 @@ TRAINING = ("compile", "step", "data")
 
 
 class WallTime:
-    """Seconds by kind of activity; every moment since its creation belongs to one kind.
+    """Seconds by kind of activity; every moment since its creation counts as one kind.
 
     Devices compute while the host waits for data, so `data` is an upper bound of their idle time.
     """
@@ -46,7 +46,7 @@ class WallTime:
         write_atomically(path, json.dumps(report, indent=2) + "\n")
 
     def __str__(self) -> str:
-        """One line for the console."""
+        """Formats one line for the console."""
         total = sum(self.seconds.values())
         parts = ", ".join(
             f"{kind} {seconds:.0f} s" for kind, seconds in self.seconds.items() if seconds >= 0.5

@@ -34,7 +34,7 @@ from vxlpro_jax.utils.jit import jit
 
 
 class Evaluate(Protocol):
-    """Measures a state on held-out samples and writes what it finds into the run's folder."""
+    """Evaluates a state on held-out samples and writes the results into the run's folder."""
 
     def __call__(  # noqa: D102
         self, state: TrainState, *, config: TrainConfig, workdir: Path, group: ProcessGroup
@@ -54,16 +54,16 @@ def train(
     Args:
         config: config of the run.
         workdir: folder of the run.
-        evaluate: called every `config.eval_every` steps and at the end.
-        profile: steps to be traced, `FIRST:COUNT`; empty for none.
+        evaluate: function called every `config.eval_every` steps and at the end.
+        profile: steps to trace, `FIRST:COUNT`; empty for none.
         group: processes of the run; None if this is the only one.
 
     Returns:
-        The exit code: 0, or `PREEMPTED` if SIGTERM came and the run is saved.
+        The exit code: 0, or `PREEMPTED` if SIGTERM arrived and the run was saved.
 
     Raises:
         InputError: the config, the data or a checkpoint does not fit.
-        LostProcess: another process of the run is gone.
+        LostProcess: another process of the run ended unexpectedly.
     """
     group = group or ProcessGroup()
     check_devices()
@@ -121,7 +121,7 @@ def train(
             if config.eval_every:
                 measure(state)
             wall_time.lap("evaluation")
-            if group.is_first:  # The file says to sweeps that the run is complete.
+            if group.is_first:  # Sweeps recognise a complete run by this file.
                 wall_time.write(workdir / "goodput.json")
             print(wall_time)
             names = "checkpoints, metrics.jsonl, curves.png and tensorboard/"
@@ -130,7 +130,7 @@ def train(
 
 
 class _Due(NamedTuple):
-    """What follows a step."""
+    """The actions that follow a step."""
 
     save: bool
     evaluate: bool
@@ -148,7 +148,7 @@ class _Due(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What the steps of a run need: its plan, data, checkpoints and the shape of its state."""
+    """The objects that the steps of a run need: plan, data, checkpoints and shape of the state."""
 
     plan: RunPlan
     workdir: Path
@@ -175,9 +175,9 @@ class _Run:
         return cls(plan, workdir, group, data, checkpoints, abstract, to_devices)
 
     def first_state(self) -> TrainState:
-        """The state to continue from: the run's own checkpoint, or `init_from`, or drawn.
+        """Returns the first state: from the run's own checkpoint, from `init_from`, or drawn.
 
-        From here on the folder is the run's, and data reads features if they are cached.
+        From here on the folder belongs to the run, and data reads features if they are cached.
         """
         if self.checkpoints.latest_step is not None:
             state = self.checkpoints.restore(self.abstract, self.data)
@@ -215,7 +215,7 @@ class _Stepper:
     """The compiled step; the host is at most one step ahead of the devices."""
 
     def __init__(self, run: _Run, *, watchdog: Watchdog, wall_time: WallTime):
-        # Without shardings of the table the compiler's choice drifts, and step 2 compiles again.
+        # Without these shardings the compiler's choice drifts, and step 2 compiles again.
         shardings = jax.tree.map(lambda x: x.sharding, run.abstract)
         self._step = jit(
             make_train_step(run.plan), donate_argnums=0, out_shardings=(shardings, None)
@@ -225,7 +225,7 @@ class _Stepper:
         self._last_loss: jax.Array | None = None
 
     def take(self, step: int, *, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """Starts a step and waits for the one before; `state` is donated."""
+        """Starts a step and waits for the previous one; `state` is donated."""
         self._watchdog.computes(step)
         shape = tuple(x.shape for x in jax.tree.leaves(batch))
         compiles = shape not in self._shapes

@@ -17,7 +17,7 @@ from vxlpro_jax.config.schema import IGNORE_LABEL
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 
-# Text slots of a row whose logits exist at a time; 151,936 words then take 156 MB a row.
+# Text slots whose logits are computed at once; with 151,936 words they take 156 MB per row.
 _SLOTS_PER_CHUNK = 256
 
 
@@ -34,7 +34,7 @@ class CrossEntropy(NamedTuple):
 
 
 def cross_entropy(logits: jax.Array, *, labels: jax.Array) -> CrossEntropy:
-    """Computes the mean negative log-likelihood over labels that are not -100, in float32 or more.
+    """Computes the mean negative log-likelihood of labels other than -100, in float32 or more.
 
     Args:
         logits: prediction of each label (already shifted), [B, T, V].
@@ -52,7 +52,7 @@ def head_cross_entropy(
     Args:
         hidden: hidden states that predict each label, [B, T, D].
         labels: target ids, int32 [B, T].
-        to_logits: function from hidden states [B, t, D] to logits [B, t, V].
+        to_logits: function that maps hidden states [B, t, D] to logits [B, t, V].
     """
     slots = min(hidden.shape[1], _SLOTS_PER_CHUNK)
     missing = -hidden.shape[1] % slots
@@ -95,8 +95,9 @@ def reconstruction(
 ) -> Reconstruction:
     """Computes the errors of restored tokens, in float32 or more.
 
-    A compressor that forgets the order of the frames can still restore their mean. That halves the
-    error of two different tokens but none of the error of their difference, so both are measured.
+    A compressor that forgets the order of the frames can still restore their mean. This halves the
+    error of two different tokens but leaves the whole error of their difference, so both are
+    measured.
 
     Args:
         predicted: restored tokens, [G, f, P, C].

@@ -1,4 +1,4 @@
-"""Reports of a run: console lines, `metrics.jsonl` (one object per step), TensorBoard files."""
+"""Reports metrics of a run: console lines, `metrics.jsonl` (an object per step), TensorBoard."""
 
 import json
 import math
@@ -19,8 +19,8 @@ class MetricsWriter:
 
     A resumed run first drops lines of `metrics.jsonl` past its checkpoint, so that the file always
     has one line per step. `mfu` is the step's FLOPs (see `flops`; causal attention costs half) as a
-    share of the devices' peak, if that is known. Without `workdir` nothing is written, because
-    another process does.
+    share of the devices' peak, if the peak is known. Without `workdir` nothing is written, because
+    another process writes.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class MetricsWriter:
         self._counted = wall_time.training
 
     def add(self, step: int, metrics: dict[str, jax.Array], *, data_wait: float) -> None:
-        """Queues one step's scalars; `data_wait` is the seconds it waited for its batch."""
+        """Queues one step's scalars; `data_wait` is the seconds that it waited for its batch."""
         self._pending.append({"step": step, **metrics, "data_wait": data_wait})
 
     def flush(self) -> None:
-        """Waits for the queued steps, writes them, and prints the last of them."""
+        """Waits for the queued steps, writes them, and prints the last one."""
         if not self._pending:
             return
         rows = [_to_numbers(row) for row in jax.device_get(self._pending)]
@@ -61,7 +61,7 @@ class MetricsWriter:
         self._wall_time.lap("report")
 
     def draw(self) -> None:
-        """Draws `curves.png` of all steps that are written."""
+        """Draws `curves.png` from all written steps."""
         if self._files:
             self._files.draw()
 
@@ -73,7 +73,7 @@ class MetricsWriter:
 
 
 class _Files:
-    """`metrics.jsonl`, `curves.png`, and the files of TensorBoard."""
+    """The files `metrics.jsonl` and `curves.png`, and TensorBoard's."""
 
     def __init__(self, workdir: Path, *, first_step: int):
         self._workdir, self._path = workdir, workdir / "metrics.jsonl"
@@ -110,12 +110,12 @@ def _to_numbers(row):
 
 
 def _without_nan(row):
-    """The row as JSON has it, null where a value is not finite."""
+    """Returns the row for JSON, with null where a value is not finite."""
     return {name: x if math.isfinite(x) else None for name, x in row.items()}
 
 
 def _rates(rows, *, seconds, peak_flops):
-    """Means over the rows: the time of each single step is unknown, and shapes may differ."""
+    """Averages over the rows: single steps are not timed, and their shapes may differ."""
     counted = {
         name: sum(row[name] for row in rows) / len(rows)
         for name in ("tokens", "frames", "flops")
@@ -128,13 +128,13 @@ def _rates(rows, *, seconds, peak_flops):
 
 
 def _peak_flops() -> float | None:
-    """Peak FLOPs per second of all devices together; None if their kind is unknown."""
+    """Returns the peak FLOPs per second of all devices together; None if their kind is unknown."""
     chip = accelerators.accelerator_of_kind(jax.devices()[0].device_kind)
     return chip.flops * jax.device_count() if chip else None
 
 
 def _memory() -> dict[str, int]:
-    """Peak memory of a device of this process, where the platform reports it."""
+    """Returns the peak memory of a device of this process, where the platform reports it."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [found["peak_bytes_in_use"] for found in stats if "peak_bytes_in_use" in found]
     return {"hbm_peak_bytes": max(peaks)} if peaks else {}
@@ -154,7 +154,7 @@ def _console_line(row, *, total_steps):
 
 
 def _extras(row):
-    """Figures that only some runs and platforms report."""
+    """Formats figures that only some runs and platforms report."""
     skipped = f"{row['skipped_steps']} skipped  " if row.get("skipped_steps") else ""
     mfu = f"MFU {row['mfu']:.1%}  " if "mfu" in row else ""
     hbm = f"{row['hbm_peak_bytes'] / 2**30:.1f} GiB  " if "hbm_peak_bytes" in row else ""

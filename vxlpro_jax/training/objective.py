@@ -1,4 +1,4 @@
-"""The interface of an objective, and how the one that a config names is found.
+"""The interface of training objectives, and the lookup of the one that a config names.
 
 Shapes: `B` rows, `G` groups of four frames a row, `T` text slots a row, `S` side of an image.
 """
@@ -25,9 +25,9 @@ class Loss(NamedTuple):
 
     Attributes:
         value: scalar to be minimised.
-        weight: number of targets or hidden tokens that `value` is the mean of; may be zero.
-        metrics: scalars by name to be reported with it; integers are added over the parts of a
-            batch, all others averaged.
+        weight: number of targets or hidden tokens over which `value` is the mean; may be zero.
+        metrics: scalars by name to report with it; with gradient accumulation, integers are summed
+            over the microbatches and all others are averaged.
     """
 
     value: jax.Array
@@ -36,26 +36,26 @@ class Loss(NamedTuple):
 
 
 class Objective(abc.ABC):
-    """What a run learns: its parameters, loss, cost and batches. One object serves one config."""
+    """What a run learns: parameters, loss, FLOPs and batches. One object serves one config."""
 
     reads_text: ClassVar[bool] = True
     """Whether batches hold text, so that the run needs a tokenizer."""
     reads_compressed: ClassVar[bool] = False
-    """Whether the loss accepts `compressed`, the output of a frozen DTS, instead of frames."""
+    """Whether the loss accepts `compressed`, the output of a frozen DTS, in place of frames."""
     is_evaluated: ClassVar[bool] = False
-    """Whether `eval_every` may be set: held-out clips are measured as `evals.recot` does."""
+    """Whether `eval_every` may be set: held-out clips are evaluated as in `evals.recot`."""
     sharding_rules: ClassVar[Rules] = ()
-    """Patterns and PartitionSpecs of parameters that the table of `sharding.params` lacks."""
+    """Patterns and PartitionSpecs of parameters that are missing in `sharding.params`' table."""
     full_size_flags: ClassVar[str] = ""
-    """Command-line flags of a full-size run, which the tiny preset mentions."""
+    """Command-line flags of a full-size run, which a run of the tiny preset prints."""
 
     def __init__(self, config: TrainConfig):
-        """Keeps the config of the run."""
+        """Stores the config of the run."""
         self.config = config
 
     @abc.abstractmethod
     def init_params(self, key: jax.Array) -> dict:
-        """Draws a parameter tree, float32, from a PRNG key."""
+        """Draws a float32 parameter tree from a PRNG key."""
 
     @abc.abstractmethod
     def loss(self, params: dict, batch: Batch, *, key: jax.Array) -> Loss:
@@ -63,8 +63,8 @@ class Objective(abc.ABC):
 
         Args:
             params: parameter tree.
-            batch: arrays as `batch_spec` says; `features` [B,G,4,P,C] of a frozen tower, or
-                `compressed` [B,G,P,C] of a frozen DTS, may stand instead of `frames`.
+            batch: arrays as in `batch_spec`; `features` [B,G,4,P,C] of a frozen tower, or
+                `compressed` [B,G,P,C] of a frozen DTS, may take the place of `frames`.
             key: PRNG key of the step.
         """
 
@@ -73,13 +73,13 @@ class Objective(abc.ABC):
         """Counts the FLOPs of the forward pass of a row.
 
         Args:
-            groups: groups of four frames; a number, or an array of one for each row.
-            text_tokens: text ids, likewise.
-            targets: positions of which logits are formed, likewise.
+            groups: number of groups of four frames; a scalar, or an array with one per row.
+            text_tokens: number of text ids, likewise.
+            targets: number of positions whose logits are computed, likewise.
         """
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of the whole batch, over all devices."""
+        """Returns shapes and types of the global batch, over all devices."""
         data, side = self.config.data, self.config.model.vision.image_size
         groups = (data.batch_size, data.max_frames // FRAMES_PER_GROUP)
         shapes = {"stamp_ids": (*groups, STAMP_TOKENS), "group_segments": groups}
@@ -97,7 +97,7 @@ _REGISTRY: Registry[type[Objective]] = Registry(
 
 
 def objective_of(config: TrainConfig) -> Objective:
-    """The objective that the config names: a module of `training.objectives`, or a Python file.
+    """Finds the config's objective: a module of `training.objectives`, or a Python file.
 
     Raises:
         InputError: no module has this name, or the file defines no `OBJECTIVE`.

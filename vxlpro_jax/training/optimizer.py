@@ -11,19 +11,19 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from vxlpro_jax.config.schema import OptimConfig, ParamGroup
 from vxlpro_jax.ops.precision import at_least_float32
 
-# In every checkpoint but never run, so they get no gradient and must not decay either.
+# These are in every checkpoint but never used, so they get no gradient and must not decay either.
 _UNUSED = r"vision/post_ln/|selector/window/v/"
 _NO_DECAY = r"(scale|bias|pos_embed|temporal_encoding|rel_k|rel_v|mask_token)$"
 _TABLE = r"decoder/embed$"
 
-# Leading axes are layers, or the places of a convolution's kernel.
+# Leading axes are layers, or positions of a convolution's kernel.
 _MATRIX = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-# Root mean square of an update, so that AdamW's rates serve (https://arxiv.org/abs/2502.16982).
+# RMS of an update, so that AdamW's learning rates can be reused (https://arxiv.org/abs/2502.16982).
 _MUON_RMS = 0.2
 
 
 def schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
-    """Learning rate of each step: linear warm-up, then cosine decay to zero."""
+    """Returns the learning rate of each step: linear warm-up, then cosine decay to zero."""
     warmup = round(config.warmup * total_steps)
     return optax.warmup_cosine_decay_schedule(
         init_value=config.lr / max(warmup, 1),
@@ -34,7 +34,7 @@ def schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
 
 
 def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransformation:
-    """The transformation for a parameter tree; frozen leaves hold no state and never change."""
+    """Builds the optimizer of a parameter tree; frozen leaves hold no state and never change."""
 
     def rule_of(params):
         return _map_paths(lambda path, _: update_rule(path, config=config), params)
@@ -56,7 +56,7 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
 
 
 def updates_done(state: optax.OptState) -> jax.Array:
-    """Number of updates that a state of `optimizer` has made, int32 scalar."""
+    """Returns the number of updates made by a state of `optimizer`, int32 scalar."""
 
     def is_schedule(node):
         return isinstance(node, optax.ScaleByScheduleState)
@@ -66,7 +66,7 @@ def updates_done(state: optax.OptState) -> jax.Array:
 
 
 def stop_frozen(params: Any, *, config: OptimConfig) -> Any:
-    """The same parameters; no gradient is computed for those that the optimizer leaves alone."""
+    """Stops gradients of the parameters that the optimizer leaves alone; values are unchanged."""
 
     def stop(path, x):
         return x if lr_scale(path, config=config) else jax.lax.stop_gradient(x)
@@ -75,26 +75,26 @@ def stop_frozen(params: Any, *, config: OptimConfig) -> Any:
 
 
 def frozen_branches(params: Any, *, config: OptimConfig) -> list[str]:
-    """The top-level branches none of whose parameters the optimizer changes."""
+    """Returns the top-level branches in which every parameter is frozen."""
     scales = _map_paths(lambda path, _: lr_scale(path, config=config), params)
     return [name for name, branch in scales.items() if not any(jax.tree.leaves(branch))]
 
 
 def trained_only(grads: Any, *, config: OptimConfig) -> list[jax.Array]:
-    """The gradients that the optimizer applies, for their norm."""
+    """Returns the gradients that the optimizer applies, to compute their norm."""
     flat = jax.tree_util.tree_leaves_with_path(grads)
     return [grad for path, grad in flat if lr_scale(_name(path), config=config)]
 
 
 def lr_scale(path: str, *, config: OptimConfig) -> float:
-    """Factor of the learning rate of the parameter at a path; 0 if it is frozen."""
+    """Returns the learning-rate factor of the parameter at a path; 0 if it is frozen."""
     if re.search(_UNUSED, path):
         return 0.0
     return _group(path, config).lr_scale
 
 
 def update_rule(path: str, *, config: OptimConfig) -> str:
-    """Update rule of the parameter at a path: its group's for matrices that multiply, or AdamW."""
+    """Returns the update rule of the parameter at a path: its group's for matrices, else AdamW."""
     multiplies = not re.search(f"{_NO_DECAY}|{_TABLE}", path)
     return _group(path, config).rule if multiplies else "adamw"
 
@@ -105,7 +105,7 @@ def _group(path: str, config: OptimConfig) -> ParamGroup:
 
 
 def _rules(config: OptimConfig) -> dict[Hashable, optax.GradientTransformation]:
-    """The rules that some group names, and AdamW: any other would keep state in vain."""
+    """Returns the rules that some group uses, and AdamW; any other would keep state in vain."""
     known = {
         "adamw": optax.scale_by_adam(
             b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.momentum_dtype or None
@@ -117,7 +117,7 @@ def _rules(config: OptimConfig) -> dict[Hashable, optax.GradientTransformation]:
 
 
 def _at_least_float32(inner):
-    """The transformation with parameters and gradients promoted to float32 or more."""
+    """Wraps a transformation so that it computes in float32 or more."""
 
     def promote(x):
         return None if x is None else jax.tree.map(at_least_float32, x)
@@ -131,7 +131,7 @@ def _at_least_float32(inner):
 
 
 def _muon(momentum_dtype):
-    """Orthogonal updates of `_MUON_RMS`, whatever the matrix's shape."""
+    """Returns Muon, with orthogonal updates of RMS `_MUON_RMS` whatever the matrix's shape."""
 
     def axes(updates):
         return jax.tree.map(lambda _: _MATRIX, updates)

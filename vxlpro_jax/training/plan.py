@@ -1,4 +1,4 @@
-"""What follows from the config of a run, worked out once and handed on."""
+"""Everything that follows from the config of a run, derived once."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ from vxlpro_jax.training.objective import Objective, objective_of
 class RunPlan:
     """A run's config with its objective, parameter shapes, frozen parts and optimizer.
 
-    Nothing is computed before it is asked for, and nothing is allocated on devices.
+    Members are computed on first use, and nothing is allocated on devices.
 
     Attributes:
         config: config of the run.
-        release: content of the config.json that the model comes from, whose keys beside the sizes
-            travel on; empty for a model from scratch.
+        release: content of the config.json that the model comes from, whose other keys are kept;
+            empty for a model from scratch.
     """
 
     config: TrainConfig
@@ -36,7 +36,7 @@ class RunPlan:
 
     @property
     def pinpoints(self) -> Any:
-        """The tilings of pictures, see `images.parse_pinpoints`."""
+        """Tilings of pictures; see `images.parse_pinpoints`."""
         return self.release.get("image_grid_pinpoints") or DEFAULT_PINPOINTS
 
     @functools.cached_property
@@ -46,7 +46,7 @@ class RunPlan:
 
     @functools.cached_property
     def frozen(self) -> frozenset[str]:
-        """Top-level branches of the parameters none of which the optimizer changes."""
+        """Top-level branches in which every parameter is frozen."""
         branches = optimizer_lib.frozen_branches(self.param_shapes, config=self.config.optim)
         return frozenset(branches)
 
@@ -66,5 +66,5 @@ class RunPlan:
         return jax.tree.map(lambda x: x.astype(self.config.param_dtype), params)
 
     def replace(self, **changes) -> "RunPlan":
-        """The plan of a config with other values of the fields `changes`."""
+        """Returns the plan of the config with the fields in `changes` replaced."""
         return RunPlan(dataclasses.replace(self.config, **changes), self.release)

@@ -1,4 +1,4 @@
-"""The checks of `vxlpro_jax.preflight`: each finds something that would end a run later."""
+"""The checks of `vxlpro_jax.preflight`; each finds a problem that would end a run later."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ from vxlpro_jax.training.setup import open_data
 from vxlpro_jax.utils.errors import InputError
 
 _GIB = 2**30
-_REDUCED_BYTES = 64 * 2**20  # On each device: large enough for bandwidth to prevail.
+_REDUCED_BYTES = 64 * 2**20  # Per device: large enough that bandwidth dominates.
 
 
 class Check(NamedTuple):
@@ -36,7 +36,7 @@ class Check(NamedTuple):
     Attributes:
         name: name that is printed.
         parts: functions that every process calls in order; no process starts a part before all
-            have finished the one before. Each returns a detail to print, or raises.
+            have finished the previous one. Each returns a detail to print, or raises.
         clean_up: function that every process calls when a part has failed.
     """
 
@@ -49,15 +49,15 @@ class Finding(NamedTuple):
     """The result of a check.
 
     Attributes:
-        ok: whether it passed in every process.
-        detail: figures if it passed, else the reason.
+        ok: whether the check passed in every process.
+        detail: figures if the check passed, else the reason.
     """
 
     ok: bool
     detail: str
 
     def line(self, name: str) -> str:
-        """The line that is printed."""
+        """Formats the line that is printed."""
         return f"{'ok' if self.ok else 'FAILED':<8}{name:<12}{self.detail}"
 
 
@@ -75,8 +75,8 @@ def all_checks(
         plan: plan of the run.
         workdir: folder of the run.
         group: processes of the run.
-        topology: accelerators to compile for; empty to compile for none.
-        config_flags: words of the command line that make up the config, for the compiler.
+        topology: accelerators to compile for; empty to skip the compilation.
+        config_flags: command-line arguments of the config, which are passed to the compiler.
     """
     bind, config = functools.partial, plan.config
     yield Check("devices", (bind(devices, config),))
@@ -101,7 +101,7 @@ def examine(check: Check, *, group: ProcessGroup) -> Finding:
     for part in check.parts:
         try:
             detail, reason = part(), ""
-        except Exception as error:  # Whatever it is, the other checks are still of use.
+        except Exception as error:  # The other checks are useful whatever this one raised.
             detail, reason = "", _sentence(error)
         reasons = enumerate(group.gather(check.name, reason))
         failed = [(index, reason) for index, reason in reasons if reason]
@@ -129,7 +129,7 @@ def devices(config: TrainConfig) -> str:
 
 
 def all_reduce() -> str:
-    """Checks that every device gets the sum over all; measures the bytes/s that it sends."""
+    """Checks that every device gets the sum over all, and measures the bytes/s that it sends."""
     count, elements = jax.device_count(), _REDUCED_BYTES // 4
     mesh = jax.make_mesh((count,), ("all",), axis_types=(AxisType.Auto,))
 
@@ -168,7 +168,7 @@ def write_file(*, folder: epath.Path, group: ProcessGroup) -> str:
 
 
 def read_file(*, folder: epath.Path, group: ProcessGroup) -> str:
-    """Reads the file of the next process, which shows that both see the same folder."""
+    """Reads the file of the next process, to check that both see the same folder."""
     other = (group.index + 1) % group.count
     text = _file(folder, other).read_text()
     if text != _content(other):
@@ -197,7 +197,7 @@ def _content(process: int) -> str:
 
 
 def batch(config: TrainConfig) -> str:
-    """Checks that the mesh divides a batch."""
+    """Checks that the mesh divides the batch."""
     mesh = make_mesh(config.mesh)
     rows, parts = config.data.batch_size, config.grad_accum_steps
     check_batch(rows, parts=parts, mesh=mesh)
@@ -208,7 +208,7 @@ def batch(config: TrainConfig) -> str:
 
 
 def sample(plan: RunPlan) -> str:
-    """Reads the first batch as training does; reports its shapes and seconds."""
+    """Reads the first batch as training does, and reports its shapes and seconds."""
     started = time.monotonic()
     data = open_data(plan, mesh=make_mesh(plan.config.mesh))
     try:
@@ -251,7 +251,7 @@ def compile_fit(
 
 
 def _without_devices(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that neither takes the devices nor joins the other processes."""
+    """Returns the environment for a process that neither uses the devices nor joins the run."""
     own = {
         name: value
         for name, value in environment.items()

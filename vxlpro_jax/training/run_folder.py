@@ -1,4 +1,4 @@
-"""The config in a run's folder: written when the run starts, and kept when it is resumed."""
+"""Writes the config into a run's folder when the run starts, and compares it on resuming."""
 
 import dataclasses
 import json
@@ -24,26 +24,26 @@ from vxlpro_jax.utils.files import write_atomically
 _RUN_CONFIG = "train_config.json"
 _MODEL_CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
-_LISTED = 3  # Changes named in a message.
+_LISTED = 3  # Number of changes that a message names.
 
 
 def resume_plan(plan: RunPlan, *, workdir: Path) -> RunPlan:
-    """Compares the config with that of the run in its folder, as `config.resume` declares.
+    """Compares the config with the one in the run's folder, by the rules of `config.resume`.
 
-    Changes that are allowed but change what is computed are printed.
+    Prints changes that are allowed but affect what is computed.
 
     Returns:
-        The plan, with the parameter groups of the folder. They may have patterns which match
-        nothing: these change no parameter but add to the optimizer's state in the checkpoints.
+        The plan, with the parameter groups of the folder. These may include patterns that match
+        nothing: they change no parameter but add to the optimizer state in the checkpoints.
 
     Raises:
-        InputError: a field has changed that a run keeps.
+        InputError: a field has changed that must not change on resuming.
     """
     written = workdir / _RUN_CONFIG
     if not written.exists():
         return plan
     old = from_mapping(TrainConfig, params.read_json(written))
-    if _has_tokenizer_of(plan.config, workdir=workdir):  # Its folder may have moved.
+    if _has_tokenizer_of(plan.config, workdir=workdir):  # The tokenizer's folder may have moved.
         old = _with_data(old, tokenizer=plan.config.data.tokenizer)
     changed = resume.changes(_compared(old, plan=plan), _compared(plan.config, plan=plan))
     refuse_changes(changed, workdir=workdir)
@@ -53,10 +53,10 @@ def resume_plan(plan: RunPlan, *, workdir: Path) -> RunPlan:
 
 
 def refuse_changes(changed: Sequence[Change], *, workdir: Path) -> None:
-    """Refuses fields that a run keeps.
+    """Refuses changes of fields that must not change on resuming.
 
     Raises:
-        InputError: there is one; the message names it with its values.
+        InputError: there is such a change; the message names the field with both values.
     """
     changed = [change for change in changed if change.rule == "fixed"]
     if not changed:
@@ -69,7 +69,7 @@ def refuse_changes(changed: Sequence[Change], *, workdir: Path) -> None:
 
 
 def note_changes(changed: Sequence[Change], *, workdir: Path) -> None:
-    """Prints the fields that may change but change what is computed."""
+    """Prints changed fields that may change but affect what is computed."""
     changed = [change for change in changed if change.rule == "noted"]
     if changed:
         print(
@@ -90,7 +90,7 @@ def _anew(workdir: Path) -> str:
 def write_workdir(
     config: TrainConfig, *, workdir: Path, release: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes the run's config, and what makes the folder a model: sizes, tokenizer, defaults.
+    """Writes the run's config, and the files of a model folder: sizes, tokenizer and defaults.
 
     Args:
         config: config of the run.
@@ -110,13 +110,13 @@ def write_workdir(
 
 
 def _release_of(workdir: Path) -> dict[str, Any]:
-    """The run's config.json, which a later start keeps as the first one wrote it."""
+    """Returns the run's config.json, which later starts leave as the first one wrote it."""
     file = workdir / _MODEL_CONFIG
     return params.read_json(file) if file.exists() else {}
 
 
 def _compared(config: TrainConfig, *, plan: RunPlan) -> TrainConfig:
-    """The config without the parameter groups that match nothing."""
+    """Returns the config without parameter groups that match nothing."""
     optim = dataclasses.replace(config.optim, groups=_used(config.optim.groups, plan=plan))
     return dataclasses.replace(config, optim=optim)
 
@@ -126,7 +126,7 @@ def _with_data(config: TrainConfig, **changes: str) -> TrainConfig:
 
 
 def _has_tokenizer_of(config: TrainConfig, *, workdir: Path) -> bool:
-    """Whether the run was made with the same tokenizer, wherever that was read from."""
+    """Returns whether the run was made with the same tokenizer, from whatever path."""
     kept = workdir / _TOKENIZER
     if not (config.data.tokenizer and kept.exists()):
         return False

@@ -1,4 +1,4 @@
-"""What a run is before it starts: its plan, its announcement and its data."""
+"""Prepares a run before it starts: its plan, its announcement and its data."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.trained_parts import check_groups, parts_table, trained_parts
 from vxlpro_jax.utils.errors import InputError
 
-# Fields that weights have a shape of, or that their meaning depends on, by part.
+# By part, the fields that determine the shapes of its weights or their meaning.
 _SIZES = {
     "vision": ("width", "depth", "num_heads", "mlp_width", "image_size", "patch_size"),
     "dts": ("grid",),
@@ -31,12 +31,12 @@ _NUMBERS = ("rope_theta", "yarn", "norm_eps", "max_positions")
 
 
 def resolve(config: TrainConfig) -> RunPlan:
-    """Plans a run: fills in the tokenizer and the vocabulary of `init_from`, and checks the config.
+    """Plans a run: takes tokenizer and vocabulary from `init_from`, and checks the config.
 
     Raises:
         InputError: a full-size run has no data or tokenizer, the DTS layout differs from that of
-            `init_from`, there is no such objective, attention backend or mask policy, or options
-            do not go together.
+            `init_from`, the objective, attention backend or mask policy does not exist, or options
+            contradict each other.
     """
     if config.model.attention != "auto":
         BACKENDS.find(config.model.attention)
@@ -62,7 +62,7 @@ def resolve(config: TrainConfig) -> RunPlan:
 
 
 def announce(plan: RunPlan, *, workdir: Path) -> None:
-    """Prints what is about to run and what is trained, and for the tiny preset the real command."""
+    """Prints what will run and what is trained; for the tiny preset also the full-size command."""
     config = plan.config
     if is_tiny(config):
         print(
@@ -76,14 +76,14 @@ def announce(plan: RunPlan, *, workdir: Path) -> None:
 
 
 def is_tiny(config: TrainConfig) -> bool:
-    """Whether the embedded tokenizer and clips may stand in for the user's own."""
+    """Returns whether the embedded tokenizer and clips may be used in place of the user's own."""
     return config.model.decoder.vocab_size == PRESETS["tiny"].decoder.vocab_size
 
 
 def open_data(
     plan: RunPlan, *, mesh: jax.sharding.Mesh, bad_samples_path: Path | None = None
 ) -> RunData:
-    """Opens the rows of every batch that this process reads.
+    """Opens the data: the rows of every batch that this process reads.
 
     Raises:
         InputError: as `build_pipeline`.
@@ -102,7 +102,7 @@ def open_data(
 
 
 def _check_types(config: TrainConfig) -> None:
-    """Refuses types that JAX would replace by narrower ones without an error."""
+    """Refuses types that JAX would silently replace by narrower ones."""
     for name in ("param_dtype", "compute_dtype"):
         dtype = getattr(config, name)
         if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -122,7 +122,7 @@ def _check_layout(config: TrainConfig, *, compressor: init_from.Source | None) -
 
 
 def _check_sizes(config: TrainConfig, *, sources: Sequence[init_from.Source]) -> None:
-    """Refuses a checkpoint of another size by both sizes, before any of it is read."""
+    """Refuses a checkpoint of another size, naming both sizes, before any array is read."""
     parts = ("vision", "dts", *(["decoder"] if objective_of(config).reads_text else []))
     for part in parts:
         source = init_from.holder(sources, part)
@@ -154,16 +154,16 @@ def _has_sizes(model: ModelConfig, sizes: Any, part: str) -> bool:
 
 
 def _release(sources: Sequence[init_from.Source]) -> Mapping[str, Any]:
-    """The config.json that the run's own begins as: that of the language model's source."""
+    """Returns the config.json that the run's own starts from: that of the decoder's source."""
     source = init_from.holder(sources, "decoder") or next(iter(sources), None)
     return source.release if source else {}
 
 
 def _with_language(config: TrainConfig, *, source: init_from.Source | None) -> TrainConfig:
-    """Takes what the config leaves open from `source`.
+    """Fills in values that the config leaves open from `source`.
 
-    These are vocabulary and tokenizer, unless the config names another one, and the numbers that
-    the weights were trained with but have no shape, unless the config sets them.
+    These are the vocabulary and the tokenizer, unless the config names another tokenizer, and the
+    numbers that the weights were trained with but that no shape shows, unless the config sets them.
     """
     model, tokenizer = config.model, config.data.tokenizer
     if source:
@@ -193,7 +193,7 @@ def _preset_values(name: str) -> list[Any]:
 
 
 def _check_evaluation(plan: RunPlan) -> None:
-    """Finds mistakes before the training rather than after it."""
+    """Finds mistakes in the evaluation's settings before training instead of after it."""
     if not plan.objective.is_evaluated:
         raise InputError(
             f"eval_every is {plan.config.eval_every}: only stage 1 is evaluated while it trains;"

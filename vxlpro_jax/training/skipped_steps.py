@@ -1,4 +1,4 @@
-"""Steps without an update, because their gradients were not finite."""
+"""Handles steps that make no update because their gradients were not finite."""
 
 import json
 import math
@@ -12,14 +12,14 @@ from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.training.step import Metrics
 from vxlpro_jax.utils.errors import InputError
 
-# Rare steps go wrong on odd samples; a row of them means that the run has diverged.
+# A single bad step can come from an odd sample; several in a row mean that the run has diverged.
 _MOST_IN_A_ROW = 3
 _NAMED_FILES = 3
 _FILE = "skipped_steps.jsonl"
 
 
 class SkippedSteps:
-    """Names skipped steps with the files of their batches, and ends the run after a few in a row.
+    """Reports skipped steps with the files of their batches; ends the run after a few in a row.
 
     `skipped_steps.jsonl` in the run's folder lists them.
     """
@@ -33,14 +33,14 @@ class SkippedSteps:
         total_steps: int,
         before_end: Callable[[], None],
     ):
-        """Starts behind the steps of `state`.
+        """Starts counting after the steps of `state`.
 
         Args:
             workdir: folder of the run.
             state: state to continue from.
             group: processes of the run.
-            total_steps: number of steps of the run, all of which may not be skipped.
-            before_end: called before the run is ended.
+            total_steps: number of steps of the run; not all of them may be skipped.
+            before_end: function called before the run is ended.
         """
         self._path, self._group, self._before_end = workdir / _FILE, group, before_end
         self._most_in_a_row = min(_MOST_IN_A_ROW, total_steps)
@@ -49,7 +49,7 @@ class SkippedSteps:
         self._pending: tuple[int, Metrics, tuple[str, ...]] | None = None
 
     def add(self, step: int, scalars: Metrics, *, files: tuple[str, ...]) -> None:
-        """Checks the step that was added before, which has ended, and keeps this one.
+        """Checks the previously added step, which has ended, and stores this one.
 
         Args:
             step: number of the step.

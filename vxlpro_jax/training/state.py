@@ -1,4 +1,4 @@
-"""The state of a run, which every step takes and returns."""
+"""The training state, which every step takes and returns."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ class TrainState:
     """Everything that a step changes.
 
     Attributes:
-        step: number of steps done, int32 scalar; skipped ones count.
+        step: number of steps done, including skipped ones; int32 scalar.
         params: nested dict of parameters.
         opt_state: state of the optimizer.
-        key: PRNG key data of the run; each step folds its number in.
+        key: PRNG key data of the run; each step folds in its own number.
     """
 
     step: jax.Array
@@ -35,7 +35,7 @@ class TrainState:
 
     @property
     def skipped_steps(self) -> jax.Array:
-        """Number of steps without an update, because gradients were not finite; int32 scalar."""
+        """Number of steps without an update because gradients were not finite; int32 scalar."""
         return self.step - updates_done(self.opt_state)
 
     @classmethod
@@ -50,7 +50,7 @@ class TrainState:
 
 
 def abstract_state(plan: RunPlan, *, mesh: Mesh | AbstractMesh) -> TrainState:
-    """Shapes, types and shardings of the state, without allocating it."""
+    """Returns shapes, types and shardings of the state, without allocating it."""
 
     def create():
         params = plan.fresh_params(jax.random.key(0))
@@ -66,7 +66,7 @@ def abstract_state(plan: RunPlan, *, mesh: Mesh | AbstractMesh) -> TrainState:
 
 
 def initial_state(plan: RunPlan, *, abstract: TrainState) -> TrainState:
-    """Makes the state before the first step in place on its devices.
+    """Creates the state before the first step, directly on its devices.
 
     Parts come from `init_from`; those that it lacks are drawn.
 
@@ -89,7 +89,7 @@ def initial_state(plan: RunPlan, *, abstract: TrainState) -> TrainState:
 
 
 def _fresh_parts(plan: RunPlan, parts: Sequence[str], *, like: Mapping[str, Any]) -> dict:
-    """Newly drawn parts of the parameters, with the shardings of `like`."""
+    """Draws new parts of the parameters, with the shardings of `like`."""
 
     def init(key):
         fresh = plan.fresh_params(key)

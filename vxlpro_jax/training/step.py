@@ -21,10 +21,10 @@ Metrics = dict[str, jax.Array]
 
 
 def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step to be jitted: state and batch (see `data.loader`) to state and metrics.
+    """Returns the step function to jit: state and batch (see `data.loader`) to state and metrics.
 
     If the loss or a gradient is not finite, the step is skipped: it counts, but parameters and
-    optimizer stay as they are.
+    optimizer state do not change.
     """
     config, objective = plan.config, plan.objective
 
@@ -91,18 +91,18 @@ def gradients(
     key: jax.Array,
     parts: int,
 ) -> Gradients:
-    """Gradient accumulation: gradients of a batch with the activations of one part in memory.
+    """Accumulates gradients over microbatches, so that memory holds activations of one at a time.
 
-    Parts are averaged by the weight of their loss, so that every target has the same weight.
-    (ReCoT's changes between frames are weighted by hidden tokens too.) Sums are in float32 or more.
-    Each part draws with a PRNG key of its own.
+    Microbatches are averaged by the weight of their loss, so that every target has the same weight.
+    (ReCoT's frame differences are weighted by hidden tokens too.) Sums are in float32 or more. Each
+    microbatch has its own PRNG key.
 
     Args:
-        loss_fn: function of parameters, rows of a batch and a PRNG key to their loss.
+        loss_fn: function that maps parameters, rows of a batch and a PRNG key to their loss.
         params: nested dict of parameters.
         batch: arrays [B, ...], sharded by row; `parts` divides the rows of each device.
         key: PRNG key.
-        parts: number of parts.
+        parts: number of microbatches (gradient accumulation steps).
     """
 
     def one(rows, key):

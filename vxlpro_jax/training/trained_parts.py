@@ -1,4 +1,4 @@
-"""Which parts of a model learn: a table for the console, and a check of the parameter groups."""
+"""Lists which parts of a model are trained, and checks the parameter groups."""
 
 import collections
 import math
@@ -30,7 +30,7 @@ class TrainedPart(NamedTuple):
 
 
 def trained_parts(params: Mapping[str, Any], *, config: OptimConfig) -> list[TrainedPart]:
-    """Counts the parameters of every branch by how the optimizer treats them.
+    """Counts the parameters of every branch, grouped by how the optimizer treats them.
 
     Args:
         params: parameter tree, or its shapes.
@@ -45,7 +45,7 @@ def trained_parts(params: Mapping[str, Any], *, config: OptimConfig) -> list[Tra
 
 
 def parts_table(parts: list[TrainedPart]) -> str:
-    """Aligned lines: part, number of parameters, and learning rate or `frozen`."""
+    """Formats aligned lines: part, number of parameters, and learning rate or `frozen`."""
     rows = [("part", "parameters", "learning rate")]
     for part in parts:
         rate = f"{part.lr_scale:g} x, {part.rule}" if part.lr_scale else "frozen"
@@ -58,7 +58,7 @@ def parts_table(parts: list[TrainedPart]) -> str:
 
 
 def check_groups(params: Mapping[str, Any], *, config: OptimConfig) -> None:
-    """Holds every pattern of `optim.groups` to matching some parameter.
+    """Checks that every pattern of `optim.groups` matches some parameter.
 
     Raises:
         InputError: a pattern matches none, or is not a regular expression.
@@ -79,5 +79,5 @@ def check_groups(params: Mapping[str, Any], *, config: OptimConfig) -> None:
 
 
 def matches_any(group: ParamGroup, paths: list[str]) -> bool:
-    """Whether the group's pattern is found in any of the paths."""
+    """Returns whether the group's pattern is found in any of the paths."""
     return any(re.search(group.pattern, path) for path in paths)
