@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command `argv[1]` with the words behind it, or lists the commands.
+    """Runs the command `argv[1]` with the arguments after it, or lists the commands.
 
     Raises:
         InputError: there is no such command.
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def command_list() -> str:
-    """A line for each command: its name, and the first sentence of its docstring."""
+    """Returns one line per command: its name, and the first sentence of its docstring."""
     width = max(map(len, COMMANDS))
     return "\n".join(f"  {name:<{width}}  {_summary(module)}" for name, module in COMMANDS.items())
 
@@ -60,7 +60,7 @@ def script() -> None:
 
 
 def _summary(module: str) -> str:
-    """The first line of a module's docstring, without importing the module."""
+    """Returns the first line of a module's docstring, without importing the module."""
     spec = importlib.util.find_spec(module)
     if spec and spec.submodule_search_locations:
         spec = importlib.util.find_spec(f"{module}.__main__")

@@ -1,4 +1,4 @@
-"""Compiles a run's program for TPUs or GPUs that need not be there, and says whether it fits.
+"""Compiles a run's program for TPUs or GPUs that need not be present, and checks whether it fits.
 
 `python -m vxlpro_jax.compile --config=configs/stage2.py:3b --topology=v5p:4x4x4 [--num_slices N]
 [--what train|stage1|encode|assemble|prefill|decode] [--json FILE]` prints the memory on each device

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line; argparse itself exits with 2 on a mistake."""
+    """Parses the command line; argparse itself exits with 2 on a mistake."""
     parser = ArgumentParser(
         prog="python -m vxlpro_jax.evaluate", description=(__doc__ or "").split("\n")[0]
     )
@@ -59,7 +59,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of all benchmarks but the embedded one."""
+    """Adds the flags that apply to all benchmarks except the embedded one."""
     add = parser.add_argument_group("benchmarks with annotations").add_argument
     add("--annotations", type=Path, help="file of questions, as published")
     add("--videos", type=Path, help="folder of the videos, which may lie in folders below")
@@ -102,10 +102,10 @@ def _ask_embedded(args: argparse.Namespace) -> str:
 
 
 def _run(args: argparse.Namespace) -> "Run":
-    """What the flags ask for.
+    """Returns the run that the flags describe.
 
     Raises:
-        InputError: a flag is missing, is out of its range, or does not go with another one.
+        InputError: a flag is missing, is out of its range, or contradicts another one.
     """
     from vxlpro_jax.evals import runner
 

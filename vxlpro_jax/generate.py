@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name."""
     args = parse_arguments(argv)
     _check_prompts(args.prompt)
-    # Imported here because they import JAX, for which --help need not wait.
+    # Imported here because they import JAX, which --help does not need.
     from vxlpro_jax.checkpoints.inference_config import read_inference_config
     from vxlpro_jax.checkpoints.params import locate
     from vxlpro_jax.inference.engine import Engine

@@ -1,4 +1,4 @@
-"""Shows what a run would train on, in text and as pictures, before it trains.
+"""Shows what a run will train on, as text and pictures, before it trains.
 
 `python -m vxlpro_jax.inspect_data --config=configs/stage2.py [--batches N] [--out DIR]` builds the
 first batches of the run, prints what they hold and draws them to `DIR/batch0.png` and so on. With

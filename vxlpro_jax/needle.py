@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line; argparse itself exits with 2 on a mistake."""
+    """Parses the command line; argparse itself exits with 2 on a mistake."""
     parser = ArgumentParser(
         prog="python -m vxlpro_jax.needle", description=(__doc__ or "").split("\n")[0]
     )
@@ -69,7 +69,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _several(kind: Callable[[str], Any]) -> Callable[[str], list]:
-    """A function that reads values with commas between them and returns them sorted, each once."""
+    """Returns a parser of comma-separated values, which it sorts and deduplicates."""
 
     def values(text: str) -> list:
         return sorted({kind(value) for value in text.split(",")})

@@ -1,9 +1,9 @@
 """Checks devices, network, folder, config and data before a long run, and prints a line for each.
 
 `python -m vxlpro_jax.preflight --config=configs/stage2.py [--workdir DIR] [--topology v5p:4x4x4]`
-finds within a minute what would end a run later. With `--topology` it also compiles the training
-step for those accelerators. Start it as the run will be started, with all its processes; the first
-one prints. It exits with 1 if a check failed.
+finds problems within a minute that would end a run later. With `--topology` it also compiles the
+training step for those accelerators. Start it with all processes, as the run will be started; the
+first process prints. It exits with 1 if a check failed.
 """
 
 import dataclasses
@@ -54,8 +54,8 @@ class Arguments:
         config: config of the run.
         workdir: path or URL of its folder.
         topology: accelerators to compile for, or empty.
-        config_flags: the words that make up the config.
-        environ: the environment, with the flags that say which process this is.
+        config_flags: command-line arguments that make up the config.
+        environ: environment, including the flags that identify this process.
     """
 
     config: TrainConfig
@@ -90,7 +90,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
 
 
 def _without(words: Iterable[str], *, names: Iterable[str]) -> Iterator[str]:
-    """Drops the flags of these names, each `--name=value` or two words."""
+    """Drops the flags with these names, each given as `--name=value` or as two arguments."""
     words = iter(words)
     for word in words:
         name, equals, _ = word.lstrip("-").partition("=")

@@ -1,4 +1,4 @@
-"""Drops the samples of a data set that teach little, by stated rules.
+"""Drops the samples of a data set that teach little, by explicit rules.
 
 `python -m vxlpro_jax.prune --manifest FILE --out DIR [--checkpoint MODEL]` writes to DIR the kept
 samples (`kept.jsonl`), a line for each sample (`decisions.jsonl`), a report with pictures
@@ -30,7 +30,7 @@ from vxlpro_jax.utils.journal import Shard
 def main(argv: Sequence[str], *, load_scorer: Callable[..., Any] | None = None) -> None:
     """Runs the command line `argv`, without the program's name.
 
-    `load_scorer` makes the model of the rule `blind` from a pool of decoders; None loads the model
+    `load_scorer` builds the model of the rule `blind` from a pool of decoders; None loads the model
     of `--checkpoint`.
     """
     args = parse_arguments(argv)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str], *, load_scorer: Callable[..., Any] | None = None) 
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line; argparse exits with code 2 if it is wrong."""
+    """Parses the command line; argparse exits with 2 on a mistake."""
     parser = ArgumentParser(
         prog="python -m vxlpro_jax.prune",
         description=__doc__,
@@ -125,7 +125,7 @@ def _shard(text: str) -> Shard:
 
 
 def _shard_of_process() -> Shard:
-    """The share of this process among those that a launcher started; all if it is alone."""
+    """Returns this process's shard among those that a launcher started; all if it is alone."""
     from vxlpro_jax.distributed.cluster import find_cluster
 
     cluster = find_cluster(os.environ)

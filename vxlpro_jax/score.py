@@ -1,4 +1,4 @@
-"""Scores predictions that are there already; needs no JAX and no model.
+"""Scores existing predictions; needs no JAX and no model.
 
 `python -m vxlpro_jax.score --benchmark NAME --annotations PATH --predictions FILE.jsonl`
 """
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line; argparse itself exits with 2 on a mistake."""
+    """Parses the command line; argparse itself exits with 2 on a mistake."""
     parser = ArgumentParser(
         prog="python -m vxlpro_jax.score", description=(__doc__ or "").split("\n")[0]
     )

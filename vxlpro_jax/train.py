@@ -2,8 +2,8 @@
 
     python -m vxlpro_jax.train --config=configs/stage2.py [--config.FIELD=VALUE ...] [--workdir DIR]
 
-Stage 1 trains the compressor by ReCoT, stages 2 and 3 the whole model; the config names the
-objective. The same command started again in the same WORKDIR continues from its last checkpoint.
+Stage 1 trains the compressor by ReCoT, stages 2 and 3 train the whole model; the config names the
+objective. Starting the same command again with the same WORKDIR resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 def train(
     config: TrainConfig, *, workdir: Path, profile: str = "", group: ProcessGroup | None = None
 ) -> int:
-    """Trains as `training.loop.train` does, with evaluations if the config asks for any."""
+    """Trains as `training.loop.train` does, and evaluates if the config asks for it."""
     from vxlpro_jax.evals.during_training import evaluate
     from vxlpro_jax.training import loop
 
@@ -54,8 +54,8 @@ class Arguments:
     Attributes:
         config: config of the run.
         workdir: folder of the run.
-        profile: steps to be traced, `FIRST:COUNT`; empty for none.
-        environ: environment, in which the flags that say which process this is are set.
+        profile: steps to trace, `FIRST:COUNT`; empty for none.
+        environ: environment, including the flags that identify this process.
     """
 
     config: TrainConfig
