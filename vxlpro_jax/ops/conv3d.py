@@ -15,10 +15,10 @@ from vxlpro_jax.sharding import activations
 def halve_time(x: jax.Array, *, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Applies a 3x3x3 convolution with stride (2, 1, 1) and replicate padding.
 
-    Time is padded by one slot in front and none behind, h and w by one on both sides, as in the
-    release's `sae_utils.py::SamePadConv3d`. The slot in front is a copy of the first. Therefore the
-    two kernel taps of the first output are added instead, which saves a fifth of the DTS's
-    products.
+    Time is padded by one slot in front and none at the end, h and w by one on both sides, as in the
+    release's `sae_utils.py::SamePadConv3d`. The padding in front is a copy of the first slot, so
+    the two kernel taps that meet it are summed instead, which saves a fifth of the DTS's
+    multiplications.
 
     Args:
         x: [G, t, h, w, C], t even.
@@ -45,7 +45,7 @@ def _convolve(x, kernel):
 
 
 def by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes the convolution by one matrix product for each time and row offset.
+    """Computes the convolution as one matrix product per time and row offset.
 
     XLA's own convolutions are several times slower on CPUs, especially in the backward pass.
     """
@@ -61,7 +61,7 @@ def by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes one convolution over the grid, with the time slots of an output as channels."""
+    """Computes one 2D convolution over the grid, with the time slots of an output as channels."""
     x = jnp.concatenate(_by_tap(x, taps=kernel.shape[0]), axis=-1)
     out = jax.lax.conv_general_dilated(
         rearrange(x, "g t h w c -> (g t) h w c"),

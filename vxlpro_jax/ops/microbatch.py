@@ -1,4 +1,4 @@
-"""Maps a function over many frames a few at a time, so that memory stays bounded.
+"""Maps a function over many frames a few at a time, to bound memory.
 
 Shapes: `F` frames, or groups of frames, `f` frames of a microbatch, `N` microbatches of a device.
 """
@@ -23,12 +23,13 @@ def microbatched_map(
 ) -> jax.Array:
     """Computes `function(params, x)`, a few entries of x's leading axis at a time.
 
-    Only inputs and outputs of a microbatch are kept. The backward pass computes the rest again, one
-    microbatch at a time. A device gathers the parameters once for all of its microbatches, adds
+    Only inputs and outputs of a microbatch are kept; the backward pass recomputes the rest, one
+    microbatch at a time. A device gathers the parameters once for all its microbatches, accumulates
     their gradients in at least float32, and reduces the sum over devices once.
 
     Args:
-        function: maps parameters and a microbatch [f, ...] to [f, ...], each entry by itself.
+        function: function that maps parameters and a microbatch [f, ...] to [f, ...], entry by
+            entry.
         params: tree of arrays, all of which the function uses.
         x: [F, ...], which is sharded as `activations.shard_frames` does.
         microbatch: largest number of entries that a device works on at a time; 0 for all of them.
@@ -52,7 +53,7 @@ def microbatched_map(
 
 
 def _num_microbatches(entries: int, *, size: int) -> int:
-    """The smallest number of equal microbatches of at most `size` entries."""
+    """Returns the smallest number of equal microbatches of at most `size` entries."""
     if not size:
         return 1
     return next(n for n in range(1, entries + 1) if entries % n == 0 and entries // n <= size)
@@ -66,7 +67,7 @@ def _map_on_device(function, count, params, x):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _map(function, params, x):
-    """[N, f, ...] -> [N, f, ...]."""
+    """Maps all microbatches: [N, f, ...] -> [N, f, ...]."""
     return jax.lax.map(functools.partial(function, params), x)
 
 

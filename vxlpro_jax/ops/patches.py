@@ -68,5 +68,5 @@ def pool(tokens: jax.Array, *, size: int) -> jax.Array:
 
 
 def _side(tokens: jax.Array) -> int:
-    """The side of the square grid whose places are axis 1."""
+    """Returns the side of the square grid whose places are axis 1."""
     return math.isqrt(tokens.shape[1])

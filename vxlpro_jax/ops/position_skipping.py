@@ -1,6 +1,6 @@
 """Position skipping: a short video is given positions from pieces of a longer one.
 
-Thereby training covers the positions of videos that are longer than its own (PoSE,
+Training thereby covers positions beyond the length of its own videos (PoSE,
 https://arxiv.org/abs/2309.10400).
 
 Shapes: `B` rows, `G` groups of a row, `S` samples of a row.
@@ -15,7 +15,7 @@ from vxlpro_jax.ops import segments as seg
 def draw_skips(
     key: jax.Array, group_segments: jax.Array, *, num_segments: int, longest: int
 ) -> jax.Array:
-    """Draws how many groups of a longer video are left out before each group of a sample.
+    """Draws the number of groups of a longer video to skip before each group of a sample.
 
     With probability one half a sample keeps its own positions. Otherwise the length of the longer
     video is drawn between the sample's own and `longest` groups, log-uniformly. The sample keeps
@@ -28,7 +28,7 @@ def draw_skips(
         longest: largest length, in groups.
 
     Returns:
-        int32 [B, G], which never falls within a sample; 0 in padding.
+        int32 [B, G], non-decreasing within a sample; 0 in padding.
     """
     length_key, place_key = jax.random.split(key)
     member = seg.one_hot(group_segments, num_segments=num_segments)

@@ -58,10 +58,10 @@ def rotate_full_width(x: jax.Array, *, positions: jax.Array, theta: float = 1e6)
 def yarn_frequencies(
     width: int, *, theta: float, yarn: YarnConfig, dtype: npt.DTypeLike = np.float32
 ) -> np.ndarray:
-    """Computes the frequencies [width // 2] that YaRN makes of theta^(-2i / width).
+    """Computes the frequencies [width // 2] that YaRN derives from theta^(-2i / width).
 
-    Fast ones stay as they are, slow ones are divided by the factor, and those in between are mixed,
-    as in transformers' `_compute_yarn_parameters`, whose order of roundings is followed.
+    Fast frequencies are unchanged, slow ones are divided by the factor, and those in between are
+    interpolated. Rounding follows the order of transformers' `_compute_yarn_parameters`.
     """
     powers = np.asarray(theta, dtype) ** (np.arange(0, width, 2, dtype=dtype) / width)
     bounds = [

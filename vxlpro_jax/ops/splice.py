@@ -50,8 +50,8 @@ def compute_layout(
         kept: bool [B, E], visual positions that stay in the sequence.
         visual_segments: int32 [B, E], sample of each visual slot.
         num_segments: largest number S of samples in a row.
-        gaps: int32 [B, E], number of positions that are left out of the sample before each visual
-            one, which never falls; None if nothing is left out.
+        gaps: int32 [B, E], number of the sample's positions that are skipped before each visual
+            position, non-decreasing; None if nothing is skipped.
         slots: length L of the sequence; entries of a row beyond it are dropped.
     """
     members = _Members.of(is_image, text_segments, kept, visual_segments, num_segments)
@@ -83,11 +83,11 @@ def compute_layout(
 
 
 class _Members(flax.struct.PyTreeNode):
-    """Which text ids and kept visual positions belong to which sample.
+    """The assignment of text ids and kept visual positions to samples.
 
     Attributes:
         text: bool [B, T, S], without image positions.
-        after_image: bool [B, T, S], the part of `text` behind the image position.
+        after_image: bool [B, T, S], the part of `text` after the image position.
         visual: bool [B, E, S].
     """
 
@@ -97,7 +97,7 @@ class _Members(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, is_image, text_segments, kept, visual_segments, num_segments) -> "_Members":
-        """The members from the arguments of `compute_layout`."""
+        """Computes the members from the arguments of `compute_layout`."""
         in_text = seg.one_hot(text_segments, num_segments=num_segments)
         image, text = in_text & is_image[..., None], in_text & ~is_image[..., None]
         visual = seg.one_hot(visual_segments, num_segments=num_segments) & kept[..., None]
@@ -105,11 +105,11 @@ class _Members(flax.struct.PyTreeNode):
 
     @property
     def sizes(self) -> jax.Array:
-        """int32 [B, S], number of positions of each sample."""
+        """Number of positions of each sample, int32 [B, S]."""
         return self.text.sum(1) + self.visual.sum(1)
 
     def indices(self, length: int) -> tuple[jax.Array, jax.Array]:
-        """The decoder index of each text and visual slot; `length` for one that is left out."""
+        """Computes the decoder index of each text and visual slot; `length` for unused slots."""
         starts = jnp.cumsum(self.sizes, -1) - self.sizes
         before_image = (self.text & ~self.after_image).sum(1)
 
@@ -124,6 +124,6 @@ class _Members(flax.struct.PyTreeNode):
         return text_at, place(self.visual, before_image[:, None])
 
     def gaps_before_text(self, gaps: jax.Array) -> jax.Array:
-        """int32 [B, T]: all gaps of its sample for text behind the image, 0 for text before it."""
+        """Sums a sample's gaps for text after the image, and gives 0 before it: int32 [B, T]."""
         whole = jnp.where(self.visual, gaps[..., None], 0).max(1)
         return (self.after_image * whole[:, None]).sum(-1)

@@ -1,8 +1,8 @@
-"""The mask of ReCoT: which tokens of a clip are hidden from the compressor.
+"""The mask of ReCoT, which chooses the tokens of a clip that are hidden from the compressor.
 
-A policy of `ops/mask_policies` scores every token; low scores are hidden at random, guided by the
-score. The noise, the number of hidden tokens and the gradient of the choice are unpublished: here
-they are ours. So is the choice of a group of four frames as a clip.
+A policy of `ops/mask_policies` scores every token; tokens are hidden at random, preferring low
+scores. The noise, the number of hidden tokens, the gradient of the choice and the use of a group of
+four frames as a clip are unpublished; here they are our own choices.
 
 Shapes: `B` clips, `T` frames of a clip, `N` tokens of a frame, `C` width.
 """
@@ -21,14 +21,14 @@ _EPS = 1e-6
 
 
 class Policy(NamedTuple):
-    """One way to choose the tokens that are hidden.
+    """A way to choose the tokens that are hidden.
 
     Attributes:
-        scores: from features [B, T, N, C] and the learned queries by name to scores [B, T, N] in at
-            least float32. Tokens with low scores are hidden at random, guided by the score.
+        scores: function that maps features [B, T, N, C] and the learned queries by name to scores
+            [B, T, N] in at least float32. Tokens are hidden at random, preferring low scores.
         queries: names of the learned queries; each is a linear map [..., C] -> [..., C] without a
             bias, whose parameters are named `NAME_query`.
-        hides_tubes: whether all frames share the noise, so that a place is hidden throughout.
+        hides_tubes: whether all frames share the noise, so that a place is hidden in all of them.
     """
 
     scores: Callable[[jax.Array, Mapping[str, Callable]], jax.Array]
@@ -42,7 +42,7 @@ POLICIES: Registry[Policy] = Registry(
 
 
 def equal_scores(features: jax.Array, queries: Mapping[str, Callable]) -> jax.Array:
-    """The scores of a policy that ignores the content: zeros [B, T, N]."""
+    """Returns zeros [B, T, N], the scores of a policy that ignores the content."""
     return jnp.zeros(features.shape[:3], at_least_float32(features).dtype)
 
 
@@ -54,7 +54,7 @@ def noisy_scores(scores: jax.Array, *, key: jax.Array, tube: bool = False) -> ja
     Args:
         scores: [B, T, N].
         key: PRNG key of the noise.
-        tube: whether all frames share the noise of a place, so that places are hidden throughout.
+        tube: whether all frames share the noise of a place, so that it is hidden in all of them.
 
     Returns:
         [B, T, N].
@@ -67,7 +67,7 @@ def noisy_scores(scores: jax.Array, *, key: jax.Array, tube: bool = False) -> ja
 
 
 def adaptive_ratio(features: jax.Array, *, low: float, high: float) -> jax.Array:
-    """Chooses the share of each clip to hide, which grows with the likeness of its frames.
+    """Chooses the share of each clip to hide, which grows with the similarity of its frames.
 
     Args:
         features: [B, T, N, C], T at least 2.
@@ -86,15 +86,15 @@ def adaptive_ratio(features: jax.Array, *, low: float, high: float) -> jax.Array
 
 
 def choose_visible(ranked: jax.Array, *, ratio: jax.Array) -> jax.Array:
-    """Marks the visible tokens by 1 and the hidden ones, which rank lowest, by 0, exactly.
+    """Marks visible tokens with 1 and hidden ones, which rank lowest, with 0, exactly.
 
-    The gradient is straight-through: that of a sigmoid around the lowest visible value, as wide as
-    the clip's standard deviation, so that training can move a token across the boundary.
+    The gradient is straight-through: it is that of a sigmoid centred on the lowest visible value,
+    as wide as the clip's standard deviation, so that training can move a token across the boundary.
 
     Args:
         ranked: [B, T, N], noisy scores.
         ratio: [B], share of the tokens to hide; floor(ratio N) T of them are hidden. Among equal
-            scores all frames of a place are hidden before the next place.
+            scores, all frames of one place are hidden before the next place.
 
     Returns:
         [B, T, N] in the type of `ranked`.

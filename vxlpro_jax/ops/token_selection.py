@@ -14,11 +14,11 @@ _MULTIPLE = 16
 
 
 def num_kept(num_tokens, *, ratio):
-    """Computes how many visual tokens are kept: floor(N r), rounded down to a multiple of 16.
+    """Computes the number of visual tokens kept: floor(N r), rounded down to a multiple of 16.
 
     Python and NumPy numbers are computed in double precision, as in the release (1440 x 0.7 gives
-    1007, so 992; float32 would give 1008). At least min(16, N) are kept, which the release leaves
-    undefined.
+    1007, hence 992; float32 would give 1008). At least min(16, N) are kept, a case that the release
+    leaves undefined.
 
     Args:
         num_tokens: number N of a sample's visual tokens, or an array of such numbers.
@@ -55,7 +55,7 @@ def normalize(scores: jax.Array, *, segments: jax.Array, num_segments: int) -> j
 
 
 def keep_highest(scores: jax.Array, *, segments: jax.Array, counts: jax.Array) -> jax.Array:
-    """Marks the `counts` highest scores of each segment; among equal ones the lower indices.
+    """Marks the `counts` highest scores of each segment; ties go to the lower index.
 
     The lowest kept score of each segment is found bit by bit, because XLA compiles sorts slowly for
     TPUs.
@@ -89,7 +89,7 @@ def keep_highest(scores: jax.Array, *, segments: jax.Array, counts: jax.Array) -
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
-    """Maps numbers to unsigned integers of the same order; the two zeros are equal."""
+    """Maps numbers to unsigned integers of the same order; +0 and -0 become equal."""
     x = at_least_float32(x)
     x = jnp.where(x == 0, 0, x)
     kind = jnp.uint64 if x.dtype.itemsize == 8 else jnp.uint32

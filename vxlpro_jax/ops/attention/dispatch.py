@@ -15,7 +15,7 @@ from vxlpro_jax.ops.attention.backends import chunked, xla
 from vxlpro_jax.ops.attention.interface import BACKENDS, Backend, Inputs, Kernel, Part
 from vxlpro_jax.sharding import activations
 
-# Bytes of logits in memory at once. On a CPU they should stay in its cache.
+# Largest size in bytes of the logits in memory at once. On a CPU they should stay in its cache.
 _CPU_LOGITS_BYTES = 2**26
 _LOGITS_BYTES = 2**30
 
@@ -47,12 +47,12 @@ def attention(
         q_segments: int32 [B, T], segment of each query, which sees only keys of its segment.
         kv_segments: int32 [B, S], segment of each key.
         partition: mesh axes of rows and queries; each device attends to all keys of its rows.
-        backend: name of a module in `ops/attention/backends`, or `auto`. `auto` uses the backend of
-            the platform if that supports the inputs; otherwise `xla` for as many rows at once as
-            keep the logits below a limit, and `chunked` if a single row would exceed it.
+        backend: name of a module in `ops/attention/backends`, or `auto`. `auto` uses the platform's
+            backend if it supports the inputs; otherwise `xla`, with as many rows at once as keep
+            the logits below a limit, or `chunked` if a single row would exceed it.
 
     Returns:
-        [B, T, N, H] in q's type. A query that sees no key gets finite values without a meaning.
+        [B, T, N, H] in q's type. A query that sees no key gets finite but meaningless values.
 
     Raises:
         InputError: there is no such backend.
@@ -76,13 +76,13 @@ def attention_part(
     partition: P = activations.FRAMES,
     backend: str = "auto",
 ) -> Part:
-    """Computes attention to some of the keys, to be merged with that to others. It has no gradient.
+    """Computes attention to some of the keys, for merging with the rest. It has no gradient.
 
     Args:
         q: [B, T, N, H] queries.
         k: [B, S, K, H] keys.
         v: [B, S, K, H] values.
-        causal: same as in `attention`, except that sequences are in their own order.
+        causal: same as in `attention`, except that sequences are not reordered.
         q_positions: same as in `attention`.
         kv_lengths: int32 [B], number of keys of each row that count; None for all of them.
         partition: same as in `attention`, except that queries are not sharded along `context`.
@@ -102,7 +102,7 @@ def attention_part(
 
 
 def _in_order(x: Inputs) -> Inputs:
-    """Returns the inputs with keys in their own order, and the positions of the queries."""
+    """Returns the inputs with keys in natural order, and the positions of the queries."""
     positions = jnp.asarray(activations.sequence_order(x.q.shape[1]))
     segments = x.kv_segments
     return x.replace(
@@ -115,13 +115,13 @@ def _in_order(x: Inputs) -> Inputs:
 
 
 class _Form(NamedTuple):
-    """One of the two results of attention: the whole, or a part to be merged.
+    """One of the two forms of attention: the whole, or a part that will be merged.
 
     Attributes:
         kernel_of: a backend's function that makes the kernel.
         xla, rows, chunked: functions of one device's inputs that `auto` chooses from by size;
             `rows` also takes the number of rows whose logits are in memory at once.
-        specs: from the sharding of the queries to that of the result.
+        specs: function that maps the sharding of the queries to that of the result.
     """
 
     kernel_of: Callable[[Backend], Callable[[Inputs, activations.Axes], Kernel]]
@@ -155,7 +155,7 @@ def _run(x: Inputs, *, partition: P, backend: str, form: _Form) -> Any:
 
 
 def _over_mesh(x: Inputs, *, partition, backend, form: _Form) -> Any:
-    """Runs a kernel on each device, for its rows, queries and heads and all keys of the rows."""
+    """Runs a kernel on each device, for the device's rows, queries and heads and all their keys."""
     (rows, length, heads, _), kv_heads = x.q.shape, x.k.shape[2]
     axes = activations.attention_axes(
         partition, rows=rows, length=length, heads=heads, kv_heads=kv_heads

@@ -1,4 +1,4 @@
-"""The interface of attention backends: their inputs, their results, and how they are found.
+"""The interface of attention backends: inputs, results and lookup.
 
 Shapes: `B` rows, `T` queries, `S` keys, `N` query heads, `K` key/value heads, `H` head width.
 """
@@ -15,7 +15,7 @@ from vxlpro_jax.utils.registry import Registry
 
 
 class Inputs(flax.struct.PyTreeNode):
-    """The arguments of `attention`, or those of some rows, queries or devices.
+    """The arguments of `attention`, or their part for some rows, queries or devices.
 
     Attributes:
         q: [B, T, N, H] queries.
@@ -25,8 +25,8 @@ class Inputs(flax.struct.PyTreeNode):
         q_segments: int32 [B, T], segment of each query, which sees only keys of its segment; None
             together with `kv_segments`.
         kv_segments: int32 [B, S], segment of each key.
-        kv_lengths: int32 [B], number of keys of each row that count; None for all. Not used
-            together with segments.
+        kv_lengths: int32 [B], number of valid keys of each row; None for all. Not used together
+            with segments.
         is_self_causal: whether the positions are exactly `activations.sequence_order`.
     """
 
@@ -57,10 +57,10 @@ class Inputs(flax.struct.PyTreeNode):
 
 
 class Part(flax.struct.PyTreeNode):
-    """Attention to some of the keys, to be merged with that to the others.
+    """Attention to some of the keys, to be merged with the attention to the others.
 
     Attributes:
-        out: [B, T, N, H], finite and without a meaning where a query sees none of the keys.
+        out: [B, T, N, H], finite but meaningless where a query sees none of the keys.
         log_sum: [B, T, N], logarithm of the sum of the exponentiated logits, in at least float32;
             the lowest number or near it where a query sees no key.
     """
@@ -85,7 +85,7 @@ class Kernel(NamedTuple):
 
 
 def always(x: Inputs, axes: Axes) -> str:
-    """The `unsupported_reason` of a backend that computes any attention."""
+    """Returns an empty text: the `unsupported_reason` of a backend that supports every input."""
     return ""
 
 
@@ -95,11 +95,12 @@ class Backend(NamedTuple):
     Each function takes the inputs of the whole mesh and the mesh axes over which they are sharded.
 
     Attributes:
-        kernel: makes the kernel of `attention`, whose result is [B, T, N, H].
-        part_kernel: makes the kernel of `attention_part`, whose result is a `Part`.
-        unsupported_reason: says why the backend cannot compute this attention; empty if it can.
-        platform: `tpu` or `gpu` where `auto` prefers this backend; empty for one that is only
-            used by its name.
+        kernel: function that makes the kernel of `attention`, whose result is [B, T, N, H].
+        part_kernel: function that makes the kernel of `attention_part`, whose result is a `Part`.
+        unsupported_reason: function that says why the backend cannot compute this attention; empty
+            if it can.
+        platform: `tpu` or `gpu` if `auto` prefers this backend there; empty if the backend is only
+            used when named.
     """
 
     kernel: Callable[[Inputs, Axes], Kernel]
@@ -111,7 +112,7 @@ class Backend(NamedTuple):
     def of_functions(
         cls, attend: Callable[[Inputs], jax.Array], attend_part: Callable[[Inputs], Part]
     ) -> Self:
-        """A backend of two functions of one device's inputs, which need no tables."""
+        """Makes a backend from two functions of one device's inputs, without tables."""
 
         def kernel_of(function) -> Callable[[Inputs, Axes], Kernel]:
             return lambda x, axes: Kernel(lambda part, tables: function(part))

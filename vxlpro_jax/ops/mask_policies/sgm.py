@@ -17,7 +17,7 @@ from vxlpro_jax.sharding import activations
 
 
 def scores(features: jax.Array, queries: Mapping[str, Callable]) -> jax.Array:
-    """Scores [B, T, N] of features [B, T, N, C]."""
+    """Computes scores [B, T, N] of features [B, T, N, C]."""
     # The queries are constrained: XLA's partitioner otherwise gets the gradient of the mean wrong
     # on meshes that shard frames over two axes and the query over a third.
     temporal = activations.shard_frames(queries["temporal"](neighbours(features)))

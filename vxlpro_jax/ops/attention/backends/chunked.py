@@ -1,9 +1,9 @@
 """Attention in blocks with a running softmax, whose memory is linear in length.
 
-It is FlashAttention-2 (https://arxiv.org/abs/2307.08691) in `lax`, forward and backward, and runs
-on every platform.
+It implements FlashAttention-2 (https://arxiv.org/abs/2307.08691) in `lax`, forward and backward,
+and runs on every platform.
 
-Shapes: `K` key/value heads, `g` query heads of each, `H` head width; of one row, `n` blocks of
+Shapes: `K` key/value heads, `g` query heads of each, `H` head width; per row, `n` blocks of
 `t` queries and `m` blocks of `s` keys.
 """
 
@@ -30,7 +30,7 @@ def attend(x: Inputs) -> jax.Array:
 
 
 def attend_part(x: Inputs) -> Part:
-    """Computes attention with the logarithm of the sums. It has no gradient."""
+    """Computes attention and the log-sum-exp of the logits. It has no gradient."""
 
     def row(one: Inputs):
         out, saved = _forward(one.q, one.k, one.v, _Mask.of(one))
@@ -55,7 +55,7 @@ class _Mask(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, row: Inputs) -> "_Mask":
-        """Makes the row's mask. The padding of the last block of keys is a segment of its own."""
+        """Makes the row's mask. The padding of the last block of keys gets a segment of its own."""
         segments = row.q_segments, row.kv_segments
         if row.q_segments is None and len(row.k) % _block(len(row.k)):
             segments = jnp.zeros(len(row.q), jnp.int32), jnp.zeros(len(row.k), jnp.int32)
@@ -71,7 +71,7 @@ class _Queries(flax.struct.PyTreeNode):
         segments: int32 [n, t], or None.
         d_out: [n, K, g, t, H], gradient of the output, in the backward pass.
         delta: [n, K, g, t], product of the output and its gradient, in the backward pass.
-        log_sum: [n, K, g, t], logarithm of the softmax's sum, in the backward pass.
+        log_sum: [n, K, g, t], logarithm of the softmax denominator, in the backward pass.
     """
 
     q: jax.Array
@@ -93,15 +93,15 @@ class _Keys(flax.struct.PyTreeNode):
 
 @jax.custom_vjp
 def _attend_row(q, k, v, mask):
-    """[T, N, H], [S, K, H], [S, K, H] -> [T, N, H]."""
+    """Attends within one row: [T, N, H], [S, K, H], [S, K, H] -> [T, N, H]."""
     return _forward(q, k, v, mask)[0]
 
 
 def _tie(x, mask: _Mask):
     """Makes the mask depend on `x`.
 
-    A scan over layers computes before its loop, and keeps, whatever is the same for every layer:
-    without this, the masks of all blocks at once, which takes memory quadratic in length.
+    A scan over layers hoists values that are the same for every layer out of its loop and keeps
+    them. Without this, these are the masks of all blocks at once, of memory quadratic in length.
     """
     return jax.lax.optimization_barrier((x, mask))
 
@@ -114,7 +114,7 @@ def _forward(q, k, v, mask):
 
 
 def _attend_block(query: _Queries, *, keys: _Keys):
-    """Attends with one block of queries to all keys: [K, g, t, H] and the log-sum [K, g, t]."""
+    """Attends from one block of queries to all keys: [K, g, t, H] and the log-sum [K, g, t]."""
     acc = jnp.promote_types(query.q.dtype, jnp.float32)
     rows = query.q.shape[:-1]
 
@@ -159,7 +159,7 @@ def _backward(saved, d_out):
 
 
 def _differentiate_block(query: _Queries, *, keys: _Keys):
-    """Computes the gradient of a block of queries and its part of those of keys and values."""
+    """Computes the gradient of a block of queries, and its share of those of keys and values."""
     d_out, delta, log_sum = query.d_out, query.delta, query.log_sum
     assert d_out is not None
     assert delta is not None
@@ -232,12 +232,12 @@ def _split_keys(k, v, mask: _Mask) -> _Keys:
 
 
 def _split(x, *, heads):
-    """[T, N, H] -> [n, K, g, t, H]."""
+    """Splits into blocks: [T, N, H] -> [n, K, g, t, H]."""
     return rearrange(_fill(x, 0), "(n t) (k g) h -> n k g t h", t=_block(len(x)), k=heads)
 
 
 def _join(x, *, length):
-    """The inverse of `_split`."""
+    """Inverts `_split`."""
     return rearrange(x, "n k g t h -> (n t) (k g) h")[:length]
 
 

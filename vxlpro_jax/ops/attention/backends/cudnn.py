@@ -30,7 +30,7 @@ def _attend(x: Inputs) -> jax.Array:
 
 
 def _attend_part(x: Inputs) -> Part:
-    """`_attend` with the logarithm of the sums; it has no gradient."""
+    """Computes `_attend` and the log-sum-exp of the logits; it has no gradient."""
     out, log_sum = jax_internals.cudnn_attention(
         x.q, x.k, x.v, is_causal=x.is_self_causal, kv_lengths=x.kv_lengths
     )

@@ -1,4 +1,4 @@
-"""Attention with all logits in memory at once, the definition and the fastest for short inputs."""
+"""Attention with all logits in memory at once: the reference, and the fastest for short inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def attend(x: Inputs) -> jax.Array:
 
 
 def attend_part(x: Inputs) -> Part:
-    """Computes attention with the logarithm of the sums."""
+    """Computes attention and the log-sum-exp of the logits."""
     # Keys come before queries, because XLA's CPU backend vectorises sums over an axis that is not
     # the last. The axes are in the order of the products' own results, so that no logits are
     # transposed.
@@ -45,7 +45,7 @@ def attend_rows(x: Inputs, *, rows: int) -> jax.Array:
 
 
 def _mask(x: Inputs) -> jax.Array | None:
-    """The mask, bool [B, S, T]; None if every query sees every key."""
+    """Returns the mask, bool [B, S, T]; None if every query sees every key."""
     x, mask = x.with_segments(), None
     if x.q_positions is not None:
         mask = jnp.arange(x.k.shape[1])[:, None] <= x.q_positions[:, None, :]
