@@ -1,12 +1,12 @@
 """Sharding of activations over the mesh. Without a mesh these functions change nothing.
 
-Frames and their groups are sharded over every axis but `tensor`, because the tower and the DTS
-treat them alike. The decoder's sequences are sharded by row and, along their length, by `context`.
-Inside a `jax.shard_map` only the axes count that it leaves to the partitioner.
+Frames and their groups are sharded over every axis except `tensor`, because the tower and the DTS
+process them independently. The decoder's sequences are sharded by row and, along their length, by
+`context`. Inside a `jax.shard_map` only the axes that it leaves to the partitioner count.
 
-With `n` devices along `context` a sequence is cut into 2n pieces, and device `i` holds the pieces
-`i` and `2n - 1 - i`: early queries see few keys and late ones many, so that all pairs have equal
-work. `sequence_order` is the resulting order of positions.
+With `n` devices along `context` a sequence is cut into 2n pieces, and device `i` holds pieces `i`
+and `2n - 1 - i`: early queries see few keys and late ones many, so that every such pair has the
+same work. `sequence_order` is the resulting order of positions.
 """
 
 import math
@@ -29,12 +29,12 @@ SEQUENCES = P(BATCH_AXES, "context")
 
 
 def shard_frames(x: jax.Array) -> jax.Array:
-    """Shards the leading axis, frames or groups, over data x fsdp x context if that divides it."""
+    """Shards the leading axis, frames or groups, over data x fsdp x context if they divide it."""
     return _constrain(x, P(_dividing(FRAMES[0], x.shape[0])))
 
 
 def frame_axes(count: int) -> tuple[str, ...]:
-    """The mesh axes over which `shard_frames` shards `count` frames or groups."""
+    """Returns the mesh axes over which `shard_frames` shards `count` frames or groups."""
     return _dividing(FRAMES[0], count) or ()
 
 
@@ -48,7 +48,7 @@ def split_microbatches(x: jax.Array, *, parts: int) -> jax.Array:
 
     The rows are sharded as `shard_rows` does.
     """
-    # Each step is constrained, because XLA's partitioner has mixed rows up without.
+    # Each step is constrained, because without this XLA's partitioner has mixed up rows.
     cut = rearrange(x, "(d n b) ... -> n d b ...", d=axis_size(BATCH_AXES), n=parts)
     cut = _constrain(cut, P(None, BATCH_AXES))
     return _constrain(rearrange(cut, "n d b ... -> n (d b) ..."), P(None, BATCH_AXES))
@@ -63,13 +63,13 @@ def gather_rows(kernel: jax.Array) -> jax.Array:
 
 
 def shard_positions(x: jax.Array) -> jax.Array:
-    """Shards rows over data x fsdp and the second axis over context, if that divides it."""
+    """Shards rows over data x fsdp and the second axis over context, if it divides that axis."""
     splits = x.shape[1] % axis_size(("context",)) == 0
     return _constrain(x, SEQUENCES if splits else P(BATCH_AXES))
 
 
 def splits_sequence(length: int) -> bool:
-    """Whether `context` cuts sequences of this length into two equal pieces per device."""
+    """Returns whether `context` cuts sequences of this length into two equal pieces per device."""
     devices = axis_size(("context",))
     return devices > 1 and length % (2 * devices) == 0
 
@@ -110,7 +110,7 @@ def gather_sequence(x: jax.Array) -> jax.Array:
 
 
 def _length_unit() -> int:
-    """The divisor of lengths: two pieces per device; on TPUs the 128 lanes of a register each."""
+    """Returns the divisor of lengths: 2 per device of `context`, or 128 (lanes) on TPUs."""
     devices = axis_size(("context",))
     if platform() == "tpu":
         return LANES * devices
@@ -118,7 +118,7 @@ def _length_unit() -> int:
 
 
 class Axes(NamedTuple):
-    """The mesh axes of an array's rows, positions and heads; None for one that is not sharded."""
+    """Mesh axes of an array's rows, positions and heads; None for a dimension not sharded."""
 
     rows: tuple[str, ...] | None = None
     positions: str | None = None
@@ -126,7 +126,7 @@ class Axes(NamedTuple):
 
 
 def attention_axes(partition: P, *, rows: int, length: int, heads: int, kv_heads: int) -> Axes:
-    """The axes of `partition` that divide queries [rows, length, heads, H]."""
+    """Returns the axes of `partition` that divide the shape [rows, length, heads, H] of queries."""
     tensor = axis_size(("tensor",))
     is_split = len(partition) > 1 and splits_sequence(length)
     shares = heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
@@ -138,27 +138,27 @@ def attention_axes(partition: P, *, rows: int, length: int, heads: int, kv_heads
 
 
 def axis_size(axes: tuple[str, ...] = ALL_AXES) -> int:
-    """The number of devices along the given axes of the current mesh; 1 without a mesh."""
+    """Returns the number of devices along the given axes of the current mesh; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
     free = free_axes()
     return math.prod(shape[axis] for axis in axes if axis in free)
 
 
 def free_axes() -> frozenset[str]:
-    """The axes of the current mesh over which the partitioner may shard arrays."""
+    """Returns the axes of the current mesh over which the partitioner may shard arrays."""
     current = jax.sharding.get_abstract_mesh()
     return frozenset(current.axis_names) - frozenset(current.manual_axes)
 
 
 def platform() -> str:
-    """The platform of the current mesh, `cpu`, `gpu` or `tpu`, even if its devices are absent."""
+    """Returns the platform of the current mesh (`cpu`, `gpu`, `tpu`), even without its devices."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = device.platform if device else jax.default_backend()
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def _dividing(axes: tuple[str, ...], count: int) -> tuple[str, ...] | None:
-    """The given axes, those of the batch, or none: the first of these that divides `count`."""
+    """Returns the first of these that divides `count`: the given axes, the batch axes, or none."""
     choices = (tuple(a for a in some if a in free_axes()) for some in (axes, BATCH_AXES))
     return next((some for some in choices if some and count % axis_size(some) == 0), None)
 
@@ -169,7 +169,7 @@ def _constrain(x, spec):
         return x
 
     def left(entry):
-        """The axes of a dimension that the partitioner may still use."""
+        """Returns the axes of a dimension over which the partitioner may still shard."""
         if entry is None or entry is P.UNCONSTRAINED:
             return entry
         names = (entry,) if isinstance(entry, str) else entry

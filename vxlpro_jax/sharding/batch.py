@@ -1,4 +1,4 @@
-"""Division of the rows of a batch over devices and processes."""
+"""Divides the rows of a batch over devices and processes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch, by row over data x fsdp."""
+    """Returns the sharding of a batch, by row over data x fsdp."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
@@ -22,7 +22,7 @@ class RowBlock(NamedTuple):
 
 
 def row_blocks(mesh: Mesh) -> dict[int, RowBlock]:
-    """Finds for each process the rows that it reads, which are those of its devices.
+    """Determines the rows that each process reads: those of its devices.
 
     Raises:
         InputError: as `assign_rows`.
@@ -32,7 +32,7 @@ def row_blocks(mesh: Mesh) -> dict[int, RowBlock]:
 
 
 def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, RowBlock]:
-    """Finds for each process the rows that it reads, from the processes that hold each row.
+    """Determines the rows that each process reads, from the processes that hold each row.
 
     Processes that hold the same rows, because another axis than data and fsdp spans them, read the
     same rows.
@@ -56,7 +56,7 @@ def assign_rows(processes: Sequence[Sequence[int]]) -> dict[int, RowBlock]:
 
 
 def check_batch(batch_size: int, *, mesh: Mesh, parts: int = 1) -> None:
-    """Checks that a batch divides by the mesh axes of data and by gradient accumulation steps.
+    """Checks that the batch size is divisible by the data axes and gradient accumulation steps.
 
     Args:
         batch_size: number of rows of a batch.

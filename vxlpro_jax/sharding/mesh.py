@@ -19,10 +19,10 @@ AXES = ("data", "fsdp", "tensor", "context")
 
 
 def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
-    """Computes the number of devices along each axis, including the axis that is -1.
+    """Computes the number of devices along each axis, and resolves an axis of -1.
 
     Raises:
-        InputError: the axes do not multiply to `devices`, more than one is -1, or `data` is not a
+        InputError: the axes do not multiply to `devices`, several are -1, or `data` is not a
             multiple of the number of slices.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
@@ -44,7 +44,7 @@ def axis_sizes(config: MeshConfig, *, devices: int) -> dict[str, int]:
 
 
 def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
-    """Makes a mesh of the devices, by default all, which `jax.set_mesh` enters.
+    """Makes a mesh of the devices, by default all of them, for `jax.set_mesh`.
 
     Neighbours along an axis are neighbours in the network as far as possible. With several slices
     only the axis `data` crosses slices.

@@ -1,4 +1,4 @@
-"""One table from parameter paths to PartitionSpecs. It knows trees and paths, not models.
+"""One table from parameter paths to PartitionSpecs. It depends on trees and paths, not on models.
 
 Stacked layers have an unsharded leading axis. Optimizer state is sharded like the parameter whose
 path ends its own path.
@@ -58,7 +58,7 @@ RULES: Rules = (
 )
 
 
-# Arrays with more elements than this must be sharded if there are devices to shard them over.
+# Arrays with more elements must be sharded if there are devices over which to shard them.
 _MOST_WHOLE = 4 * 2**20
 
 
@@ -85,7 +85,7 @@ def state_shardings(
     """Makes the NamedSharding of each leaf of a tree that holds copies of the parameter tree.
 
     A leaf whose path ends with a parameter's path gets that parameter's sharding; any other leaf is
-    replicated. `more_rules` are for parameters that the table does not have.
+    replicated. `more_rules` covers parameters that are missing in the table.
 
     Raises:
         InputError: a large array would be replicated on a mesh that could shard it.
@@ -111,7 +111,7 @@ def state_shardings(
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Removes from the spec the axes that do not divide the leaf's dimension, such as 151,937."""
+    """Removes axes from the spec that do not divide the leaf's dimension, such as 151,937."""
     kept = [
         axis if axis is None or leaf.shape[dim] % mesh.shape[axis] == 0 else None
         for dim, axis in enumerate(spec)
