@@ -1,1 +1,1 @@
-"""Samples, video, text and batches; imports nothing of ours but `config`."""
+"""Samples, video, text and batches; of this package's other modules it imports only `config`."""

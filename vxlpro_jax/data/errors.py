@@ -1,4 +1,4 @@
-"""Faults of a file of a data set, and faults of the program."""
+"""Faults of files in a data set, and faults of the program."""
 
 import functools
 from typing import Literal
@@ -11,7 +11,7 @@ FaultKind = Literal[
     "empty",  # The file has no bytes, or the folder no frames.
     "no_video",  # It has only sound or data, or an array of another shape.
     "no_frames",  # No frame decodes.
-    "cut_off",  # It ends before the length that it declares.
+    "cut_off",  # It ends before its declared length.
     "damaged",  # It cannot be parsed: it is broken, or not a video or picture at all.
     "too_large",  # It needs more pixels or memory than is safe.
     "timeout",  # Decoding took longer than the limit, so the decoder was killed.
@@ -20,7 +20,7 @@ FaultKind = Literal[
 
 
 class ProgramError(RuntimeError):
-    """A fault of this program, or a library with an unexpected interface.
+    """A fault of this program, or of a library whose interface is not the expected one.
 
     It is never counted as a bad file: it ends the run with a traceback and exit code 1.
     """

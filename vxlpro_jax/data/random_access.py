@@ -1,4 +1,4 @@
-"""The type of what can be read by index, such as data files that are larger than memory."""
+"""The type of collections that are read by index, such as data files larger than memory."""
 
 from collections.abc import Iterator
 from typing import Protocol, TypeVar

@@ -3,7 +3,7 @@
 A serialized block is the times of its groups, float64, followed by the groups; both are
 little-endian.
 
-Shapes: g groups of a visual or of a block of it, S side of a frame.
+Shapes: g groups of a visual or of one of its blocks, S side of a frame.
 """
 
 import math
@@ -45,7 +45,7 @@ class GroupType(NamedTuple):
     dtype: str
 
     def blank(self, groups: int) -> Visual:
-        """Allocates uninitialized `groups` and their times."""
+        """Allocates uninitialized arrays for `groups` groups and their times."""
         shape = (groups, *self.shape)
         return Visual(np.empty(shape, _DTYPES[self.dtype]), np.empty(groups))
 
@@ -58,7 +58,7 @@ class GroupType(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Size of a group and its time."""
+        """Size of a group with its time, in bytes."""
         return _TIME.itemsize + math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
 
@@ -76,7 +76,7 @@ def check_blocks(blocks: Iterable[Visual], *, kind: GroupType) -> Iterator[Visua
 
 
 def rebatch(blocks: Iterable[Visual], size: int) -> Iterator[Visual]:
-    """Yields the same groups in blocks of `size`; the last may have fewer."""
+    """Yields the same groups in blocks of `size`; the last block may have fewer."""
     held: Visual | None = None
     for block in blocks:
         joined = block if held is None else map(np.concatenate, zip(held, block, strict=True))

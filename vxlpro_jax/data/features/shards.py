@@ -1,8 +1,8 @@
-"""ArrayRecord shards of features; a visual is a run of records of a few groups each.
+"""ArrayRecord shards of features; a visual is a sequence of records of a few groups each.
 
-Beside the shard `NAME.arrayrecord` lies its index `NAME.json`, which is written last: a shard
-without an index is unfinished. Each process writes shards of its own, so any number of processes
-may write to one folder.
+Each shard `NAME.arrayrecord` has an index `NAME.json` beside it, which is written last: a shard
+without an index is unfinished. Each process writes its own shards, so any number of processes may
+write to one folder.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SHARD = ".arrayrecord"
 
 _INDEX = ".json"
 _RECORD_BYTES = 4 << 20  # Largest record, unless a single group is larger.
-_WRITING = "group_size:1,uncompressed"  # Random access; noise of this kind does not compress.
+_WRITING = "group_size:1,uncompressed"  # Random access; such noisy features do not compress.
 _READING = "readahead_buffer_size:0,max_parallelism:0"  # Recommended for random access.
 
 
@@ -35,9 +35,9 @@ class VisualLocation(NamedTuple):
 
     Attributes:
         shard: path of the shard.
-        first: its first record in the shard.
+        first: index of its first record in the shard.
         groups: number of groups g.
-        per_record: groups of each record but the last.
+        per_record: number of groups in each record except the last.
     """
 
     shard: Path
@@ -47,7 +47,7 @@ class VisualLocation(NamedTuple):
 
 
 class ShardWriter:
-    """Writes one shard, whose visuals can be read after `finish`."""
+    """Writes one shard, whose visuals become readable after `finish`."""
 
     def __init__(self, folder: Path, *, kind: GroupType):
         """Creates an empty shard.
@@ -130,14 +130,14 @@ def read_index(index: Path, *, kind: GroupType) -> dict[str, VisualLocation]:
 
 
 def remove_unused(folder: Path, *, kind: GroupType) -> None:
-    """Removes damaged shards, and unfinished shards of processes that have ended.
+    """Removes damaged shards, and unfinished shards of processes that no longer run.
 
-    Files that cannot be locked or removed are left, which costs only disk space.
+    Files that cannot be locked or removed are left in place; they only take disk space.
     """
     for shard in folder.glob(f"*{SHARD}*"):
         index = folder / f"{shard.name.partition('.')[0]}{_INDEX}"
         with contextlib.suppress(OSError), shard.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Refused while it is being written.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Fails while it is being written.
             if not (index.exists() and read_index(index, kind=kind)):
                 shard.unlink()
     for index in find_indices(folder):
@@ -154,7 +154,7 @@ def open_shard(shard: Path) -> ArrayRecordReader:
     """
     reader = ArrayRecordReader(str(shard), _READING)
     if not reader.ok():
-        _record(reader, 0, shard=shard)  # Raises the reason.
+        _record(reader, 0, shard=shard)  # Raises an error that gives the reason.
     return reader
 
 
@@ -193,7 +193,7 @@ def _record(reader, record, *, shard):
 
 
 def _damaged(shard: Path, reason: str) -> InputError:
-    # Where the folder is read-only the shard stays, for whoever may write to it.
+    # If the folder is read-only, the shard stays for a process that may write to it.
     with contextlib.suppress(OSError):
         shard.with_suffix(_INDEX).unlink(missing_ok=True)
     return InputError(
@@ -204,7 +204,7 @@ def _damaged(shard: Path, reason: str) -> InputError:
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
-    """Turns the library's errors into OSError."""
+    """Converts the library's errors to OSError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Stores features of frozen encoders on disk, by a key of what was encoded.
+"""Stores features of frozen encoders on disk, under a key of the encoded content.
 
 Shapes: g groups of a visual, P tokens of a frame, C width of the tower.
 """
@@ -24,18 +24,18 @@ from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.utils.errors import InputError
 
 _SHARD_BYTES = 1 << 30
-_SHARD_SECONDS = 300.0  # The most work that is lost if a process dies.
+_SHARD_SECONDS = 300.0  # Largest amount of work that is lost if a process dies.
 _OPEN_SHARDS = 64
 
 
 class FeatureStore:
-    """The features in a folder as of the last `refresh`; threads may share it."""
+    """The features in a folder at the time of the last `refresh`; threads may share it."""
 
     def __init__(self, folder: Path, *, kind: GroupType):
         """Reads the indices of all shards; a folder that does not exist is empty.
 
         Args:
-            folder: folder of features of one type, computed with the same weights.
+            folder: folder of features of one type, computed with one set of weights.
             kind: type of a group.
         """
         self.folder, self.kind = folder, kind
@@ -45,7 +45,7 @@ class FeatureStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Finds visuals that were added to the folder since; they replace those of the same key."""
+        """Finds visuals added to the folder since then; they replace those of the same key."""
         for index in find_indices(self.folder):
             if index not in self._indices:
                 self._spans |= read_index(index, kind=self.kind)
@@ -81,9 +81,9 @@ class FeatureStore:
 
 
 class FeatureWriter:
-    """Context manager that adds visuals to a folder; visuals written completely are always kept.
+    """Context manager that adds visuals to a folder; completely written visuals are always kept.
 
-    A shard is finished, and can be read by others, when it has a gigabyte or is five minutes old.
+    A shard is finished, and becomes readable, at a gigabyte or at an age of five minutes.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class FeatureWriter:
         """Prepares a writer; the first shard is created with the first visual.
 
         Args:
-            folder: folder that exists.
+            folder: existing folder.
             kind: type of a group.
             shard_bytes: approximate size at which a shard is finished.
             shard_seconds: age at which a shard is finished.
@@ -108,11 +108,11 @@ class FeatureWriter:
         self._since = 0.0
 
     def write(self, key: str, blocks: Iterable[Visual]) -> None:
-        """Adds a visual, of which memory holds at most a block and a record at a time.
+        """Adds a visual; memory holds at most one block and one record of it at a time.
 
         Args:
             key: key of the visual.
-            blocks: blocks of any numbers of groups.
+            blocks: blocks of any size.
 
         Raises:
             OSError: The shard cannot be written.
@@ -151,7 +151,7 @@ class RunFeatures:
     keys: Mapping[bytes, str]
 
     def read(self, media: Sequence[StoredFile], *, reading: str) -> Visual:
-        """Returns the features of what a record shows: [g,4,P,C], or [g,P,C] after the DTS.
+        """Returns the features of a record's visual: [g,4,P,C], or [g,P,C] after the DTS.
 
         Args:
             media: files of the record.

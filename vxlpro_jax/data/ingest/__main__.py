@@ -2,9 +2,9 @@
 
 An example has the features `id`, `conversations` (LLaVA's JSON) and `video`, which is the content
 of a video file or its path under data.video_root. Each source shard becomes one ArrayRecord shard
-of its good records, in their order; of several records with one id, the first is kept. The output
-folder also holds `manifest.json` and `bad_records.jsonl`. The output is the same, byte for byte,
-for any number of workers and after any number of restarts.
+of its valid records, in the same order; if several records have the same id, only the first is
+kept. The output folder also holds `manifest.json` and `bad_records.jsonl`. The output is the same,
+byte for byte, for any number of workers and after any number of restarts.
 
 Nothing in `vxlpro_jax.data.ingest` imports JAX or needs it installed.
 """

@@ -1,4 +1,4 @@
-"""Conversion of one source shard to one ArrayRecord file, which is the work of a worker process."""
+"""Converts one source shard to one ArrayRecord file, in a worker process."""
 
 import contextlib
 import hashlib
@@ -16,13 +16,13 @@ from vxlpro_jax.data.sources.paths import redact_url
 T = TypeVar("T")
 
 _RETRY_PAUSES = (1, 4, 16)  # Seconds before each further attempt to reach a source.
-_MOST_READS = 4  # Of a shard whose damage appears at another place in each read.
+_MOST_READS = 4  # Reads of a shard whose damage appears at a different place in each read.
 _REPORT_BYTES = 4 << 20
 _OPTIONS = "group_size:1,uncompressed"  # Random access; videos are compressed already.
 
 
 class ConversionTask(NamedTuple):
-    """A source shard, and the `file` to write its good records to."""
+    """A source shard, and the `file` to which its valid records are written."""
 
     shard: SourceShard
     file: str
@@ -35,12 +35,12 @@ class ConvertedShard(NamedTuple):
     """The result of converting one source shard.
 
     Attributes:
-        ids: ids of the records kept, in order.
-        bad: position, kind and reason of each record left out.
+        ids: ids of the kept records, in order.
+        bad: position, kind and reason of each record that was left out.
         damage: reason why the source could not be read to its end, or "".
         read_bytes: source bytes up to the damage.
-        bytes: size of the file of records.
-        sha256: SHA-256 of that file.
+        bytes: size of the output file.
+        sha256: SHA-256 of the output file.
     """
 
     ids: list[str]
@@ -64,10 +64,10 @@ def shard_size(url: str, report_bytes: ReportBytes) -> int:
 
 
 def convert_shard(task: ConversionTask, report_bytes: ReportBytes) -> ConvertedShard:
-    """Writes the good records of a source.
+    """Writes the valid records of a source.
 
-    Damage is accepted only when two reads in a row find the same, since a network may corrupt data
-    too.
+    Damage is accepted only if two reads in a row find the same damage, since a network may corrupt
+    data too.
     """
     damage = ""
     for _ in range(_MOST_READS):
@@ -89,7 +89,7 @@ def _read_and_write(task: ConversionTask, report_bytes: ReportBytes) -> Converte
 def write_shard(
     examples: Iterable[Example], *, file: Path, report_bytes: ReportBytes
 ) -> ConvertedShard:
-    """Writes the good records among `examples` to an ArrayRecord file.
+    """Writes the valid records among `examples` to an ArrayRecord file.
 
     Args:
         examples: records of a source shard.

@@ -1,4 +1,4 @@
-"""Output folder of an ingest; a run continues from what an earlier one left there."""
+"""Output folder of an ingest; a later run continues from its content."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ from vxlpro_jax.utils.files import write_atomically
 
 
 class OutputFolder:
-    """The output folder; its subfolder `partial` holds unfinished work, a file for each source."""
+    """The output folder; its subfolder `partial` holds unfinished work, one file per source."""
 
     def __init__(self, out: Path, shards: Sequence[SourceShard]):
         self._shards = shards
@@ -29,7 +29,7 @@ class OutputFolder:
         self._out = out
 
     def finished(self) -> dict[str, Any] | None:
-        """Returns the manifest if an ingest of the same shards is complete, else None.
+        """Returns the manifest if an ingest of the same shards is complete; otherwise None.
 
         Raises:
             InputError: The folder holds an ingest of other shards.
@@ -43,7 +43,7 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other ingests out, and removes the temporary files of one that was killed.
+        """Locks out other ingests, and removes temporary files of one that was killed.
 
         Raises:
             InputError: Another ingest is running, or the folder holds an ingest of other shards.
@@ -74,28 +74,28 @@ class OutputFolder:
             )
 
     def converted(self) -> dict[int, ConvertedShard]:
-        """Returns the shards that are converted already, by the position of their source."""
+        """Returns the shards that are already converted, by the position of their source."""
         names = {i: self._result(i) for i in range(len(self._shards)) if self._result(i).exists()}
         return {i: ConvertedShard(**json.loads(name.read_text())) for i, name in names.items()}
 
     def temporary(self, index: int) -> Path:
-        """Returns the path that a worker writes records to."""
+        """Returns the path to which a worker writes records."""
         return self._partial / f"{index:05d}.arrayrecord.tmp"
 
     def keep(self, index: int, converted: ConvertedShard) -> None:
-        """Marks a file that a worker has written as converted."""
+        """Marks a file that a worker wrote as converted."""
         os.replace(self.temporary(index), self._records(index))
         write_atomically(self._result(index), json.dumps(converted._asdict()))
 
     def publish(
         self, index: int, converted: ConvertedShard, *, without: set[str]
     ) -> dict[str, Any]:
-        """Makes a converted file an output shard and returns its entry in the manifest.
+        """Turns a converted file into an output shard and returns its entry in the manifest.
 
         Args:
             index: position of the source.
             converted: result of the conversion.
-            without: ids to leave out, because an earlier shard has them.
+            without: ids to leave out, because an earlier shard contains them.
         """
         entry = {"source": self._sources[index], "records": len(converted.ids) - len(without)}
         staged, temporary = self._records(index), self.temporary(index)
@@ -113,7 +113,7 @@ class OutputFolder:
         return entry | {"file": file.name, "bytes": size, "sha256": digest}
 
     def write_bad_records(self, items: Iterable[dict[str, Any]]) -> None:
-        """Writes one JSON object a line."""
+        """Writes one JSON object per line."""
         lines = (f"{json.dumps(item, ensure_ascii=False)}\n" for item in items)
         write_atomically(self.bad_records, "".join(lines))
 

@@ -1,4 +1,4 @@
-"""Counts of good, bad and lost records, and the limit that ends an ingest."""
+"""Counts good, bad and lost records, and ends an ingest above a limit."""
 
 import dataclasses
 import math
@@ -17,10 +17,10 @@ class Tally:
     """Totals over source shards.
 
     Attributes:
-        kept: records that were written.
-        bad: records that were left out.
+        kept: number of records that were written.
+        bad: number of records that were left out.
         read_bytes: source bytes that could be read.
-        lost_bytes: source bytes behind the damage of a shard.
+        lost_bytes: source bytes after the damage of a shard.
     """
 
     kept: int = 0
@@ -34,7 +34,7 @@ class Tally:
         Args:
             shard: source that was converted.
             converted: result of its conversion.
-            repeated: number of its ids that an earlier shard has too; they count as bad.
+            repeated: number of its ids that an earlier shard contains too; they count as bad.
         """
         return Tally(
             kept=self.kept + len(converted.ids) - repeated,
@@ -45,7 +45,7 @@ class Tally:
 
     @property
     def lost(self) -> int:
-        """Estimated number of lost records, from the mean size of a record; at least 1 if any."""
+        """Estimated number of lost records, from the mean record size; at least 1 if any."""
         read = self.kept + self.bad
         if not read:
             return min(1, self.lost_bytes)
@@ -61,8 +61,7 @@ class Tally:
 class Quota:
     """Ends a run as soon as too many records are bad.
 
-    Shards are counted in their order, so the outcome does not depend on which one is finished
-    first.
+    Shards are counted in their order, so the outcome does not depend on which is finished first.
     """
 
     def __init__(self, shards: Sequence[SourceShard], *, folder: OutputFolder, max_bad: float):
@@ -71,7 +70,7 @@ class Quota:
         self._tally, self._counted = Tally(), []
 
     def check(self, converted: dict[int, ConvertedShard]) -> None:
-        """Counts the shards that follow those counted before, up to the first that is missing.
+        """Counts the next shards after those counted before, up to the first unconverted one.
 
         Raises:
             InputError: The share of bad records is larger than the limit.
@@ -106,7 +105,7 @@ def check_tally(
 
 
 def find_repeated_ids(converted: Sequence[ConvertedShard]) -> list[dict[str, int]]:
-    """For each shard, its ids that an earlier shard has too, with the position of that shard."""
+    """Returns for each shard its ids that an earlier shard contains, with that shard's position."""
     first: dict[str, int] = {}
     repeated = []
     for index, shard in enumerate(converted):

@@ -30,9 +30,9 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def ingest(patterns: Sequence[str], *, out: Path, workers: int, max_bad: float) -> dict[str, Any]:
-    """Converts the shards that `patterns` name to ArrayRecord shards in the folder `out`.
+    """Converts the shards that match `patterns` to ArrayRecord shards in the folder `out`.
 
-    A run that was interrupted continues: only the shards that are missing in `out` are converted.
+    An interrupted run continues: only shards that are missing in `out` are converted.
 
     Args:
         patterns: paths, URLs, brace patterns or lists `@FILE`, see `launch/ingest.sh --help`.
@@ -42,12 +42,12 @@ def ingest(patterns: Sequence[str], *, out: Path, workers: int, max_bad: float) 
 
     Returns:
         The manifest: `records` is the number kept, `bad` counts bad records by kind, `lost`
-        estimates the records behind damage, `bytes` is the size of all shards, and `shards` has the
-        source, record count, file, size and SHA-256 of each.
+        estimates the number of records after damage, `bytes` is the size of all shards, and
+        `shards` has the source, record count, file, size and SHA-256 of each.
 
     Raises:
-        InputError: A shard cannot be read, too many records are bad, or `out` holds the result of
-            other shards.
+        InputError: A shard cannot be read, too many records are bad, or `out` holds the output of
+            an ingest of other shards.
         IngestError: A shard could not be reached in several attempts.
     """
     with Workers(workers) as pool:
@@ -104,7 +104,7 @@ def _convert_all(
 
 
 def _progress_bar(shards: Sequence[SourceShard], converted: dict[int, ConvertedShard]) -> tqdm:
-    """A bar of the bytes read; without a terminal it prints a line every half minute."""
+    """Makes a progress bar of bytes read; without a terminal it prints a line every 30 seconds."""
     return cli.progress_bar(
         total=sum(shard.bytes for shard in shards),
         initial=sum(shards[index].bytes for index in converted),

@@ -26,7 +26,7 @@ _HTTP_SECONDS = 60
 
 
 class UnreachableShard(Exception):
-    """A shard could not be read at the moment; another attempt may succeed."""
+    """A shard could not be read now; another attempt may succeed."""
 
 
 class DamagedShard(Exception):
@@ -44,7 +44,7 @@ class Example(NamedTuple):
     """One record of a shard.
 
     Attributes:
-        fields: values of `FIELDS`, None where missing; or the reason why it is not an example.
+        fields: values of `FIELDS`, None where missing; or the reason why the record is invalid.
         bytes: size of the record in its shard.
     """
 
@@ -80,7 +80,7 @@ def shard_size(url: str) -> int:
     """Returns the size of a shard in bytes.
 
     Raises:
-        InputError: The shard does not exist or may not be read, or its server does not support
+        InputError: The shard does not exist or access is denied, or its server does not support
             range requests.
         UnreachableShard: The filesystem did not answer.
     """
@@ -95,7 +95,7 @@ def read_examples(shard: SourceShard) -> Iterator[Example]:
 
     Raises:
         DamagedShard: The rest of the shard cannot be read.
-        InputError: The shard does not exist or may not be read.
+        InputError: The shard does not exist or access is denied.
         UnreachableShard: The filesystem did not answer, or ended before the last byte.
     """
     url, size = shard
@@ -123,7 +123,7 @@ def _fields(raw: bytes) -> dict[str, Any] | BadRecord:
 
 
 def _value(feature: Any) -> Any:
-    """Returns the value of a feature, or the list of values unless there is exactly one."""
+    """Returns the value of a feature; a list unless there is exactly one value."""
     kind = feature.WhichOneof("kind")
     values = list(getattr(feature, kind).value) if kind else []
     return values[0] if len(values) == 1 else values
@@ -135,11 +135,11 @@ class _Located(NamedTuple):
 
 
 def _request_size(url: str) -> _Located:
-    """Returns the final URL of a file behind redirections, and its size.
+    """Returns the final URL of a file after redirections, and its size.
 
-    tensorflow-io follows no redirection, learns a size by reading the whole file, and reads a
-    file's beginning again and again from a server that ignores ranges. So all three are checked
-    here.
+    tensorflow-io follows no redirection, determines a size by reading the whole file, and reads a
+    file's beginning repeatedly from a server that ignores ranges. Therefore this function handles
+    all three cases.
     """
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
     try:

@@ -1,7 +1,8 @@
 """Worker processes of an ingest; each is replaced when it dies or has too many open files.
 
 A process that has used tensorflow-io's S3 client aborts when it exits normally, and its HTTP client
-never closes a socket. So workers are spawned, exit without cleaning up, and are retired.
+never closes a socket. Therefore workers are spawned, exit without cleaning up, and are replaced
+after a while.
 """
 
 import collections
@@ -34,14 +35,14 @@ class IngestError(Failure):
 
 
 class Finished(NamedTuple):
-    """An item is done: its `position`, and the `result` that `work` returned."""
+    """A message that an item is done: its `position`, and the `result` that `work` returned."""
 
     position: int
     result: Any
 
 
 class BytesRead(NamedTuple):
-    """A worker has read this many `bytes` since its last message."""
+    """A message that a worker has read this many `bytes` since its last message."""
 
     bytes: int
 
@@ -76,7 +77,7 @@ class Workers:
         while todo or running:
             while todo and len(running) < self._size:
                 pipe, task = self._idle_worker(), todo.popleft()
-                with contextlib.suppress(ConnectionError):  # A dead worker is noticed below.
+                with contextlib.suppress(ConnectionError):  # A dead worker is detected below.
                     pipe.send((work, task[1]))
                 running[pipe] = task
             for pipe in _wait(list(running)):

@@ -1,4 +1,4 @@
-"""Draws a batch: frames with time stamps, text with its targets coloured, shares of rows."""
+"""Draws a batch: frames with time stamps, text with coloured targets, and bars of row usage."""
 
 import dataclasses
 import functools
@@ -58,7 +58,7 @@ def draw_batch(
     """Writes a PNG with a block for each sample, and bars that show how full each row is.
 
     Args:
-        shares: places that the samples of each row take.
+        shares: slots that the samples of each row take.
         samples: samples to draw.
         title: title of the picture.
         path: path of the PNG.
@@ -81,11 +81,11 @@ def draw_batch(
 
 
 class RowShares(NamedTuple):
-    """Number of places that each sample of a row takes; the first number is that of the padding.
+    """Number of slots that each sample of a row takes; the first number is that of the padding.
 
     Attributes:
-        groups: for each row, groups of frames by sample.
-        text: for each row, text ids by sample.
+        groups: for each row, number of groups of frames by sample.
+        text: for each row, number of text ids by sample.
     """
 
     groups: list[list[int]]
@@ -93,7 +93,7 @@ class RowShares(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch) -> "RowShares":
-        """Counts the places of a batch."""
+        """Counts the slots of a batch."""
         columns = (batch[f"{name}_segments"] for name in ("group", "token"))
         return cls(*([np.bincount(row, minlength=1).tolist() for row in x] for x in columns))
 
@@ -154,7 +154,7 @@ def _draw_block(sheet: _Sheet, block: SampleBlock, *, top: float) -> None:
 
 
 def _draw_thumbnail(sheet: _Sheet, thumbnail: Thumbnail, *, left: float, top: float) -> None:
-    """Draws a frame; a repeated frame is pale."""
+    """Draws a frame; a repeated frame is drawn pale."""
     title = f"{thumbnail.title} the same" if thumbnail.repeats else thumbnail.title
     sheet.write(left, top, title, fontsize=_FONT - 1)
     side = 0.94 * _THUMBNAIL
@@ -174,7 +174,7 @@ def _write_line(sheet: _Sheet, line: Sequence[TextSpan], *, top: float) -> None:
 
 @functools.cache
 def _fonts() -> list[str]:
-    """Monospaced fonts: the shipped one, then those of this machine that cover other scripts."""
+    """Lists monospaced fonts: the shipped one, then this machine's fonts for other scripts."""
     others = [name for name in _OTHER_SCRIPTS if name in font_manager.fontManager.get_font_names()]
     return ["DejaVu Sans Mono", *others]
 
@@ -204,7 +204,7 @@ def _stack(axes, widths: Sequence[int], colours: Sequence[str]) -> None:
 
 
 def _colour(number: int) -> str:
-    """Colour of the sample with this number."""
+    """Returns the colour of a sample by its number."""
     return _SAMPLES[(number - 1) % len(_SAMPLES)]
 
 

@@ -1,4 +1,4 @@
-"""Inspects the first batches of a run: prints what they hold, then draws them."""
+"""Inspects the first batches of a run: prints their content, then draws them."""
 
 import json
 import time
@@ -13,13 +13,13 @@ from vxlpro_jax.data.loader.batches import Batch, BatchIterator, BatchSource
 from vxlpro_jax.data.loader.build import build_pipeline
 from vxlpro_jax.utils.errors import InputError
 
-_MOST_DRAWN = 12  # Samples of a batch.
-_MOST_PRINTED = 4  # Samples of a batch.
+_MOST_DRAWN = 12  # Samples per batch.
+_MOST_PRINTED = 4  # Samples per batch.
 _BAD_SAMPLES = "bad_samples.jsonl"
 
 
 class TakenBatch(NamedTuple):
-    """A batch of an iterator.
+    """A batch that was taken from an iterator.
 
     Attributes:
         batch: arrays of the batch.
@@ -110,8 +110,8 @@ def take_batches(
 ) -> Iterator[TakenBatch]:
     """Yields the first batches of an iterator.
 
-    The time of a batch counts from the moment the previous one was taken, because it is prepared
-    from then on.
+    The time of a batch is measured from the moment the previous batch was taken, because its
+    preparation starts then.
 
     Args:
         batches: iterator over batches of one shape.
@@ -135,7 +135,7 @@ def take_batches(
 def describe(
     taken: TakenBatch, *, source: BatchSource, tokens_per_group: int, folder: Path
 ) -> Drawing:
-    """Prints what a batch holds and returns what to draw of it."""
+    """Prints a description of a batch and returns what to draw."""
     usage = view.measure_usage(taken.batch, tokens_per_group=tokens_per_group)
     samples = view_samples(taken, source=source, counts=usage.samples)
     print(words.describe_batch(taken.batch, usage=usage, stats=taken.stats))
@@ -157,7 +157,7 @@ def view_samples(
     batch, views = taken.batch, []
     for row, count in enumerate(counts):
         names = view.record_names(source, before=taken.before, after=taken.after, row=row)
-        if len(names) != count:  # A record could be read at one time and not at another.
+        if len(names) != count:  # A record was readable at one time and unreadable at another.
             names = [""] * count
         for number, name in enumerate(names, 1):
             if len(views) == _MOST_DRAWN:

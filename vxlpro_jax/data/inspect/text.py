@@ -1,4 +1,4 @@
-"""Token ids of a conversation as text, split by whether they are training targets.
+"""Decodes the token ids of a conversation, split by whether they are training targets.
 
 Shapes: t text ids of one sample.
 """
@@ -20,7 +20,7 @@ TextKind = Literal["target", "context", "image"]
 
 
 class TextSpan(NamedTuple):
-    """A piece of text of one kind.
+    """A piece of text of a single kind.
 
     Attributes:
         text: text with visible line ends.
@@ -67,7 +67,7 @@ def _bytes(token: int, tokenizer: Tokenizer) -> bytes:
 
 
 def width(text: str) -> int:
-    """Number of terminal columns of a text; a wide character, such as a Chinese one, takes two."""
+    """Returns the number of terminal columns of a text; wide characters (Chinese ones) take two."""
     return sum(map(_columns, text))
 
 
@@ -76,9 +76,9 @@ def _columns(char: str) -> int:
 
 
 def wrap(spans: Sequence[TextSpan], *, columns: int) -> list[list[TextSpan]]:
-    """Wraps spans into lines of at most `columns` columns, at spaces where there are any.
+    """Wraps spans into lines of at most `columns` columns, at spaces where possible.
 
-    The lines, joined, are the text of the spans.
+    Joining the lines gives back the text of the spans.
     """
     text = "".join(span.text for span in spans)
     at = np.cumsum([0, *map(_columns, text)])

@@ -14,23 +14,23 @@ from vxlpro_jax.data.inspect.text import TextSpan, split_turns
 from vxlpro_jax.data.loader.batches import Batch, BatchSource
 from vxlpro_jax.data.text.tokenizer import Tokenizer
 
-MOST_THUMBNAILS = 12  # Of a sample.
+MOST_THUMBNAILS = 12  # Per sample.
 
 
 class Usage(NamedTuple):
-    """Places `used` among the `total` places there are."""
+    """Number of slots `used` among the `total` slots."""
 
     used: int
     total: int
 
     @property
     def share(self) -> float:
-        """Used share from 0 to 1; 0 if there are no places."""
+        """Used share from 0 to 1; 0 if there are no slots."""
         return self.used / self.total if self.total else 0.0
 
     @property
     def padding(self) -> float:
-        """Unused share; 0 if there are no places."""
+        """Unused share; 0 if there are no slots."""
         return 1 - self.share if self.total else 0.0
 
 
@@ -41,7 +41,8 @@ class BatchUsage(NamedTuple):
         samples: number of samples in each row.
         groups: groups of frames; their used share is the packing efficiency.
         text: text ids, including image positions.
-        slots: positions of the decoder's sequence before the selector drops any; none without text.
+        slots: positions of the decoder's sequence before the selector drops any; none without
+            text.
         targets: number of ids that are training targets.
     """
 
@@ -58,7 +59,7 @@ class Thumbnail(NamedTuple):
     Attributes:
         pixels: uint8 [S,S,3].
         title: stamp of the group for its first frame, position in the group for another.
-        repeats: whether the frame equals the previous one of its group.
+        repeats: whether the frame equals the previous frame of its group.
     """
 
     pixels: np.ndarray
@@ -74,7 +75,7 @@ class SampleView(NamedTuple):
         number: position in the row, from 1.
         name: name of its record, "" if unknown.
         groups: number of groups g.
-        repeated: number of frames that equal the previous one of their group, because they are
+        repeated: number of frames that equal the previous frame of their group, because they are
             padding or the group shows a picture.
         stamps: time stamp of each group; empty without text.
         thumbnails: all frames or, if there are too many, first frames of groups.
@@ -96,7 +97,7 @@ class SampleView(NamedTuple):
 
 
 def measure_usage(batch: Batch, *, tokens_per_group: int) -> BatchUsage:
-    """Counts the used places of a batch; a group becomes `tokens_per_group` visual tokens."""
+    """Counts the used slots of a batch; each group becomes `tokens_per_group` visual tokens."""
     groups, text = batch["group_segments"] > 0, batch["token_segments"] > 0
     read = np.count_nonzero(text & (batch["tokens"] != IMAGE_TOKEN))
     in_groups = np.array([groups.sum(), groups.size]) * (STAMP_TOKENS + tokens_per_group)
@@ -162,7 +163,7 @@ def view_sample(
 
 
 def _repeats(groups: np.ndarray) -> np.ndarray:
-    """Whether each frame equals the previous one of its group: bool [g,4]."""
+    """Returns whether each frame equals the previous frame of its group: bool [g,4]."""
     repeats = np.zeros(groups.shape[:2], bool)
     repeats[:, 1:] = (groups[:, 1:] == groups[:, :-1]).all((2, 3, 4))
     return repeats
@@ -178,7 +179,7 @@ def _thumbnails(
 
 
 def _chosen(groups: int) -> list[tuple[int, int]]:
-    """Pairs of group and frame to show: all, or evenly spaced first frames of groups."""
+    """Returns pairs of group and frame to show: all, or evenly spaced groups' first frames."""
     if groups * FRAMES_PER_GROUP <= MOST_THUMBNAILS:
         return [(group, frame) for group in range(groups) for frame in range(FRAMES_PER_GROUP)]
     spaced = np.linspace(0, groups - 1, min(groups, MOST_THUMBNAILS))

@@ -14,11 +14,11 @@ _SECONDS = re.compile(r"[\d.]+")
 
 
 class LoadStats(NamedTuple):
-    """How a batch was made.
+    """How a batch was prepared.
 
     Attributes:
         number: number of the batch, from 0.
-        seconds: time until the batch was ready.
+        seconds: waiting time until the batch was ready.
         bad: number of records skipped, by kind.
     """
 
@@ -28,7 +28,7 @@ class LoadStats(NamedTuple):
 
 
 def describe_batch(batch: Batch, *, usage: BatchUsage, stats: LoadStats) -> str:
-    """Describes shapes, shares and speed, one line each."""
+    """Describes shapes, usage and speed, one line each."""
     samples = sum(usage.samples)
     start = " including startup" if stats.number == 0 else ""
     lines = [
@@ -59,7 +59,7 @@ def describe_sample(sample: SampleView) -> str:
 
 
 def heading(sample: SampleView, *, most: int = 0) -> str:
-    """Names a sample; only the last `most` characters of its name are shown, or all if 0."""
+    """Names a sample; shows only the last `most` characters of its name, or all if 0."""
     name = sample.name
     if most and len(name) > most:
         name = f"…{name[-most:]}"
@@ -67,7 +67,7 @@ def heading(sample: SampleView, *, most: int = 0) -> str:
 
 
 def frames(sample: SampleView) -> str:
-    """Describes the number of frames and the time from the first stamp to the last."""
+    """Describes the number of frames and the time from the first to the last stamp."""
     if not sample.groups:
         return "no frames"
     text = f"{sample.groups * FRAMES_PER_GROUP} frames in {sample.groups} group(s)"
@@ -85,7 +85,7 @@ def _seconds(stamp: str) -> float:
 
 
 def marked(turn: Sequence[TextSpan]) -> str:
-    """Text of a turn with targets between ⟦ and ⟧."""
+    """Returns the text of a turn with targets between ⟦ and ⟧."""
     return "".join(f"⟦{text}⟧" if kind == "target" else text for text, kind in turn)
 
 

@@ -1,1 +1,1 @@
-"""Turns records into batches: sampling, packing, bucketing and the iterator over them."""
+"""Turns records into batches: sampling, packing, bucketing and iteration."""

@@ -1,4 +1,4 @@
-"""Records that could not become samples: reported, counted by kind, and tolerated up to a quota."""
+"""Records that could not be read: reported, counted by kind, and tolerated up to a quota."""
 
 import collections
 import json
@@ -19,8 +19,8 @@ class BadSample(NamedTuple):
     Attributes:
         record: index of the record among all records.
         name: file and position of the record.
-        kind: kind of the fault, as of `BadFile`, or `record` for a fault of the record itself.
-        reason: a sentence.
+        kind: kind of the fault, as in `BadFile`, or `record` for a fault of the record itself.
+        reason: sentence that explains the fault.
     """
 
     record: int
@@ -30,7 +30,7 @@ class BadSample(NamedTuple):
 
 
 def describe_fault(error: InputError, *, record: int, name: str) -> BadSample:
-    """Makes a `BadSample` of the error that a record raised."""
+    """Makes a `BadSample` from the error that a record raised."""
     kind = error.kind if isinstance(error, BadFile) else "record"
     return BadSample(record, name, kind, str(error))
 
@@ -56,10 +56,10 @@ class BadSamples:
         self._last = ""
 
     def add(self, bad: Iterable[BadSample]) -> None:
-        """Logs and lists bad samples that are new.
+        """Logs and lists those bad samples that are new.
 
         Raises:
-            InputError: There are more than allowed.
+            InputError: There are more bad samples than allowed.
         """
         for sample in bad:
             if sample.record in self.records:
@@ -73,7 +73,7 @@ class BadSamples:
             self.stop()
 
     def stop(self) -> NoReturn:
-        """Ends the run.
+        """Raises the error that ends the run.
 
         Raises:
             InputError: Always.

@@ -1,7 +1,8 @@
 """Batches of one shape, prepared one step ahead of their use.
 
-Row `r` of a batch is a stream of its own (see `row_stream`), so neither workers nor processes
-change what a step sees, and any number of processes can continue a checkpoint of any other number.
+Each row `r` of a batch is a separate stream (see `row_stream`). Therefore the number of workers or
+processes does not change the batches, and any number of processes can continue a checkpoint
+written by any other number.
 """
 
 import dataclasses
@@ -26,15 +27,15 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSource:
-    """Everything that batches are made from.
+    """The inputs from which batches are made.
 
     Attributes:
         records: all records.
         reader: reader that makes samples of records.
         order: endless order of record indices.
-        batch_size: rows of all processes.
+        batch_size: global number of rows, over all processes.
         rows: rows of this process.
-        samples_per_row: most samples in a row.
+        samples_per_row: largest number of samples in a row.
         allowed_bad: number of records that may be unreadable.
     """
 
@@ -47,7 +48,7 @@ class BatchSource:
     allowed_bad: int
 
     def stream(self, row: int, *, state: RowState) -> RowStream:
-        """Returns the stream of one row, from `state` on."""
+        """Returns the stream of one row, starting at `state`."""
         source = RowSource(
             records=self.records,
             order=self.order,
@@ -65,8 +66,8 @@ class _Made(NamedTuple):
     """A prepared batch.
 
     Attributes:
-        batch: the batch; None if a row is missing.
-        files: files of the samples in it.
+        batch: batch; None if a row is missing.
+        files: files of its samples.
         bad: records that were skipped.
         states: states of the rows after the batch.
     """
@@ -81,14 +82,14 @@ class BatchIterator(grain.DatasetIterator):
     """Batches of a `BatchSource`, prepared one step ahead.
 
     The state consists of JSON values: the states of the rows, and the bad records so far. It does
-    not depend on the number of workers, nor, after `join_states`, on the number of processes.
+    not depend on the number of workers nor, after `join_states`, on the number of processes.
 
     Attributes:
-        files: files of the samples in the batch that `next` returned last.
+        files: files of the samples in the batch that the last `next` returned.
     """
 
     def __init__(self, source: BatchSource, *, bad: BadSamples):
-        """Starts at the first record; iterators of several buckets share one `bad`."""
+        """Starts at the first record; the iterators of several buckets share one `bad`."""
         super().__init__()
         self.files: tuple[str, ...] = ()
         self._source, self._bad = source, bad
@@ -102,7 +103,7 @@ class BatchIterator(grain.DatasetIterator):
         """Returns the next batch, after reporting the records that were skipped.
 
         Raises:
-            InputError: More records cannot be read than data.bad_sample_quota allows.
+            InputError: More records are unreadable than data.bad_sample_quota allows.
         """
         self.start_prefetch()
         assert self._ahead is not None
@@ -115,7 +116,7 @@ class BatchIterator(grain.DatasetIterator):
         return made.batch
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the state as JSON values; it does not depend on what was read ahead."""
+        """Returns the state as JSON values; batches prepared ahead do not affect it."""
         rows = {str(row): [state.next, *state.held] for row, state in self._states.items()}
         return {"rows": rows, "bad_records": sorted(self._bad.records)}
 
@@ -128,7 +129,7 @@ class BatchIterator(grain.DatasetIterator):
 
     @staticmethod
     def join_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """Returns the state of all processes from the state of each."""
+        """Merges the states of all processes into one."""
         rows: dict[str, list[int]] = {}
         bad: set[int] = set()
         for state in states:
@@ -143,27 +144,27 @@ class BatchIterator(grain.DatasetIterator):
 
     @property
     def parts(self) -> tuple["BatchIterator", ...]:
-        """Iterators over batches of one shape: this one alone."""
+        """Iterators over batches of one shape; here, only this iterator."""
         return (self,)
 
     @property
     def source(self) -> BatchSource:
-        """Everything that the batches are made from."""
+        """The inputs from which the batches are made."""
         return self._source
 
     def read_features(self, features: RunFeatures) -> None:
-        """Makes batches hold stored features instead of frames from now on."""
+        """Switches batches to stored features instead of frames, from now on."""
         self._stop()
         reader = dataclasses.replace(self._source.reader, features=features)
         self._source = dataclasses.replace(self._source, reader=reader)
 
     def place_with(self, place: Callable[[Batch], Any]) -> None:
-        """Applies `place` to every batch from now on, also one step ahead."""
+        """Applies `place` to every batch from now on, including those prepared ahead."""
         self._stop()
         self._place = place
 
     def start_prefetch(self) -> None:
-        """Starts reading ahead; `next` does so by itself."""
+        """Starts preparing the next batch; `next` also does this."""
         if self._ahead is None:
             self._streams = {
                 row: self._source.stream(row, state=state) for row, state in self._states.items()
@@ -171,7 +172,7 @@ class BatchIterator(grain.DatasetIterator):
             self._ahead = self._maker.submit(self._make)
 
     def close(self) -> None:
-        """Ends worker threads and processes."""
+        """Stops worker threads and processes."""
         if decoders := self._source.reader.read_video.decoders:
             decoders.close()
         self._stop()
@@ -195,7 +196,7 @@ class BatchIterator(grain.DatasetIterator):
         return _Made(self._place(batch), files, bad, states)
 
     def _stop(self) -> None:
-        """Discards what was read ahead."""
+        """Discards the batch prepared ahead."""
         if self._ahead is not None:
             if not self._ahead.cancel():
                 wait([self._ahead])
@@ -205,7 +206,7 @@ class BatchIterator(grain.DatasetIterator):
 
 
 def stack_rows(rows: Sequence[Sequence[Sample]], *, shape: RowShape) -> dict[str, np.ndarray]:
-    """Concatenates the samples of each row and pads them to a batch, see `build.build_pipeline`.
+    """Concatenates the samples of each row and pads them to a batch; see `build.build_pipeline`.
 
     Segments count from 1; 0 is padding. Samples with features make a batch with `features`, or with
     `compressed` if the features come from the DTS, instead of `frames`.

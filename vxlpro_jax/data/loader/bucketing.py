@@ -1,10 +1,10 @@
-"""Batches of a few static shapes, so that short samples do not pay for long ones.
+"""Batches of a few static shapes, to avoid padding short samples to the longest length.
 
-Records are split by the number of groups of frames that they may need, which is known without
-reading their files: none for text, the number of crops for pictures, and a full row for videos of
-unknown duration. Each bucket has a pipeline of its own. Buckets take turns in proportion to their
-records; whose turn it is follows from the number of batches that each has given, so that all
-processes agree.
+Records are split by the largest number of groups of frames that they may need, which is known
+without reading their files: none for text, the number of crops for pictures, and a full row for
+videos of unknown duration. Each bucket has its own pipeline. Buckets alternate in proportion to
+their number of records; the choice depends only on the number of batches that each has produced, so
+all processes agree.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,10 +23,10 @@ from vxlpro_jax.utils.errors import InputError
 def split_by_groups(
     records: Records, *, reader: SampleReader, groups: Sequence[int], least: int
 ) -> dict[int, Records]:
-    """Returns the records of each bucket, by its groups per row.
+    """Returns the records of each bucket, keyed by its groups per row.
 
-    A record goes to the smallest bucket that is large enough. A record that cannot be read goes to
-    the last bucket, which will report it.
+    A record goes to the smallest bucket that is large enough. An unreadable record goes to the last
+    bucket, which will report it.
 
     Args:
         records: all records.
@@ -41,7 +41,7 @@ def split_by_groups(
     for bucket in range(len(groups) - 1):
         if (places == bucket).sum() < least:
             places[places == bucket] = bucket + 1
-    # The last bucket has no larger one to join, so it takes the records of the one below.
+    # The last bucket has no larger one to merge into, so it takes the records of the one below.
     used = np.unique(places)
     if len(used) > 1 and (places == used[-1]).sum() < least:
         places[places == used[-2]] = used[-1]
@@ -61,7 +61,7 @@ def _bucket(records, index, *, reader, groups) -> int:
 
 
 def _subset(records: Records, indices: np.ndarray) -> Records:
-    """Records at `indices` (int [n], ascending), still divided by data set."""
+    """Returns the records at `indices` (int [n], ascending), still divided by data set."""
     starts = np.cumsum([0, *records.counts])
     cuts = np.split(indices, np.searchsorted(indices, starts[1:-1]))
     chosen = zip(records.parts, cuts, starts[:-1], strict=True)
@@ -73,11 +73,11 @@ class BucketSchedule:
     """Chooses the bucket that is furthest behind its share."""
 
     def __init__(self, shares: Sequence[int]):
-        """Takes the relative `shares` of the buckets."""
+        """Stores the relative `shares` of the buckets."""
         self._shares = tuple(shares)
 
     def next(self, taken: Sequence[int]) -> int:
-        """Returns the next bucket after each was taken `taken` times; the first one of equals."""
+        """Returns the next bucket, given the batches taken from each; ties go to the first."""
         whole, total = sum(self._shares), sum(taken) + 1
         behind = [
             share * total - count * whole for share, count in zip(self._shares, taken, strict=True)
@@ -86,10 +86,10 @@ class BucketSchedule:
 
 
 class BucketIterator(grain.DatasetIterator):
-    """Batches of several iterators in turns; its state holds theirs and the count of each.
+    """Alternates between iterators; its state holds their states and the batches taken from each.
 
     Attributes:
-        files: files of the samples in the batch that `next` returned last.
+        files: files of the samples in the batch that the last `next` returned.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class BucketIterator(grain.DatasetIterator):
         self._taken = [0] * len(self.parts)
 
     def __next__(self) -> Batch:
-        """Returns the next batch, of any of the shapes.
+        """Returns the next batch, in one of the buckets' shapes.
 
         Raises:
-            InputError: More records cannot be read than data.bad_sample_quota allows.
+            InputError: More records are unreadable than data.bad_sample_quota allows.
         """
         bucket = self._schedule.next(self._taken)
         batch = next(self.parts[bucket])
@@ -152,7 +152,7 @@ class BucketIterator(grain.DatasetIterator):
         return [part.source.reader.shape.groups for part in self.parts]
 
     def join_states(self, states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """Returns the state of all processes from the state of each."""
+        """Merges the states of all processes into one."""
         states = list(states)
         buckets = zip(*(state["buckets"] for state in states), strict=True)
         joined = [
@@ -161,7 +161,7 @@ class BucketIterator(grain.DatasetIterator):
         return {**states[0], "buckets": joined}
 
     def read_features(self, features: RunFeatures) -> None:
-        """Makes batches hold stored features instead of frames from now on."""
+        """Switches batches to stored features instead of frames, from now on."""
         for part in self.parts:
             part.read_features(features)
 
@@ -171,12 +171,12 @@ class BucketIterator(grain.DatasetIterator):
             part.place_with(place)
 
     def start_prefetch(self) -> None:
-        """Starts reading ahead."""
+        """Starts preparing batches ahead."""
         for part in self.parts:
             part.start_prefetch()
 
     def close(self) -> None:
-        """Ends worker threads and processes."""
+        """Stops worker threads and processes."""
         for part in self.parts:
             part.close()
         super().close()

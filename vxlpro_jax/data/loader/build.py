@@ -1,7 +1,7 @@
-"""Builds the input pipeline: deterministic, endless and resumable for any number of workers.
+"""Builds the input pipeline: deterministic, endless, and resumable with any number of workers.
 
-All records are shuffled anew in each epoch, without end. The config becomes one source of batches,
-or one for each bucket, from which `batches` makes batches.
+Records are reshuffled in every epoch, without end. The config becomes one `BatchSource`, or one per
+bucket, from which `batches` makes batches.
 
 Shapes: B rows of this process, G groups a row, T text slots a row, S image side.
 """
@@ -36,7 +36,7 @@ from vxlpro_jax.utils.errors import InputError
 log = logging.getLogger(__name__)
 
 _MOST_ROWS = 4096
-_BATCHES_IN_MEMORY = 2  # The one in use, and the one that is prepared.
+_BATCHES_IN_MEMORY = 2  # The one in use, and the one being prepared.
 
 
 def tokenizer_for(data: DataConfig) -> Tokenizer:
@@ -66,16 +66,16 @@ def build_pipeline(
     Args:
         data: data fields of the config; an empty `path` means the embedded synthetic clips.
         image_size: S, the side of the vision tower's input.
-        seed: seed of the shuffles.
+        seed: seed of shuffling.
         with_text: whether to read text; if not, T is 0 and records without a visual are left out.
         process_index: index of this process.
         process_count: number of processes that share a batch.
         pinpoints: `image_grid_pinpoints` as in a release-format config.json.
-        bad_samples_path: file to which records that cannot be read are appended as JSON lines.
+        bad_samples_path: file to which unreadable records are appended as JSON lines.
 
     Raises:
         InputError: Shapes do not fit together, or a data file or tokenizer is missing or malformed.
-            `next` raises it if more records cannot be read than `data.bad_sample_quota` allows.
+            `next` raises it if more records are unreadable than `data.bad_sample_quota` allows.
     """
     rows = _rows_of_process(data, process_index, process_count)
     reader = _sample_reader(
@@ -118,7 +118,7 @@ def _sample_reader(
 
 
 def _check_memory(data: DataConfig, *, rows: int, shape: RowShape) -> None:
-    """Refuses a process's rows of batches if the machine's memory cannot hold them."""
+    """Refuses a process's batches if they cannot fit into the machine's memory."""
     frames = shape.groups * FRAMES_PER_GROUP * shape.image_size**2 * 3
     needed = _BATCHES_IN_MEMORY * rows * (frames + 3 * 4 * shape.text)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -133,7 +133,7 @@ def _check_memory(data: DataConfig, *, rows: int, shape: RowShape) -> None:
 def _bucket_source(
     make_source: Callable[..., BatchSource], whole: BatchSource, records: Records, *, groups: int
 ) -> BatchSource:
-    """The source of one bucket: fewer groups a row, and fewer bad records than it has records."""
+    """Makes the source of one bucket; it allows fewer bad records than the bucket has records."""
     shape = dataclasses.replace(whole.reader.shape, groups=groups)
     source = make_source(records, dataclasses.replace(whole.reader, shape=shape))
     allowed_bad = min(whole.allowed_bad, len(records) - 1)
@@ -155,7 +155,7 @@ def _source(
 
 
 def _buckets(data: DataConfig, records: Records, *, reader: SampleReader) -> dict[int, Records]:
-    """Returns the records of each bucket, by its groups per row."""
+    """Returns the records of each bucket, keyed by its groups per row."""
     if data.samples_per_row != 1:
         raise InputError(
             f"data.frame_buckets is {data.frame_buckets} and data.samples_per_row"
@@ -206,7 +206,7 @@ def _at_least_one(value: int, *, name: str) -> int:
 
 
 def evaluation_data(data: DataConfig) -> DataConfig:
-    """Returns the fields for `data.eval_path`, or for the held-out embedded clips.
+    """Returns the data config for `data.eval_path`, or for the embedded held-out clips.
 
     Raises:
         InputError: `data.path` is set but `data.eval_path` is not, or it has no visual samples.
@@ -227,10 +227,10 @@ def evaluation_data(data: DataConfig) -> DataConfig:
 
 
 def read_first_groups(data: DataConfig, *, image_size: int, count: int) -> np.ndarray:
-    """Returns the first `count` groups of frames, or fewer if there are no more: uint8 [n,4,S,S,3].
+    """Returns the first `count` groups of frames, or all if there are fewer: uint8 [n,4,S,S,3].
 
-    Every video and image is read once, in the order of the data file; files that cannot be read are
-    logged and left out.
+    Every video and image is read once, in the order of the data file; unreadable files are logged
+    and left out.
 
     Raises:
         InputError: The data file is malformed, or none of its files can be read.
@@ -259,7 +259,7 @@ def read_first_groups(data: DataConfig, *, image_size: int, count: int) -> np.nd
 
 
 def _load(data: DataConfig, load: Callable[..., Records], *, seed: int) -> Records:
-    """Loads the records of `data.path`, or of the embedded clips that fit into a row."""
+    """Loads the records of `data.path`, or the embedded clips that fit into a row."""
     if not data.path:
         cache = Path(data.cache_dir).expanduser()
         most = data.frames_per_sample or data.max_frames

@@ -1,4 +1,4 @@
-"""A look at whether files of a data set are where its records name them, before any is decoded."""
+"""Checks early that files of a data set are where its records say, before any is decoded."""
 
 import os
 
@@ -11,10 +11,10 @@ _MOST_LOOKS = 16
 
 
 def check_roots(records: Records) -> None:
-    """Looks for some local files of each data set.
+    """Checks a sample of the local files of each data set.
 
     Raises:
-        InputError: None of them is there, as when a root is wrong. Single missing files are left to
+        InputError: None of them exists, as with a wrong root. Single missing files are left to
             the quota of bad samples.
     """
     for part in records.parts:

@@ -1,30 +1,30 @@
 """Decides which samples share a row, from their sizes alone.
 
-Samples of a stream fill a row in their order. A sample that does not fit is held for the next row,
-which begins with the oldest held sample, so that none is left out.
+The samples of a stream fill a row in order. A sample that does not fit is held for the next row,
+which starts with the oldest held sample, so that no sample is lost.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
-# A row is closed once this many samples, or the groups of this many rows, are held back.
+# A row is closed once this many samples, or the groups of this many full rows, are held back.
 _MOST_HELD = 16
 _MOST_ROWS_HELD = 3
 
 
 class Size(NamedTuple):
-    """Size of a sample, or room in a row: groups of frames, text ids and samples."""
+    """Size of a sample, or space in a row: groups of frames, text ids and samples."""
 
     groups: int
     text: int
     samples: int = 1
 
     def holds(self, other: "Size") -> bool:
-        """Whether there is room for another size."""
+        """Returns whether an item of another size fits."""
         return all(own >= needed for own, needed in zip(self, other, strict=True))
 
     def less(self, other: "Size") -> "Size":
-        """Returns the room that is left beside another size."""
+        """Returns the space that remains beside an item of another size."""
         return Size(*(own - used for own, used in zip(self, other, strict=True)))
 
 
@@ -41,10 +41,10 @@ Item = TypeVar("Item", bound=Sized)
 
 
 def fill_row(held: list[Item], draw: Callable[[], Item], *, budget: Size) -> list[Item]:
-    """Returns the samples of the next row, each the first one that fits.
+    """Returns the samples of the next row: in order, each one that still fits.
 
     Args:
-        held: samples that earlier rows left, oldest first; replaced by those that this row leaves.
+        held: samples left over by earlier rows, oldest first; replaced by those left over now.
         draw: function that returns the stream's next sample, which must fit into an empty row.
         budget: size of an empty row.
     """

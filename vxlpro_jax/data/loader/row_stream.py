@@ -1,8 +1,8 @@
-"""Each row of the batches is a stream of samples of its own.
+"""Streams of samples, one per row of the batches.
 
-Row `r` of `B` takes positions r, r + B, r + 2B ... of the order of all records, and skips records
-that cannot be read. So a row depends on no other row, on no worker and on no process. Its state is
-the position in its stream and the samples that are held for the next row.
+Row `r` of `B` takes positions r, r + B, r + 2B ... of the order of all records, and skips
+unreadable records. A row therefore depends neither on other rows nor on the number of workers or
+processes. Its state is the position in its stream and the samples held for the next row.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class RowState(NamedTuple):
 
     Attributes:
         next: number of the next sample to read.
-        held: numbers of samples that were read earlier and wait for a row.
+        held: numbers of samples that were read earlier and are held for a later row.
     """
 
     next: int = 0
@@ -36,8 +36,8 @@ class PackedRow(NamedTuple):
     """A row of a batch.
 
     Attributes:
-        samples: samples of the row; empty if too many records could not be read.
-        files: files that the samples show; of a sample of text alone, where it stands.
+        samples: samples of the row; empty if too many records were unreadable.
+        files: files that the samples show; for a text-only sample, the place of its record.
         bad: records that were skipped.
         state: state of the stream after the row.
     """
@@ -73,7 +73,7 @@ class RowSource(RandomAccess[StreamItem]):
         reader: reader that makes samples of records.
         row: index of the row in the batch.
         batch_size: rows of a batch.
-        first: offset that is added to every index.
+        first: offset added to every index.
     """
 
     records: RandomAccess[Record]
@@ -103,7 +103,7 @@ def _files(record: Record) -> tuple[str, ...]:
 
 
 class RowStream:
-    """Reads a row's samples ahead in a thread of its own, and packs them."""
+    """Reads a row's samples ahead in its own thread, and packs them."""
 
     def __init__(self, source: RowSource, *, state: RowState, budget: Size, most_bad: int):
         """Continues a stream.
@@ -151,9 +151,9 @@ class RowStream:
         return PackedRow(samples, files, list(bad.values()), self._state)
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._ahead.close()
 
 
 class _TooManyBadError(Exception):
-    """More records cannot be read than allowed."""
+    """More records are unreadable than allowed."""

@@ -42,13 +42,13 @@ class Sample(NamedTuple):
 
     @property
     def size(self) -> Size:
-        """Room that the sample takes in a row."""
+        """Space that the sample takes in a row."""
         return Size(groups=len(self.groups), text=len(self.tokens))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowShape:
-    """Static shape that rows are padded to.
+    """Static shape to which rows are padded.
 
     Attributes:
         groups: G, groups of frames.
@@ -65,7 +65,7 @@ class RowShape:
 class VideoReader:
     """Reads videos: at most `max_frames` frames, uniformly or at `fps` frames a second.
 
-    With `decoders`, processes of a pool read them, under a time limit.
+    If `decoders` is set, videos are read in processes of that pool, with a time limit.
     """
 
     max_frames: int
@@ -92,10 +92,10 @@ class VideoReader:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleReader:
-    """Reads a record's files and encodes its text; `build` makes it from values of a config.
+    """Reads a record's files and encodes its text; `build` creates it from config values.
 
-    Without a tokenizer, samples have no text and their stamps are zeros. With `features`, stored
-    features replace frames.
+    Without a tokenizer, samples have no text and their stamps are zeros. If `features` is set,
+    stored features replace frames.
     """
 
     tokenizer: Tokenizer | None
@@ -113,10 +113,10 @@ class SampleReader:
         pinpoints: Any,
         read_video: VideoReader | None = None,
     ) -> Self:
-        """Makes a reader whose pictures never need more groups than a row has.
+        """Creates a reader whose pictures never need more groups than a row has.
 
         By default a video may fill a row with uniformly spaced frames. Tilings with more crops than
-        a row has groups are left out; the release keeps them, because it has no static shapes.
+        a row has groups are dropped; the release keeps them, because it has no static shapes.
 
         Raises:
             InputError: `pinpoints` is malformed, or no tiling fits.
@@ -154,7 +154,7 @@ class SampleReader:
         return Sample(visual.groups, stamps, chat.ids, labels)
 
     def visual(self, record: Record) -> Visual:
-        """Returns what the record shows; no groups if it is text alone.
+        """Returns the record's video or pictures; no groups if it is only text.
 
         Raises:
             InputError: A file cannot be used.
@@ -164,15 +164,15 @@ class SampleReader:
         return self._stored_features(record, features=self.features)
 
     def media_fingerprint(self, record: Record) -> str:
-        """Identifies the files of a record; the text differs as soon as a file changes.
+        """Identifies the files of a record by a text that changes whenever a file changes.
 
         Raises:
-            InputError: A file is missing or outside of its root.
+            InputError: A file is missing or outside its root.
         """
         return "\0".join(map(fingerprint, record.media))
 
     def reading(self, record: Record) -> str:
-        """Describes everything that the record's frames depend on besides its files and their size.
+        """Describes all that determines the record's frames, besides the files and their size.
 
         Raises:
             InputError: The record has too many pictures.
@@ -183,7 +183,7 @@ class SampleReader:
         return f"at most {self.read_video.max_frames} frames at {self.read_video.fps}"
 
     def most_groups(self, record: Record) -> int:
-        """Returns the most groups that the record can need, without reading its files.
+        """Returns the largest number of groups that the record can need, without reading its files.
 
         A video with a known duration needs at most the groups of that duration at a fixed rate. If
         it turns out to be longer, groups are dropped evenly.
@@ -204,7 +204,7 @@ class SampleReader:
         try:
             return features.read(record.media, reading=self.reading(record))
         except InputError:
-            self._frames(record)  # A fault of the file itself is the better message.
+            self._frames(record)  # If the file itself is at fault, this raises a better message.
             raise
 
     def _frames(self, record: Record) -> Visual:
@@ -218,7 +218,7 @@ class SampleReader:
         return Visual(np.zeros((0, FRAMES_PER_GROUP, size, size, 3), np.uint8), np.zeros(0))
 
     def _tilings(self, record: Record) -> tuple[Grid, ...]:
-        """Tilings that each picture may use; several pictures share a row's groups evenly."""
+        """Returns the tilings allowed for each picture; several pictures share a row's groups."""
         share = self.shape.groups // len(record.images)
         grids = tuple(grid for grid in self.grids if grid.columns * grid.rows <= share)
         if not grids:
@@ -229,7 +229,7 @@ class SampleReader:
         return grids
 
     def _crops(self, record: Record) -> list[np.ndarray]:
-        """Crops of each picture."""
+        """Returns the crops of each picture."""
         grids, crops = self._tilings(record), []
         for picture in record.media:
             with open_media(picture) as file:

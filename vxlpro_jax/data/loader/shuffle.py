@@ -1,4 +1,4 @@
-"""The endless order of records; a run needs only its position in it to continue."""
+"""The endless order of records; a run needs only its position in this order to resume."""
 
 import sys
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ def record_order(
 ) -> RandomAccess[int]:
     """Maps each position of an endless order to the index of a record.
 
-    The order has random access and no state. Every epoch has a new shuffle, in which a data set's
-    records come as often as its weight says: once for 1, twice for 2, in every second epoch for
-    0.5. No record is repeated before all other records of its data set have come equally often.
+    The order has random access and no state. Every epoch has a new shuffle, in which the weight of
+    a data set is the number of times that its records appear: once for 1, twice for 2, in every
+    second epoch for 0.5. A record is repeated only after all other records of its data set have
+    appeared equally often.
 
     Args:
         counts: number of records of each data set; indices are consecutive.
@@ -35,7 +36,7 @@ def epoch_length(counts: Sequence[int], *, weights: Sequence[float]) -> int:
 
 
 class _WeightedOrder(RandomAccess[int]):
-    """Each epoch shuffles places; those of a data set continue the data set's own endless order."""
+    """Shuffles places in each epoch; a data set's places continue that set's own endless order."""
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):
         self._first_record = np.cumsum([0, *counts])
@@ -58,7 +59,7 @@ class _WeightedOrder(RandomAccess[int]):
 
 
 def _places(counts: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Positions of an epoch for each data set; a data set with records has at least one."""
+    """Returns the number of places per epoch of each data set; at least one unless it is empty."""
     return [
         max(1, round(count * weight)) if count else 0
         for count, weight in zip(counts, weights, strict=True)

@@ -1,4 +1,4 @@
-"""Records of the ArrayRecord shards that an ingest wrote; each is read when it is asked for."""
+"""Records of the ArrayRecord shards that an ingest wrote; each is read when it is accessed."""
 
 import functools
 import json
@@ -79,12 +79,12 @@ def _shard(entry: dict[str, Any], manifest: str) -> RecordShard:
 
 
 class ShardRecords(RecordSequence):
-    """The records of a shard, in order; a remote shard is copied when it is first read.
+    """The records of a shard, in order; a remote shard is copied on first access.
 
     Args:
         shard: shard to read.
         check: function that validates a sample, see `schema.check_record`.
-        video_root: root of the videos that records name by path.
+        video_root: root of videos that records refer to by path.
         copies: folder for copies of remote shards.
 
     Raises:
@@ -115,7 +115,7 @@ class ShardRecords(RecordSequence):
         return record._replace(root=self._video_root)
 
     def outline(self, index: int) -> Record:
-        """Returns a record that says only that it shows a video; nothing is read."""
+        """Returns a record that only declares that it shows a video; nothing is read."""
         return Record(f"{redact_url(self._shard.file)}, record {index}", (), video="?")
 
     @functools.cached_property
@@ -142,7 +142,7 @@ def shard_of_file(file: str, *, copies: Path) -> RecordShard:
 
 
 def local_copy(shard: RecordShard, *, folder: Path) -> str:
-    """Returns the local path of a shard, which is copied first if it is remote.
+    """Returns the local path of a shard, after copying it if it is remote.
 
     Raises:
         InputError: The shard cannot be copied.

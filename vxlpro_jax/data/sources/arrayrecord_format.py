@@ -1,4 +1,4 @@
-"""Binary format of a record in an ingested ArrayRecord shard, and validation of its fields.
+"""Binary format of the records in an ingested ArrayRecord shard, and validation of their fields.
 
 The parts of a record, in order:
 
@@ -21,7 +21,7 @@ from vxlpro_jax.utils.errors import InputError
 
 IMAGE_MARK = "<image>"
 
-# Paths are shorter on every system; a video file is longer or contains control characters.
+# Paths are shorter than this on every system; a video file is longer or has control characters.
 _LONGEST_PATH = 4096
 
 _START = struct.Struct("<4sI")
@@ -60,7 +60,7 @@ class IngestedRecord(NamedTuple):
 
 
 class BadRecord(Exception):
-    """A record that cannot be used; `kind` is the field at fault, the text is the reason."""
+    """A record that cannot be used; `kind` is the faulty field, the message is the reason."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
@@ -109,10 +109,10 @@ def _is_header(header: Any) -> bool:
 
 
 def validate_fields(*, id: Any, conversations: Any, video: Any) -> IngestedRecord:
-    """Makes a record of the three fields of a tf.train.Example: bytes, or an integer for `id`.
+    """Makes a record from the three fields of a tf.train.Example: bytes, or an integer for `id`.
 
-    `video` is a path if it is at most 4096 bytes of UTF-8 without control characters, else the
-    content of a file. Fields of a turn other than `from` and `value` are dropped.
+    `video` is treated as a path if it is at most 4096 bytes of UTF-8 without control characters,
+    and otherwise as the content of a file. Only the fields `from` and `value` of a turn are kept.
 
     Raises:
         BadRecord: A field is missing or cannot be used.

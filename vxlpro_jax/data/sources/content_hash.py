@@ -1,7 +1,7 @@
-"""Hashes of the content of media files, for which each file is read only once.
+"""Content hashes of media files, for which each file is read only once.
 
 A folder of JSON lines maps fingerprints (path or URL, with size and time or ETag) to hashes. Copies
-of a file have the same hash, and so has a file that was moved.
+of a file have the same hash, and moving a file does not change it.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from vxlpro_jax.data.sources.storage import (
     resolve_inside,
 )
 
-_BLOCK = 1 << 20  # Bytes that are read at a time.
+_BLOCK = 1 << 20  # Bytes read at a time.
 
 
 def media_name(media: Sequence[StoredFile]) -> bytes:
-    """16 bytes that identify the paths or URLs of a record's files."""
+    """Returns 16 bytes that identify the paths or URLs of a record's files."""
     text = "\0".join(f"{file.root}\0{file.name}" for file in media)
     return hashlib.sha256(text.encode()).digest()[:16]
 
@@ -45,7 +45,7 @@ def visual_key(contents: Sequence[str], *, reading: str) -> str:
 
 
 def content_hash(content: bytes) -> str:
-    """SHA-256 of a file's content: 64 hexadecimal digits."""
+    """Returns the SHA-256 of a file's content, 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -69,7 +69,7 @@ class ContentHashes:
     def __call__(self, file: StoredFile) -> str:
         """Returns the `content_hash` of a file, or a hash of all names and contents of a folder.
 
-        The storage is asked for a file's fingerprint once per instance.
+        The storage is queried for a file's fingerprint only once per instance.
 
         Raises:
             InputError: The file cannot be read.
@@ -106,7 +106,7 @@ class ContentHashes:
 
 
 def _entries(file: Path) -> Iterator[tuple[str, str]]:
-    """Yields fingerprints and hashes; skips a line that a killed process left unfinished."""
+    """Yields fingerprints and hashes; skips a line left unfinished by a killed process."""
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
@@ -116,7 +116,7 @@ def _entries(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _members(file: StoredFile) -> list[StoredFile]:
-    """Returns the file itself, or the files in it if it is a folder of frames."""
+    """Returns the file itself, or the files in a folder of frames."""
     if is_remote(file.root):
         return [file]
     path = resolve_inside(file.root, file.name)
@@ -145,7 +145,7 @@ def _digest(stream: BinaryIO) -> str:
 
 @contextlib.contextmanager
 def _reading(file: StoredFile) -> Iterator[None]:
-    """Turns an OSError into a fault of the file."""
+    """Converts an OSError to a fault of the file."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Samples in formats close to LLaVA's, rewritten in its form.
+"""Converts samples in formats close to LLaVA's to LLaVA's format.
 
-These are read: fields that are null, as absent; `videos` and `images`, lists of paths; `messages`
-as of OpenAI's interface, with a text or a list of parts as content; and `<video>` as the mark of a
-video's place. What a sample says beside them is unchanged.
+Accepted are: null fields, which count as absent; `videos` and `images`, lists of paths; `messages`
+in the format of OpenAI's API, whose content is a text or a list of parts; and `<video>` as the mark
+of a video's place. All other fields of a sample are unchanged.
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ _MEDIA = ("video", "image")
 
 
 def media_in_llava_form(sample: dict, where: str) -> dict:
-    """Returns the fields of a sample without nulls, and with its files in `video` or `image`.
+    """Returns the fields of a sample without nulls, with its files in `video` or `image`.
 
     Raises:
-        InputError: Files are named in two ways, or several videos are named.
+        InputError: Files are named in two ways, or there are several videos.
     """
     fields = {name: value for name, value in sample.items() if value is not None}
     for name in _MEDIA:
@@ -38,7 +38,7 @@ def media_in_llava_form(sample: dict, where: str) -> dict:
 
 
 def in_llava_form(sample: dict, where: str, *, has_visual: bool) -> dict:
-    """Returns the fields of a sample without nulls, and with its text in `conversations`.
+    """Returns the fields of a sample without nulls, with its text in `conversations`.
 
     Args:
         sample: sample as written.
@@ -93,7 +93,7 @@ def _turn(message: Any, where: str) -> dict:
 
 
 def _text_of_part(part: Any) -> str | None:
-    """The text of a part of a message, or the mark of its file's place; None for another part."""
+    """Returns the text of a message part, or the mark for a file; None for any other part."""
     if not isinstance(part, dict):
         return part if isinstance(part, str) else None
     if part.get("type") in _MEDIA:
@@ -103,7 +103,7 @@ def _text_of_part(part: Any) -> str | None:
 
 
 def _media_of_messages(messages: Any, kind: str) -> list:
-    """The files of a kind that parts of messages name, as `{"type": "video", "video": PATH}`."""
+    """Returns the files in message parts of a kind, `{"type": "video", "video": PATH}`."""
     contents = [message.get("content") for message in _list(messages) if isinstance(message, dict)]
     parts = [part for content in contents for part in _list(content) if isinstance(part, dict)]
     return [part[kind] for part in parts if part.get("type") == kind and kind in part]

@@ -1,4 +1,4 @@
-"""What is told of a data file as a whole: the first mistakes at once, and fields not used."""
+"""Reports on a data file as a whole: its first mistakes at once, and its unused fields."""
 
 import difflib
 import logging
@@ -19,16 +19,16 @@ class FileReport:
     """Collects the mistakes and the unknown fields of a file's records."""
 
     def __init__(self, file: str):
-        """Takes the name of the file, with which the messages of its mistakes begin."""
+        """Stores the name of the file, which starts the messages."""
         self._file = file
         self._faults: list[str] = []
         self._unknown: Counter[str] = Counter()
 
     def add_fault(self, error: InputError) -> None:
-        """Keeps a mistake.
+        """Stores a mistake.
 
         Raises:
-            InputError: These are enough; the message names them all.
+            InputError: There are enough mistakes to report; the message summarises them.
         """
         self._faults.append(str(error))
         if len(self._faults) == _MOST_FAULTS:
@@ -49,7 +49,7 @@ class FileReport:
         """Logs the unknown fields.
 
         Raises:
-            InputError: There are mistakes; the message names them. Several are logged in full.
+            InputError: There are mistakes; several are logged in full and summarised.
         """
         if len(self._faults) == 1:
             raise InputError(self._faults[0])

@@ -1,7 +1,7 @@
-"""Samples of JSON and JSONL files, validated once and then held compactly.
+"""Samples of JSON and JSONL files, validated once and then stored compactly.
 
-A record as Python objects takes about a kilobyte, and a worker process would receive them one by
-one; here all records of a file share one buffer.
+As Python objects a record takes about a kilobyte, and records would be sent to a worker process one
+by one; here all records of a file share one buffer.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from vxlpro_jax.data.text.chat import Turn
 from vxlpro_jax.utils.errors import InputError, short_repr
 
 _LONGEST_LINE = 64 << 20  # Bytes.
-_MOST_UNPACKED = 512 << 20  # Bytes of a compressed list, which is held as a whole.
+_MOST_UNPACKED = 512 << 20  # Bytes of a decompressed list, which is held in memory as a whole.
 
 _Stream = BinaryIO | gzip.GzipFile
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Makes an object; the standard library silently takes the last of equal names."""
+    """Makes an object without repeated names; the standard library silently takes the last."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = Counter(name for name, _ in pairs)
@@ -47,7 +47,7 @@ class JsonRecords(RecordSequence):
 
     Args:
         file: path or URL of a JSON list, or of JSONL if its name ends in `.jsonl` or `.ndjson`, in
-            upper or lower case; `.gz` behind that means that it is compressed.
+            upper or lower case; a further `.gz` means that the file is compressed.
         check: function that validates a sample, see `schema.check_record`.
         keep: function that decides whether a record is kept.
         video_root: root of the videos.
@@ -102,14 +102,14 @@ class JsonRecords(RecordSequence):
 
 
 def _parsed(sample: Any) -> Any:
-    """Returns a sample, or raises the reason why its line could not be parsed."""
+    """Returns a sample, or raises the error that says why its line could not be parsed."""
     if isinstance(sample, InputError):
         raise sample
     return sample
 
 
 def _samples(file: str) -> Iterator[tuple[str, Any]]:
-    """Yields the position of each sample, and the sample or the InputError why its line is none."""
+    """Yields the position of each sample with the sample, or with the InputError of its line."""
     named, name = redact_url(file), file.partition("?")[0].lower()
     is_packed = name.endswith(".gz")
     with storage.open_binary(file) as stored:
@@ -158,7 +158,7 @@ def _read(read: Callable[[], bytes], named: str, *, limit: int | None) -> bytes:
 
 
 def _elements(stream: _Stream, named: str, *, most: int | None) -> Iterator[Any]:
-    """Yields the elements of a JSON list; parsing all at once would take far more memory."""
+    """Yields the elements of a JSON list; parsing the list at once would take far more memory."""
     data = _read(lambda: stream.read(-1 if most is None else most + 1), named, limit=most)
     with _json(named):
         text = data.decode("utf-8-sig")

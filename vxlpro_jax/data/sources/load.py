@@ -1,4 +1,4 @@
-"""Loads the samples that data.path names, as one sequence of records."""
+"""Loads the samples of data.path as one sequence of records."""
 
 import bisect
 import dataclasses
@@ -23,7 +23,7 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class _Joined(RecordSequence):
-    """Several sequences, one after another."""
+    """Several sequences joined into one."""
 
     def __init__(self, parts: Sequence[RecordSequence]):
         self.parts = tuple(parts)
@@ -54,15 +54,15 @@ class _Joined(RecordSequence):
 
 
 class Records(_Joined):
-    """The records of all data sets, one after another.
+    """The records of all data sets, joined into one sequence.
 
     Access raises InputError if a shard or its record cannot be read.
 
     Attributes:
         parts: data sets.
         counts: number of records of each data set.
-        weights: times that an epoch repeats a record of each data set.
-        indices: index of each record among all records, of which these may be a subset.
+        weights: number of times that an epoch repeats the records of each data set.
+        indices: index of each record among all records; the records may be a subset.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ def load_records(
 
     Args:
         path: a JSON list or JSONL file (`*.jsonl`, `*.ndjson`) of samples, which may be compressed
-            (`*.jsonl.gz`); ArrayRecord shards (`*.arrayrecord`)
-            or the folder with their manifest; several of these by braces (`a/{x,y}.json`) or `*`;
-            or a mixture (`*.yaml`). All may be URLs.
+            (`*.jsonl.gz`); ArrayRecord shards (`*.arrayrecord`) or the folder with their manifest;
+            several of these, given with braces (`a/{x,y}.json`) or `*`; or a mixture (`*.yaml`).
+            All may be URLs.
         video_root: folder or URL of the videos; if empty, the folder of each data file.
         image_root: folder or URL of the pictures; if empty, the folder of each data file.
         seed: seed of the strategy `random` of a mixture.
@@ -126,7 +126,7 @@ def load_visual_records(
     seed: int = 0,
     cache_dir: str | Path = DataConfig.cache_dir,
 ) -> Records:
-    """Loads only samples that have a video or images; they need no `conversations`.
+    """Loads only samples that have a video or images; these need no `conversations`.
 
     Raises:
         InputError: As for `load_records`, or no sample has a visual.
@@ -144,12 +144,12 @@ def load_visual_records(
 
 @dataclasses.dataclass(frozen=True)
 class RecordLoader:
-    """Loads records of some kind.
+    """Loads records of one kind.
 
     Attributes:
         check: function that validates a sample, see `schema.check_record`.
         keep: function that decides whether a record is kept.
-        video_root: see `load_records`, also for the other attributes.
+        video_root: see `load_records`, which also describes the other attributes.
     """
 
     check: Callable[..., Record]
@@ -160,7 +160,7 @@ class RecordLoader:
     cache_dir: str | Path
 
     def load(self, path: str) -> Records:
-        """Loads the records of what `path` names, see `load_records`; there may be none.
+        """Loads the records of `path`, see `load_records`; there may be none.
 
         Raises:
             InputError: As for `load_records`.
@@ -178,7 +178,7 @@ class RecordLoader:
         return RecordSubset(records, dataset.strategy.choose(len(records), seed=seed))
 
     def _opened(self, name: str, dataset: Dataset) -> list[RecordSequence]:
-        """Opens a name: a file, or each shard of a folder."""
+        """Opens a name: one file, or each shard of a folder."""
         copies = Path(self.cache_dir).expanduser() / "shards"
         is_folder, shards = _is_folder(name), []
         if is_folder:
@@ -222,13 +222,13 @@ class RecordSubset(RecordSequence):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Identifies the underlying records and those chosen of them."""
+        """Identifies the underlying records and the chosen indices."""
         chosen = np.asarray(self._indices, np.int64)
         return f"{hashlib.sha256(chosen.tobytes()).hexdigest()} of {self._records.digest}"
 
 
 def _names(path: str) -> list[str]:
-    """Expands braces and wildcards of a path to files and folders."""
+    """Expands braces and wildcards of a path to names of files and folders."""
     if not paths.is_remote(path) and os.path.exists(path):
         return [path]
     return [

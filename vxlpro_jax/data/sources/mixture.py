@@ -1,7 +1,7 @@
-"""YAML mixtures: data sets, which of their records are used, and how often.
+"""YAML mixtures: lists of data sets with the records used from each, and how often.
 
 The format is the release's: `datasets`, a list of `json_path` and `sampling_strategy`. The fields
-`weight`, `video_root` and `image_root` are additions of ours.
+`weight`, `video_root` and `image_root` are our additions.
 """
 
 import logging
@@ -33,7 +33,7 @@ _STRATEGY = re.compile(rf"({'|'.join(get_args(StrategyKind)[1:])}):(\d+(?:\.\d+)
 
 
 class Strategy(NamedTuple):
-    """Which records of a data set are used: a number of them, or a percentage, rounded up."""
+    """The selection of a data set's records: a number of them, or a percentage, rounded up."""
 
     kind: StrategyKind = "all"
     amount: float = 0.0
@@ -42,8 +42,8 @@ class Strategy(NamedTuple):
     def choose(self, count: int, *, seed: int) -> RandomAccess[int]:
         """Returns the chosen indices among `count` records, in order.
 
-        `random` chooses the same records for the same seed, and a larger number contains a smaller
-        one's.
+        `random` chooses the same records for the same seed, and a larger selection contains every
+        smaller one.
         """
         wanted = math.ceil(self.amount * count / 100) if self.percent else int(self.amount)
         wanted = min(wanted, count)
@@ -62,9 +62,9 @@ class Dataset(NamedTuple):
     """One data set of a mixture.
 
     Attributes:
-        path: data file, as data.path, but not a mixture.
-        strategy: which records are used.
-        weight: times that an epoch repeats a record.
+        path: data file as in data.path, except a mixture.
+        strategy: selection of records.
+        weight: number of times that an epoch repeats each record.
         video_root: root of this data set's videos, or "".
         image_root: root of this data set's pictures, or "".
     """
@@ -77,7 +77,7 @@ class Dataset(NamedTuple):
 
 
 def is_mixture(path: str) -> bool:
-    """Whether the name of a data file is that of a mixture."""
+    """Returns whether a data file's name is that of a mixture."""
     return path.partition("?")[0].lower().endswith((".yaml", ".yml"))
 
 
@@ -110,14 +110,14 @@ def read_mixture(path: str) -> list[Dataset]:
 
 
 def _parsed(data: bytes, path: str) -> Any:
-    """The value of a YAML text; aliases may not make it much larger than the text."""
+    """Parses a YAML text; aliases may not make the value much larger than the text."""
     try:
         loader = yaml.SafeLoader(data)
         node = loader.get_single_node()
         if node is not None and _expanded_size(node) > _MOST_NODES:
             raise yaml.YAMLError("its aliases repeat too much")
         return None if node is None else loader.construct_document(node)
-    # Beside its own errors it raises these for values that a tag announces but that are none.
+    # Besides its own errors, YAML raises these for values that do not fit their tag.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as e:
         raise _not_yaml(path, str(e)) from e
     except RecursionError as error:
@@ -131,10 +131,10 @@ def _not_yaml(path: str, reason: str) -> InputError:
 
 
 def _expanded_size(node: yaml.Node) -> int:
-    """The number of nodes below one, each alias counted as all that it repeats.
+    """Returns the number of nodes below a node, counting each alias as everything it repeats.
 
     Raises:
-        yaml.YAMLError: A node contains itself, or gives a field twice.
+        yaml.YAMLError: A node contains itself, or has a duplicate field.
     """
     sizes: dict[int, int] = {}
     inside: set[int] = set()
@@ -157,7 +157,7 @@ def _expanded_size(node: yaml.Node) -> int:
 
 
 def _check_unique(node: yaml.MappingNode) -> None:
-    """Raises yaml.YAMLError for a field that is given twice, of which the last would count."""
+    """Raises yaml.YAMLError for a duplicate field, of which only the last would take effect."""
     keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
     for key, count in keys.items():
         if count > 1:

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 from vxlpro_jax.utils.errors import InputError, short_repr
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_MOST_CHARACTERS = 16_000_000  # Of all names that braces mean.
+_MOST_CHARACTERS = 16_000_000  # Total length of all names that braces expand to.
 
 SCHEMES = ("http", "https", "s3", "gs")
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URL.
+    """Returns whether a path is a URL.
 
     Raises:
         InputError: The URL's scheme is not supported.
@@ -29,7 +29,7 @@ def is_remote(place: str) -> bool:
 
 
 def escapes_root(name: str) -> bool:
-    """Whether a relative path leads out of its root folder or URL, not considering links."""
+    """Returns whether a relative path leaves its root folder or URL, not considering links."""
     posix = PurePosixPath(name)
     if posix.is_absolute() or ".." in posix.parts or "://" in name:
         return True
@@ -56,12 +56,12 @@ def folder_of(file: str) -> str:
 
 
 def has_wildcard(pattern: str) -> bool:
-    """Whether a name contains `*`, `[` or (except in a web address) `?`."""
+    """Returns whether a name contains `*`, `[` or (except in a web address) `?`."""
     return bool(re.search(r"[*[]" if is_web(pattern) else r"[*?[]", pattern))
 
 
 def is_web(place: str) -> bool:
-    """Whether a place is on a web server."""
+    """Returns whether a path is on a web server."""
     return place.startswith(("http://", "https://"))
 
 
@@ -75,7 +75,7 @@ def redact_url(url: str) -> str:
         return url
     try:
         parts = urlsplit(url)
-    except ValueError:  # An address in brackets that is none.
+    except ValueError:  # An invalid address in brackets.
         return f"{scheme}://..."
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -84,7 +84,7 @@ def expand_braces(pattern: str) -> list[str]:
     """Expands `{a,b}` and `{008..120}` in a pattern.
 
     Raises:
-        InputError: Braces contain neither a list nor a range, or mean too many names.
+        InputError: Braces contain neither a list nor a range, or expand to too many names.
     """
     open_names, names, left = [pattern], [], _MOST_CHARACTERS
     while open_names:

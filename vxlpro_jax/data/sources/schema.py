@@ -1,4 +1,4 @@
-"""One sample in LLaVA's format: its fields and their validation."""
+"""A sample in LLaVA's format: its fields and their validation."""
 
 import abc
 import functools
@@ -15,7 +15,7 @@ from vxlpro_jax.data.sources.storage import StoredFile
 from vxlpro_jax.data.text.chat import IMAGE_MARK, Turn, check_image_mark, drop_leading_reply
 from vxlpro_jax.utils.errors import InputError, short_repr
 
-# Fields of other formats that change what is shown or learnt, and what to do instead.
+# Fields of other formats that change what is shown or learned, and what the user should do.
 _CUT = "cut the video and remove the field"
 _VISUAL_CHANGES = {
     **dict.fromkeys(("start", "end", "start_time", "end_time", "begin", "clip", "segment"), _CUT),
@@ -28,7 +28,7 @@ _TEXT_CHANGES = {
 }
 _LEARNT = "every reply is learnt, so remove it"
 _TURN_CHANGES = {"weight": _LEARNT, "loss": _LEARNT, "train": _LEARNT}
-# Fields that are understood, or say where a sample comes from or what it asks.
+# Fields that are understood, or that describe a sample's origin or question.
 KNOWN_FIELDS = frozenset(
     (
         *("id", "conversations", "video", "image", "scale", "duration"),
@@ -39,15 +39,15 @@ KNOWN_FIELDS = frozenset(
 
 
 class RecordSequence(RandomAccess["Record"], abc.ABC):
-    """Records that are read when they are asked for."""
+    """Records that are read when they are accessed."""
 
     @abc.abstractmethod
     def outline(self, index: int) -> "Record":
-        """A record with what `SampleReader.most_groups` needs, made without reading a file."""
+        """Returns a record with what `SampleReader.most_groups` needs, without reading a file."""
 
     @functools.cached_property
     def digest(self) -> str:
-        """Identifies the records and their order, wherever their files lie."""
+        """Identifies the records and their order, independent of where their files are."""
         found = hashlib.sha256()
         for index in range(len(self)):
             record = self[index]
@@ -97,10 +97,10 @@ def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
     """Validates a sample that was parsed from JSON.
 
     The fields are `conversations`; `video` or `image` (a path or a list of paths) or neither; `id`
-    (for messages), `scale` and `duration` (seconds). A field that is null is absent, and other
-    formats are read as far as `dialects.in_llava_form` says. Fields that would change what the
-    model sees, such as `start`, are refused; others are ignored. For a list of pictures, `<image>`
-    marks the place of all of them; consecutive marks count as one.
+    (for messages), `scale` and `duration` (seconds). A null field counts as absent, and
+    `dialects.in_llava_form` lists the other formats that are accepted. Fields that would change
+    what the model sees, such as `start`, are refused; others are ignored. For a list of pictures,
+    `<image>` marks the place of all of them; consecutive marks count as one.
 
     Args:
         sample: parsed sample.
@@ -168,7 +168,7 @@ def _turn(turn: Any, where: str, index: int) -> Turn:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """False also for text with a lone surrogate, which JSON can hold."""
+    """Returns whether a value is valid text; a lone surrogate, which JSON can hold, is not."""
     if not isinstance(value, str):
         return False
     if value.isascii():
@@ -194,7 +194,7 @@ def _path(name: Any, field: str, where: str) -> str:
     if escapes_root(name):
         root = f"data.{field.partition('[')[0]}_root"
         raise _wrong(where, field, f"is {short_repr(name)}: expected a path inside {root}")
-    return name.replace("\\", "/")  # As Windows writes paths.
+    return name.replace("\\", "/")  # Windows writes such paths.
 
 
 def _refuse(fields: dict, changes: Mapping[str, str], where: str) -> None:
@@ -213,7 +213,7 @@ def _scale(sample: dict, where: str) -> float:
 
 
 def _duration(value: Any) -> float | None:
-    """Returns None for a value that is not a time; data files hold any kind of text there."""
+    """Returns the duration; None if the value is not a time, since data files may hold any text."""
     return float(value) if _is_positive(value) else None
 
 

@@ -22,7 +22,7 @@ from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.sources.paths import escapes_root, is_remote, is_web, redact_url
 from vxlpro_jax.utils.errors import InputError
 
-_BLOCK = 4 << 20  # Bytes of a request.
+_BLOCK = 4 << 20  # Bytes per request.
 
 
 class StoredFile(NamedTuple):
@@ -37,10 +37,10 @@ class StoredFile(NamedTuple):
 def open_media(file: StoredFile) -> Iterator[Path | BinaryIO]:
     """Yields the path of a local file, whether or not it exists, or else a seekable file object.
 
-    Errors while the file object is read are InputErrors too.
+    Errors while reading the file object are InputErrors too.
 
     Raises:
-        InputError: The file is outside of its root, or a remote file cannot be opened or is not
+        InputError: The file is outside its root, or a remote file cannot be opened or is not
             seekable.
     """
     if file.content:
@@ -57,10 +57,10 @@ def open_media(file: StoredFile) -> Iterator[Path | BinaryIO]:
 
 
 def fingerprint(file: StoredFile) -> str:
-    """Identifies a file; the text differs when its content changes, as far as the storage can tell.
+    """Identifies a file by a text that changes with its content, as far as the storage can tell.
 
     Raises:
-        InputError: The file does not exist or is outside of its root.
+        InputError: The file does not exist or is outside its root.
     """
     if file.content:
         return hashlib.sha256(file.content).hexdigest()
@@ -113,10 +113,10 @@ def open_binary(file: str) -> Iterator[BinaryIO]:
 
 
 def fetch(url: str, *, folder: Path, version: str) -> Path:
-    """Returns a local copy in `folder` of a remote file, which is copied when it is first needed.
+    """Returns a local copy in `folder` of a remote file, which is copied on first use.
 
-    Of several processes, one copies and the others wait. `version` tells copies of changed files
-    apart.
+    If several processes ask, one copies and the others wait. `version` distinguishes copies of
+    changed files.
 
     Raises:
         InputError: The file cannot be read, or the copy cannot be written.
@@ -156,10 +156,10 @@ def version(url: str) -> str:
 
 
 def resolve_inside(root: str | Path, name: str) -> Path:
-    """Returns the path of the file or folder of frames `name` under `root`, with links resolved.
+    """Returns the path of a file or folder of frames `name` under `root`, with links resolved.
 
     Raises:
-        InputError: It, or a link in the folder, leads out of `root`.
+        InputError: The path, or a link in the folder, leads out of `root`.
     """
     root = Path(root).resolve()
     path = _resolved(root, name)
@@ -187,7 +187,7 @@ def _resolved(root: Path, name: str) -> Path:
 
 
 def _is_loop(path: Path) -> bool:
-    """Whether links on the way to it lead back to themselves."""
+    """Returns whether links on the path form a loop."""
     try:
         path.stat()
     except OSError as error:
@@ -215,7 +215,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _input_errors(place: str) -> Iterator[None]:
-    """Each library has errors of its own; all become an InputError that names the place."""
+    """Converts the errors of all libraries to an InputError that names the file."""
     try:
         yield
     except InputError:
@@ -228,15 +228,15 @@ def _input_errors(place: str) -> Iterator[None]:
             " 'vxlpro_jax[remote]'."
         ) from error
     except (TypeError, AttributeError, NameError, AssertionError):
-        raise  # A mistake in a call; it tells nothing about the place.
+        raise  # A mistake in a call, which says nothing about the file.
     except Exception as error:  # The libraries' errors have no common type.
         raise _unreadable(place, error) from error
 
 
 def _not_found(place: str, error: FileNotFoundError) -> BadFile:
-    """Makes a missing-file error, or another one if a server gave another answer.
+    """Makes a missing-file error, or another error if the server gave a different answer.
 
-    fsspec raises FileNotFoundError in that case too.
+    fsspec raises FileNotFoundError in both cases.
     """
     cause = error.__cause__
     if isinstance(cause, OSError) or getattr(cause, "status", 404) not in (404, 410):
@@ -254,7 +254,7 @@ def _unreadable(place: str, error: Exception) -> BadFile:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file of fsspec whose errors are InputErrors."""
+    """A file of fsspec whose errors become InputErrors."""
 
     def __init__(self, file: Any, url: str):
         super().__init__()
@@ -293,7 +293,7 @@ class _RemoteFile(io.RawIOBase):
 
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file that becomes `path` when it is complete."""
+    """Opens a temporary file that is renamed to `path` when it is complete."""
     handle, partial = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -1,9 +1,9 @@
 """The tiny preset's embedded task: drawn clips that test the model's skills.
 
 The clips are real mp4 files with LLaVA-format JSON, identical everywhere, and are written once to a
-cache folder. Every question has four possible answers that are right equally often, so that it
-gives nothing away. Held-out clips show combinations that training does not: of colour and shape,
-and of the colours and times of two flashes.
+cache folder. Every question has four possible answers that are correct equally often, so that the
+question alone reveals nothing. Held-out clips show combinations that training does not: of colour
+and shape, and of the colours and times of two flashes.
 
 Shapes: F frames of one clip, H and W its height and width, S side of a frame.
 """
@@ -24,14 +24,14 @@ from vxlpro_jax.data.synthetic.drawing import COLOURS, SHAPES, Canvas, Figure, w
 from vxlpro_jax.data.text.chat import IMAGE_MARK
 from vxlpro_jax.utils.errors import InputError
 
-VERSION = 6  # Part of the folder's name: raise it whenever the written files change.
+VERSION = 6  # Part of the folder's name: increase it whenever the written files change.
 SEED = 5
 FPS = 2
 FRAMES = 8
 _FLASH = 2  # Frames.
 
 Split = Literal["train", "eval"]
-SIZES: dict[Split, int] = {"train": 1536, "eval": 192}  # Multiples of all combinations.
+SIZES: dict[Split, int] = {"train": 1536, "eval": 192}  # Multiples of the combinations' number.
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 NUMBERS = ("1", "2", "3", "4")
@@ -41,9 +41,9 @@ class ClipQuestion(NamedTuple):
     """A question about a clip.
 
     Attributes:
-        kind: skill that it tests.
+        kind: skill that the question tests.
         text: text of the question.
-        answer: right answer.
+        answer: correct answer.
         choices: possible answers.
     """
 
@@ -57,7 +57,7 @@ class DrawnClip(NamedTuple):
     """A clip and its questions.
 
     Attributes:
-        frames: F frames uint8 [H,W,3], shown at `FPS`.
+        frames: F frames, uint8 [H,W,3], shown at `FPS`.
         questions: questions about the clip.
     """
 
@@ -80,7 +80,7 @@ class SyntheticSet(NamedTuple):
 
 
 def make_clip(index: int, *, split: Split) -> DrawnClip:
-    """Draws clip number `index` of a split and its questions; the result is always the same."""
+    """Draws clip number `index` of a split and its questions, deterministically."""
     rng = np.random.default_rng([SEED, split == "eval", index])
     turn, kind = divmod(index, len(_KINDS))
     combinations, draw = _KINDS[kind]
@@ -92,9 +92,9 @@ def make_clip(index: int, *, split: Split) -> DrawnClip:
 
 
 def _looks(split: Split, *, answers: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Each answer with each colour and shape that the split shows together.
+    """Returns each answer combined with each colour and shape that the split shows together.
 
-    The held-out combinations say nothing about the answer, in either split.
+    In neither split do the held-out combinations reveal the answer.
     """
     pairs = itertools.product(enumerate(COLOURS), enumerate(SHAPES))
     return [
@@ -115,7 +115,7 @@ def _appearance(colour: str) -> ClipQuestion:
 
 
 def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> DrawnClip:
-    """A large shape crosses a room from one wall to the other."""
+    """Draws a large shape that crosses a room from one wall to the opposite one."""
     canvas = _canvas(rng)._replace(has_walls=True)
     middle, radius = rng.uniform(0.45, 0.55, 2), rng.uniform(0.2, 0.28)
     centres = middle + np.linspace(-0.35, 0.35, FRAMES)[:, None] * DIRECTIONS[way]
@@ -126,7 +126,7 @@ def _moving(rng: np.random.Generator, way: str, colour: str, shape: str) -> Draw
 
 
 def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) -> DrawnClip:
-    """One to four shapes of a kind tremble in the corners; all shapes have the same area."""
+    """Draws one to four equal shapes that tremble in the corners; all shapes have the same area."""
     canvas = _canvas(rng)
     corners = rng.permutation([(0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72)])
     corners = corners[: int(number)] + rng.uniform(-0.04, 0.04, (int(number), 2))
@@ -140,7 +140,7 @@ def _counting(rng: np.random.Generator, number: str, colour: str, shape: str) ->
 
 
 def _flashes(split: Split) -> list[tuple]:
-    """Two colours, their two time slots, and the flash that a question asks for."""
+    """Combines two colours, their two time slots, and the index of the flash that is asked for."""
     colours = itertools.permutations(enumerate(COLOURS), 2)
     slots = itertools.combinations(range(FRAMES // _FLASH), 2)
     return [
@@ -152,17 +152,17 @@ def _flashes(split: Split) -> list[tuple]:
 
 
 def _held_out_slots(first: int, last: int) -> tuple[int, int] | None:
-    """Time slots, by index, at which only held-out clips show two colours; None if there are none.
+    """Returns the time slots at which only held-out clips show two colours; None if there are none.
 
-    The slots lie in different groups of four frames, so that the content of one token is never new.
-    Over all pairs of colours, each colour is in each slot once.
+    The slots lie in different groups of four frames, so that the content of a single token is never
+    new. Over all pairs of colours, each colour is in each slot once.
     """
     pairing = first ^ last
     return ((first + pairing + 1) % 2, 2 + first // 2) if pairing < 3 else None
 
 
 def _flashing(rng: np.random.Generator, colours, slots, asked: int) -> DrawnClip:
-    """The background flashes in one colour and later in another."""
+    """Draws a background that flashes in one colour and later in another."""
     canvas, shown = _canvas(rng), dict(zip(slots, colours, strict=True))
     frames = [canvas.draw([], background=shown.get(i // _FLASH, "")) for i in range(FRAMES)]
     first, last = (
@@ -184,11 +184,11 @@ def _needles(split: Split) -> list[tuple]:
 
 
 def _haystack(rng: np.random.Generator, colour: str, depth: float) -> DrawnClip:
-    """The shortest haystack."""
+    """Draws the shortest haystack."""
     return haystack(rng, colour=colour, groups=FRAMES // FRAMES_PER_GROUP, depth=depth)
 
 
-# For each kind of clip: the combinations of a split, and the function that draws one.
+# For each kind of clip: function that lists the combinations of a split, and function that draws.
 _KINDS: tuple[tuple[Callable[[Split], list[tuple]], Callable[..., DrawnClip]], ...] = (
     (functools.partial(_looks, answers=DIRECTIONS), _moving),
     (functools.partial(_looks, answers=NUMBERS), _counting),
@@ -198,7 +198,7 @@ _KINDS: tuple[tuple[Callable[[Split], list[tuple]], Callable[..., DrawnClip]], .
 
 
 def haystack(rng: np.random.Generator, *, colour: str, groups: int, depth: float) -> DrawnClip:
-    """Draws grey frames among which one group shows a coloured card, at `depth` from 0 to 1."""
+    """Draws grey frames with one group that shows a coloured card, at `depth` from 0 to 1."""
     canvas = _canvas(rng)
     at = round(depth * (groups - 1))
     place, radius = rng.uniform(0.35, 0.65, 2), rng.uniform(0.2, 0.3)
@@ -219,7 +219,7 @@ class MotionClips(NamedTuple):
     Attributes:
         frames: uint8 [N,4,S,S,3].
         labels: int [N], indices into `DIRECTIONS`.
-        picked: int [N], one frame of each clip.
+        picked: int [N], index of one frame in each clip.
     """
 
     frames: np.ndarray
@@ -228,10 +228,10 @@ class MotionClips(NamedTuple):
 
 
 def motion_clips(count: int, *, side: int) -> MotionClips:
-    """Draws clips of four frames in which one shape moves; the result is always the same.
+    """Draws clips of four frames in which one shape moves, deterministically.
 
-    The position of the shape in the `picked` frame says nothing about its direction: across its
-    path the shape is off the middle by as much as it may be along it.
+    The position of the shape in the `picked` frame does not reveal its direction: its offset from
+    the middle across its path varies as much as the offset along the path.
     """
     rng = np.random.default_rng([SEED, count, side])
     labels = rng.integers(len(DIRECTIONS), size=count)
@@ -241,7 +241,7 @@ def motion_clips(count: int, *, side: int) -> MotionClips:
 
 
 def _motion(rng: np.random.Generator, *, step: tuple[int, int], side: int) -> np.ndarray:
-    # Darker than every shape, so that a linear probe need not know the colour.
+    # Darker than every shape, so that a linear probe does not depend on the colour.
     canvas = Canvas(side, side, int(rng.integers(15, 75)))
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
     middle, radius = rng.uniform(0.35, 0.65, 2), rng.uniform(0.1, 0.18)
@@ -252,7 +252,7 @@ def _motion(rng: np.random.Generator, *, step: tuple[int, int], side: int) -> np
 
 
 def synthetic_set(cache: Path) -> SyntheticSet:
-    """Returns the embedded set under `cache`, which is written first if it is not there.
+    """Returns the embedded set under `cache`, writing it first if it is missing.
 
     Raises:
         InputError: The folder cannot be written.
@@ -262,9 +262,9 @@ def synthetic_set(cache: Path) -> SyntheticSet:
 
 
 def create_folder_once(root: Path, write: Callable[[Path], None]) -> Path:
-    """Returns the folder `root`, which is created at once and complete.
+    """Returns the folder `root`, which appears only when it is complete.
 
-    So an interrupted run leaves no folder that looks complete, and processes may race.
+    An interrupted run therefore leaves no incomplete folder, and several processes may compete.
     """
     if root.is_dir():
         return root
@@ -304,7 +304,7 @@ def _write_clip(index: int, split: Split, folder: Path) -> list[dict]:
 
 
 def clip_records(clip: DrawnClip, *, name: str, split: Split) -> list[dict]:
-    """Returns LLaVA-format samples: one conversation for training, else one sample per question."""
+    """Returns LLaVA-format samples: a conversation for training, else one sample per question."""
     chats = [clip.questions] if split == "train" else [[q] for q in clip.questions]
     return [
         {

@@ -21,7 +21,7 @@ COLOURS = {
 }
 
 
-# Left, right, top, bottom.
+# Colours of the left, right, top and bottom wall.
 _WALLS = ((0, 0, 0), (255, 255, 255), (0, 200, 220), (220, 0, 200))
 _WALL = 0.2  # Thickness, in units of the canvas.
 
@@ -33,8 +33,8 @@ class Figure(NamedTuple):
         shape: name of the shape.
         colour: name of its colour.
         centre: centre in units of the canvas.
-        radius: radius of the circle of the same area, in units of the side of a square of the
-            canvas's area, so that shapes of one radius fill the same share of every canvas.
+        radius: radius of the circle with the same area, in units of the side of a square with the
+            canvas's area, so that shapes of equal radius fill the same share of every canvas.
     """
 
     shape: str
@@ -50,7 +50,7 @@ class Canvas(NamedTuple):
         width: width in pixels, even.
         height: height in pixels, even.
         grey: level of the background.
-        has_walls: whether there is a wall along each side, each of its own colour.
+        has_walls: whether there is a wall along each side, each in its own colour.
     """
 
     width: int
@@ -59,7 +59,7 @@ class Canvas(NamedTuple):
     has_walls: bool = False
 
     def draw(self, figures: Iterable[Figure], *, background: str = "") -> np.ndarray:
-        """Draws a frame, uint8 [H,W,3]; `background` is the name of a colour, or empty for grey."""
+        """Draws a frame, uint8 [H,W,3]; `background` is a colour's name, or empty for grey."""
         fill = COLOURS[background] if background else (self.grey,) * 3
         picture = Image.new("RGB", (self.width, self.height), fill)
         pen = ImageDraw.Draw(picture)
@@ -90,7 +90,7 @@ def _cross(pen, x, y, r, fill):
     pen.rectangle((x - r / 3, y - r, x + r / 3, y + r), fill=fill)
 
 
-# For each shape: the function that draws it, and its area for r = 1.
+# For each shape: the function that draws it, and its area at r = 1.
 _PENS: dict[str, tuple[Callable, float]] = {
     "circle": (
         lambda pen, x, y, r, fill: pen.ellipse((x - r, y - r, x + r, y + r), fill=fill),
@@ -124,7 +124,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: Fraction | int) 
             stream = container.add_stream("mpeg4", rate=fps, options={"qscale": "2"})
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # The same bytes whatever the machine.
+        stream.codec_context.thread_count = 1  # Gives the same bytes on every machine.
         for frame in (first, *frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

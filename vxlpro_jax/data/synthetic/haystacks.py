@@ -1,4 +1,4 @@
-"""The embedded task's longer videos: cards in haystacks, for training and evaluation.
+"""The embedded task's longer videos: haystacks with cards, for training and evaluation.
 
 Real mp4 files with data files in the format of `synthetic.clips`, written once to a cache folder.
 """
@@ -23,18 +23,18 @@ from vxlpro_jax.data.synthetic.drawing import COLOURS, write_mp4
 
 NEEDLE_FRAMES = (8, 16, 32, 64, 128)
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-NEEDLES = 4  # Clips of each length and depth.
+NEEDLES = 4  # Clips per length and depth.
 
 TRAIN_FRAMES = (16, 32, 64)
-TRAIN_CLIPS = 64  # Clips of each length.
-_STRETCHES = 8  # Factors by which each clip's time stamps are stretched.
+TRAIN_CLIPS = 64  # Clips per length.
+_STRETCHES = 8  # Number of factors by which each clip's time stamps are stretched.
 _LONGEST_STRETCH = 256.0  # Largest factor, for about 8,000 seconds.
 
 
 def needle_set(cache: Path) -> Path:
-    """Returns a data file of haystacks under `cache`, which is written first if it is not there.
+    """Returns a data file of haystacks under `cache`, writing it first if it is missing.
 
-    Its samples have the fields of held-out samples and also `frames` and `depth`. The clips are in
+    Its samples have the fields of held-out samples, and also `frames` and `depth`. The clips are in
     the same folder.
 
     Raises:
@@ -46,9 +46,9 @@ def needle_set(cache: Path) -> Path:
 def training_set(cache: Path, *, most_frames: int) -> list[Path]:
     """Returns data files of haystacks of up to `most_frames` frames, for training.
 
-    There is a file for each length, in the folder of its clips; they are written under `cache`
-    first if they are not there. A clip has several samples, each with its time stamps stretched by
-    another `scale`. No file is returned if `most_frames` is too small.
+    There is one file per length, in the folder of its clips; they are written under `cache` first
+    if they are missing. A clip has several samples, each with its time stamps stretched by a
+    different `scale`. No file is returned if `most_frames` is too small.
 
     Raises:
         InputError: The folder cannot be written.
@@ -88,7 +88,7 @@ def _write_clips(rng: np.random.Generator, folder: Path, *, frames: int) -> Iter
 
 
 def _write_clip(rng, place: Path, *, colour: str, frames: int, depth: float) -> list[dict]:
-    """Writes `place`.mp4 and returns its samples, one for each question."""
+    """Writes `place`.mp4 and returns its samples, one per question."""
     clip = haystack(rng, colour=colour, groups=frames // FRAMES_PER_GROUP, depth=depth)
     write_mp4(place.with_suffix(".mp4"), clip.frames, fps=FPS)
     return clip_records(clip, name=place.name, split="eval")

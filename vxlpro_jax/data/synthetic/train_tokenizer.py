@@ -11,7 +11,7 @@ VOCAB_SIZE = 1024
 
 
 def train_tokenizer() -> tokenizers.Tokenizer:
-    """Trains a tokenizer of at most 1024 ids, of which the last 14 are special; any byte has an id.
+    """Trains a tokenizer of at most 1024 ids, the last 14 of them special; every byte has an id.
 
     Digits are split one by one as in Qwen2.5, so that a time stamp has exactly 10 ids.
     """

@@ -22,7 +22,7 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 
 class Turn(NamedTuple):
-    """One turn; `<image>` in a human turn marks the place of the video or picture."""
+    """A turn; `<image>` in a human turn marks the place of the video or picture."""
 
     role: Literal["human", "gpt"]
     text: str
@@ -44,9 +44,9 @@ def encode_conversation(turns: Sequence[Turn], *, tokenizer: Tokenizer) -> ChatI
     """Encodes a training conversation with its chat template and labels.
 
     In every turn, `<|im_start|>`, `<|im_end|>` and the newline after it are targets; in a `gpt`
-    turn, so is the reply. A leading `gpt` turn is dropped. `<image>` moves to the front of its
-    turn, where it is followed by an extra newline before the turn's text, which itself begins with
-    a newline.
+    turn the reply is a target too. A leading `gpt` turn is dropped. `<image>` moves to the front of
+    its turn and is followed by an extra newline before the turn's text, which itself begins with a
+    newline.
 
     Args:
         turns: turns of the conversation; at most one human turn contains `<image>`, once.
@@ -135,7 +135,7 @@ def encode_stamps(
     Args:
         times: time of each group's first frame in seconds; 0.0 for every crop of a picture.
         tokenizer: the model's tokenizer.
-        scale: factor by which the sample's times are stretched.
+        scale: factor that stretches the sample's times.
 
     Raises:
         InputError: A time is negative, not finite or beyond 999,999 s, or the tokenizer does not
@@ -149,8 +149,8 @@ def stamp_text(seconds: float, *, scale: float = 1.0) -> str:
     """Returns `Time 0012.5s:` for 12.5 seconds.
 
     The time is rounded to 0.1 s before it is stretched, as in the release. From 10,000.0 s on,
-    whole seconds are printed. The release prints tenths there, which makes an eleventh id and
-    shifts all windows that follow.
+    whole seconds are printed. The release prints tenths there, which adds an eleventh id and shifts
+    all following windows.
 
     Raises:
         InputError: The time is negative, not finite or beyond 999,999 s.
@@ -185,7 +185,7 @@ def _turn_text(text: str, *, tokenizer: Tokenizer) -> list[int]:
 
 
 def _framed(body: Sequence[int], *, tokenizer: Tokenizer, target_from: int) -> ChatIds:
-    """Puts `body` between the markers of a turn; its ids are targets from `target_from` on."""
+    """Puts `body` between the markers of a turn; ids from index `target_from` on are targets."""
     targets = [*[IGNORE_LABEL] * target_from, *body[target_from:]]
     end = [tokenizer.im_end, *tokenizer.encode("\n")]
     return ChatIds(

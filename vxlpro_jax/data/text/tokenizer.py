@@ -37,7 +37,7 @@ _SPLIT = (
 
 
 class Tokenizer:
-    """Encodes and decodes text, and knows the special tokens of prompts."""
+    """Encodes and decodes text, and provides the special tokens of prompts."""
 
     def __init__(self, backend: tokenizers.Tokenizer, *, name: str = "the tokenizer"):
         """Wraps `backend`; error messages call it `name`.
@@ -49,7 +49,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
-        # One more than the largest id: some checkpoints leave ids out.
+        # One more than the largest id, because some checkpoints skip ids.
         self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self.endoftext, self.im_start, self.im_end, self.vision_pad = (
             _special_id(backend, token, name)
@@ -63,7 +63,7 @@ class Tokenizer:
         """Reads `tokenizer.json`, or else `vocab.json` and `merges.txt`, from `folder`.
 
         Raises:
-            InputError: There is neither, a file cannot be read, or a special token is missing.
+            InputError: Both are missing, a file cannot be read, or a special token is missing.
         """
         folder = Path(folder).expanduser()
         whole, vocab, merges = (
@@ -85,7 +85,7 @@ class Tokenizer:
         """Checks that an embedding has a row for each id.
 
         Raises:
-            InputError: it has fewer rows.
+            InputError: The embedding has fewer rows.
         """
         if self.vocab_size > rows:
             raise InputError(
@@ -94,7 +94,7 @@ class Tokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, in which names of special tokens become their ids."""
+        """Returns the ids of `text`; names of special tokens in it become their ids."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -102,7 +102,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """Returns the bytes of one id; none for a special token or an unused id."""
+        """Returns the bytes of one id; empty for a special token or an unused id."""
         if token in self._special or (text := self.backend.id_to_token(token)) is None:
             return b""
         if all(char in _BYTE_OF for char in text):
@@ -118,11 +118,11 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """Returns the text that `token` completes, which may be empty."""
+        """Returns the text that `token` completes; it may be empty."""
         return self._utf8.decode(self._tokenizer.token_bytes(int(token)))
 
     def finish(self) -> str:
-        """Returns the rest: U+FFFD for an incomplete character."""
+        """Returns the remaining text: U+FFFD for an incomplete character."""
         return self._utf8.decode(b"", final=True)
 
 
@@ -133,7 +133,7 @@ def byte_level(
 
     Args:
         bpe: vocabulary and merges.
-        specials: special tokens, which get the next ids.
+        specials: special tokens, which get the ids after the vocabulary.
     """
     tokenizer = tokenizers.Tokenizer(bpe)
     tokenizer.normalizer = normalizers.NFC()
@@ -154,7 +154,7 @@ def byte_level(
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable characters for bytes: visible Latin-1 as is, the rest from U+0100 on."""
+    """Maps bytes to GPT-2's printable characters: visible Latin-1 unchanged, others from U+0100."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     shifted = {chr(0x100 + i): byte for i, byte in enumerate(hidden)}

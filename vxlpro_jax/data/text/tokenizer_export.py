@@ -1,4 +1,4 @@
-"""What transformers needs beside `tokenizer.json` to load a folder's tokenizer and to generate."""
+"""Writes what transformers needs besides `tokenizer.json` to load a tokenizer and to generate."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ _CHAT_TEMPLATE = (
 
 
 def complete(folder: Path) -> None:
-    """Writes the tokenizer's settings and the ids that end an answer, where a folder lacks them.
+    """Writes tokenizer settings and end-of-answer ids that a folder lacks.
 
     These are `tokenizer_config.json`, `generation_config.json` and, in `config.json`, the ids
     `bos_token_id` and `eos_token_id`. A folder without a tokenizer is left as it is.
@@ -37,7 +37,7 @@ def complete(folder: Path) -> None:
     generation = {"bos_token_id": end, "eos_token_id": [turn_end, end], "pad_token_id": end}
     _write_if_absent(folder / "generation_config.json", generation)
     settings = {
-        # This class takes `tokenizer.json` as it is; Qwen2's reads the other files.
+        # This class uses `tokenizer.json` unchanged; Qwen2's class reads the other files.
         "tokenizer_class": "PreTrainedTokenizerFast" if has_whole else "Qwen2Tokenizer",
         "added_tokens_decoder": _added_tokens(tokenizer),
         "bos_token": None,
@@ -52,10 +52,10 @@ def complete(folder: Path) -> None:
 
 
 def write_whole(folder: Path) -> None:
-    """Writes `tokenizer.json` so that transformers 4.43 reads it, from other files if it is absent.
+    """Writes `tokenizer.json` in a form that transformers 4.43 reads, from other files if absent.
 
-    That version knows merges as `a b`, where later ones write pairs and read both. The file is left
-    as it is if it has no pairs, or tokens with spaces, which only pairs can express.
+    That version expects merges as `a b`; later versions write pairs and read both forms. The file
+    is unchanged if it has no pairs, or has tokens with spaces, which only pairs can express.
     """
     file = folder / _WHOLE
     if file.is_file():

@@ -1,8 +1,8 @@
-"""Reads the tokenizer files of checkpoint folders, whoever wrote them.
+"""Reads the tokenizer files of checkpoint folders, as written by any tool.
 
 A folder has `tokenizer.json`, or `vocab.json` and `merges.txt` with the added tokens in
-`tokenizer_config.json` or `added_tokens.json`. Files may begin with a byte order mark and end their
-lines as Windows does. Every token gets the id that its file declares.
+`tokenizer_config.json` or `added_tokens.json`. Files may start with a byte order mark and have
+Windows line ends. Every token gets the id that its file declares.
 """
 
 import json
@@ -30,7 +30,7 @@ def read_whole(file: Path) -> tokenizers.Tokenizer:
     """Reads a `tokenizer.json`.
 
     Raises:
-        InputError: the file is no tokenizer, or two of its tokens have one id.
+        InputError: the file is not a tokenizer, or two of its tokens have the same id.
     """
     content = parse_json(read_text(file), name=str(file))
     declared = _declared(content, file=file)
@@ -50,10 +50,10 @@ def read_whole(file: Path) -> tokenizers.Tokenizer:
 
 
 def read_bpe(vocab: Path, merges: Path, *, added: Iterable[Added]) -> models.BPE:
-    """Reads `vocab.json` and `merges.txt` into a vocabulary that has the added tokens too.
+    """Reads `vocab.json` and `merges.txt` into a vocabulary that includes the added tokens.
 
     Raises:
-        InputError: a file has another form, or two tokens have one id.
+        InputError: a file is malformed, or two tokens have the same id.
     """
     ids = read_json(vocab)
     if not ids or not all(map(_is_id, ids.values())) or len(set(ids.values())) < len(ids):
@@ -64,7 +64,7 @@ def read_bpe(vocab: Path, merges: Path, *, added: Iterable[Added]) -> models.BPE
 
 
 def read_added(folder: Path) -> list[Added]:
-    """The added tokens that a folder declares, in the order of their ids; none if it does not.
+    """Returns the added tokens that a folder declares, in the order of their ids; may be empty.
 
     Raises:
         InputError: `tokenizer_config.json` or `added_tokens.json` is malformed.
@@ -79,10 +79,10 @@ def read_added(folder: Path) -> list[Added]:
 
 
 def call_library(function, *, file: Path):
-    """Calls the library, which raises bare exceptions for anything malformed, or panics.
+    """Calls the library, which raises bare exceptions or panics on malformed files.
 
     Raises:
-        InputError: it does.
+        InputError: the library failed.
     """
     try:
         return function()
@@ -101,7 +101,7 @@ def _from_content(content: Mapping[str, Any], *, file: Path) -> tokenizers.Token
 
 
 def _declared(content: Mapping[str, Any], *, file: Path) -> dict[str, int]:
-    """The ids of added tokens by their text."""
+    """Returns the ids of added tokens, keyed by their text."""
     added = content.get("added_tokens") or []
     fits = isinstance(added, list) and all(
         isinstance(x, dict) and isinstance(x.get("content"), str) and _is_id(x.get("id"))
@@ -132,7 +132,7 @@ def _add(vocab: dict[str, int], tokens: Iterable[tuple[str, int]], *, file: Path
 
 
 def _merges(file: Path) -> Iterable[tuple[str, str]]:
-    # Not by splitlines, which also ends lines at characters that tokens may hold.
+    # Not `splitlines`, which also splits at characters that tokens may contain.
     for number, line in enumerate(read_text(file).split("\n"), 1):
         line = line.removesuffix("\r")
         if not line or (number == 1 and line.startswith("#version")):

@@ -1,4 +1,4 @@
-"""Tells files that were cut off from files whose header declares more than there ever was."""
+"""Distinguishes files that were cut off from complete files whose header declares too much."""
 
 import logging
 import os
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 # A file that ends before this share of its declared length may have been cut off.
 _COMPLETE = 0.9
 
-_MOST_PARTS = 100_000  # Fragments of a day at one a second.
+_MOST_PARTS = 100_000  # Enough for a day of fragments of one second.
 
 
 class Extent(NamedTuple):
-    """What the packets of a file cover.
+    """The time range that the packets of a file cover.
 
     Attributes:
         start: earliest time in seconds; infinite if no packet has one.
@@ -39,8 +39,8 @@ def check_complete(
 ) -> None:
     """Checks that a file is as long as its header declares.
 
-    A shorter file is read, with a warning, if the sizes in its structure add up to its size in
-    bytes: then nothing of it is missing.
+    A shorter file is accepted, with a warning, if the sizes in its structure add up to its size in
+    bytes, which shows that nothing is missing.
 
     Raises:
         BadFile: The file has been cut off.
@@ -66,19 +66,19 @@ def _declared(media: MediaFile, container: av.container.InputContainer, extent: 
     """Returns the length in seconds that the header declares; 0 if it declares none.
 
     Many files that start late declare their end instead. Transport and program streams declare
-    nothing; FFmpeg estimates a duration of them, which is wrong where time jumps.
+    nothing; FFmpeg estimates their duration, which is wrong where time jumps.
     """
     if container.format.flags & Flags.ts_discont.value:
         return 0.0
     declared = (container.duration or 0) / av.time_base
-    if container.format.name == "asf":  # FFmpeg drops the duration of a file of another size.
+    if container.format.name == "asf":  # FFmpeg drops the duration if the file size differs.
         with media.opened() as file:
             declared = _asf_properties(file).seconds
     return declared - extent.start if 0 < extent.start < declared else declared
 
 
 def _is_whole(media: MediaFile, container: av.container.InputContainer) -> bool:
-    """Whether the structure of a file shows that it ends where it should; False if unknown."""
+    """Returns whether the file's structure shows that it is complete; False if unknown."""
     check = _CHECKS.get(container.format.name)
     if check is None:
         return False
@@ -91,7 +91,7 @@ def _is_whole(media: MediaFile, container: av.container.InputContainer) -> bool:
 
 
 def _is_whole_riff(file: BinaryIO, size: int) -> bool:
-    """Whether the outermost chunks of an AVI end within the file."""
+    """Returns whether the outermost chunks of an AVI end within the file."""
     place = 0
     for _ in range(_MOST_PARTS):
         if place + 8 > size or (chunk := _at(file, place, "<4sI"))[0] != b"RIFF":
@@ -101,7 +101,7 @@ def _is_whole_riff(file: BinaryIO, size: int) -> bool:
 
 
 def _is_whole_ebml(file: BinaryIO, size: int) -> bool:
-    """Whether the segment of a Matroska file, after its header, ends within the file."""
+    """Returns whether the segment of a Matroska file, after its header, ends within the file."""
     place = 0
     for _ in range(2):
         length, width = _ebml_size(file, place + 4)  # Both ids have four bytes.
@@ -112,7 +112,7 @@ def _is_whole_ebml(file: BinaryIO, size: int) -> bool:
 
 
 def _ebml_size(file: BinaryIO, place: int) -> tuple[int | None, int]:
-    """Returns an element's length, None if it is not known, and the number of its digits."""
+    """Returns an element's length (None if unknown) and the number of bytes that encode it."""
     (first,) = _at(file, place, ">B")
     width = 9 - first.bit_length()
     if width > 8:
@@ -123,7 +123,7 @@ def _ebml_size(file: BinaryIO, place: int) -> tuple[int | None, int]:
 
 
 def _is_whole_flv(file: BinaryIO, size: int) -> bool:
-    """Whether the file ends with a tag and the tag's length."""
+    """Returns whether the file ends with a tag followed by the tag's length."""
     (length,) = _at(file, size - 4, ">I")
     start = size - 4 - length
     if start < 9 or length < 11:
@@ -132,7 +132,7 @@ def _is_whole_flv(file: BinaryIO, size: int) -> bool:
 
 
 def _is_whole_asf(file: BinaryIO, size: int) -> bool:
-    """Whether the file has the size in bytes that its properties tell."""
+    """Returns whether the file has at least the size in bytes that its properties declare."""
     file.seek(0)
     return 0 < _asf_properties(file).size <= size
 

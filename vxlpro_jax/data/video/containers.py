@@ -14,7 +14,7 @@ from vxlpro_jax.data.video.media_file import MediaFile
 # Largest picture of H.264 and HEVC up to level 6.2, 8192 x 4352; 8K has 33 million pixels.
 MOST_PIXELS = 35_651_584
 
-# Longest wait in seconds for the header or the next packet; no file of sense needs a second.
+# Longest wait in seconds for the header or the next packet; no normal file needs even a second.
 _PATIENCE = 60.0
 
 # PyAV before 19 refuses a file whose title is not UTF-8 unless it is asked to be lenient. Later
@@ -33,7 +33,7 @@ class Opened(NamedTuple):
 
 @contextlib.contextmanager
 def opened(media: MediaFile, *, index: int, threads: int) -> Iterator[Opened]:
-    """Opens a file to decode the stream `index`; FFmpeg's errors meanwhile become a `BadFile`.
+    """Opens a file to decode stream `index`; meanwhile FFmpeg's errors become a `BadFile`.
 
     Raises:
         BadFile: The file is not a video, or its pictures are too large.
@@ -50,10 +50,10 @@ def opened(media: MediaFile, *, index: int, threads: int) -> Iterator[Opened]:
 
 
 def moving_streams(media: MediaFile, container: av.container.InputContainer) -> list:
-    """Returns the video streams, without the cover pictures of sound files.
+    """Returns the video streams, without cover pictures of audio files.
 
     Raises:
-        BadFile: There is none, or its codec is not known.
+        BadFile: There is no such stream, or its codec is unknown.
     """
     streams = [stream for stream in container.streams.video if _moving(stream)]
     if not streams:
@@ -72,17 +72,17 @@ def moving_streams(media: MediaFile, container: av.container.InputContainer) -> 
 def opened_container(
     media: MediaFile, *, most_pixels: int = MOST_PIXELS, **options: str
 ) -> Iterator[av.container.InputContainer]:
-    """Opens a container; FFmpeg's errors meanwhile become a `BadFile`.
+    """Opens a container; meanwhile FFmpeg's errors become a `BadFile`.
 
-    FFmpeg gets an open file without its name and may open no other, so that neither the name nor
-    the content can lead it elsewhere: a name may be taken for a pattern of pictures, and a playlist
+    FFmpeg gets an open file without its name and may not open other files, so that neither name nor
+    content can lead it elsewhere: a name could be taken for a pattern of pictures, and a playlist
     names files or addresses.
 
     Raises:
         BadFile: The file is not a video.
     """
     options |= {"max_pixels": str(most_pixels), "format_whitelist": FORMATS}
-    # FFmpeg turns a jump back by more than a minute into one ahead by 26 hours otherwise.
+    # Otherwise FFmpeg turns a backward jump of over a minute into a forward jump of 26 hours.
     options |= {"correct_ts_overflow": "0"}
     with media.reading(), media.opened() as file:
         if media.path is None:
@@ -102,7 +102,7 @@ class _Nameless:
 
 
 def _check_size(media: MediaFile) -> None:
-    """Finds out why the size is unknown, since FFmpeg does not say that a size is over the limit.
+    """Finds out why the size is unknown, since FFmpeg does not report that a size is too large.
 
     Raises:
         BadFile: Always.
@@ -118,5 +118,5 @@ def _check_size(media: MediaFile) -> None:
 
 
 def _moving(stream: av.VideoStream) -> bool:
-    """Whether a stream is a video and not the cover picture of a sound file."""
+    """Returns whether a stream is a video and not the cover picture of an audio file."""
     return not stream.disposition & av.stream.Disposition.attached_pic

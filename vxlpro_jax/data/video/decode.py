@@ -1,10 +1,10 @@
 """Decodes frames of video containers, in order and one at a time.
 
-A file is read twice: first its packets, which cost little and give the times of frames; then the
-sampled frames. If the packets give all times, decoding starts at key frames and skips whatever no
-sampled frame needs.
+A file is read twice: first its packets, which is cheap and gives the times of frames; then the
+sampled frames. If the packets give all times, decoding starts at key frames and skips packets that
+no sampled frame needs.
 
-Shapes: n frames in the order of time, F sampled frames, S side of a sampled frame.
+Shapes: n frames in order of time, F sampled frames, S side of a sampled frame.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from vxlpro_jax.data.video.sampling import (
     continued,
 )
 
-# Frames held back until they are known to be right. A codec may output a frame after, or make it
-# depend on, at most 16 frames that are shown later and may turn out damaged.
+# Number of frames held back until they are known to be correct. A codec may output a frame after,
+# or make it depend on, at most 16 frames that are shown later and may turn out damaged.
 _HELD = 16
 
 _SMALL = 320 * 240  # Pixels.
@@ -48,13 +48,13 @@ _Frames = Generator[TimedFrame, None, None]
 def stream_container(media: MediaFile, *, sampling: Sampling, threads: int) -> FrameStream:
     """Streams the sampled frames.
 
-    If the packets do not give all times, everything is decoded once beforehand to learn them. If a
-    packet that should give a frame does not, as may happen when it is damaged, the frame before it
-    is repeated.
+    If the packets do not give all times, the whole file is decoded once beforehand to determine
+    them. If a packet that should give a frame does not, for example because it is damaged, the
+    previous frame is repeated.
 
     Raises:
         BadFile: The file is not a video, has no video stream or frames, is too large, cut off or
-            damaged; raised now, or with the frame where it shows.
+            damaged; raised now, or with the affected frame.
     """
     source = _Source(media, packets=read_packets(media), sampling=sampling, threads=threads)
     return (
@@ -67,7 +67,7 @@ def stream_container(media: MediaFile, *, sampling: Sampling, threads: int) -> F
 def read_container(media: MediaFile, *, sampling: Sampling, threads: int) -> Video:
     """Reads the sampled frames into memory.
 
-    Everything is decoded once more only if frames do not come as the packets say. Then the decoded
+    Everything is decoded a second time only if frames do not match the packets. Then the decoded
     frames count: some packets give no frame, such as leading frames of an open group of pictures.
 
     Raises:
@@ -94,11 +94,11 @@ class _Source(NamedTuple):
 def _stream_by_packets(
     source: _Source, rest: Callable[[_Source, np.ndarray], _Frames]
 ) -> FrameStream:
-    """Streams frames by the times of packets, or of decoded frames if packets have none.
+    """Streams frames at the times of packets, or of decoded frames if packets have none.
 
     Args:
         source: file and sampling.
-        rest: function that gives the frames that decoding parts of the file may not give.
+        rest: function that yields the frames that decoding from key frames did not give.
     """
     shown = source.packets.shown()
     picks = source.sampling.picks(shown)
@@ -112,7 +112,7 @@ def _stream_by_packets(
 
 
 def _stream_by_decoding(source: _Source) -> FrameStream:
-    """Decodes everything to learn the times of frames, then again for the sampled ones."""
+    """Decodes everything to determine the times of frames, then again for the sampled frames."""
     times = np.array(array("d", (seconds for _, seconds in _decoded(source))))
     times = continued(times, step=source.packets.last)
     picks = source.sampling.picks(FrameTimes(times, times[-1] + source.packets.last))
@@ -120,15 +120,15 @@ def _stream_by_decoding(source: _Source) -> FrameStream:
 
 
 def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, None, int]:
-    """Yields the frames at `picks`, while they are sure to equal those of decoding the whole file.
+    """Yields the frames at `picks` as long as they surely equal those of decoding the whole file.
 
     Returns:
-        The number of frames that were yielded.
+        The number of frames yielded.
     """
     media, packets = source.media, source.packets
     times, wanted = packets.shown().times[picks], np.sort(packets.pts)[picks].tolist()
     places, held, came = set(wanted), {}, 0
-    # Damage is ignored here; it shows when the rest of the file is decoded.
+    # Damage is ignored here; it shows up when the rest of the file is decoded.
     with (
         contextlib.suppress(BadFile),
         _in_thread(_converter(source)) as convert,
@@ -152,7 +152,7 @@ def _from_spans(source: _Source, picks: np.ndarray) -> Generator[TimedFrame, Non
 
 
 def _on_screen(source: _Source, picks: np.ndarray) -> _Frames:
-    """Decodes from the first frame on; a pick without a frame repeats the frame before it."""
+    """Decodes from the first frame; a pick without a frame repeats the previous frame."""
     pts, times = np.sort(source.packets.pts)[picks], source.packets.shown().times[picks]
     convert, taken, before = _converter(source), 0, None
     with source.media.reading(), contextlib.closing(_decoded(source)) as decoded:
@@ -169,7 +169,7 @@ def _on_screen(source: _Source, picks: np.ndarray) -> _Frames:
 
 
 def _expected(source: _Source, picks: np.ndarray) -> _Frames:
-    """Decodes from the first frame on; raises if frames are not at their packets' times."""
+    """Decodes from the first frame; raises if frames are not at the times of their packets."""
     packets = source.packets
     if packets.in_decode_order:
         return _from_start(source, picks, times=packets.shown().times)
@@ -188,11 +188,11 @@ def _from_start(
     Args:
         source: file and sampling.
         picks: int [F], indices of frames.
-        expected: int64 [n], ticks at which frames must come.
-        times: float64 [n], seconds of the frames, if they are known already.
+        expected: int64 [n], ticks at which frames must appear.
+        times: float64 [n], seconds of the frames, if already known.
 
     Raises:
-        BadFile: `_UnexpectedFrames` if frames end early or are not as expected.
+        BadFile: `_UnexpectedFrames` if frames end early or do not match `expected`.
     """
     strayed = _UnexpectedFrames(*source.media.bad(_UNEXPECTED, kind="damaged").args, kind="damaged")
     convert, taken, latest = _converter(source), 0, 0.0
@@ -210,7 +210,7 @@ def _from_start(
 
 
 def _decoded(source: _Source) -> Generator[tuple[av.VideoFrame, float], None, None]:
-    """Yields every frame and its time in seconds after the first, as the file has it.
+    """Yields every frame with its time in the file, in seconds after the first frame.
 
     Raises:
         BadFile: There are no frames, or the file is damaged.
@@ -245,7 +245,7 @@ def _converter(source: _Source) -> _Convert:
     to_rgb = VideoReformatter()
 
     def convert(frame: av.VideoFrame) -> np.ndarray:
-        """Turns upright, then resizes."""
+        """Turns a frame upright, then resizes it."""
         source.media.check_pixels(frame.width, frame.height, most=MOST_PIXELS)
         rgb = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return source.sampling.resized(upright(Image.fromarray(rgb), frame))
@@ -255,7 +255,7 @@ def _converter(source: _Source) -> _Convert:
 
 @contextlib.contextmanager
 def _in_thread(convert: _Convert) -> Generator[Callable[[av.VideoFrame], Future[np.ndarray]]]:
-    """Runs `convert` in a thread while decoding continues; memory holds one more frame.
+    """Runs `convert` in a thread while decoding continues, which holds one more frame in memory.
 
     Small frames are converted at once, because a thread costs more time than it saves.
     """

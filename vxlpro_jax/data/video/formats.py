@@ -1,13 +1,13 @@
-"""The container formats that are read, by FFmpeg's names of their demuxers.
+"""The supported container formats, by the names of FFmpeg's demuxers.
 
 None of them opens another file. Formats that do (playlists, lists of files, patterns of pictures,
-descriptions of streams) are left out, and FFmpeg may open no file by itself either, see
+descriptions of streams) are excluded, and FFmpeg may not open files by itself either; see
 `containers`.
 """
 
 from vxlpro_jax.data.video.media_file import MediaFile
 
-# Names of videos and of pictures, where a name must tell; content does otherwise.
+# Suffixes of videos and pictures, for decisions by name; elsewhere the content decides.
 VIDEO_SUFFIXES = (
     *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv"),
     *(".3gp", ".f4v", ".m2ts", ".mts", ".ogv", ".vob", ".asf", ".rmvb"),
@@ -28,7 +28,7 @@ _PICTURE = tuple(
         *("qoi", "sgi", "sunrast", "tiff", "webp", "pcx", "dds", "dpx", "psd"),
     )
 )
-# Files of sound alone are opened so that they are refused by that name.
+# Audio-only files are opened so that the error message can say what they are.
 _SOUND = (
     *("wav", "w64", "aiff", "caf", "au", "mp3", "aac", "ac3", "eac3", "dts", "dtshd", "truehd"),
     *(
@@ -55,7 +55,7 @@ _LISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<smil", b"[playlist]", b
 
 
 def check_form(media: MediaFile, start: bytes) -> None:
-    """Refuses a file whose first bytes are those of a list of other files.
+    """Refuses a file whose first bytes show that it is a list of other files.
 
     Raises:
         BadFile: The file is a playlist or the like.

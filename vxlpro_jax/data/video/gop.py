@@ -1,4 +1,4 @@
-"""Decodes runs of packets that start at a key frame, for the frames that are taken.
+"""Decodes ranges of packets that start at a key frame, for the frames that are taken.
 
 Shapes: F taken frames.
 """
@@ -14,14 +14,14 @@ from vxlpro_jax.data.video.containers import Opened
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.packets import Packets
 
-# Codecs whose decoder can skip frames that no other frame refers to.
+# Codecs whose decoder can skip frames that no other frame depends on.
 _SKIPPING = ("h264",)
 # Restarting the decoder at a key frame costs about as much as decoding this many frames.
 _RESTART = 8
 
 
 class PacketRange(NamedTuple):
-    """Packets to decode in one run, from a key frame on: positions in the file, both inclusive."""
+    """Packets to decode in one go, starting at a key frame: positions in the file, inclusive."""
 
     start: int
     last: int
@@ -30,7 +30,7 @@ class PacketRange(NamedTuple):
 def packet_ranges(packets: Packets, picks: np.ndarray) -> list[PacketRange]:
     """Returns the packets to decode for the frames at `picks`.
 
-    A frame needs the last key frame that is not shown after it, and the packets from there to its
+    A frame needs the last key frame shown no later than itself, and the packets from there to its
     own.
     """
     order = np.argsort(packets.pts)
@@ -53,7 +53,7 @@ def decode_range(
     span: PacketRange,
     wanted: Container[int | None],
 ) -> Iterator[av.VideoFrame]:
-    """Yields the frames of a range, from its key frame on.
+    """Yields the frames of a range, starting at its key frame.
 
     Raises:
         BadFile: The range does not start with a key frame, or a frame does not decode.

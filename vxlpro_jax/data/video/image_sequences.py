@@ -1,4 +1,4 @@
-"""Frames outside video containers: a folder of pictures, an array, an animated WebP.
+"""Frames that are not in a video container: a folder of pictures, an array, an animated WebP.
 
 Shapes: n frames, F sampled frames, H and W height and width.
 """
@@ -20,18 +20,18 @@ from vxlpro_jax.data.video.images import PILLOW_FAULTS, open_picture
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import FrameStream, FrameTimes, Sampling, TimedFrame
 
-# A folder of frames and an array have no times: each frame lasts a second.
+# Folders of frames and arrays have no times; each frame lasts one second.
 SECONDS_A_FRAME = 1.0
 
-# A function from increasing indices to the pictures there.
+# Function that maps increasing indices to the pictures at these indices.
 _Pictures = Callable[[Sequence[int]], Generator[Image.Image, None, None]]
 
 
 def stream_folder(media: MediaFile, *, sampling: Sampling) -> FrameStream:
-    """Streams a folder's pictures in natural order (2 before 10), one a second.
+    """Streams a folder's pictures in natural order (2 before 10), one per second.
 
     Raises:
-        BadFile: There are no pictures; or, with its frame, a picture cannot be read.
+        BadFile: There are no pictures; or, raised with its frame, a picture cannot be read.
     """
     folder = media.path
     assert folder is not None
@@ -50,18 +50,18 @@ def stream_folder(media: MediaFile, *, sampling: Sampling) -> FrameStream:
 
 
 def is_array(start: bytes) -> bool:
-    """Whether a file with these first bytes is in NumPy's format."""
+    """Returns whether a file with these first bytes is in NumPy's format."""
     return start.startswith(np.lib.format.MAGIC_PREFIX)
 
 
 def stream_array(media: MediaFile, *, sampling: Sampling) -> FrameStream:
-    """Streams an `.npy` file, uint8 [n,H,W,3], one frame a second; only sampled frames are read.
+    """Streams an `.npy` file, uint8 [n,H,W,3], one frame per second; only sampled frames are read.
 
     Raises:
         BadFile: The array has another type or shape, is cut off, or is too large.
     """
     with media.opened() as file:
-        # NumPy parses the header as Python, which may end in more than its own ValueError.
+        # NumPy parses the header as Python, which may raise more than NumPy's own ValueError.
         with media.reading(ValueError, SyntaxError, tokenize.TokenError, RecursionError):
             version = np.lib.format.read_magic(file)
             if version not in _HEADERS:
@@ -106,12 +106,12 @@ _HEADERS = {
 
 
 def is_webp(start: bytes) -> bool:
-    """Whether a file with these first bytes is WebP, whose animations FFmpeg does not decode."""
+    """Returns whether first bytes are those of WebP, whose animations FFmpeg does not decode."""
     return start[:4] == b"RIFF" and start[8:12] == b"WEBP"
 
 
 def stream_webp(media: MediaFile, *, sampling: Sampling) -> FrameStream:
-    """Streams an animated WebP at its own times; it is decoded once beforehand to learn them.
+    """Streams an animated WebP at its own times, after decoding it once to determine them.
 
     Raises:
         BadFile: The file is damaged or too large.
@@ -146,7 +146,7 @@ def _webp_opened(media: MediaFile) -> Iterator[Image.Image]:
 
 
 def _natural(name: str) -> tuple[Any, ...]:
-    """Sort key that compares numbers in a name as numbers."""
+    """Returns a sort key that compares numbers in a name as numbers."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name))
 
 

@@ -22,7 +22,7 @@ from vxlpro_jax.config.schema import FRAMES_PER_GROUP
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.utils.errors import InputError
 
-# Forms of `image_grid_pinpoints`, in crops and in pixels, of few digits.
+# Forms of `image_grid_pinpoints`, in crops and in pixels, with few digits.
 _CROPS = re.compile(r"\((\d{1,3})x(\d{1,3})\)")
 _RANGE = re.compile(rf"\s*{_CROPS.pattern}([,.\s]*{_CROPS.pattern})*\s*")
 _PAIR = re.compile(r"(\d{1,5})\s*,\s*(\d{1,5})")
@@ -33,14 +33,14 @@ _MOST_GRIDS = 4096
 # Pillow's own limit: 358 MB at four bytes a pixel.
 MOST_PIXELS = 89_478_485
 
-# Formats of data sets. Pillow knows more, some of which start other programs (EPS).
+# Formats found in data sets. Pillow supports more, some of which start other programs (EPS).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
-# What Pillow raises, beside OSError, when the bytes of a picture make no sense. Its documentation
-# names few of them; RuntimeError is AVIF's.
+# What Pillow raises, besides OSError, for malformed pictures. Its documentation names few of them;
+# RuntimeError is AVIF's.
 PILLOW_FAULTS = (
     SyntaxError,
     ValueError,
@@ -58,8 +58,8 @@ class Grid(NamedTuple):
     Attributes:
         columns: crops side by side.
         rows: crops one below another.
-        canvas: width and height in pixels that the picture is fitted into, where the crops reach
-            beyond it; None where they fill it exactly.
+        canvas: width and height in pixels into which the picture is fitted, if the crops extend
+            beyond it; None if they fill it exactly.
     """
 
     columns: int
@@ -67,7 +67,7 @@ class Grid(NamedTuple):
     canvas: tuple[int, int] | None = None
 
     def canvas_of(self, size: int) -> tuple[int, int]:
-        """Width and height in pixels that a picture is fitted into, for crops of side `size`."""
+        """Returns width and height in pixels of the fitted picture, for crops of side `size`."""
         return self.canvas or (self.columns * size, self.rows * size)
 
 
@@ -77,11 +77,11 @@ def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
     Args:
         pinpoints: a range of crops such as `(1x1),...,(6x6)`, or widths and heights in pixels such
             as `[[384, 768], ...]`, as a list or text. As in the release these need not be multiples
-            of the crop side: the last crops are then partly black.
+            of the crop side; if they are not, the last crops are partly black.
         size: S, the side of a crop in pixels.
 
     Raises:
-        InputError: The value has another form, or tilings are too many or too large.
+        InputError: The value is malformed, or tilings are too many or too large.
     """
     grids = _grids(pinpoints, size=size)
     sizes = [grid.canvas_of(size) for grid in grids]
@@ -95,7 +95,7 @@ def parse_pinpoints(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
 
 
 def _grids(pinpoints: Any, *, size: int) -> tuple[Grid, ...]:
-    """The tilings; none for another form or too many of them."""
+    """Returns the tilings; none if the value is malformed or has too many."""
     if isinstance(pinpoints, str) and _RANGE.fullmatch(pinpoints):
         ends = [tuple(map(int, pair)) for pair in _CROPS.findall(pinpoints)]
         (left, top), (right, bottom) = ends[0], ends[-1]
@@ -128,12 +128,12 @@ def _grid(width: int, height: int, *, size: int) -> Grid:
 
 
 def read_image(file: str | Path | BinaryIO, *, size: int, grids: Sequence[Grid]) -> np.ndarray:
-    """Returns the crops of a picture that the model sees: uint8 [N,S,S,3], row by row.
+    """Returns the crops of a picture as the model sees them: uint8 [N,S,S,3], row by row.
 
-    The picture is fitted into the best of `grids` with its aspect kept, centred on black, and cut.
-    The release prepends the whole picture, squeezed to one crop, and drops it after the compressor
-    whenever there are other crops, which is always; so it is not made here. As in the release,
-    orientation tags are ignored.
+    The picture is fitted into the best of `grids` with its aspect ratio kept, centred on black, and
+    cut. The release prepends the whole picture, squeezed to one crop, and drops it after the
+    compressor whenever there are other crops, which is always the case; so it is omitted here. As
+    in the release, orientation tags are ignored.
 
     Args:
         file: path of the picture, or a seekable binary file object.
@@ -158,7 +158,7 @@ def group_crops(crops: np.ndarray) -> np.ndarray:
 
 
 def best_grid(width: int, height: int, *, grids: Sequence[Grid], size: int) -> Grid:
-    """Returns the grid that keeps most of the picture's pixels; of equals, the smallest."""
+    """Returns the grid that keeps most of the picture's pixels; ties go to the smallest grid."""
 
     def fit(grid: Grid) -> tuple[int, int]:
         wide, high = grid.canvas_of(size)
@@ -170,7 +170,7 @@ def best_grid(width: int, height: int, *, grids: Sequence[Grid], size: int) -> G
 
 
 def open_picture(file: str | Path | BinaryIO) -> Image.Image:
-    """Opens a picture in RGB; of an animation, its first frame.
+    """Opens a picture in RGB; for an animation, its first frame.
 
     Raises:
         BadFile: The file is missing, empty, in an unsupported format or damaged, or it has too many
@@ -191,12 +191,12 @@ def open_picture(file: str | Path | BinaryIO) -> Image.Image:
 
 
 def _in_eight_bits(picture: Image.Image, media: MediaFile) -> Image.Image:
-    """Scales a grey picture of more than 8 bits by its type; Pillow itself would clip it.
+    """Scales a grey picture of more than 8 bits to 8 bits by its type; Pillow would clip it.
 
-    Pictures of 16 bits a colour come from Pillow in 8 bits.
+    Pillow itself converts pictures of 16 bits per colour to 8 bits.
 
     Raises:
-        BadFile: The type does not tell which values are black and white.
+        BadFile: The type does not determine which values are black and white.
     """
     if picture.mode not in ("F", "I") and not picture.mode.startswith("I;"):
         return picture
@@ -205,7 +205,7 @@ def _in_eight_bits(picture: Image.Image, media: MediaFile) -> Image.Image:
     bits = tags.get(_BITS, (16,))[0]
     is_float = picture.mode == "F"
     white = 1.0 if is_float else 2.0**bits - 1
-    # NaN is in no range.
+    # NaN is outside every range.
     if bits > (64 if is_float else 16) or not (values.min() >= 0 and values.max() <= white):
         raise media.bad(
             f"holds {values.dtype} from {values.min()} to {values.max()}, so black and white are"
@@ -220,13 +220,13 @@ def _in_eight_bits(picture: Image.Image, media: MediaFile) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The formats of `_FORMATS` that the installed Pillow can open."""
+    """Returns the formats of `_FORMATS` that the installed Pillow can open."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _letterboxed(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Fits a picture into a black canvas, centred and with its aspect kept."""
+    """Fits a picture into a black canvas, centred and with its aspect ratio kept."""
     across, down = width / picture.width, height / picture.height
     if across < down:
         fitted = width, min(math.ceil(picture.height * across), height)

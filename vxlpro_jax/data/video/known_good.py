@@ -1,4 +1,4 @@
-"""A clip that is known to be good: if it cannot be read, the program is broken, not a file."""
+"""A clip that is known to be good: if it cannot be read, the program is at fault, not a file."""
 
 import functools
 from pathlib import Path
@@ -11,18 +11,18 @@ from vxlpro_jax.data.video import decode
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import Sampling
 
-# H.264 in mp4, a frame every half second: one red, one green, one blue.
+# H.264 in mp4, one frame every half second: one red, one green, one blue.
 CLIP = Path(__file__).with_name("known_good.mp4")
 
 _COLOURS = np.array([[220, 30, 30], [30, 200, 30], [30, 30, 220]])
 _SECONDS = [0.0, 0.5, 1.0]
-_TOLERANCE = 20  # Of 255: decoders and conversions of colour round differently.
+_TOLERANCE = 20  # Of 255: decoders and colour conversions round differently.
 _SIDE = 8
 
 
 @functools.cache
 def check_decoding() -> None:
-    """Reads the clip as any other video is read, once in a process; later calls do nothing.
+    """Reads the clip like any other video, once per process; later calls do nothing.
 
     Raises:
         ProgramError: The clip cannot be read, or its frames or times are wrong.

@@ -12,33 +12,33 @@ from PIL import Image
 from vxlpro_jax.data.errors import BadFile, FaultKind
 from vxlpro_jax.utils.errors import InputError
 
-MOST_FRAMES = 20_000_000  # A week at 30 a second.
+MOST_FRAMES = 20_000_000  # A week at 30 frames per second.
 
-_LONGEST = 300  # Characters of a message, beside the name of the file.
+_LONGEST = 300  # Characters of a message, without the name of the file.
 
 _TOO_MANY = "too many pixels to decode safely: make it smaller or remove it"
 
 
 class MediaFile(NamedTuple):
-    """A file to read; its errors are `BadFile`s that name it."""
+    """A file to read; errors about it are `BadFile`s that name it."""
 
     what: Literal["Video", "Picture"]
     file: str | Path | BinaryIO
 
     @property
     def path(self) -> Path | None:
-        """Path of the file, unless it is a file object."""
+        """Path of the file; None for a file object."""
         return Path(self.file) if isinstance(self.file, str | os.PathLike) else None
 
     @property
     def stream(self) -> BinaryIO:
-        """The file object; a file that is given by path has none."""
+        """The file object; only valid if the file is not given by path."""
         assert not isinstance(self.file, str | os.PathLike)
         return self.file
 
     @property
     def name(self) -> str:
-        """Path or, for a file object, its name if it has one."""
+        """Path, or the name of a file object if it has one."""
         name = self.path or getattr(self.file, "name", "")
         return str(name) if isinstance(name, str | Path) and str(name) else "given as bytes"
 
@@ -69,15 +69,15 @@ class MediaFile(NamedTuple):
 
     @contextlib.contextmanager
     def reading(self, *faults: type[Exception]) -> Iterator[None]:
-        """Turns what libraries raise about a file into a `BadFile`.
+        """Converts errors that libraries raise about a file to a `BadFile`.
 
-        A mistake of this program, or a call that a library no longer takes, raises other errors
-        (TypeError, AttributeError, ...), and these pass through.
+        Mistakes of this program, or calls that a library no longer accepts, raise other errors
+        (TypeError, AttributeError, ...), which pass through.
 
         Args:
-            faults: errors by which a parser says that it cannot make sense of the file, beside
-                FFmpeg's, the system's and those for a lack of memory. General ones, such as
-                ValueError, belong around the call of a library alone.
+            faults: errors that a parser raises for a malformed file, besides those of FFmpeg and
+                the system and those for lack of memory. General errors such as ValueError should
+                only enclose the call of a library.
         """
         try:
             yield
@@ -120,7 +120,7 @@ class MediaFile(NamedTuple):
             )
 
     def check_frames(self, count: int) -> None:
-        """Refuses a file of so many frames that their times alone would fill the memory.
+        """Refuses a file with so many frames that their times alone would fill the memory.
 
         Raises:
             BadFile: There are more than `MOST_FRAMES`.
@@ -132,7 +132,7 @@ class MediaFile(NamedTuple):
             )
 
     def bad(self, message: str, *, kind: FaultKind) -> BadFile:
-        """Makes the error to raise; a long message, which quotes the file itself, is cut."""
+        """Makes the error to raise; shortens a long message, which quotes the file itself."""
         if len(message) > _LONGEST:
             half = _LONGEST // 2
             message = f"{message[:half]} ... {message[-half:]}"

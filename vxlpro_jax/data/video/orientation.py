@@ -1,4 +1,4 @@
-"""Turns and mirrors frames as the display matrix of their file says."""
+"""Rotates and mirrors frames according to the display matrix of their file."""
 
 import av
 import numpy as np
@@ -19,7 +19,7 @@ _UPRIGHT: dict[tuple[int, int, int, int], Image.Transpose | None] = {
 
 
 def upright(picture: Image.Image, frame: av.VideoFrame) -> Image.Image:
-    """Returns the picture of a frame as it is to be shown, to the nearest quarter turn."""
+    """Returns the picture of a frame in display orientation, to the nearest quarter turn."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return picture

@@ -1,6 +1,6 @@
-"""Frame times and key frames of a video container, from its packets and without decoding.
+"""Reads frame times and key frames of a video container from its packets, without decoding.
 
-Shapes: P packets in the order of the file.
+Shapes: P packets in file order.
 """
 
 import math
@@ -19,7 +19,7 @@ from vxlpro_jax.data.video.containers import moving_streams, opened_container
 from vxlpro_jax.data.video.media_file import MediaFile
 from vxlpro_jax.data.video.sampling import JUMP, FrameTimes
 
-# Codecs in which each packet gives one frame and a key frame needs no earlier packet.
+# Codecs in which each packet gives one frame, and a key frame needs no earlier packet.
 _SEEKABLE = ("h264", "hevc", "vp9", "av1", "libdav1d")
 # FFmpeg's field orders "unknown" and "progressive", in which a packet is a whole frame.
 _WHOLE = (0, 1)
@@ -31,12 +31,12 @@ class Packets(NamedTuple):
     Attributes:
         stream: index of the stream in the file.
         pts: int64, presentation time in ticks; meaningless if `timed` is False.
-        dts: int64, decoding time in ticks, where it is known.
+        dts: int64, decoding time in ticks, where known.
         keys: bool, whether decoding can start at the packet.
         timed: whether every packet has a time.
-        goes_back: whether time jumps back, as where recordings were joined.
-        in_decode_order: whether times increase from packet to packet though the codec reorders
-            frames, as in AVI: the first frame shown has the first of these times, and so on.
+        goes_back: whether time jumps back, for example where recordings were joined.
+        in_decode_order: whether times increase from packet to packet although the codec reorders
+            frames, as in AVI: the first shown frame has the first of these times, and so on.
         one_frame_each: whether each packet is known to give one frame, at its own time.
         tick: seconds per tick.
         rate: mean frames per second.
@@ -68,7 +68,7 @@ class Packets(NamedTuple):
 
 
 class _Track:
-    """Packets of one stream as they come."""
+    """Packets of one stream, in file order."""
 
     def __init__(self, stream: av.VideoStream):
         self.stream = stream
@@ -89,9 +89,9 @@ class _Track:
             self._latest = seconds
 
     def rank(self) -> tuple:
-        """Sort key: the default stream or, if several or none are, that of the largest pictures.
+        """Sort key: prefers the default stream, then the one with the largest pictures.
 
-        A single picture, such as a poster, comes last even if it is the default.
+        A stream of a single picture, such as a poster, comes last even if it is the default.
         """
         stream = self.stream
         return (
@@ -144,7 +144,7 @@ def _read(
 
 def _packets(track: _Track, container: av.container.InputContainer) -> Packets:
     stream = track.stream
-    # A bare stream has no times, only a rate that FFmpeg finds in its packets.
+    # A raw stream has no times, only a rate that FFmpeg finds in its packets.
     is_bare = container.format.flags & Flags.no_timestamps.value
     rate = (is_bare and stream.guessed_rate) or stream.average_rate or stream.guessed_rate or 25
     tick = stream.time_base
@@ -176,7 +176,7 @@ def _time(packet: av.Packet) -> int | None:
 
 
 def _gives_one_frame_each(packets: Packets) -> bool:
-    """Whether there are as many frames as packets, each at its packet's time."""
+    """Returns whether each packet is known to give exactly one frame, at the packet's time."""
     pts = packets.pts
     return bool(
         packets.timed

@@ -1,4 +1,4 @@
-"""Reads videos in separate processes, so that a hang or a crash costs one file and not the run.
+"""Reads videos in separate processes, so that a hang or crash costs one file and not the run.
 
 Shapes: F sampled frames, S side of a frame.
 """
@@ -29,20 +29,20 @@ _TRIES = 2  # A process may also be killed because others use too much memory.
 
 
 class DecoderPool:
-    """Processes that read videos, each one file at a time.
+    """Processes that read videos, one file at a time each.
 
-    Several threads may read at once; each waits for a free process. Processes start when they are
-    first needed, and end with `close`, with the pool, or with this process, however it ends. A
-    pickled pool starts its own processes where it is unpickled.
+    Several threads may read at once; each waits for a free process. Processes start on first use,
+    and end with `close`, with the pool, or with this process, however it ends. A pickled pool
+    starts its own processes where it is unpickled.
     """
 
     def __init__(self, count: int, *, time_limit: float, memory_limit: int | None = None):
         """Prepares a pool; no process starts yet.
 
         Args:
-            count: largest number of processes, at least one; they share the cores.
-            time_limit: seconds that one file may take.
-            memory_limit: bytes of address space of a process; None for no limit.
+            count: largest number of processes, at least one; they share the CPU cores.
+            time_limit: time limit per file in seconds.
+            memory_limit: address space of a process in bytes; None for no limit.
         """
         if count < 1 or not time_limit > 0:
             raise InputError(
@@ -70,13 +70,13 @@ class DecoderPool:
     def read(
         self, file: str | Path | bytes, *, max_frames: int, size: int, fps: float | None = None
     ) -> Video:
-        """As `video.read_video`, of a path or of the bytes of a file.
+        """Reads a video as `video.read_video` does, from a path or from the bytes of a file.
 
         Raises:
-            BadFile: as `read_video`; `timeout` if it takes longer than the limit; `crashed` if the
-                process that reads it dies, twice.
-            InputError: as `read_video`.
-            ProgramError: the program, not the file, is at fault.
+            BadFile: as in `read_video`; `timeout` if reading exceeds the limit; `crashed` if the
+                process that reads the file dies twice.
+            InputError: as in `read_video`.
+            ProgramError: the program is at fault, not the file.
             RuntimeError: the pool is closed, or processes cannot start.
         """
         content = file if isinstance(file, bytes) else b""
@@ -107,7 +107,7 @@ class DecoderPool:
         )
 
     def close(self) -> None:
-        """Ends all processes; a video that is being read is abandoned."""
+        """Ends all processes; videos being read are abandoned."""
         self._finalizer()
 
     def _ask(self, request: dict[str, Any], content: bytes) -> Video:
@@ -132,14 +132,14 @@ def _rebuilt(count: int, settings: dict[str, Any]) -> DecoderPool:
 
 
 def _close(processes: "_Processes", free: queue.LifoQueue) -> None:
-    processes.kill_all()  # Threads that wait for one close its socket; idle ones are closed here.
+    processes.kill_all()  # Threads waiting for one close its socket; idle ones are closed here.
     idle = []
     with contextlib.suppress(queue.Empty):
         while True:
             idle.append(free.get_nowait())
     for process in idle:
         processes.end(process)
-        free.put(None)  # A thread that waits for a process learns that the pool is closed.
+        free.put(None)  # Tells a thread that waits for a process that the pool is closed.
 
 
 class _Died(Exception):
@@ -184,7 +184,7 @@ class _Process:
     """One process and the socket to it.
 
     Attributes:
-        is_at_rest: whether it waits for a request.
+        is_at_rest: whether it is waiting for a request.
     """
 
     def __init__(self, *, memory_limit: int | None):
@@ -215,7 +215,7 @@ class _Process:
         Raises:
             BadFile: The file cannot be used.
             InputError: The request is not valid.
-            ProgramError: The process failed for a reason that is not the file.
+            ProgramError: The process failed for a reason other than the file.
             TimeoutError: There was no answer within the limit.
             _Died: The process ended before it answered.
         """
@@ -239,7 +239,7 @@ class _Process:
             raise
         except (EOFError, OSError, ValueError) as error:
             last_word = self._last_word()
-            if (self._process.poll() or 0) > 0:  # An exception ended it, not a signal.
+            if (self._process.poll() or 0) > 0:  # It ended by an exception, not by a signal.
                 raise ProgramError(
                     f"A decoder process failed ({last_word}): its own message stands above."
                 ) from error
@@ -262,7 +262,7 @@ class _Process:
             self._process.wait(_END_LIMIT)
 
     def end(self) -> None:
-        """Kills the process and closes its socket, which no thread may be using."""
+        """Kills the process and closes its socket, which no thread may be using then."""
         self.kill()
         self._socket.close()
 

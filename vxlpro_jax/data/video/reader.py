@@ -1,4 +1,4 @@
-"""Reads videos of any form: containers, folders of frames, arrays and animated pictures.
+"""Reads videos in any form: containers, folders of frames, arrays and animated pictures.
 
 Shapes: F sampled frames, G groups of four frames, S side of a frame.
 """
@@ -21,7 +21,7 @@ from vxlpro_jax.data.video.sampling import FrameStream, Sampling, Video
 # Several readers run at once, so a decoder must not take all cores of a large host.
 DECODER_THREADS = min(4, os.cpu_count() or 1)
 
-_START = 64  # Bytes that identify the form.
+_START = 64  # Number of first bytes that identify the form.
 
 
 class FrameGroups(NamedTuple):
@@ -47,25 +47,25 @@ def read_video(
     """Reads at most `max_frames` frames, upright and resized to `size` x `size`.
 
     Without `fps`, frames are spaced uniformly: of n frames, those at `linspace(0, n - 1,
-    max_frames)`, as in the release's demo. If n is not larger, every frame is read once; the demo
-    repeats frames then, at full cost.
+    max_frames)`, as in the release's demo. If n is not larger, every frame is read once; in that
+    case the demo repeats frames, at full cost.
 
     With `fps`, they are the frames on the screen at 0, 1/fps, 2/fps ... seconds after the first
-    frame, each once. If there are more than `max_frames`, frames are spaced uniformly over the
-    whole video instead, as in LLaVA. LLaVA takes every k-th frame, which gives other frames only if
-    the frame rate varies or is not a multiple of `fps`.
+    frame, each once. If that gives more than `max_frames`, frames are spaced uniformly over the
+    whole video instead, as in LLaVA. LLaVA takes every k-th frame, which differs only if the frame
+    rate varies or is not a multiple of `fps`.
 
     A time is the frame's presentation time minus the first frame's. The demo computes `index /
     average rate`, which is wrong in files of variable frame rate. A folder of frames (in natural
-    order of their names) and an `.npy` array (uint8 [F,H,W,3]) have no times: each frame lasts a
+    order of their names) and an `.npy` array (uint8 [F,H,W,3]) have no times: each frame lasts one
     second.
 
-    Frames are resized with PIL's bicubic filter, without keeping the aspect, and rounded to uint8.
-    Frames are counted by reading the file, not from its header, and resized one by one, so memory
-    holds the result and one full-size frame beside the decoder's own.
+    Frames are resized with PIL's bicubic filter, without keeping the aspect ratio, and rounded to
+    uint8. Frames are counted by reading the file, not from its header, and resized one by one, so
+    memory holds the result and one full-size frame besides the decoder's own.
 
-    `stream_video` decodes some containers twice; this function does so only if frames do not come
-    as the packets say.
+    `stream_video` decodes some containers twice; this function does so only if frames do not match
+    the packets.
 
     Args:
         file: path of a video file or of a folder of frames, or a seekable binary file object; the
@@ -102,17 +102,17 @@ def stream_video(
 ) -> FrameStream:
     """Streams the frames of `read_video`; all their times are known before the first frame.
 
-    For any number of frames, memory holds a few of them, one full-size frame beside the decoder's
-    own, and about a hundred bytes for each frame of the file. If only decoding gives the times, the
-    file is decoded twice, first for its times alone: codecs other than H.264, HEVC, VP9 and AV1,
-    packets without times or with half a frame, and WebP.
+    For any number of frames, memory holds a few of them, one full-size frame besides the decoder's
+    own, and about a hundred bytes per frame of the file. If only decoding gives the times, the file
+    is decoded twice, first for its times alone: this concerns codecs other than H.264, HEVC, VP9
+    and AV1, packets without times or with half a frame, and WebP.
 
     Frames and times equal those of `read_video` bit for bit. The only exception is a damaged packet
-    that gives neither a frame nor an error: here the frame before it is repeated, because the times
-    are fixed, and `read_video` leaves it out.
+    that gives neither a frame nor an error: this function repeats the previous frame, because the
+    times are fixed, and `read_video` leaves the frame out.
 
     Args:
-        file: as for `read_video`; a file object must not be used until the stream is closed.
+        file: as in `read_video`; a file object must not be used until the stream is closed.
         max_frames: largest number of frames.
         size: S, side of a frame.
         fps: frames per second; None samples uniformly.
@@ -123,9 +123,9 @@ def stream_video(
         read.
 
     Raises:
-        BadFile: As for `read_video`; raised now, or with the frame where it shows.
+        BadFile: As in `read_video`; raised now, or with the affected frame.
         InputError: `max_frames` or `fps` is not above 0.
-        ProgramError: As for `read_video`.
+        ProgramError: As in `read_video`.
     """
     sampling = Sampling(max_frames=max_frames, fps=fps, size=size)
     sampling.check()
@@ -170,10 +170,10 @@ def stream_groups(stream: FrameStream, *, groups: int) -> Iterator[FrameGroups]:
         groups: largest number of groups in memory, at least one.
 
     Yields:
-        `groups` groups each time, and the rest at last.
+        `groups` groups each time, and the remaining ones at the end.
 
     Raises:
-        BadFile: As for `stream`.
+        BadFile: As in `stream`.
     """
     most = groups * FRAMES_PER_GROUP
     for start in range(0, len(stream.times), most):

@@ -1,4 +1,4 @@
-"""Sampling of a video's frames: which ones, at what times, resized and streamed.
+"""Samples a video's frames: which ones, at what times, resized and streamed.
 
 Shapes: n frames of a file, F sampled frames, S side of a sampled frame.
 """
@@ -13,11 +13,11 @@ from PIL import Image
 
 from vxlpro_jax.utils.errors import InputError
 
-# Smaller differences of times are rounding errors of float64 seconds.
+# Smaller time differences are rounding errors of float64 seconds.
 _SAME = 1e-6
 
-# A longer step back in seconds is a jump; FFmpeg's command takes the same. Shorter ones are faults
-# of single times.
+# A longer step back in seconds is a jump; FFmpeg's command uses the same value. Shorter steps are
+# faults of single times.
 JUMP = 0.1
 
 
@@ -49,15 +49,15 @@ class FrameStream:
     """Sampled frames of an open video in order, uint8 [S,S,3] each; memory does not grow with F.
 
     It can be iterated once. The file and its decoder are open from the first frame until the last
-    one, an error, or `close`, which the end of a `with` block calls. A file object must not be used
-    meanwhile. Any frame may raise `BadFile`.
+    frame, an error, or `close`, which the end of a `with` block calls. In that time a file object
+    must not be used. Any frame may raise `BadFile`.
 
     Attributes:
         times: float64 [F], time of each frame in seconds after the first frame of the file.
     """
 
     def __init__(self, times: np.ndarray, frames: Generator[TimedFrame, None, None]):
-        """Takes the times, and a generator that opens the file and gives a frame for each time."""
+        """Stores the times, and a generator that opens the file and yields a frame per time."""
         self.times = times
         self._frames = frames
 
@@ -74,7 +74,7 @@ class FrameStream:
         self.close()
 
     def close(self) -> None:
-        """Closes the file and ends the decoder."""
+        """Closes the file and the decoder."""
         self._frames.close()
 
     def collect(self) -> Video:
@@ -89,7 +89,7 @@ class FrameStream:
 
 
 class FrameTimes(NamedTuple):
-    """When the frames of a file are shown.
+    """The times at which the frames of a file are shown.
 
     Attributes:
         times: float64 [n], seconds, not decreasing.
@@ -125,7 +125,7 @@ class Sampling(NamedTuple):
             raise InputError(f"fps is {self.fps}: give frames a second, more than 0.")
 
     def most(self, duration: float | None) -> int:
-        """Returns the most frames that a video of `duration` seconds gives; None is unknown."""
+        """Returns the most frames that a video of `duration` seconds (None: unknown) gives."""
         if self.fps is None or duration is None:
             return self.max_frames
         return min(self.max_frames, max(1, math.ceil((duration - _SAME) * self.fps)))
@@ -145,13 +145,13 @@ class Sampling(NamedTuple):
 
 
 def continued(times: np.ndarray, *, step: float) -> np.ndarray:
-    """Returns times that do not decrease: where time jumps back, it continues from the last one.
+    """Returns non-decreasing times: where time jumps back, it continues from the latest time.
 
-    A single frame with an earlier time than those around it gets the time of the frame before it.
+    A single frame with an earlier time than its neighbours gets the previous frame's time.
 
     Args:
         times: float64 [n], in the order of the frames.
-        step: seconds from the last frame before a jump to the first after it.
+        step: seconds between the last frame before a jump and the first frame after it.
     """
     result, offset, latest = np.empty_like(times), 0.0, times[0]
     following = np.append(times[1:], -np.inf)
@@ -164,7 +164,7 @@ def continued(times: np.ndarray, *, step: float) -> np.ndarray:
 
 
 def _at_rate(shown: FrameTimes, *, fps: float) -> np.ndarray:
-    """Indices of the frames on the screen at any multiple of 1/fps seconds after the first."""
+    """Returns indices of the frames on screen at any multiple of 1/fps seconds after the first."""
     starts = shown.times - shown.times[0]
     ends = np.append(starts[1:], shown.end - shown.times[0])
     # First multiple at or after the start of each frame, and at or after its end.

@@ -1,8 +1,8 @@
 """The process that reads videos for `pool.DecoderPool`, and the protocol between the two.
 
-A message is a JSON object after its length; binary content that it announces follows. JSON ensures
-that nothing from a process that a file may have corrupted is executed. This module does not import
-JAX.
+A message is a JSON object preceded by its length; binary content that it announces follows. JSON
+ensures that nothing from a process that a file may have corrupted is executed. This module does not
+import JAX.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def serve(descriptor: int, *, parent: int, memory_limit: int | None) -> None:
             try:
                 _serve_one(connection)
             except MemoryError:
-                os.abort()  # It is the file that is too large: the parent takes it for a crash.
+                os.abort()  # The file is too large; the parent treats this as a crash.
 
 
 def _serve_one(connection: socket.socket) -> None:
@@ -115,9 +115,9 @@ def receive_frames(connection: socket.socket, shape: Sequence[int]) -> np.ndarra
 def _answer(
     content: bytearray, *, path: str | None, **options: Any
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Reads one file; returns the reply and the frames, if there are any.
+    """Reads one file; returns the reply and, if any, the frames.
 
-    Any error that is not about the file is a fault of the program; the reply has its traceback.
+    Errors that are not about the file are faults of the program; the reply has their traceback.
     """
     try:
         video: Video = read_video(io.BytesIO(content) if path is None else path, **options)
@@ -131,14 +131,14 @@ def _answer(
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent has ended, whatever it is doing."""
+    """Ends this process soon after its parent ends, whatever it is doing."""
     while os.getppid() == parent:
         time.sleep(_POLL)
     os._exit(1)
 
 
 def _limit_memory(limit: int) -> None:
-    import resource  # Not on every system.
+    import resource  # Not available on every system.
 
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit, most))

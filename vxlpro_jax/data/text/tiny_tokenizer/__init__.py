@@ -1,6 +1,6 @@
-"""The tiny preset's tokenizer: Qwen2.5's method, trained on the embedded clips' own text.
+"""The tiny preset's tokenizer: built like Qwen2.5's, trained on the embedded clips' text.
 
-`tokenizer.json` beside this file is what `data.synthetic.train_tokenizer.train` returns, saved.
+`tokenizer.json` beside this file is the saved result of `data.synthetic.train_tokenizer.train`.
 """
 
 from pathlib import Path
