@@ -1,1 +1,1 @@
-"""Measures of trained models, one file a family."""
+"""Evaluations of trained models, one file per family."""

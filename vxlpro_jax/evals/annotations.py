@@ -14,9 +14,9 @@ from vxlpro_jax.utils.errors import InputError, short_repr
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_SECONDS = 1e5
 _MOST_ROWS = 1_000_000
-_MOST_BYTES = 1 << 29  # Of all values of a Parquet file.
+_MOST_BYTES = 1 << 29  # Total size of all values of a Parquet file.
 
-# The name of a record: its own, or its place in the file.
+# The id of a record: its own, or its index in the file.
 Id = str | int
 
 
@@ -25,8 +25,8 @@ class AnnotationRow:
     """One record of an annotation file; every getter raises InputError for a field it cannot use.
 
     Attributes:
-        where: file and record, for messages.
-        index: zero-based place in the file.
+        where: file and record, for error messages.
+        index: zero-based index in the file.
         fields: values by name.
     """
 
@@ -38,7 +38,7 @@ class AnnotationRow:
         return self.fields.get(key) is not None
 
     def id(self, key: str = "question_id") -> str | int:
-        """The record's own id, or its place in the file if it has none."""
+        """Returns the record's own id, or its index in the file if it has none."""
         value = self.fields.get(key)
         if value is None or value == "":
             return self.index
@@ -47,49 +47,49 @@ class AnnotationRow:
         return value
 
     def text(self, key: str) -> str:
-        """A text that is not empty."""
+        """Returns a non-empty text."""
         value = self.fields.get(key)
         if not _is_text(value) or not value:
             raise self.wrong(key, "text")
         return value
 
     def number(self, key: str) -> float:
-        """A finite number."""
+        """Returns a finite number."""
         value = self.fields.get(key)
         if value is None or not is_number(value):
             raise self.wrong(key, "a number")
         return value
 
     def one_of(self, key: str, allowed: tuple) -> Any:
-        """One of the `allowed` values."""
+        """Returns one of the `allowed` values."""
         value = self.fields.get(key)
         if isinstance(value, bool) or value not in allowed:
             raise self.wrong(key, f"one of {', '.join(map(repr, allowed))}")
         return value
 
     def entries(self, key: str) -> list[Any]:
-        """A list that is not empty."""
+        """Returns a non-empty list."""
         value = self.fields.get(key)
         if not isinstance(value, list) or not value:
             raise self.wrong(key, "a non-empty list")
         return value
 
     def options(self, key: str) -> tuple[str, ...]:
-        """A non-empty list of texts or numbers, as texts."""
+        """Returns a non-empty list of texts or numbers, converted to texts."""
         values = self.entries(key)
         if not all(_is_text(value) or is_number(value) for value in values):
             raise self.wrong(key, "a list of texts or numbers")
         return tuple(map(str, values))
 
     def span(self, key: str) -> tuple[float, float]:
-        """Two numbers, start and end in seconds."""
+        """Returns two numbers, start and end in seconds."""
         value = self.fields.get(key)
         if not isinstance(value, list) or len(value) != 2 or not all(map(_is_time, value)):
             raise self.wrong(key, "two numbers, start and end in seconds")
         return value[0], value[1]
 
     def wrong(self, key: str, expected: str) -> InputError:
-        """The error that a field is not what was expected."""
+        """Makes the error that a field is not what was expected."""
         if key not in self.fields:
             return InputError(f"{self.where}: field {key!r} is missing: expected {expected}.")
         shown = short_repr(self.fields[key])
@@ -97,7 +97,7 @@ class AnnotationRow:
 
 
 def read_rows(path: Path) -> list[AnnotationRow]:
-    """The records of a `.parquet` file, a `.jsonl` file or JSON lists, one after the other.
+    """Returns the records of a `.parquet` file, a `.jsonl` file or concatenated JSON lists.
 
     Raises:
         InputError: the file cannot be read, has no records, or a record is not an object.
@@ -106,10 +106,10 @@ def read_rows(path: Path) -> list[AnnotationRow]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself, or the JSON files of a folder (not of folders below), sorted by name.
+    """Returns the file itself, or the JSON files directly in a folder, sorted by name.
 
     Raises:
-        InputError: the folder has none.
+        InputError: the folder has no such files.
     """
     if not path.is_dir():
         return [path]
@@ -120,7 +120,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def files_digest(path: Path) -> str:
-    """A hash of the content of an annotation file, or of all files of a folder.
+    """Returns a hash of the content of an annotation file, or of all files of a folder.
 
     Raises:
         InputError: there is no such file.
@@ -132,10 +132,10 @@ def files_digest(path: Path) -> str:
 
 
 def rows_of(records: Any, *, path: Path) -> list[AnnotationRow]:
-    """The rows of a list of records, which were read from `path`.
+    """Makes rows from a list of records that was read from `path`.
 
     Raises:
-        InputError: it is not a list, is empty, or holds something other than objects.
+        InputError: the value is not a list, is empty, or contains something other than objects.
     """
     if not isinstance(records, list) or not records:
         raise InputError(f"Annotations {path} have no list of records: give the published file.")
@@ -147,9 +147,9 @@ def rows_of(records: Any, *, path: Path) -> list[AnnotationRow]:
 
 
 def read_records(path: Path) -> Any:
-    """The content of an annotation file: any JSON value, or the list of a `.jsonl` or `.parquet`.
+    """Reads an annotation file: any JSON value, or the list in a `.jsonl` or `.parquet` file.
 
-    If a file has several JSON values, as when files were concatenated, their lists are joined.
+    If a file has several JSON values, as after concatenating files, their lists are joined.
 
     Raises:
         InputError: the file cannot be read.
@@ -176,16 +176,16 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def _after_space(text: str, start: int) -> int:
-    """The first place from `start` on that is no space of JSON, or the end."""
+    """Returns the index of the first character from `start` on that is not JSON whitespace."""
     found = re.compile(r"[^ \t\n\r]").search(text, start)
     return found.start() if found else len(text)
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file.
+    """Returns the text of a file.
 
     Raises:
-        InputError: it does not exist or is not UTF-8; the message names `what` it should be.
+        InputError: the file does not exist or is not UTF-8; the message says `what` it should be.
     """
     data = read_bytes(path, what)
     try:
@@ -196,10 +196,10 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """The content of a file.
+    """Returns the content of a file.
 
     Raises:
-        InputError: it cannot be read; the message names `what` it should be.
+        InputError: the file cannot be read; the message says `what` it should be.
     """
     try:
         return path.read_bytes()
@@ -221,7 +221,7 @@ def _read_parquet(path: Path) -> list[dict]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             return list(_parquet_rows(file, path))
-    # Beside its own errors it raises OSError, and for values that Python cannot hold ValueError.
+    # Besides its own errors it raises OSError, and ValueError for values that Python cannot hold.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
@@ -230,7 +230,7 @@ def _read_parquet(path: Path) -> list[dict]:
 
 
 def _parquet_rows(file: Any, path: Path) -> Iterator[dict]:
-    """The rows of a Parquet file, one by one: a small file may hold gigabytes of equal values."""
+    """Yields the rows of a Parquet file; even a small file may hold gigabytes of equal values."""
     metadata = file.metadata
     if metadata.num_rows > _MOST_ROWS:
         raise InputError(f"Annotations {path} have more than {_MOST_ROWS:,} rows: give the file.")
@@ -247,7 +247,7 @@ def _parquet_rows(file: Any, path: Path) -> Iterator[dict]:
 
 
 def _size(value: Any) -> int:
-    """About the number of bytes of a value of JSON."""
+    """Estimates the size of a JSON value in bytes."""
     if isinstance(value, str | bytes):
         return len(value)
     parts = value.values() if isinstance(value, dict) else value
@@ -262,22 +262,22 @@ def _too_large(path: Path) -> InputError:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number that a float can hold."""
+    """Returns whether a JSON value is a finite number that fits a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # An integer that no float can hold.
+    except OverflowError:  # An integer too large for a float.
         return False
 
 
 def _is_time(value: Any) -> bool:
-    """Whether a value is a time in seconds; a prompt may list all of them up to it."""
+    """Returns whether a value is a plausible time in seconds; prompts may list all up to it."""
     return is_number(value) and abs(value) <= _MOST_SECONDS
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """False also for text with a lone surrogate, which JSON can hold but no file or tokenizer."""
+    """Returns whether a value is text without lone surrogates, which files cannot store."""
     return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
 
 
@@ -285,13 +285,13 @@ def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction"
     """Reads JSON lines `{"id": .., "prediction": "raw text"}`: predictions, or a judge's replies.
 
     Args:
-        path: of the file.
-        ids: of all records.
+        path: path of the file.
+        ids: ids of all records.
         field: name of the field with the text; null or absent means that there is no text.
 
     Raises:
-        InputError: the file cannot be read, a line has another form, an id is given twice or is not
-            one of `ids`, or no line has the field but others; the message names file and line.
+        InputError: the file cannot be read, a line is malformed, an id is repeated or not one of
+            `ids`, or no line has the field but some have others; the message names file and line.
     """
     known = set(ids)
     texts: dict[Id, str | None] = {}

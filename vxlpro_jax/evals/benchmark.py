@@ -1,7 +1,7 @@
-"""The interface of a benchmark: what it asks, how it scores an answer, and what was published.
+"""The interface of a benchmark: its questions, scoring and published figures.
 
 A file that defines benchmarks lists them in a module variable, `BENCHMARKS`. Files in
-`vxlpro_jax/evals/benchmarks/` are found by themselves; see `registry` for files outside.
+`vxlpro_jax/evals/benchmarks/` are found automatically; see `registry` for files elsewhere.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from vxlpro_jax.utils.errors import InputError, short_repr
 
-# `official` is the benchmark authors' script (lmms-eval of 2026 for Charades-STA and
-# LongVideoBench), `legacy2025` what evaluations of March to May 2025 used.
+# `official` follows the benchmark authors' script (lmms-eval of 2026 for Charades-STA and
+# LongVideoBench); `legacy2025` follows the evaluations of March to May 2025.
 Profile = Literal["official", "legacy2025"]
 
 SYSTEM_MESSAGE = "You are a helpful assistant."
@@ -34,11 +34,11 @@ class Prompt(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """One question of a benchmark; benchmarks extend it with their own fields.
+    """One question of a benchmark; benchmarks extend it with further fields.
 
     Attributes:
-        id: unique within the annotations.
-        video: the file that the question is about, by its name, its stem or its path.
+        id: identifier, unique within the annotations.
+        video: name, stem or path of the file that the question is about.
         is_image: whether that file is a picture.
     """
 
@@ -48,12 +48,12 @@ class Record:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Groups for which a metric of their own is reported, such as `task/count`."""
+        """Groups, such as `task/count`, for which a separate metric is reported."""
         return ()
 
     @property
     def is_choice(self) -> bool:
-        """Whether the answer is one of given options, as opposed to free text."""
+        """Whether the answer is one of the given options, as opposed to free text."""
         return True
 
 
@@ -61,9 +61,9 @@ class Score(NamedTuple):
     """The score of an answer.
 
     Attributes:
-        parsed: what the parser found in the answer, as JSON; None if it found nothing.
-        correct: None if the answer is left out of the accuracy.
-        is_pending: whether the answer needs a judge model, or the right answer is not published.
+        parsed: the value that the parser found in the answer, as JSON; None if it found nothing.
+        correct: whether the answer is right; None if it is left out of the accuracy.
+        is_pending: whether the answer needs a judge model, or the right answer is unpublished.
         measures: further numbers, such as an IoU from 0 to 1.
     """
 
@@ -77,7 +77,7 @@ PENDING = Score(parsed=None, correct=None, is_pending=True)
 
 
 class ScoredRecord(NamedTuple):
-    """A record, the model's answer to it ("" if there is none), and its score."""
+    """A record, the model's answer ("" if there is none), and its score."""
 
     record: Any
     answer: str
@@ -86,13 +86,13 @@ class ScoredRecord(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The limits within which a question is asked.
+    """The limits on frames and answer length of a question.
 
     Attributes:
-        max_frames: of a video; None leaves it to the model folder. Benchmarks that sample at a
-            frame rate take fewer of shorter videos.
-        max_new_tokens: of an answer.
-        free_text: tokens of an answer that is no choice; None for `max_new_tokens`.
+        max_frames: largest number of frames of a video; None for the model folder's value.
+            Benchmarks that sample at a frame rate take fewer from shorter videos.
+        max_new_tokens: largest number of tokens in an answer.
+        free_text: the same for free-text answers; None for `max_new_tokens`.
     """
 
     max_frames: int | None
@@ -100,13 +100,13 @@ class Budget:
     free_text: int | None = None
 
     def new_tokens_for(self, record: Record) -> int:
-        """The largest number of tokens that the answer to a record may have."""
+        """Returns the largest number of tokens in the answer to a record."""
         if record.is_choice:
             return self.max_new_tokens
         return self.free_text or self.max_new_tokens
 
     def with_max_new_tokens(self, limit: int | None) -> Self:
-        """This budget with another limit for all answers; None leaves it as it is."""
+        """Returns this budget with another limit for all answers; None changes nothing."""
         if limit is None:
             return self
         return dataclasses.replace(self, max_new_tokens=limit, free_text=limit)
@@ -122,9 +122,9 @@ class Published:
     """Figures that the authors of Video-XL-Pro report for their 3B model.
 
     Attributes:
-        figures: by the name of our metric.
-        num_questions: numbers of questions that published annotation files have; empty if unknown.
-        counts: whether a record is one of these questions.
+        figures: values by the name of our metric.
+        num_questions: numbers of questions in the published annotation files; empty if unknown.
+        counts: function that says whether a record is one of these questions.
     """
 
     figures: Mapping[str, float]
@@ -133,7 +133,7 @@ class Published:
 
 
 class JudgeRequest(NamedTuple):
-    """A question to a judge model: `system` and `user` message, further fields of the request."""
+    """A request to a judge model: `system` and `user` message, and further request fields."""
 
     system: str
     user: str
@@ -141,7 +141,7 @@ class JudgeRequest(NamedTuple):
 
 
 class JudgedRecord(NamedTuple):
-    """A scored record and the numbers, by name, that a judge's reply means."""
+    """A scored record, and the numbers by name that a judge's reply gives."""
 
     scored: ScoredRecord
     measures: Mapping[str, float]
@@ -149,14 +149,14 @@ class JudgedRecord(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rubric:
-    """How a judge model rates answers.
+    """The way in which a judge model rates answers.
 
     Attributes:
-        request: question about an answer; None if the answer needs no judge.
-        read_reply: numbers by name, from an answer and the judge's reply to the request; the reply
-            is None if there was no request.
-        aggregate: metrics, whose names begin with `judged/`, of judged answers.
-        applies: whether a judge has a say in the answers to a record.
+        request: function that makes the request about an answer; None if it needs no judge.
+        read_reply: function that gives numbers by name from an answer and the judge's reply; the
+            reply is None if there was no request.
+        aggregate: function that computes metrics, named `judged/...`, from judged answers.
+        applies: function that says whether a judge rates answers to a record.
     """
 
     request: Callable[[ScoredRecord], JudgeRequest | None]
@@ -167,24 +167,24 @@ class Rubric:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """How a benchmark is asked and scored.
+    """The questions and the scoring of a benchmark.
 
     Attributes:
-        name: on the command line and in results.
-        read: records of an annotation file; raises InputError.
-        prompt: of a record under a profile.
-        score: of an answer to a record under a profile.
-        aggregate: metrics, in percent, of scored records under a profile.
-        budget: frames of a video and tokens of an answer.
+        name: name on the command line and in results.
+        read: function that reads the records of an annotation file; raises InputError.
+        prompt: function that makes the prompt of a record under a profile.
+        score: function that scores an answer to a record under a profile.
+        aggregate: function that computes metrics, in percent, of scored records under a profile.
+        budget: limits on the frames of a video and the tokens of an answer.
         fps: sampling rate in frames per second; None for the video's own.
-        subtitled_prompt: prompt of a record under a profile with `subtitles`, if the benchmark
-            shows them.
-        rubric: for a judge model, if one can rate answers.
+        subtitled_prompt: function that makes the prompt of a record under a profile with
+            `subtitles`, if the benchmark shows them.
+        rubric: rules for a judge model, if one can rate answers.
         published: figures of the original model, if there are any.
-        true_span: seconds of the right answer to a record, if answers are spans of time.
+        true_span: function that returns the right answer in seconds, if answers are time spans.
         other_chains: the same questions asked in other ways, by their number; this is number 1.
-        paths: `anywhere` finds a record's file by name in any folder below the given one, and with
-            another suffix too; `exact` takes the path as it stands.
+        paths: `anywhere` finds a record's file by name in any folder below the given one, also with
+            another suffix; `exact` uses the path unchanged.
     """
 
     name: str
@@ -202,7 +202,7 @@ class Benchmark:
     paths: Literal["anywhere", "exact"] = "anywhere"
 
     def read_unique(self, path: Path) -> Sequence[Any]:
-        """The records of an annotation file.
+        """Returns the records of an annotation file.
 
         Raises:
             InputError: the file cannot be used, or two records have the same id.
@@ -221,7 +221,7 @@ class Benchmark:
     def score_all(
         self, records: Sequence[Any], answers: Mapping[Any, str], *, profile: Profile
     ) -> list[ScoredRecord]:
-        """Scores of all records in their order; a record without an answer has the empty one."""
+        """Scores all records in order; a record without an answer gets the empty answer."""
         texts = ((record, answers.get(record.id, "")) for record in records)
         return [
             ScoredRecord(record, text, self.score(record, text, profile)) for record, text in texts

@@ -1,4 +1,4 @@
-"""Measures a run on held-out samples while it trains and at its end."""
+"""Evaluates a run on held-out samples while it trains and at its end."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from vxlpro_jax.training.state import TrainState
 
 
 def evaluate(state: TrainState, *, config: TrainConfig, workdir: Path, group: ProcessGroup) -> None:
-    """Writes `recot.json` and a line of `evaluations.jsonl`, unless the step has them already.
+    """Writes `recot.json` and a line of `evaluations.jsonl`, unless the step is already in them.
 
     Args:
         state: state of the run.

@@ -1,8 +1,8 @@
-"""One exchange with an HTTP server that need not be well-behaved.
+"""Exchanges one request and reply with an HTTP server that may misbehave.
 
-The request goes to the address that the user named and to no other: redirects are not followed, and
-of the proxies that the environment names only a tunnel for https is used, in which nobody else can
-read the request. Time and size of the whole exchange are limited.
+The request goes only to the address that the user named: redirects are not followed, and of the
+proxies named in the environment only a tunnel for https is used, where nobody else can read the
+request. Time and size of the whole exchange are limited.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from urllib.parse import quote, urlsplit
 
 from vxlpro_jax.utils.errors import InputError
 
-_MOST_BYTES = 4 << 20  # Of a reply.
+_MOST_BYTES = 4 << 20  # Largest size of a reply.
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~?"
 
 
 class ExchangeError(Exception):
-    """The reason why an exchange failed; it holds no text of the server's."""
+    """The reason why an exchange failed; it contains no text from the server."""
 
 
 class Reply(NamedTuple):
-    """A reply of a server: HTTP's status code and the body."""
+    """A reply of a server: HTTP status code and body."""
 
     status: int
     body: bytes
 
 
 class _BoundedStream(io.RawIOBase):
-    """The bytes of a connection; it raises ExchangeError after `_MOST_BYTES` of them."""
+    """The bytes of a connection; raises ExchangeError after `_MOST_BYTES` bytes."""
 
     def __init__(self, stream: io.BufferedIOBase):
         super().__init__()
@@ -59,9 +59,9 @@ class _BoundedStream(io.RawIOBase):
 
 
 class _BoundedResponse(http.client.HTTPResponse):
-    """A response that limits all bytes from the server, whatever sizes its headers and chunks say.
+    """A response that limits all bytes from the server, whatever sizes its headers and chunks give.
 
-    Python's own reads without end for a chunk of -1 bytes.
+    Python's own class reads without end for a chunk of -1 bytes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -70,12 +70,12 @@ class _BoundedResponse(http.client.HTTPResponse):
 
 
 class Endpoint(NamedTuple):
-    """An address of requests.
+    """An address to which requests are sent.
 
     Attributes:
         is_https: whether exchanges are encrypted.
         host: name or address of the server.
-        port: number of the port.
+        port: port number.
         target: path and query.
     """
 
@@ -86,15 +86,15 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, url: str, *, path: str, flag: str) -> "Endpoint":
-        """Takes an address apart.
+        """Parses an address.
 
         Args:
             url: address of a service.
-            path: path below it to which requests go, unless the address ends with it.
+            path: path below the address to which requests go, unless the address ends with it.
             flag: name of the option that gives the address, for messages.
 
         Raises:
-            InputError: The address is none of HTTP, or holds a user name or password.
+            InputError: The address is not an HTTP address, or has a user name or password.
         """
         wrong = InputError(f"{flag} is not an address of HTTP: give one such as http://host:80/v1.")
         try:
@@ -107,7 +107,7 @@ class Endpoint(NamedTuple):
             raise InputError(f"{flag} holds a user name or password: give the key apart from it.")
         if parts.scheme not in ("http", "https") or not host:
             raise wrong
-        if " " in url or not url.isprintable():  # Of which urlsplit removes some.
+        if " " in url or not url.isprintable():  # `urlsplit` removes some of these.
             raise wrong
         base = parts.path.rstrip("/").removesuffix(f"/{path}")
         target = quote(f"{base}/{path}", safe=_PATH_CHARACTERS)
@@ -117,12 +117,12 @@ class Endpoint(NamedTuple):
         return cls(is_https, host, port or (443 if is_https else 80), target)
 
     def __str__(self):
-        """The address without its query, which may hold a key."""
+        """Returns the address without its query, which may contain a key."""
         shown = f"http{'s' if self.is_https else ''}://{self.host}:{self.port}{self.target}"
         return shown.partition("?")[0][:200]
 
     def connection(self, *, seconds: float) -> http.client.HTTPConnection:
-        """A connection that is not open yet, with a time limit of each step."""
+        """Returns an unopened connection with a time limit for each step."""
         connection = self._connection(seconds=seconds)
         connection.response_class = _BoundedResponse
         return connection
@@ -140,7 +140,7 @@ class Endpoint(NamedTuple):
 
 
 def _https_proxy(host: str) -> tuple[str, int] | None:
-    """Host and port of the proxy that the environment names for https to a host, if any."""
+    """Returns host and port of the environment's https proxy for a host, if any."""
     named = urllib.request.getproxies().get("https", "")
     if not named or urllib.request.proxy_bypass(host):
         return None
@@ -158,13 +158,13 @@ def post_json(
     """Sends JSON and returns the reply, whatever its status.
 
     Args:
-        endpoint: address.
-        content: what is sent.
+        endpoint: address of the server.
+        content: JSON value to send.
         headers: further headers by name.
-        seconds: time limit of the whole exchange, from the host's name to the end of the reply.
+        seconds: time limit of the whole exchange, from name resolution to the end of the reply.
 
     Raises:
-        ExchangeError: There is no whole reply within the limits, or it is not HTTP.
+        ExchangeError: The reply is not complete within the limits, or is not HTTP.
     """
     connection = endpoint.connection(seconds=seconds)
     reply: Future[Reply] = Future()
@@ -180,13 +180,13 @@ def post_json(
         except BaseException as error:  # It is raised again below.
             reply.set_exception(error)
 
-    # A server can hold up each step, even one without a time limit, so this thread does not wait.
+    # A server can delay each step, even one without a time limit, so this thread does not wait.
     threading.Thread(target=exchange, daemon=True).start()
     try:
         return reply.result(timeout=seconds)
     except TimeoutError as error:
         raise ExchangeError(f"no whole reply within {seconds:g} s") from error
-    # Python's client lets a ValueError through for sizes of chunks that are none.
+    # Python's client lets a ValueError pass for invalid chunk sizes.
     except (http.client.HTTPException, ValueError) as error:
         raise ExchangeError(f"its reply is not whole HTTP, {type(error).__name__}") from error
     except OSError as error:
@@ -202,7 +202,7 @@ def _reason(error: OSError) -> str:
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:
-    """Ends an exchange that still goes on in its thread."""
+    """Ends an exchange that is still running in its thread."""
     open_socket: socket.socket | None = connection.sock
     if open_socket is not None:
         with contextlib.suppress(OSError):

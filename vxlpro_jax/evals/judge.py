@@ -22,24 +22,24 @@ _FINE, _REDIRECTS = range(200, 300), range(300, 400)
 _BUSY = (408, 409, 425, 429, *range(500, 600))
 
 
-# The replies of a judge by the ids of records; None where a score stands without a judge.
+# The replies of a judge by record id; None if a score needs no judge.
 Replies = Mapping[Any, str | None]
 
 
 class Judge:
-    """A client of the endpoint, which several threads may use at once."""
+    """A client of the endpoint, which several threads may share."""
 
     def __init__(
         self, url: str, *, model: str, key: str, first_wait: float = 1.0, seconds: float = 120.0
     ):
-        """Takes the address of an endpoint.
+        """Stores the address of an endpoint.
 
         Args:
-            url: address under which `chat/completions` lies, such as `https://api.openai.com/v1`.
-            model: name of the model there.
-            key: bearer token; empty for none. It is sent to this address alone.
-            first_wait: seconds before the second try; each wait is twice the one before.
-            seconds: time limit of a try.
+            url: address that contains `chat/completions`, such as `https://api.openai.com/v1`.
+            model: name of the model at the endpoint.
+            key: bearer token; empty for none. It is sent only to this address.
+            first_wait: seconds before the second try; each later wait is twice as long.
+            seconds: time limit per try.
 
         Raises:
             InputError: the URL is not an HTTP address, or the key cannot be sent.
@@ -50,7 +50,7 @@ class Judge:
         self._first_wait, self._seconds = first_wait, seconds
 
     def ask(self, request: JudgeRequest) -> str:
-        """The text of the reply, without surrounding whitespace.
+        """Returns the text of the reply, without surrounding whitespace.
 
         Raises:
             InputError: the endpoint refuses the request.
@@ -71,7 +71,7 @@ class Judge:
         )
 
     def _once(self, request: JudgeRequest) -> str:
-        """One try; it raises ExchangeError if another one may succeed."""
+        """Makes one try; raises ExchangeError if another try may succeed."""
         messages = [
             {"role": "system", "content": request.system},
             {"role": "user", "content": request.user},
@@ -111,7 +111,7 @@ def _authorization(key: str) -> dict[str, str]:
 
 
 def _reply_text(body: bytes) -> str | None:
-    """The text of a chat completion; None if the body is none."""
+    """Returns the text of a chat completion; None if the body is not one."""
     try:
         text = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, RecursionError, LookupError, TypeError):
@@ -120,7 +120,7 @@ def _reply_text(body: bytes) -> str | None:
 
 
 def needs_no_reply(rubric: Rubric, scored: Sequence[ScoredRecord]) -> set[Any]:
-    """Ids of answers whose score stands without a judge: empty ones, and those that rules match."""
+    """Returns ids of answers that need no judge: empty ones, and those that rules match."""
     return {
         one.record.id
         for one in scored
@@ -136,13 +136,13 @@ def ask_judge(
     out: Path,
     progress: Callable,
 ) -> Replies:
-    """Asks a judge about answers; replies of earlier runs are not asked for again.
+    """Asks a judge about answers; replies of earlier runs are reused.
 
     Args:
-        judge: model.
-        rubric: of the benchmark.
-        scored: answers.
-        out: folder in which replies are kept, as `judgements-*.jsonl`.
+        judge: client of the judge model.
+        rubric: rubric of the benchmark.
+        scored: answers to rate.
+        out: folder in which replies are stored, as `judgements-*.jsonl`.
         progress: function such as `cli.progress`.
 
     Raises:
@@ -168,7 +168,7 @@ def ask_judge(
 
 
 def read_replies(path: Path, *, rubric: Rubric, scored: Sequence[ScoredRecord]) -> Replies:
-    """Reads a judge's stored replies; those about answers that need no judge are ignored.
+    """Reads a judge's stored replies; ignores those about answers that need no judge.
 
     Raises:
         InputError: the file cannot be used.
@@ -182,7 +182,7 @@ def read_replies(path: Path, *, rubric: Rubric, scored: Sequence[ScoredRecord]) 
 def judged_records(
     rubric: Rubric, scored: Sequence[ScoredRecord], replies: Replies
 ) -> list[JudgedRecord]:
-    """Those answers for which there is a reply, or which need none, with the reply's meaning."""
+    """Returns the answers that have a reply or need none, with the numbers that it gives."""
     return [
         JudgedRecord(one, rubric.read_reply(one, replies[one.record.id]))
         for one in scored
@@ -191,6 +191,6 @@ def judged_records(
 
 
 def _key(judge: Judge, request: JudgeRequest) -> str:
-    """A hash of everything that a reply depends on."""
+    """Returns a hash of everything on which a reply depends."""
     asked = json.dumps([judge.model, request.system, request.user, dict(request.settings)])
     return hashlib.sha256(asked.encode()).hexdigest()

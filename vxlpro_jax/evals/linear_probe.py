@@ -1,4 +1,4 @@
-"""Linear read-outs by ridge regression, in closed form.
+"""Linear read-outs, fitted by ridge regression in closed form.
 
 Shapes: `N` samples, `D` features, `K` outputs or classes.
 """
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Of the mean of the features' variances: enough to make the equations solvable, little beside them.
+# Relative to the features' mean variance: enough to make the equations solvable, yet negligible.
 _PENALTY = 1e-2
 
 
@@ -19,12 +19,12 @@ class ReadOut(NamedTuple):
     offset: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """[N, D] -> [N, K]."""
+        """Applies the read-out: [N, D] -> [N, K]."""
         return (features - self.mean) @ self.weights + self.offset
 
 
 def fit(features: np.ndarray, outputs: np.ndarray) -> ReadOut:
-    """Least squares with a small penalty, by whichever equations are fewer: D or N.
+    """Fits least squares with a small penalty, solving for D or N unknowns, whichever are fewer.
 
     Args:
         features: [N, D].
@@ -45,13 +45,13 @@ def fit(features: np.ndarray, outputs: np.ndarray) -> ReadOut:
 def accuracy(
     features: np.ndarray, *, labels: np.ndarray, num_train: int, num_classes: int
 ) -> float:
-    """Share of the samples after the first `num_train` that a read-out of those classifies right.
+    """Fits a classifier on the first `num_train` samples; returns its accuracy on the others.
 
     Args:
         features: [N, D].
         labels: int [N].
-        num_train: samples to learn from.
-        num_classes: K.
+        num_train: number of samples for fitting.
+        num_classes: number of classes K.
     """
     one_hot = np.eye(num_classes)[labels]
     read_out = fit(features[:num_train], one_hot[:num_train])

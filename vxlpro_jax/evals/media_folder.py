@@ -1,4 +1,4 @@
-"""The videos, pictures and subtitles that annotations name, in a folder given by the user."""
+"""Finds the videos, pictures and subtitles of annotations in a folder given by the user."""
 
 import enum
 import functools
@@ -15,7 +15,7 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class MediaKind(enum.Enum):
-    """What a file is looked for; the value has the suffixes that a name may lack."""
+    """The kind of file to find; the value holds the suffixes that a name may lack."""
 
     VIDEO = VIDEO_SUFFIXES
     PICTURE = PICTURE_SUFFIXES
@@ -32,13 +32,13 @@ def stem_of(name: str) -> str:
 
 
 class MediaFolder:
-    """A folder in which files lie as they were published, or in any folder below."""
+    """A folder with files as they were published, or in any subfolder."""
 
     def __init__(self, root: Path):
-        """Takes the folder.
+        """Stores the folder.
 
         Raises:
-            InputError: it does not exist.
+            InputError: the folder does not exist.
         """
         if not root.is_dir():
             raise InputError(
@@ -47,20 +47,20 @@ class MediaFolder:
         self._root = root
 
     def find(self, name: str, *, kind: MediaKind, hints: Iterable[str] = ()) -> Path:
-        """The file that a record names, wherever it lies; a video may be a folder of frames.
+        """Finds the file that a record names; a video may be a folder of frames.
 
-        It is the file at this path, else the one with this name in any folder below, else the one
-        with this stem and another suffix of its kind. Names that Unicode writes in several ways are
+        This is the file at this path, or else the one with this name in any subfolder, or else the
+        one with this stem and another suffix of its kind. Different Unicode encodings of a name are
         the same name.
 
         Args:
-            name: path, name or stem, as the annotations write it.
-            kind: what it must be.
+            name: path, name or stem, as written in the annotations.
+            kind: kind of file that it must be.
             hints: words, one of which is in the name of the file's folder; they are used only if
                 several files match.
 
         Raises:
-            InputError: there is no such file, several match, or it is not inside the folder.
+            InputError: there is no such file, several match, or it is outside the folder.
         """
         direct, wanted = self._at(name), _normalized(name).replace("\\", "/")
         last = PurePosixPath(wanted).name
@@ -81,10 +81,10 @@ class MediaFolder:
         return self._inside(found[0])
 
     def find_exact(self, name: str) -> Path:
-        """The file at a path relative to the folder.
+        """Returns the file at a path relative to the folder.
 
         Raises:
-            InputError: there is no such file, or it is not inside the folder.
+            InputError: there is no such file, or it is outside the folder.
         """
         direct = self._at(name)
         found = [direct] if os.path.exists(direct) else self._by_path[_normalized(name)]
@@ -98,7 +98,7 @@ class MediaFolder:
         return self._root / name
 
     def _inside(self, file: Path) -> Path:
-        """Returns the file unless it is a link out of the folder, or holds one."""
+        """Returns the file unless it is, or contains, a link that leaves the folder."""
         resolve_inside(self._root, str(file.relative_to(self._root)))
         return file
 
@@ -107,7 +107,7 @@ class MediaFolder:
 
     @functools.cached_property
     def _entries(self) -> list[Path]:
-        """All files and folders below."""
+        """All files and folders below the root."""
         return [
             Path(folder, name)
             for folder, folders, files in sorted(os.walk(self._root))
@@ -146,7 +146,7 @@ def _index(entries: Iterable[tuple[str, Path]]) -> defaultdict[str, list[Path]]:
 
 
 def _usable(found: Sequence[Path], kind: MediaKind) -> list[Path]:
-    """Keeps files and, of a video, folders with frames in them."""
+    """Keeps files and, for videos, folders that contain frames."""
     return [
         entry
         for entry in found

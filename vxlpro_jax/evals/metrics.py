@@ -8,24 +8,24 @@ from collections.abc import Callable, Iterable, Sequence
 from vxlpro_jax.evals.benchmark import JudgedRecord, Profile, Score, ScoredRecord
 from vxlpro_jax.evals.parsing import Box, TimeSpan, find_span
 
-# An answer is counted as right from this IoU on.
+# An answer counts as right from this IoU on.
 RIGHT_IOU = 0.5
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean; 0 if there are no values."""
+    """Returns the mean; 0 if there are no values."""
     values = list(values)
     return sum(values) / len(values) if values else 0.0
 
 
 def percent(values: Iterable[float]) -> float:
-    """The mean times 100."""
+    """Returns the mean times 100."""
     return 100 * mean(values)
 
 
 def by_group(scored: Iterable[ScoredRecord]) -> dict[str, list[ScoredRecord]]:
-    """Scored records by each of their groups, in the order in which groups appear."""
+    """Groups scored records, in the order in which groups first appear."""
     groups = defaultdict(list)
     for one in scored:
         for name in one.record.groups:
@@ -34,24 +34,24 @@ def by_group(scored: Iterable[ScoredRecord]) -> dict[str, list[ScoredRecord]]:
 
 
 def accuracy(scored: Iterable[ScoredRecord]) -> float:
-    """The percentage of right answers among those that count; 0 if none counts."""
+    """Returns the percentage of right answers among those that count; 0 if none counts."""
     return percent(one.score.correct for one in scored if one.score.correct is not None)
 
 
 def group_accuracies(scored: Sequence[ScoredRecord]) -> dict[str, float]:
-    """Accuracy of each group; groups in which all answers are pending are left out."""
+    """Computes the accuracy of each group; groups with only pending answers are left out."""
     decided = [one for one in scored if not one.score.is_pending]
     return {name: accuracy(members) for name, members in by_group(decided).items()}
 
 
 def pooled_accuracies(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`overall`, in which each question counts once, and the accuracy of each group."""
+    """Computes `overall`, in which each question counts once, and the accuracy of each group."""
     del profile
     return {"overall": accuracy(scored), **group_accuracies(scored)}
 
 
 def judged_accuracies(judged: Sequence[JudgedRecord]) -> dict[str, float]:
-    """`judged/accuracy` and that of each group, from the measure `right` of each answer."""
+    """Computes `judged/accuracy` and that of each group, from each answer's measure `right`."""
     groups: dict[str, list[float]] = {"accuracy": []}
     for each in judged:
         for name in ("accuracy", *each.scored.record.groups):
@@ -63,9 +63,9 @@ def judged_accuracies(judged: Sequence[JudgedRecord]) -> dict[str, float]:
 
 
 def temporal_iou(truth: Sequence[float], span: Sequence[float] | None) -> float:
-    """Intersection of two spans over their hull, 0 to 1.
+    """Computes the intersection of two spans over their hull, 0 to 1.
 
-    It is 0 if there is no second span or the hull is empty.
+    The result is 0 if there is no second span or the hull is empty.
     """
     if span is None:
         return 0.0
@@ -75,9 +75,9 @@ def temporal_iou(truth: Sequence[float], span: Sequence[float] | None) -> float:
 
 
 def temporal_set_iou(truth: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
-    """IoU of two sets of spans, 0 to 1: seconds in both over seconds in either.
+    """Computes the IoU of two sets of spans, 0 to 1: seconds in both over seconds in either.
 
-    Spans of a set may overlap each other; one whose end is not after its start is empty.
+    Spans of a set may overlap; a span whose end is not after its start is empty.
     """
     edges = sorted({edge for span in (*truth, *found) for edge in span})
     both = either = 0.0
@@ -91,10 +91,10 @@ def temporal_set_iou(truth: Sequence[Sequence[float]], found: Sequence[Sequence[
 
 
 def score_span(truth: TimeSpan, span: TimeSpan | None, answer: str) -> Score:
-    """The score of an answer about one span of time, right from an IoU of 0.5.
+    """Scores an answer about one time span, which is right from an IoU of 0.5.
 
-    Its measures are `iou`, of the span that the benchmark's parser found, and `robust_iou`, of what
-    `find_span` finds in the same answer. A span of infinite seconds counts as none.
+    Its measures are `iou`, for the span that the benchmark's parser found, and `robust_iou`, for
+    the span that `find_span` finds in the same answer. A span of infinite seconds counts as none.
     """
     span = span if span and all(map(math.isfinite, span)) else None
     overlap = temporal_iou(truth, span)
@@ -103,7 +103,7 @@ def score_span(truth: TimeSpan, span: TimeSpan | None, answer: str) -> Score:
 
 
 def span_metrics(scored: Sequence[ScoredRecord], *, mean_name: str) -> dict[str, float]:
-    """The mean IoU, called `mean_name`, and `R1@0.3` to `R1@0.7`; the same with `robust/`."""
+    """Computes the mean IoU, named `mean_name`, and `R1@0.3` to `R1@0.7`; also with `robust/`."""
     return {
         **recall_at_iou(scored, measure="iou", mean_name=mean_name),
         **{
@@ -118,10 +118,10 @@ def span_metrics(scored: Sequence[ScoredRecord], *, mean_name: str) -> dict[str,
 def recall_at_iou(
     scored: Sequence[ScoredRecord], *, measure: str, mean_name: str
 ) -> dict[str, float]:
-    """The mean of an IoU and the percentages of answers from 0.3, 0.5 and 0.7 on.
+    """Computes the mean IoU and the percentages of answers with an IoU of at least 0.3, 0.5, 0.7.
 
     Args:
-        scored: answers.
+        scored: scored answers.
         measure: name of the IoU among the measures of a score.
         mean_name: name of the mean among the metrics.
     """
@@ -135,7 +135,7 @@ def recall_at_iou(
 def last_of_each(
     scored: Sequence[ScoredRecord], *, key: Callable[[ScoredRecord], str]
 ) -> list[ScoredRecord]:
-    """The last scored record of each key, in the order in which keys appear."""
+    """Returns the last scored record per key, in the order in which keys first appear."""
     return list({key(one): one for one in scored}.values())
 
 
@@ -143,7 +143,7 @@ def last_of_each(
 
 
 def best_box_iou(truth: Box, boxes: Sequence | None) -> float:
-    """IoU of a box, or of the best of several boxes, with the true one; 0 if there is none."""
+    """Returns the IoU of a box, or of the best of several, with the true box; 0 without any."""
     if not boxes:
         return 0.0
     several = boxes if isinstance(boxes[0], list) else [boxes]

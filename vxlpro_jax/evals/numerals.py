@@ -1,10 +1,10 @@
-"""Numbers in replies of any language, rewritten so that parsers made for English read them whole.
+"""Rewrites numbers in replies of any language, so that parsers made for English read them whole.
 
-The benchmarks' own parsers find numbers by ASCII's rules: they read 24 of `24.3秒`, and 24 and 3 of
-`24,3`.
+The benchmarks' own parsers find numbers by ASCII rules: they read 24 from `24.3秒`, and 24 and 3
+from `24,3`.
 """
 
-# Other scripts are the point here.
+# This file has to contain other scripts.
 # ruff: noqa: RUF001
 
 import math
@@ -25,7 +25,7 @@ _SYMBOLS = str.maketrans(
         **{"\uff1a": ":", "\uff0c": ", ", "\u3001": ", ", "\u066c": ""},
     }
 )
-# A letter that is not ASCII directly before a number, or in the word directly behind it.
+# A non-ASCII letter directly before a number, or in the word directly after it.
 _BEFORE = re.compile(r"(?<=[^\W\d_a-zA-Z])(?=\d)")
 _BEHIND = re.compile(r"(?<=\d)(?=[a-zA-Z]*+[^\W\d_])(?=[a-zA-Z]*+[^\x00-\x7f])")
 
@@ -35,10 +35,10 @@ _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 
 
 def plain_numbers(text: str) -> str:
-    """The text with ASCII digits, decimal points, and spaces between numbers and other letters.
+    """Rewrites the text with ASCII digits, decimal points, and spaces around numbers if needed.
 
-    Seconds in other scripts lose their unit and minutes get an English one. A comma is a decimal
-    one unless it parts the members of a list or thousands. Other text in ASCII is unchanged.
+    Seconds in other scripts lose their unit, and minutes get an English one. A comma is a decimal
+    comma unless it separates list members or thousands. Other ASCII text is unchanged.
     """
     if not text.isascii():
         text = _in_ascii(text)
@@ -60,13 +60,13 @@ def _ascii_digit(character: str) -> str:
 
 
 def _as_seconds(found: re.Match) -> str:
-    """`1分5秒` as ` 65 `."""
+    """Replaces `1分5秒` by ` 65 `."""
     seconds = 60 * float(found[1]) + float(found[2])
     return f" {seconds:.10g} " if math.isfinite(seconds) else found[0]
 
 
 def _with_decimal_points(text: str) -> str:
-    """A single `3,9`, and `[3,9]` in brackets, are lists of two; `1,234` is a thousand."""
+    """Replaces decimal commas; a lone `3,9` and `[3,9]` in brackets stay lists; joins `1,234`."""
     if "," not in text or len(_ANY_NUMBER.findall(text)) < 2:
         return text
 

@@ -1,4 +1,4 @@
-"""What replies say: letters of options, spans of time, and boxes."""
+"""Parses replies: letters of options, spans of time, and boxes."""
 
 import bisect
 import json
@@ -11,12 +11,12 @@ from vxlpro_jax.evals.numerals import plain_numbers
 
 
 def letter(index: int) -> str:
-    """The letter of an option by its zero-based index: 0 is A."""
+    """Returns the letter of an option by its zero-based index: 0 is A."""
     return chr(ord("A") + index)
 
 
 def first_letter(text: str, *, letters: str, phrases: Iterable[str]) -> str | None:
-    """The first of `letters` in a reply, after `phrases` are deleted from it one by one."""
+    """Returns the first of `letters` in a reply, after deleting `phrases` from it one by one."""
     text = text.strip()
     for phrase in phrases:
         text = text.replace(phrase, "")
@@ -25,13 +25,13 @@ def first_letter(text: str, *, letters: str, phrases: Iterable[str]) -> str | No
 
 
 def before_parenthesis(text: str) -> str:
-    """The character before the first ")"; the whole text if there is none."""
+    """Returns the character before the first ")"; the whole text if there is none."""
     end = text.find(")")
     return text if end < 0 else text[max(end - 1, 0) : end]
 
 
 def lettered(options: Iterable[str], *, form: str) -> str:
-    """Options with their letters, one per line, such as `A. goat` for the form `{}. {}`."""
+    """Formats options with their letters, one per line, such as `A. goat` for the form `{}. {}`."""
     return "\n".join(form.format(letter(i), option) for i, option in enumerate(options))
 
 
@@ -39,7 +39,7 @@ def lettered(options: Iterable[str], *, form: str) -> str:
 
 
 class TimeSpan(NamedTuple):
-    """A stretch of a video, from `start` to `end` in seconds."""
+    """A span of a video, from `start` to `end` in seconds."""
 
     start: float
     end: float
@@ -52,7 +52,7 @@ _MINUTES = r"(?:minutes?|mins?|m)"
 
 
 def _time(name: str) -> str:
-    """A pattern of a time and its unit, as the groups `name` and `name_unit`."""
+    """Returns a pattern for a time and its unit, with the groups `name` and `name_unit`."""
     unit = rf"\s*(?P<{name}_unit>{_SECONDS}|{_MINUTES})\b"
     return rf"(?<![\w.])(?P<{name}>{_CLOCK}|{_NUMBER})(?:{unit})?(?![\w:])\.?"
 
@@ -66,16 +66,16 @@ _ENDS = re.compile(r"\b(?:end|finish|stop|until|till|to\b)")
 
 
 def ordered_span(first: float, second: float) -> TimeSpan:
-    """The span between two times in seconds, in either order."""
+    """Returns the span between two times in seconds, in either order."""
     return TimeSpan(min(first, second), max(first, second))
 
 
 def find_span(text: str) -> TimeSpan | None:
-    """The span of time that a reply means, whatever its wording; no benchmark's own parser.
+    """Returns the time span in a reply of any wording; this is no benchmark's own parser.
 
-    It understands ranges (`3.5s to 9s`, `1:05 - 1:20`, `[3.2, 9.1]`, `1 - 2 minutes`), a start
-    apart from an end (`It starts at 4.5 seconds and ends at 10 seconds.`), and otherwise exactly
-    two times. The first range counts; a start after the end is exchanged with it.
+    It understands ranges (`3.5s to 9s`, `1:05 - 1:20`, `[3.2, 9.1]`, `1 - 2 minutes`), a separate
+    start and end (`It starts at 4.5 seconds and ends at 10 seconds.`), and otherwise exactly two
+    times. The first range counts; a start after the end is swapped with it.
     """
     text = _compound_as_seconds(text)
     found = _RANGE.search(text)
@@ -83,7 +83,7 @@ def find_span(text: str) -> TimeSpan | None:
 
 
 def find_spans(text: str) -> list[TimeSpan]:
-    """All ranges in a reply, else the one span that `find_span` finds; empty if there is none."""
+    """Returns all ranges in a reply, or else the span that `find_span` finds; may be empty."""
     text = _compound_as_seconds(text)
     ranges = [_range_span(found) for found in _RANGE.finditer(text)]
     single = None if ranges else _span_of_two_times(text)
@@ -91,7 +91,7 @@ def find_spans(text: str) -> list[TimeSpan]:
 
 
 def _compound_as_seconds(text: str) -> str:
-    """Lower case and plain numbers, with `2 minutes 5 seconds` as `125.0 s`."""
+    """Returns lower case and plain numbers, with `2 minutes 5 seconds` as `125.0 s`."""
     text = plain_numbers(text.lower())
     return _COMPOUND.sub(lambda m: f"{60 * float(m[1]) + float(m[2])} s", text)
 
@@ -112,7 +112,7 @@ def _span_of_two_times(text: str) -> TimeSpan | None:
 
 
 def clock_seconds(clock: str) -> float:
-    """Seconds of a clock time, `mm:ss` or `hh:mm:ss`, or of plain seconds."""
+    """Converts a clock time, `mm:ss` or `hh:mm:ss`, or plain seconds, to seconds."""
     seconds = 0.0
     for part in clock.split(":"):
         seconds = 60 * seconds + float(part)
@@ -125,7 +125,7 @@ def _after(word: re.Pattern, text: str, position: int) -> re.Match | None:
 
 
 def _seconds(found: re.Match, name: str, fallback: str = "") -> float:
-    """A time in seconds; without a unit it takes that of `fallback`, as in `1 - 2 minutes`."""
+    """Returns a time in seconds; without a unit it takes that of `fallback`: `1 - 2 minutes`."""
     unit = found[f"{name}_unit"] or (found[f"{fallback}_unit"] if fallback else None) or ""
     if unit.startswith("m") and ":" not in found[name]:
         return 60 * float(found[name])
@@ -143,11 +143,11 @@ _CLOSING = {"[": "]", "{": "}"}
 
 
 def read_boxes(reply: str) -> dict[str, list]:
-    """The box of each second, or a list of several, by the second as the reply writes it.
+    """Returns the box, or list of boxes, of each second, keyed as the reply writes the second.
 
-    The reply may hold an object, a list of objects or a list of `[second, box]`, either fenced as
-    JSON or as the longest stretch in brackets. If its brackets do not balance, only an object is
-    read. Whatever is not a box of four finite numbers is left out.
+    The reply may contain an object, a list of objects or a list of `[second, box]`, either fenced
+    as JSON or as the longest bracketed text. If its brackets do not balance, only an object is
+    read. Anything that is not a box of four finite numbers is left out.
     """
     text = _stretch(reply).strip().replace("'", '"')
     try:
@@ -159,7 +159,7 @@ def read_boxes(reply: str) -> dict[str, list]:
 
 
 def _stretch(reply: str) -> str:
-    """The text from the first bracket to the last one that may close it."""
+    """Returns the text from the first bracket to the last one that may close it."""
     if fenced := _fenced(reply):
         return fenced
     ends = ((reply.find(left), reply.rfind(right)) for left, right in ("[]", "{}"))
@@ -169,9 +169,9 @@ def _stretch(reply: str) -> str:
 
 
 def _fenced(reply: str) -> str:
-    """The first list or object fenced as JSON, which ends at the first fence that may close it.
+    """Returns the first list or object fenced as JSON, up to the first fence that may close it.
 
-    A pattern for both fences would look for the second one from each of many first ones.
+    One pattern for both fences would search for the second from each of many first fences.
     """
     ends: dict[str, list[int]] = {"]": [], "}": []}
     for end in _FENCE_END.finditer(reply):
@@ -185,9 +185,9 @@ def _fenced(reply: str) -> str:
 
 
 def _cleaned(boxes: Any) -> list:
-    """A box, or those members of a list that are boxes.
+    """Returns a box, or those members of a list that are boxes.
 
-    It is empty if a side is not a number, as in the authors' script.
+    The result is empty if a side is not a number, as in the authors' script.
     """
     if not isinstance(boxes, list) or not boxes:
         return []

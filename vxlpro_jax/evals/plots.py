@@ -1,4 +1,4 @@
-"""Pictures of predicted against true spans of time."""
+"""Plots of predicted and true time spans."""
 
 import os
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class SpanPair(NamedTuple):
 
 
 def draw_spans(pairs: Sequence[SpanPair], *, path: Path) -> None:
-    """Draws a PNG with a row for each of the first 60 questions, the true span above the found one.
+    """Draws a PNG with one row for each of the first 60 questions: true span above found span.
 
     Raises:
         InputError: the file cannot be written.

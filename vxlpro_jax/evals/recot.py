@@ -1,4 +1,4 @@
-"""What stage 1 taught the compressor, on clips that it has not seen.
+"""Measures what the compressor learned in stage 1, on held-out clips.
 
 Shapes: `G` groups, `f` frames of a group (4), `P` places, `C` channels, `S` side of a frame.
 """
@@ -33,15 +33,15 @@ from vxlpro_jax.utils.files import write_atomically
 from vxlpro_jax.utils.jit import jit
 
 REPORT, PICTURE = "recot.json", "recot.png"
-# So that runs of all policies and ratios can be compared.
+# The same for all runs, so that all policies and ratios can be compared.
 _MASK = {"policy": "random", "mask_ratio": (0.75, 0.75)}
 _AT_ONCE = 16
-_DRAWS = 16  # Of a group's masks: by chance a share of 1/4 then deviates by 0.11.
+_DRAWS = 16  # Masks per group: by chance a share of 1/4 then deviates by 0.11.
 _SHOWN = 4
 
 
 class Sizes(NamedTuple):
-    """How much is measured: held-out `groups`, clips that the probe learns from and is asked."""
+    """Amount of data: held-out `groups`, and clips with which the probe is trained and tested."""
 
     groups: int = 32
     probe_train: int = 320
@@ -51,26 +51,26 @@ class Sizes(NamedTuple):
 def evaluate(
     params: dict, *, config: TrainConfig, workdir: Path, step: int, sizes: Sizes | None = None
 ) -> dict:
-    """Measures the compressor and writes `recot.json` and `recot.png` into `workdir`.
+    """Evaluates the compressor and writes `recot.json` and `recot.png` into `workdir`.
 
-    Errors are mean squares over hidden tokens, which have variance 1. A figure for which no sample
-    was found is None.
+    Errors are mean squares over hidden tokens, which have variance 1. A figure is None if no sample
+    applies to it.
 
     Args:
-        params: `vision`, `dts` and `recot`.
-        config: of the run.
-        workdir: exists.
-        step: of the parameters; it is written beside the figures.
-        sizes: how much is measured.
+        params: parameters `vision`, `dts` and `recot`.
+        config: config of the run.
+        workdir: existing folder.
+        step: step of the parameters, which is written with the figures.
+        sizes: amount of data.
 
     Returns:
         `reconstruction`, under the same random mask of three quarters for every policy: error of
-        the `model`, of two rules that learn nothing (`recot_baselines`), and of linear read-outs of
-        the `untrained` compressor; `trained_read_out`, that of the trained one; `own_mask`, error
-        of the model under the masks that it trains with; `masks`, the pattern of those and of
-        random ones (see `mask_pattern`); `shuffle_similarity`, mean cosine of the compressed tokens
-        of a group and of its shuffle; `direction_probe`, accuracies of reading the direction of
-        motion linearly from compressed groups and from one frame (chance 0.25).
+        the `model`, of two rules without learning (`recot_baselines`), and of linear read-outs of
+        the `untrained` compressor; `trained_read_out`, that of the trained compressor; `own_mask`,
+        error of the model under its training masks; `masks`, the pattern of these and of random
+        masks (see `mask_pattern`); `shuffle_similarity`, mean cosine between the compressed tokens
+        of a group and of its shuffled frames; `direction_probe`, accuracies of a linear read-out of
+        the direction of motion from compressed groups and from one frame (chance 0.25).
     """
     sizes = sizes or Sizes()
     read = functools.partial(
@@ -111,7 +111,7 @@ class RestoredArrays(NamedTuple):
 
 
 class Model:
-    """ReCoT with its parameters; takes any number of groups, a few at a time."""
+    """ReCoT with its parameters; accepts any number of groups and processes a few at a time."""
 
     def __init__(self, params: dict, config: TrainConfig):
         self._params = tree.cast(params, config.compute_dtype)
@@ -120,26 +120,26 @@ class Model:
         self._common = recot.Recot(config.model, common)
 
     def restore(self, frames: np.ndarray) -> RestoredArrays:
-        """Restores groups, uint8 [G, f, S, S, 3], under random masks, which are always the same."""
+        """Restores groups, uint8 [G, f, S, S, 3], under random masks that are always the same."""
         return _arrays(self._map(self._common, _restore, frames))
 
     def restore_own(self, frames: np.ndarray) -> RestoredArrays:
-        """Restores groups as `restore` does, under masks of the run's own policy."""
+        """Restores groups as `restore` does, but under masks of the run's own policy."""
         return _arrays(self._map(self._model, _restore, frames))
 
     def visible_share(self, frames: np.ndarray, *, own: bool = True) -> np.ndarray:
-        """How often each token stays visible, [G, f, P], under own or random masks."""
+        """Computes how often each token is visible, [G, f, P], under own or random masks."""
         model = self._model if own else self._common
         features = self._map(model, _features, frames)
         draws = [self._map(model, _choose, features, draw=draw) for draw in range(_DRAWS)]
         return np.mean(draws, axis=0)
 
     def compress(self, frames: np.ndarray) -> np.ndarray:
-        """uint8 [G, f, S, S, 3] to [G, P, C], nothing hidden."""
+        """Compresses uint8 [G, f, S, S, 3] to [G, P, C] without hiding tokens."""
         return self._map(self._model, _compress, frames)
 
     def _map(self, model, method, frames, *, draw=0):
-        """Chunks of one size, the last filled up with copies of the first group."""
+        """Maps chunks of one size; the last is filled up with copies of the first group."""
         run = _compiled(model, method, is_spread=not jax.sharding.get_abstract_mesh().empty)
         size = math.lcm(_AT_ONCE, activations.axis_size(activations.FRAME_AXES))
         filled = np.concatenate([frames, np.repeat(frames[:1], -len(frames) % size, axis=0)])
@@ -177,7 +177,7 @@ def _compress(model, frames, key):
 
 @functools.cache
 def _compiled(model: recot.Recot, method: Callable, *, is_spread: bool) -> Callable:
-    """One compilation serves all parameters; on a mesh every process gets the whole result."""
+    """Compiles once for all parameters; on a mesh every process gets the whole result."""
 
     def apply(params, frames, key):
         return model.apply({"params": params}, frames, key, method=method)
@@ -186,7 +186,7 @@ def _compiled(model: recot.Recot, method: Callable, *, is_spread: bool) -> Calla
 
 
 def _fresh_dts(config: TrainConfig) -> dict:
-    """A compressor as it was before training, of another seed."""
+    """Draws an untrained compressor with another seed."""
 
     def init(key):
         return recot.init_params(config.model, options=config.recot, key=key)["dts"]
@@ -195,7 +195,7 @@ def _fresh_dts(config: TrainConfig) -> dict:
 
 
 def _errors(restored: RestoredArrays) -> dict[str, np.ndarray]:
-    """Squared error of each token, [G, f, P], of the model and of the rules."""
+    """Computes the squared error of each token, [G, f, P], of the model and of the rules."""
     guesses = {"model": restored.predicted}
     targets, visible = jnp.asarray(restored.targets), jnp.asarray(restored.visible)
     for rule in ("copy_mean", "interpolate"):
@@ -208,15 +208,15 @@ def _hidden_mean(error: np.ndarray, restored: RestoredArrays) -> float:
 
 
 def mask_pattern(share: np.ndarray, *, targets: np.ndarray) -> dict[str, float]:
-    """What tells a policy's masks from random ones.
+    """Describes how a policy's masks differ from random ones.
 
     Args:
-        share: [G, f, P], how often each token stays visible.
+        share: [G, f, P], how often each token is visible.
         targets: [G, f, P, C], normalised features.
 
     Returns:
-        `unevenness`, the standard deviation of a group's shares: chance alone leaves little of it;
-        `motion`, their correlation with how much each token changes between frames.
+        `unevenness`, the standard deviation of a group's shares, which is small for random masks;
+        `motion`, the correlation of the shares with how much each token changes between frames.
     """
     motion = np.asarray(motion_scores(jnp.asarray(targets)))
     shares, changes = (x.reshape(len(x), -1) for x in (share, motion))
@@ -230,7 +230,7 @@ def mask_pattern(share: np.ndarray, *, targets: np.ndarray) -> dict[str, float]:
 
 
 def read_out_error(model: Model, *, known: np.ndarray, asked: np.ndarray) -> float:
-    """Error on `asked` of linear read-outs of compressed tokens, one a frame, fitted to `known`."""
+    """Fits linear read-outs of compressed tokens, one per frame, to `known`; tests on `asked`."""
     train, test = model.restore(known), model.restore(asked)
     errors = []
     for frame in range(FRAMES_PER_GROUP):
@@ -244,7 +244,7 @@ def read_out_error(model: Model, *, known: np.ndarray, asked: np.ndarray) -> flo
 def shuffle_similarity(
     compress: Callable[[np.ndarray], np.ndarray], frames: np.ndarray
 ) -> float | None:
-    """Mean cosine between a group's compressed tokens and its shuffle's, where frames differ."""
+    """Averages the cosine of compressed tokens of a group and its shuffle, if frames differ."""
     rng = np.random.default_rng(0)
     orders = np.stack([_derangement(rng) for _ in frames])
     shuffled = np.take_along_axis(frames, orders[:, :, None, None, None], axis=1)
@@ -257,7 +257,7 @@ def shuffle_similarity(
 
 
 def _derangement(rng: np.random.Generator) -> np.ndarray:
-    """An order of the frames that leaves none in its place."""
+    """Draws an order of the frames in which none is in its own place."""
     while True:
         order = rng.permutation(FRAMES_PER_GROUP)
         if (order != np.arange(FRAMES_PER_GROUP)).all():
@@ -267,7 +267,7 @@ def _derangement(rng: np.random.Generator) -> np.ndarray:
 def direction_probe(
     compress: Callable[[np.ndarray], np.ndarray], sizes: Sizes, *, side: int
 ) -> dict[str, float]:
-    """Accuracies of a linear read-out from compressed clips, and from one frame of each."""
+    """Computes accuracies of linear read-outs from compressed clips and from one frame of each."""
     clips = motion_clips(sizes.probe_train + sizes.probe_test, side=side)
     one = np.take_along_axis(clips.frames, clips.picked[:, None, None, None, None], axis=1)
     still = np.repeat(one, FRAMES_PER_GROUP, axis=1)
@@ -283,18 +283,18 @@ def direction_probe(
 
 
 def _pooled(compressed: np.ndarray) -> np.ndarray:
-    """As the release pools, whatever the run does, flat: [G, P, C] -> [G, P/4 C]."""
+    """Pools as in the release, whatever the run does, and flattens: [G, P, C] -> [G, P/4 C]."""
     pooled = patches.pool(jnp.asarray(compressed), size=2)
     return np.asarray(rearrange(pooled, "g n c -> g (n c)"))
 
 
 def draw(frames: np.ndarray, *, restored: RestoredArrays, path: Path) -> None:
-    """A picture of some groups: above what the compressor saw, below each hidden token's error.
+    """Draws some groups: above, the compressor's input; below, each hidden token's error.
 
     Args:
         frames: uint8 [G, f, S, S, 3].
-        restored: of these frames.
-        path: PNG to write.
+        restored: results for these frames.
+        path: path of the PNG.
     """
     error, hidden = _errors(restored)["model"], restored.visible == 0
     figure = Figure(figsize=(2 * FRAMES_PER_GROUP, 4 * _SHOWN), layout="constrained")

@@ -1,4 +1,4 @@
-"""Imputation of hidden tokens from visible ones of the same place, without any learning.
+"""Imputes hidden tokens from visible ones at the same place, without any learning.
 
 Shapes: `G` groups, `f` frames of a group, `P` places, `C` channels.
 """
@@ -21,7 +21,7 @@ def impute(targets: jax.Array, *, visible: jax.Array, rule: Rule) -> jax.Array:
     visible frame gets the mean of the group's visible tokens.
 
     Args:
-        targets: [G, f, P, C] tokens, of which only visible ones are read.
+        targets: [G, f, P, C] tokens; only visible ones are read.
         visible: [G, f, P], 1 for visible tokens, 0 for hidden ones.
         rule: `copy_mean` or `interpolate`.
 
@@ -39,7 +39,7 @@ def impute(targets: jax.Array, *, visible: jax.Array, rule: Rule) -> jax.Array:
 
 
 def _table(frames: int, rule: Rule) -> np.ndarray:
-    """Computes [patterns, f, f]: for each set of visible frames, their weights in each frame."""
+    """Computes for each set of visible frames their weights in each frame: [patterns, f, f]."""
     table = np.zeros((2**frames, frames, frames))
     for bits in itertools.product((0, 1), repeat=frames):
         at = np.flatnonzero(bits)

@@ -1,7 +1,7 @@
-"""Benchmarks by name: those of `vxlpro_jax/evals/benchmarks/`, of installed packages, and of files.
+"""Finds benchmarks by name in `vxlpro_jax/evals/benchmarks/`, installed packages and files.
 
-A package offers benchmarks under the entry point group `vxlpro_jax.benchmarks`; each entry point is
-a module with a `BENCHMARKS` variable, or one `Benchmark`. Imports no JAX.
+A package offers benchmarks through the entry point group `vxlpro_jax.benchmarks`; each entry point
+is a module with a `BENCHMARKS` variable, or one `Benchmark`. This module imports no JAX.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def find_all() -> dict[str, Benchmark]:
-    """The benchmarks of this package and of installed ones, by name.
+    """Returns the benchmarks of this package and of installed ones, by name.
 
     Raises:
         InputError: two of them have the same name.
@@ -42,11 +42,11 @@ def find_all() -> dict[str, Benchmark]:
 
 
 def find(name: str, *, chain: int | None = None) -> Benchmark:
-    """A benchmark by its name, or the one in a Python file.
+    """Returns a benchmark by its name, or the one defined in a Python file.
 
     Args:
         name: name of a benchmark, or path of a file that ends in `.py`.
-        chain: number of the chain of questions, for benchmarks that have chains; None for the
+        chain: number of the chain of questions, for benchmarks with several chains; None for the
             first.
 
     Raises:
@@ -65,12 +65,12 @@ def find(name: str, *, chain: int | None = None) -> Benchmark:
 
 
 def is_file(name: str) -> bool:
-    """Whether a name is the path of a Python file."""
+    """Returns whether a name is the path of a Python file."""
     return name.endswith(".py")
 
 
 def source_digest(name: str) -> str | None:
-    """A hash of the file that a path names; None for the name of a benchmark."""
+    """Returns a hash of the file that a path names; None for the name of a benchmark."""
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if is_file(name) else None
 
 
@@ -93,7 +93,7 @@ def _of_entry_points() -> Iterator[Benchmark]:
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = entry.load()
-        except Exception as error:  # Of a foreign package; the other benchmarks can still be used.
+        except Exception as error:  # From another package; the other benchmarks stay usable.
             log.warning("Entry point %s (%s) cannot be loaded: %r", entry.name, entry.value, error)
             continue
         yield from _listed(loaded, where=f"Entry point {entry.name} ({entry.value})")
@@ -116,13 +116,13 @@ def _imported(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # Whatever the user's code raises.
+    except Exception as error:  # The user's code may raise anything.
         raise InputError(f"--benchmark {path} cannot be imported ({error!r}): mend it.") from error
     return module
 
 
 def _listed(loaded: Any, *, where: str) -> tuple[Benchmark, ...]:
-    """The benchmarks of a module, or one benchmark by itself."""
+    """Returns the benchmarks of a module, or a single benchmark as a list."""
     found = (loaded,) if isinstance(loaded, Benchmark) else getattr(loaded, "BENCHMARKS", None)
     if not isinstance(found, list | tuple) or not found:
         raise InputError(f"{where} has no BENCHMARKS, a tuple of `Benchmark`: define it.")

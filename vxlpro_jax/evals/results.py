@@ -1,4 +1,4 @@
-"""The results of a benchmark: metrics, counts and scores of all items, as tables and files."""
+"""Results of a benchmark: metrics, counts and scores of all items, as tables and files."""
 
 import dataclasses
 import json
@@ -13,17 +13,16 @@ from vxlpro_jax.utils.files import write_atomically
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """What answers to a benchmark were worth.
+    """The metrics and scores of the answers to a benchmark.
 
     Attributes:
-        benchmark: name.
-        profile: whose parser and metrics.
-        metrics: in percent, by name.
-        counts: of all items, of empty answers (missing or blank), of answers in which the parser
-            found nothing, and of unscored items.
-        unscored: ids of items that need a judge or whose right answer is not published.
-        per_item: id, groups, what was parsed, whether it is right, and further measures of every
-            item.
+        benchmark: name of the benchmark.
+        profile: profile whose parser and metrics were used.
+        metrics: values in percent, by name.
+        counts: numbers of all items, of empty answers (missing or blank), of answers in which the
+            parser found nothing, and of unscored items.
+        unscored: ids of items that need a judge or whose right answer is unpublished.
+        per_item: id, groups, parsed value, correctness, and further measures of every item.
     """
 
     benchmark: str
@@ -35,7 +34,7 @@ class Results:
 
     @classmethod
     def of(cls, benchmark: Benchmark, scored: Sequence[ScoredRecord], *, profile: Profile) -> Self:
-        """The results of scored records, without a judge."""
+        """Computes the results of scored records, without a judge."""
         unscored = [one.record.id for one in scored if one.score.is_pending]
         decided = [one.score for one in scored if not one.score.is_pending]
         counts = {
@@ -56,12 +55,12 @@ class Results:
     def with_judge(
         self, benchmark: Benchmark, scored: Sequence[ScoredRecord], replies: Replies
     ) -> Self:
-        """These results with the measures and metrics that a judge's replies mean.
+        """Adds the measures and metrics from a judge's replies to these results.
 
         Args:
-            benchmark: one that has a rubric.
-            scored: the records of these results.
-            replies: of the judge; records without one stay unscored.
+            benchmark: benchmark with a rubric.
+            scored: records of these results.
+            replies: replies of the judge; records without one stay unscored.
         """
         rubric = benchmark.rubric
         assert rubric is not None
@@ -81,11 +80,11 @@ class Results:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
+        """Returns the fields by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def to_text(self) -> str:
-        """The metrics, one per line, under a line of counts."""
+        """Formats the metrics, one per line, below a line of counts."""
         width = max(map(len, self.metrics), default=0)
         lines = [self.headline()]
         lines += [f"{name:{width}}  {value:6.2f}" for name, value in self.metrics.items()]
@@ -94,7 +93,7 @@ class Results:
         return "\n".join(lines)
 
     def headline(self) -> str:
-        """Benchmark, profile and counts in a line."""
+        """Formats benchmark, profile and counts in one line."""
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
         return f"{self.benchmark} ({self.profile}): {counts}"
 
@@ -109,10 +108,9 @@ class Answers(NamedTuple):
     """The answers of a run.
 
     Attributes:
-        texts: by id of the record.
+        texts: answers by record id.
         unreadable: reasons why videos could not be read, by video.
-        unused_subtitles: reasons why questions were asked without subtitles that are there, by
-            video.
+        unused_subtitles: reasons why existing subtitles were not shown, by video.
     """
 
     texts: Mapping[Any, str]
@@ -122,10 +120,10 @@ class Answers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The figures that are published of the original model, if a run can be compared with them.
+    """The published figures of the original model, if a run can be compared with them.
 
     Attributes:
-        figures: by name of the metric; empty if there are none or the run is not complete.
+        figures: values by name of the metric; empty if there are none or the run is incomplete.
         left_out: reason why published figures are left out; "" if they are not.
     """
 
@@ -136,12 +134,12 @@ class Comparison:
 def compare(
     published: Published | None, records: Sequence[Any], answers: Answers, *, num_available: int
 ) -> Comparison:
-    """Published figures, unless the run is not complete.
+    """Returns the published figures, unless the run is incomplete.
 
     Args:
-        published: of the benchmark.
-        records: that were asked.
-        answers: of the run.
+        published: published figures of the benchmark.
+        records: records that were asked.
+        answers: answers of the run.
         num_available: number of records in the annotations, asked or not.
     """
     if published is None:
@@ -161,7 +159,7 @@ def compare(
 
 
 def to_markdown(results: Results, *, comparison: Comparison, answers: Answers) -> str:
-    """A table of the metrics, with published figures beside them if the run is complete."""
+    """Formats a table of the metrics, with published figures if the run is complete."""
     ours, theirs = results.metrics, comparison.figures
     columns = ["ours", *(["Video-XL-Pro, published"] if theirs else [])]
     lines = [results.headline(), "", f"| metric | {' | '.join(columns)} |"]
@@ -184,7 +182,7 @@ def to_markdown(results: Results, *, comparison: Comparison, answers: Answers) -
 
 
 def write_results(results: Results, *, comparison: Comparison, answers: Answers, out: Path) -> str:
-    """Writes `predictions.jsonl`, which `score` reads, `results.md` and, last, `results.json`.
+    """Writes `predictions.jsonl`, which `score` reads, `results.md` and finally `results.json`.
 
     Returns the text of `results.md`.
     """

@@ -1,7 +1,7 @@
 """The folder of a run: its settings, the answers so far, and the videos that could not be read.
 
-It holds `settings.json`, `answers-I-of-N.jsonl` (a line for each question, as soon as it is
-answered), `unreadable-I-of-N.jsonl`, and at the end what `results.write_results` writes.
+It contains `settings.json`, `answers-I-of-N.jsonl` (one line per question, written as soon as it is
+answered), `unreadable-I-of-N.jsonl`, and at the end the files of `results.write_results`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ class RunFolder:
     """One process's view of a run over some records."""
 
     def __init__(self, out: Path, *, records: Sequence[Any], shard: Shard):
-        """Makes the folder, or reads what it holds from before.
+        """Creates the folder, or reads the answers that it already holds.
 
         Args:
             out: folder of the run, shared by all its processes.
@@ -39,7 +39,7 @@ class RunFolder:
         self._unreadable = Journal(out, name="unreadable", shard=shard)
 
     def pending(self) -> list[list[Any]]:
-        """Records of this share that have no answer; those about the same video are together."""
+        """Returns this share's unanswered records, grouped by video."""
         shares = enumerate(by_video(self._records))
         mine = [records for place, records in shares if self._shard.owns(place)]
         left = [[r for r in records if _key(r) not in self._answers.entries] for records in mine]
@@ -80,7 +80,7 @@ class RunFolder:
                 )
 
     def answers(self) -> Answers | None:
-        """The answers of all processes; None while some questions have not been asked."""
+        """Returns the answers of all processes; None while some questions are still unasked."""
         texts, unreadable, unused_subtitles = {}, {}, {}
         answers, failed = (
             Journal(self._out, name=name, shard=self._shard).entries
@@ -100,7 +100,7 @@ class RunFolder:
 
 
 def by_video(records: Iterable[Any]) -> list[list[Any]]:
-    """Records about the same video together, in the order in which videos appear."""
+    """Groups records by video, in the order in which videos first appear."""
     videos: dict[str, list[Any]] = {}
     for record in records:
         videos.setdefault(record.video, []).append(record)
@@ -109,7 +109,7 @@ def by_video(records: Iterable[Any]) -> list[list[Any]]:
 
 @contextlib.contextmanager
 def folder_lock(out: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock, for which it waits while another process holds it."""
+    """Creates the folder and holds its lock, waiting while another process holds it."""
     make_writable(out, flag="--out")
     with (out / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -117,10 +117,10 @@ def folder_lock(out: Path) -> Iterator[None]:
 
 
 def check_settings(out: Path, settings: Mapping[str, Any], *, name: str = "settings.json") -> None:
-    """Writes the settings of a run, or compares them with those that its folder holds.
+    """Writes the settings of a run, or compares them with those in its folder.
 
-    Call it with the `folder_lock`. A setting that the file lacks is not compared, since runs begun
-    with an earlier version do not have it.
+    Call it while holding the `folder_lock`. Settings missing in the file are not compared, since
+    runs started with an earlier version do not have them.
 
     Raises:
         InputError: the folder holds a run under other settings.

@@ -1,4 +1,4 @@
-"""Runs a benchmark: asks a model about each video, keeps the answers in a folder, and scores them.
+"""Runs a benchmark: asks a model about each video, stores the answers in a folder, and scores them.
 
 Shapes: `F` sampled frames.
 """
@@ -33,7 +33,7 @@ from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.journal import Shard
 
-_FOLDER_FPS = 1.0  # A video that is a folder of frames shows each for a second.
+_FOLDER_FPS = 1.0  # Frame rate of a video that is a folder of frames.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,21 +42,21 @@ class Run:
 
     Attributes:
         checkpoint: model folder or training folder.
-        benchmark: what is asked.
-        chain: number of the chain that was asked for; None if none was.
-        source: hash of the file that defines the benchmark; None if it has a name.
+        benchmark: benchmark to ask.
+        chain: number of the requested chain; None if none was requested.
+        source: hash of the file that defines the benchmark; None if it was found by name.
         annotations: published file or folder of questions.
         videos: folder of the videos.
-        subtitles: folder of the SRT files; None if none are shown.
+        subtitles: folder of the SRT files; None to show none.
         out: folder of the run.
-        profile: whose prompts, parser and metrics.
-        limit: number of questions that are asked, the first ones; None for all.
-        sampling: frames and tokens of a video.
-        budget: limits of the benchmark, with those that were given in their place.
-        options: of the decoder.
-        decoder_flags: by name, as JSON.
-        dtype: of the parameters; None for the stored one.
-        token_cache: folder where visual tokens are kept; "" for none.
+        profile: profile whose prompts, parser and metrics are used.
+        limit: number of questions to ask, from the first on; None for all.
+        sampling: sampling of frames and tokens of a video.
+        budget: limits of the benchmark, replaced by those that the user gave.
+        options: options of the decoder.
+        decoder_flags: decoder flags by name, as JSON.
+        dtype: dtype of the parameters; None for the stored one.
+        token_cache: folder that caches visual tokens; "" for none.
         shard: share of the videos that this process asks about.
         max_unreadable: number of videos that may fail.
         judge: model that rates answers; None for none.
@@ -90,10 +90,10 @@ class Run:
 
 
 def default_sampling(checkpoint: str, *, benchmark: Benchmark) -> InferenceConfig:
-    """How a benchmark's videos are sampled if no flag says otherwise.
+    """Returns the default sampling of a benchmark's videos.
 
-    A benchmark with a number of frames of its own sets frames and rate; the share of visual tokens
-    kept, and everything for other benchmarks, is what the model folder says.
+    If the benchmark has its own number of frames, it determines frames and rate; everything else
+    comes from the model folder.
 
     Raises:
         InputError: the checkpoint does not exist or cannot be used.
@@ -106,16 +106,16 @@ def default_sampling(checkpoint: str, *, benchmark: Benchmark) -> InferenceConfi
 
 
 def run(request: Run) -> str:
-    """Asks this process's share; once all questions are answered, writes the results.
+    """Asks this process's share; writes the results once all questions are answered.
 
     Returns:
-        The table of the results, or a sentence saying that other processes are not done.
+        The table of the results, or a sentence that other processes are still running.
 
     Raises:
         InputError: the annotations or the checkpoint cannot be used, the folder holds another run,
             or the judge refuses a request.
-        Failure: too many videos cannot be read, tokens cannot be kept, or the judge does not
-            answer.
+        Failure: too many videos cannot be read, tokens cannot be written to the cache, or the judge
+            does not answer.
     """
     available = request.benchmark.read_unique(request.annotations)
     records = available[: request.limit]
@@ -136,7 +136,7 @@ def run(request: Run) -> str:
 
 
 def _finish(request: Run, records: Sequence[Any], answers: Answers, *, num_available: int) -> str:
-    """Scores the answers and writes the results; without a judge first, in case it fails."""
+    """Scores the answers and writes results, first without a judge in case the judge fails."""
     benchmark, judge = request.benchmark, request.judge
     comparison = reports.compare(benchmark.published, records, answers, num_available=num_available)
     write = functools.partial(
@@ -154,9 +154,9 @@ def _finish(request: Run, records: Sequence[Any], answers: Answers, *, num_avail
 
 
 def _settings(request: Run) -> dict[str, Any]:
-    """Everything on which an answer depends beside its question, as JSON.
+    """Returns everything besides its question on which an answer depends, as JSON.
 
-    Names and order are those of runs begun with earlier versions, which are compared with them.
+    Names and order are fixed, because they are compared with those of runs of earlier versions.
     """
     params = locate(request.checkpoint).params
     settings = {
@@ -180,7 +180,7 @@ class _Media:
     """An encoded video or picture.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         times: float64 [F], seconds of the frames; empty for a picture.
         encoded: its visual tokens.
     """
@@ -191,7 +191,7 @@ class _Media:
 
 
 class Asker:
-    """Asks the model about one video after another; it is loaded for the first one."""
+    """Asks the model about one video after another; the model is loaded on first use."""
 
     def __init__(self, request: Run, *, videos: MediaFolder, subtitles: MediaFolder | None):
         self._run = request
@@ -199,11 +199,11 @@ class Asker:
         self._subtitles = subtitles
 
     def ask(self, records: Sequence[Any]) -> Iterator[Line]:
-        """Lines about the questions on one video, in their order.
+        """Yields lines about the questions on one video, in order.
 
         A line has `id`, `video`, `system`, `prompt`, `prefill`, `frames` (their seconds), `answer`
-        and the `seconds` it took, and `unused_subtitles`, a sentence, if there are some that cannot
-        be used; or `id`, `video` and `error`, a sentence.
+        and the `seconds` that it took, and, if existing subtitles cannot be used, a sentence
+        `unused_subtitles`; or else `id`, `video` and a sentence `error`.
         """
         engine = self._engine  # A checkpoint that cannot be loaded is not the video's fault.
         try:
@@ -270,7 +270,7 @@ class Asker:
         return benchmark.subtitled_prompt(record, profile, subtitles=text)
 
     def _shown_subtitles(self, record: Record, media: _Media) -> "_Subtitles":
-        """The subtitles of a record; a file that cannot be used does not cost the question."""
+        """Returns the subtitles of a record; an unusable file does not lose the question."""
         if self._subtitles is None:
             return _Subtitles()
         try:
@@ -287,9 +287,8 @@ class _Subtitles(NamedTuple):
     """The subtitles of a video.
 
     Attributes:
-        text: what is on the screen together with the sampled frames; None if there is no file that
-            can be used.
-        fault: why the file cannot be used, or "".
+        text: text on the screen during the sampled frames; None if there is no usable file.
+        fault: reason why the file cannot be used, or "".
     """
 
     text: str | None = None
@@ -310,10 +309,10 @@ def plan_prompt(engine: Engine, prompt: Prompt, *, groups: int, options: Options
 
 
 def _ids(engine: Engine, prompt: Prompt) -> np.ndarray:
-    """The token ids of a prompt.
+    """Returns the token ids of a prompt.
 
-    These are the usual ones with another system message in front and the start of the reply
-    behind them.
+    These are the usual ids with another system message at the start and the beginning of the reply
+    at the end.
     """
     encode = engine.tokenizer.encode
     turns = chat.visual_question(prompt.text)
@@ -327,7 +326,7 @@ def _ids(engine: Engine, prompt: Prompt) -> np.ndarray:
 
 
 def _shown_text(path: Path, *, media: _Media, profile: Profile) -> str:
-    """The text of an SRT file that is on the screen together with the sampled frames.
+    """Returns the text of an SRT file that is on the screen during the sampled frames.
 
     Raises:
         InputError: the file cannot be used.
@@ -338,7 +337,7 @@ def _shown_text(path: Path, *, media: _Media, profile: Profile) -> str:
 
 
 def _frame_rate(video: Path) -> float:
-    """The frame rate of a video in frames per second."""
+    """Returns the frame rate of a video in frames per second."""
     if video.is_dir():
         return _FOLDER_FPS
     try:

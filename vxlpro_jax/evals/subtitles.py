@@ -1,4 +1,4 @@
-"""Subtitles that are shown with sampled frames: SRT in its dialects, and WebVTT."""
+"""Subtitles shown during sampled frames, from WebVTT and the dialects of SRT."""
 
 import codecs
 import html
@@ -19,14 +19,14 @@ NO_SUBTITLES = "No subtitles available"
 
 _TAGGED = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
 _TAG = re.compile(r"<[^<>]*>")
-# Instructions to players of SRT, such as {\an8}, which are not spoken.
+# Instructions for SRT players, such as {\an8}, which are not spoken.
 _OVERRIDE = re.compile(r"\{\\[^{}]*\}")
 _CLOCK = r"(?:(\d{1,4})\s?:\s?)?(\d{1,2})\s?:\s?(\d{1,2})(?:\s?[,.]\s?(\d{1,3}))?"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?", re.ASCII)
-# A line with an arrow and a clock is meant as times, even if they cannot be read.
+# A line with an arrow and a clock is meant as times, even if they cannot be parsed.
 _CLOCK_START = re.compile(r"\d\s?:", re.ASCII)
 _COUNTER = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
-# Byte order marks; that of UTF-32 begins with that of UTF-16.
+# Byte order marks; UTF-32's begins with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -55,11 +55,11 @@ class _Times(NamedTuple):
 
 
 def read_srt(path: Path) -> list[Cue]:
-    """The cues of an SRT or WebVTT file; of two with the same times the later text is kept.
+    """Reads the cues of an SRT or WebVTT file; of cues with equal times the last text is kept.
 
-    A cue begins at a line with `-->` between times. Its text reaches to the counter above the next
-    such line, whatever blank lines are between; in WebVTT, to the next blank line. The file is
-    UTF-8, UTF-16 or UTF-32, or Windows-1252 if its bytes look like that.
+    A cue starts at a line with `-->` between times. Its text extends to the counter above the next
+    such line, across any blank lines; in WebVTT, to the next blank line. The file is UTF-8, UTF-16
+    or UTF-32, or Windows-1252 if its bytes look like that.
 
     Raises:
         InputError: the file or its encoding cannot be read, it has no cue, or a cue's times are
@@ -80,10 +80,10 @@ def read_srt(path: Path) -> list[Cue]:
 def subtitles_at(
     cues: Sequence[Cue], *, frames: Sequence[int], fps: float, profile: Profile
 ) -> str:
-    """The text of the cues that cover a sampled frame, a line each.
+    """Returns the text of the cues that cover a sampled frame, one line each.
 
-    A cue covers frames int(start * fps) to int(end * fps) - 1. legacy2025, which is lmms-eval's
-    code, shows only text in its font tag, and the cues in the order of a set of their places.
+    A cue covers frames int(start * fps) to int(end * fps) - 1. `legacy2025`, which follows
+    lmms-eval's code, shows only text in its font tag, with cues in the order of a Python set.
     """
     spans = [(int(cue.start * fps), int(cue.end * fps)) for cue in cues]
     covered = [
@@ -100,7 +100,7 @@ def _spoken(text: str) -> str:
 
 
 def _decoded(data: bytes, path: Path) -> str:
-    """The text of a file in one of the encodings that `read_srt` names."""
+    """Decodes the text of a file, in one of the encodings that `read_srt` lists."""
     try:
         return data.decode(_encoding(data))
     except UnicodeDecodeError:
@@ -117,7 +117,7 @@ def _decoded(data: bytes, path: Path) -> str:
 
 
 def _encoding(data: bytes) -> str:
-    """The encoding that a byte order mark or the place of null bytes tells, else UTF-8."""
+    """Returns the encoding that a byte order mark or null bytes indicate, or else UTF-8."""
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             return name
@@ -128,7 +128,7 @@ def _encoding(data: bytes) -> str:
 
 
 def _times(lines: Sequence[str], path: Path) -> Iterator[_Times]:
-    """The lines that begin a cue."""
+    """Yields the lines that start a cue."""
     for number, line in enumerate(lines):
         if "-->" not in line:
             continue
@@ -144,14 +144,14 @@ def _seconds(hours: str | None, minutes: str, seconds: str, milliseconds: str | 
 
 
 def _webvtt_texts(lines: Sequence[str], times: Sequence[_Times]) -> Iterator[str]:
-    """The text of each cue, without WebVTT's tags and with its character references resolved."""
+    """Yields the text of each cue, without WebVTT's tags and with character references resolved."""
     for at in times:
         said = itertools.takewhile(str.strip, lines[at.line + 1 :])
         yield html.unescape(_TAG.sub("", " ".join(said)))
 
 
 def _srt_texts(lines: Sequence[str], times: Sequence[_Times]) -> Iterator[str]:
-    """The text of each cue."""
+    """Yields the text of each cue."""
     previous = _last_number(lines[: times[0].line]) if times else None
     for at, after in zip(times, [*times[1:], None], strict=False):
         said = lines[at.line + 1 : after.line if after else None]
@@ -163,14 +163,14 @@ def _srt_texts(lines: Sequence[str], times: Sequence[_Times]) -> Iterator[str]:
 
 
 class _Number(NamedTuple):
-    """Attributes: `value`, and `line`, its index."""
+    """Attributes: `value`, and the index `line` of its line."""
 
     value: int
     line: int
 
 
 def _last_number(lines: Sequence[str]) -> _Number | None:
-    """The number that is the last line which is not blank, if it is one."""
+    """Returns the number on the last non-blank line, if that line is a number."""
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     found = _COUNTER.fullmatch(lines[last]) if last >= 0 else None
     return _Number(int(found[1]), last) if found else None
@@ -179,10 +179,10 @@ def _last_number(lines: Sequence[str]) -> _Number | None:
 def _is_counter(
     lines: Sequence[str], number: _Number, *, previous: _Number | None, ends_file: bool
 ) -> bool:
-    """Whether the number that ends the text of a cue is the counter of the next one.
+    """Returns whether the number at the end of a cue's text is the counter of the next cue.
 
-    It is if it follows the `previous` counter, or stands alone directly above the times. At the end
-    of the file, where no times come, it has to follow and stand alone.
+    It is a counter if it follows the `previous` one, or stands alone directly above the times. At
+    the end of the file, where no times follow, both must hold.
     """
     follows = previous is not None and number.value == previous.value + 1
     is_alone = number.line == 0 or not lines[number.line - 1].strip()

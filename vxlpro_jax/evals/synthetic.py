@@ -1,6 +1,6 @@
-"""The embedded benchmark: what a model makes of the held-out questions about synthetic clips.
+"""The embedded benchmark: held-out questions about synthetic clips.
 
-Every reply is generated at temperature 0 from an mp4 file, as `vxlpro_jax.generate` would.
+Every reply is generated at temperature 0 from an mp4 file, as by `vxlpro_jax.generate`.
 """
 
 import dataclasses
@@ -57,14 +57,14 @@ class SampleQuestion(NamedTuple):
 def run(engine: Engine, *, cache_dir: Path, keep_ratio: float, out: Path) -> str:
     """Asks all held-out questions, and writes `replies.jsonl`, `results.md` and `results.json`.
 
-    Results are `accuracy`, `blind` (every clip is black, and the reply one of the possible
+    Results are `accuracy`, `blind` (every clip is black, and the reply is one of the possible
     answers) and `chance`, by kind of question.
 
     Args:
-        engine: model.
-        cache_dir: folder of the clips, which are written if they are not there.
+        engine: model to ask.
+        cache_dir: folder of the clips, which are written if missing.
         keep_ratio: share of the visual tokens that the selector keeps.
-        out: folder, which exists.
+        out: existing folder.
 
     Returns:
         The text of `results.md`.
@@ -98,30 +98,30 @@ def run(engine: Engine, *, cache_dir: Path, keep_ratio: float, out: Path) -> str
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """The samples of a data file of `data.synthetic`, whose clips lie in the `folder` of the file.
+    """The samples of a data file of `data.synthetic`, with clips in the `folder` of the file.
 
-    Those about the same clip follow each other.
+    Samples about the same clip are consecutive.
     """
 
     folder: Path
     samples: Sequence[Mapping[str, Any]]
 
     def by_clip(self) -> Iterator[tuple[Path, list[Mapping[str, Any]]]]:
-        """Each clip with its samples."""
+        """Yields each clip with its samples."""
         for name, several in itertools.groupby(self.samples, key=operator.itemgetter("video")):
             yield self.folder / name, list(several)
 
 
 def read_samples(data_file: Path) -> Samples:
-    """The samples of a data file of `data.synthetic`."""
+    """Returns the samples of a data file of `data.synthetic`."""
     return Samples(data_file.parent, json.loads(data_file.read_text(encoding="utf-8")))
 
 
 def ask(engine: Engine, samples: Samples, *, keep_ratio: float) -> Iterator[SyntheticReply]:
-    """The model's replies to samples, in their order.
+    """Yields the model's replies to samples, in their order.
 
     Args:
-        engine: model.
+        engine: model to ask.
         samples: questions and clips.
         keep_ratio: share of the visual tokens that the selector keeps.
 
@@ -139,9 +139,9 @@ def ask(engine: Engine, samples: Samples, *, keep_ratio: float) -> Iterator[Synt
 
 
 def ask_blind(engine: Engine, samples: Samples, *, keep_ratio: float) -> Iterator[SyntheticReply]:
-    """As `ask`, but every clip is black, so that only the question can tell the answer.
+    """Asks like `ask`, but with black clips, so that only the question can reveal the answer.
 
-    The reply is the likeliest of the answers that are right for some clip.
+    The reply is the likeliest among the answers that are right for some clip.
     """
     choices = defaultdict(set)
     for sample in samples.samples:
@@ -149,7 +149,7 @@ def ask_blind(engine: Engine, samples: Samples, *, keep_ratio: float) -> Iterato
     free = Options(keep_ratio=keep_ratio, max_new_tokens=MAX_NEW_TOKENS)
     size = engine.config.vision.image_size
 
-    # Most clips of a length have the same times, and then the same reply.
+    # Most clips of the same length have the same times, and then the same reply.
     @functools.cache
     def reply_to(times: tuple[float, ...], question: str) -> tuple[str, int]:
         black = np.zeros((len(times), FRAMES_PER_GROUP, size, size, 3), np.uint8)
@@ -164,7 +164,7 @@ def ask_blind(engine: Engine, samples: Samples, *, keep_ratio: float) -> Iterato
 
 
 def read_groups(engine: Engine, clip: Path) -> tuple[np.ndarray, np.ndarray]:
-    """All frames of a clip in groups of four, and the seconds of the groups."""
+    """Returns all frames of a clip in groups of four, and the seconds of the groups."""
     size = engine.config.vision.image_size
     return reader.group_video(reader.read_video(clip, max_frames=max(NEEDLE_FRAMES), size=size))
 
@@ -172,19 +172,19 @@ def read_groups(engine: Engine, clip: Path) -> tuple[np.ndarray, np.ndarray]:
 def reply_to_question(
     engine: Engine, encoded: Encoded, question: str, *, options: Options
 ) -> tuple[str, int]:
-    """The reply, and the number of visual tokens that were kept for it."""
+    """Returns the reply, and the number of visual tokens that were kept for it."""
     plan = engine.plan(encoded, question, options=options)
     return "".join(engine.answer(encoded, plan, options=options)), plan.keep
 
 
 def question_of(sample: Mapping[str, Any]) -> SampleQuestion:
-    """The question of a sample, without the mark of its clip, and its right answer."""
+    """Returns the question of a sample, without the mark of its clip, and the right answer."""
     text, answer = (turn["value"] for turn in sample["conversations"])
     return SampleQuestion(text.removeprefix(f"{IMAGE_MARK}\n"), answer)
 
 
 def scored_reply(sample: Mapping[str, Any], reply: str, kept: int) -> SyntheticReply:
-    """A reply to a sample with its score."""
+    """Scores a reply to a sample."""
     question, answer = question_of(sample)
     score = score_reply(reply, answer=answer)
     return SyntheticReply(sample["kind"], sample["video"], question, answer, reply, score, kept)
@@ -194,7 +194,7 @@ def scored_reply(sample: Mapping[str, Any], reply: str, kept: int) -> SyntheticR
 
 
 def score_reply(reply: str, *, answer: str) -> float:
-    """1 if the reply is the answer, else 0; for two time spans their intersection over union."""
+    """Returns 1 if the reply is the answer, else 0; for two time spans their IoU."""
     right, given = _SPAN.fullmatch(answer), _SPAN.fullmatch(reply)
     if not right:
         return float(reply == answer)
@@ -206,7 +206,7 @@ def score_reply(reply: str, *, answer: str) -> float:
 
 
 def by_kind(replies: Iterable[SyntheticReply]) -> dict[str, float]:
-    """Mean score of each kind of question; that of `when` is called `when_iou`."""
+    """Averages the scores per kind of question; the mean of `when` is named `when_iou`."""
     scores = defaultdict(list)
     for reply in replies:
         scores["when_iou" if reply.kind == "when" else reply.kind].append(reply.score)
@@ -214,9 +214,9 @@ def by_kind(replies: Iterable[SyntheticReply]) -> dict[str, float]:
 
 
 def chance(replies: Sequence[SyntheticReply]) -> dict[str, float]:
-    """Chance accuracy of each kind of question.
+    """Computes the chance accuracy per kind of question.
 
-    It is the expected score of the answer to the same question about a clip drawn at random.
+    It is the expected score of the reference answer to the same question about a random clip.
     """
     answers = defaultdict(list)
     for reply in replies:
@@ -233,7 +233,7 @@ def chance(replies: Sequence[SyntheticReply]) -> dict[str, float]:
 
 
 def to_markdown(results: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of `accuracy`, `blind` and `chance` by kind of question."""
+    """Formats a table of `accuracy`, `blind` and `chance` by kind of question."""
     rows = ["| question | accuracy | blind | chance |", "| --- | --- | --- | --- |"]
     for kind in results["accuracy"]:
         figures = (results[who][kind] for who in ("accuracy", "blind", "chance"))

@@ -1,1 +1,1 @@
-"""Published benchmarks of video understanding, one file a family."""
+"""Published benchmarks of video understanding, one file per family."""

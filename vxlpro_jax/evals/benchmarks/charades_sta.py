@@ -1,4 +1,4 @@
-"""Charades-STA: when in a clip the event of a sentence happens."""
+"""Charades-STA: finds when the event described by a sentence happens in a clip."""
 
 import dataclasses
 import re
@@ -34,7 +34,7 @@ _CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?"
 _CLOCKS = re.compile(rf"\b({_CLOCK})\b")
 _CLOCK_RANGE = re.compile(rf"\b({_CLOCK})\s*[\u2013-]\s*({_CLOCK})\b")
 _NUMBER = re.compile(r"\b(\d+(?:\.\d+)?)\b")
-# lmms-eval's patterns may begin inside a number and backtrack over digits. That finds nothing more
+# lmms-eval's patterns may start inside a number and backtrack over digits. This never finds more,
 # but takes hours on a reply that repeats one digit.
 _FIRST = r"(?<!\d)(\d++(?:\.\d++)?+)"
 _NUMBER_RANGE = re.compile(rf"{_FIRST}\s*+[\u2013-]\s*(\d+(?:\.\d+)?)")
@@ -51,9 +51,9 @@ class CharadesQuery(Record):
     """A sentence about a clip.
 
     Attributes:
-        caption: the sentence.
-        span: when it is true.
-        key: equal for records that lmms-eval counts as one.
+        caption: text of the sentence.
+        span: time span in which it is true.
+        key: text that is equal for records that lmms-eval counts as one.
     """
 
     caption: str
@@ -72,26 +72,26 @@ def _read(path: Path) -> list[CharadesQuery]:
 
 
 def _prompt(query: CharadesQuery, profile: Profile) -> Prompt:
-    """The prompt of lmms-eval, with its spelling mistake."""
+    """Returns lmms-eval's prompt, including its spelling mistake."""
     del profile
     return Prompt(_PROMPT.format(query.caption))
 
 
 def _score(query: CharadesQuery, answer: str, profile: Profile) -> Score:
-    """The IoU with the first span that lmms-eval of 2026, or of early 2025, finds."""
+    """Computes the IoU of the first span that lmms-eval (of 2026 or of early 2025) finds."""
     parse = parse_official if profile == "official" else parse_legacy
     return metrics.score_span(query.span, parse(answer), answer)
 
 
 def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`mIoU` and `R1@` over all queries; of exact duplicates only the last counts."""
+    """Computes `mIoU` and `R1@` over all queries; for exact duplicates only the last counts."""
     del profile
     merged = metrics.last_of_each(scored, key=lambda one: one.record.key)
     return metrics.span_metrics(merged, mean_name="mIoU")
 
 
 def parse_official(answer: str) -> TimeSpan | None:
-    """The span that lmms-eval of 2026 finds.
+    """Returns the span that lmms-eval of 2026 would find.
 
     It tries one pattern after another on the sentences with a keyword, or on all sentences if none
     has a keyword.
@@ -108,10 +108,10 @@ def parse_official(answer: str) -> TimeSpan | None:
 
 
 def parse_legacy(answer: str) -> TimeSpan | None:
-    """The span that lmms-eval of early 2025 finds.
+    """Returns the span that lmms-eval of early 2025 would find.
 
-    It is a number range anywhere, else the first numbers of two sentences with a keyword. A number
-    with stray dots (`9..`), at which lmms-eval stops with an error, counts as no span.
+    This is a number range anywhere, or else the first numbers of two sentences with a keyword. A
+    number with stray dots (`9..`), on which lmms-eval stops with an error, counts as no span.
     """
     text = _plain(answer)
     try:
@@ -125,7 +125,7 @@ def parse_legacy(answer: str) -> TimeSpan | None:
 
 
 def _plain(answer: str) -> str:
-    """Differs from lmms-eval because that cuts numbers before units that are not ASCII."""
+    """Rewrites numbers. Unlike here, lmms-eval truncates numbers before non-ASCII units."""
     return plain_numbers(answer.lower()).replace(_ECHO, "").replace("to", "-")
 
 
@@ -166,7 +166,7 @@ def _text_rows(path: Path) -> list[AnnotationRow]:
 
 
 def _line_fields(line: str) -> dict[str, Any] | None:
-    """The fields of a line of text; None if it has another form."""
+    """Returns the fields of a line of text; None if it is malformed."""
     found = _LINE.fullmatch(line)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""LongVideoBench: three to five options, by duration group and category of question."""
+"""LongVideoBench: questions with three to five options, by duration and question category."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ class LongvideobenchQuestion(Record):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The duration group of the video, in seconds, and the category of the question."""
+        """The video's duration group, in seconds, and the question's category."""
         return (f"duration/{self.duration_group}", f"category/{self.category}")
 
 
 def _read(path: Path) -> list[LongvideobenchQuestion]:
-    """Reads `lvb_val.json`, or the rows with `option0` to `option4`.
+    """Reads `lvb_val.json`, or rows with the fields `option0` to `option4`.
 
     Raises:
         InputError: the file or a record cannot be used.
@@ -57,7 +57,7 @@ def _read(path: Path) -> list[LongvideobenchQuestion]:
 
 
 def _prompt(question: LongvideobenchQuestion, profile: Profile) -> Prompt:
-    """lmms-eval's prompt for videos, including its last newline."""
+    """Returns lmms-eval's prompt for videos, including its final newline."""
     del profile
     options = lettered(question.options, form="{}. {}")
     ending = "Answer with the option's letter from the given choices directly.\n"
@@ -65,10 +65,10 @@ def _prompt(question: LongvideobenchQuestion, profile: Profile) -> Prompt:
 
 
 def _score(question: LongvideobenchQuestion, answer: str, profile: Profile) -> Score:
-    """Takes the first of A to E after some phrases are deleted, even if there is no such option.
+    """Takes the first letter A to E after deleting some phrases, even if no option has it.
 
     If the answer has no letter, lmms-eval guesses at random. Here such an answer is wrong, and the
-    measure `expected` is the accuracy of a random guess.
+    measure `expected` is the expected accuracy of a random guess.
     """
     del profile
     if question.gold is None:
@@ -80,13 +80,13 @@ def _score(question: LongvideobenchQuestion, answer: str, profile: Profile) -> S
 
 
 def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`overall`, the groups, and `overall_expected`, with guesses for answers without a letter."""
+    """Computes `overall`, the groups, and `overall_expected`, which credits random guesses."""
     decided = [one.score.measures["expected"] for one in scored if not one.score.is_pending]
     return {**pooled_accuracies(scored, profile), "overall_expected": percent(decided)}
 
 
 def frame_indices(*, duration: float, fps: float, max_frames: int) -> list[int]:
-    """Indices of the frames that the authors sample from a video of `duration` seconds."""
+    """Returns the indices of the frames that the authors sample from a video of `duration` s."""
     count = min(max_frames, int(duration))
     return [int(int(duration * fps) / count) * i for i in range(count)]
 

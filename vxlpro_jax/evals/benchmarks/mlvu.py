@@ -1,7 +1,8 @@
-"""MLVU, Dev and Test: multiple choice in 7 and 9 kinds of task, and two tasks for a judge model.
+"""MLVU, Dev and Test: 7 and 9 kinds of multiple-choice tasks, and two tasks for a judge model.
 
-Records are the authors' (`video`, `question_type`, options in `candidates`, the answer's text) or
-lmms-eval's (`video_name`, `task_type`, options inside `question`, the answer's letter).
+Records have either the authors' form (`video`, `question_type`, options in `candidates`, the
+answer's text) or lmms-eval's (`video_name`, `task_type`, options inside `question`, the answer's
+letter).
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ _WATCH = (
 _CHOOSE = f"{_WATCH}select the best option that accurately addresses the question."
 _ANSWER = f"{_WATCH}answer the given questions."
 
-# The authors' script turns an answer that is not among the candidates into this letter.
+# The authors' script replaces an answer that is not among the candidates by this letter.
 _NO_LETTER = "@"
 
 
@@ -52,10 +53,10 @@ class MlvuQuestion(Record):
     Attributes:
         task: kind of task, such as `plotQA`.
         question: text without options.
-        options: texts; empty in generation tasks.
-        gold: right letter; None if it is not published.
-        reference: right text, for a judge model; "" if it is not published.
-        scoring_points: of a right text, for a judge model; "" if they are not published.
+        options: texts of the options; empty in generation tasks.
+        gold: letter of the right option; None if it is unpublished.
+        reference: right text, for a judge model; "" if it is unpublished.
+        scoring_points: criteria for a right text, for a judge model; "" if they are unpublished.
     """
 
     task: str
@@ -72,12 +73,12 @@ class MlvuQuestion(Record):
 
     @property
     def is_choice(self) -> bool:
-        """Whether the task is multiple choice, which needs no judge model."""
+        """Whether the task is multiple choice, and so needs no judge model."""
         return self.task not in GENERATION_TASKS
 
 
 def _read_dev(path: Path) -> list[MlvuQuestion]:
-    """Reads either form of record, from a file or from the authors' folder of JSON files.
+    """Reads records of either form, from a file or from the authors' folder of JSON files.
 
     Raises:
         InputError: a file or a record cannot be used.
@@ -91,7 +92,7 @@ def _read_dev(path: Path) -> list[MlvuQuestion]:
 
 
 def _read_test(path: Path) -> list[MlvuQuestion]:
-    """Reads the same forms as `_read_dev`; the answers may be missing, as they are published apart.
+    """Reads the same forms as `_read_dev`; answers may be missing, as they are published apart.
 
     Raises:
         InputError: a file or a record cannot be used.
@@ -100,7 +101,7 @@ def _read_test(path: Path) -> list[MlvuQuestion]:
 
 
 def _prompt(question: MlvuQuestion, profile: Profile) -> Prompt:
-    """The authors' prompt, or lmms-eval's of early 2025 with everything in the user's turn."""
+    """Returns the authors' prompt, or lmms-eval's of early 2025, all of it in the user's turn."""
     if not question.is_choice:
         return Prompt(question.question, system=_ANSWER)
     options = lettered(question.options, form="({}) {}")
@@ -113,15 +114,15 @@ def _prompt(question: MlvuQuestion, profile: Profile) -> Prompt:
 
 
 def _score_dev(question: MlvuQuestion, answer: str, profile: Profile) -> Score:
-    """Takes the character before the first ")", else the whole reply.
+    """Takes the character before the first ")", or else the whole reply.
 
-    legacy2025 strips whitespace from the reply first.
+    `legacy2025` strips whitespace from the reply first.
     """
     return _score_choice(question, before_parenthesis(_stripped(answer, profile)))
 
 
 def _score_test(question: MlvuQuestion, answer: str, profile: Profile) -> Score:
-    """Takes the stripped text before the first ")"; legacy2025 scores as in Dev."""
+    """Takes the stripped text before the first ")"; `legacy2025` scores as in Dev."""
     if profile == "official":
         return _score_choice(question, answer.split(")")[0].strip())
     return _score_dev(question, answer, profile)
@@ -130,10 +131,10 @@ def _score_test(question: MlvuQuestion, answer: str, profile: Profile) -> Score:
 def _aggregate(
     scored: Sequence[ScoredRecord], profile: Profile, *, tasks: Sequence[str]
 ) -> dict[str, float]:
-    """`macro` (M-Avg, the mean over kinds of task), `micro` and each `task/`.
+    """Computes `macro` (M-Avg, the mean over kinds of task), `micro` and each `task/`.
 
-    The authors' script takes the mean over the kinds that occur; lmms-eval takes it over all
-    kinds, so that one without questions counts as 0.
+    The authors' script takes the mean over the kinds that occur; lmms-eval takes it over all kinds,
+    so that a kind without questions counts as 0.
     """
     chosen = [one for one in scored if one.record.is_choice]
     groups = group_accuracies(chosen)
@@ -156,7 +157,7 @@ def _score_choice(question: MlvuQuestion, parsed: str) -> Score:
 
 
 def _rows(path: Path) -> list[AnnotationRow]:
-    """The rows of a file, or of all files of a folder, numbered throughout."""
+    """Returns the rows of a file, or of all files of a folder, numbered consecutively."""
     rows = [row for file in files_of(path) for row in read_rows(file)]
     return [dataclasses.replace(row, index=place) for place, row in enumerate(rows)]
 
@@ -182,7 +183,7 @@ def _authors(row: AnnotationRow) -> MlvuQuestion:
 
 
 def _gold(row: AnnotationRow) -> str:
-    """The letter of the last candidate equal to the answer, or the answer if it is a letter."""
+    """Returns the letter of the last candidate equal to the answer; or the answer if a letter."""
     answer, candidates = row.fields["answer"], row.entries("candidates")
     places = [i for i, candidate in enumerate(candidates) if candidate == answer]
     if places:
@@ -212,12 +213,12 @@ def _repacked(row: AnnotationRow) -> MlvuQuestion:
 
 
 def _judge_text(row: AnnotationRow, field: str, *, is_choice: bool) -> str:
-    """A field for a judge model; a list has the brackets and quotes of a Python list."""
+    """Returns a field for a judge model; a list is formatted like a Python list."""
     return str(row.fields[field]) if field in row and not is_choice else ""
 
 
 def _options_of(text: str) -> tuple[str, ...]:
-    """Options from a text that begins with a newline and has one per line, such as `(A) goat`."""
+    """Parses options from text that starts with a newline and has one per line: `(A) goat`."""
     options = []
     while text:
         text = text.removeprefix(f"\n({letter(len(options))}) ")
@@ -229,8 +230,8 @@ def _options_of(text: str) -> tuple[str, ...]:
 
 # ---- Judge --------------------------------------------------------------------------------------
 #
-# The criteria and the scales are the authors', in words of our own, as their texts are not free to
-# be copied.
+# The criteria and the scales are the authors', but in our own words, because their texts may not be
+# copied.
 
 _AS_JSON = 'Give a reason for each score, and end with a JSON object: {{"{}": x, "{}": y}}.'
 _SUB_SCENE_SYSTEM = (
@@ -251,7 +252,7 @@ _SUMMARY_SYSTEM = (
     + _AS_JSON.format("score_completeness", "score_reliability")
 )
 _SUMMARY = "Reference: {reference}\nSummary: {answer}"
-# The two scores that a judge gives, by metric.
+# The two scores that a judge gives, for each metric.
 _SCORE_KEYS = {
     "VS": ("score_completeness", "score_reliability"),
     "SSC": ("score_accuracy", "score_relevance"),
@@ -275,7 +276,7 @@ def _judged_metric(one: ScoredRecord) -> str:
 
 
 def _read_judge_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
-    """The sum of two scores; 0 if one of them is missing, as in the authors' script."""
+    """Returns the sum of two scores; 0 if one is missing, as in the authors' script."""
     keys = _SCORE_KEYS[_judged_metric(one)]
     patterns = [rf"{key}['\"]?\s*:\s*(\d+(?:\.\d+)?)" for key in keys]
     scores = [float(found[1]) for found in (re.search(p, reply or "") for p in patterns) if found]
@@ -283,7 +284,7 @@ def _read_judge_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
 
 
 def _aggregate_judged(judged: Sequence[JudgedRecord]) -> dict[str, float]:
-    """`SSC` and `VS`, from 2 to 10, and their mean, `G-Avg`, if both were asked."""
+    """Computes `SSC` and `VS`, from 2 to 10, and their mean `G-Avg` if both were asked."""
     metrics = {}
     for name in _SCORE_KEYS:
         scores = [each.measures["score"] for each in judged if _judged_metric(each.scored) == name]
@@ -309,7 +310,7 @@ _RUBRIC = Rubric(
     applies=lambda question: not question.is_choice,
 )
 
-# Whether the published M-Avg is a mean over kinds of task or over questions is not known.
+# It is unknown whether the published M-Avg is a mean over kinds of task or over questions.
 DEV = Benchmark(
     name="mlvu_dev",
     read=_read_dev,
@@ -320,7 +321,7 @@ DEV = Benchmark(
     rubric=_RUBRIC,
     published=Published(
         figures={"macro": 68.1, "judged/G-Avg": 5.27},
-        num_questions=(2174, 2175),  # As repacked for lmms-eval, and the authors'.
+        num_questions=(2174, 2175),  # lmms-eval's repacked file, and the authors'.
         counts=_is_choice,
     ),
 )

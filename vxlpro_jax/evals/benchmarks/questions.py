@@ -1,4 +1,4 @@
-"""Your own questions: a JSON list or JSON lines, about videos and pictures, with any answers.
+"""Your own questions about videos and pictures, in a JSON list or JSON lines, of any answer type.
 
 A record has these fields:
 
@@ -6,9 +6,9 @@ A record has these fields:
 - `question`: text.
 - `options`: list of texts, if the question is multiple choice.
 - `answer`: the right option or its letter, or the right text if there are no options; or instead
-- `spans`: list of `[start, end]` in seconds, if the answer is one or more stretches of the video.
+- `spans`: list of `[start, end]` in seconds, if the answer is one or more spans of the video.
 - `group`: name under which the accuracy is also reported (optional).
-- `id`: text or integer (optional; the place in the file by default).
+- `id`: text or integer (optional; by default the index in the file).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from vxlpro_jax.utils.errors import InputError
 MAX_OPTIONS = 26
 
 _CHOOSE = "Answer with the option's letter from the given choices directly."
-# A letter before a mark or the end of the line, by itself or behind a word such as "answer".
+# A letter before a punctuation mark or the end of the line, alone or after a word like "answer".
 _LETTER = r"\(?([A-Z])(?:[.:),]|\s*$)"
 _FIRST_LETTER = re.compile(_LETTER, re.MULTILINE)
 _NAMED_LETTER = re.compile(
@@ -48,11 +48,11 @@ class OwnQuestion(Record):
     """A question.
 
     Attributes:
-        question: text.
-        options: texts; empty if the question is not multiple choice.
+        question: text of the question.
+        options: texts of the options; empty if the question is not multiple choice.
         answer: right text; for multiple choice the letter of the right option; "" for spans.
-        spans: right stretches of the video; empty for other questions.
-        group: name; "" for none.
+        spans: right spans of the video; empty for other questions.
+        group: name of the group; "" for none.
     """
 
     question: str
@@ -63,7 +63,7 @@ class OwnQuestion(Record):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The group, if there is one."""
+        """The group, if the question has one."""
         return (f"group/{self.group}",) if self.group else ()
 
     @property
@@ -125,7 +125,7 @@ def _options(row: AnnotationRow) -> tuple[str, ...]:
 
 
 def _answer(row: AnnotationRow, options: Sequence[str]) -> str:
-    """The right text, or the letter of the right option."""
+    """Returns the right text, or the letter of the right option."""
     value = row.fields["answer"]
     text = row.text("answer") if isinstance(value, str) else f"{row.number('answer')}"
     if not options:
@@ -158,7 +158,7 @@ def _spans(row: AnnotationRow) -> tuple[TimeSpan, ...]:
 
 
 def _prompt(question: OwnQuestion, profile: Profile) -> Prompt:
-    """The question as it stands; options follow it, one per line, with the request for a letter."""
+    """Returns the question unchanged, then options, one per line, and the request for a letter."""
     del profile
     if not question.options:
         return Prompt(question.question)
@@ -167,7 +167,7 @@ def _prompt(question: OwnQuestion, profile: Profile) -> Prompt:
 
 
 def _score(question: OwnQuestion, answer: str, profile: Profile) -> Score:
-    """The letter of an option, an exact text, or the IoU of spans, which is right from 0.5."""
+    """Scores an option's letter, an exact text, or the IoU of spans, which is right from 0.5."""
     del profile
     if question.spans:
         return _score_spans(question, answer)
@@ -185,10 +185,10 @@ def _score_spans(question: OwnQuestion, answer: str) -> Score:
 
 
 def find_option(reply: str, *, options: Sequence[str]) -> str | None:
-    """The letter of the option that a reply names by its letter or its text.
+    """Returns the letter of the option that a reply names by letter or text.
 
-    A letter at the beginning counts (`B`, `(B)`, `B. a horse`), else the whole text of an option,
-    else a letter behind "answer", "option" or "choice".
+    A letter at the beginning counts (`B`, `(B)`, `B. a horse`), or else the whole text of an
+    option, or else a letter after "answer", "option" or "choice".
     """
     letters = [letter(i) for i in range(len(options))]
     found = _FIRST_LETTER.match(reply.strip())
@@ -202,12 +202,12 @@ def find_option(reply: str, *, options: Sequence[str]) -> str | None:
 
 
 def _normalised(text: str) -> str:
-    """The text in lower case, without surrounding whitespace and final punctuation."""
+    """Returns the text in lower case, without surrounding whitespace and final punctuation."""
     return text.strip().rstrip(_FINAL_MARKS).strip().casefold()
 
 
 def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`overall` and each `group/`; with spans also `mIoU` and `R1@0.3` to `R1@0.7`."""
+    """Computes `overall` and each `group/`; with spans also `mIoU` and `R1@0.3` to `R1@0.7`."""
     spans = [one for one in scored if one.record.spans]
     ious = recall_at_iou(spans, measure="iou", mean_name="mIoU") if spans else {}
     return {**pooled_accuracies(scored, profile), **ious}

@@ -1,7 +1,7 @@
 """TempCompass: four tasks on five temporal aspects, scored by the authors' matching rules.
 
 An answer that the rules do not match counts as wrong, as in the authors' script without a judge
-model; a judge may rate it. Captions can be rated by a judge only.
+model; a judge may rate it. Only a judge can rate captions.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ class TempcompassQuestion(Record):
 
     Attributes:
         aspect: one of `ASPECTS`.
-        fine_aspect: from the authors' `meta_info.json`, "" without that file.
-        question: as it is asked, with its options.
-        gold: the right answer.
+        fine_aspect: aspect in the authors' `meta_info.json`; "" without that file.
+        question: text of the question, with its options.
+        gold: right answer.
         paired_question: multiple-choice question that a judge model answers from a caption; "" in
-            other tasks and where it is not known.
+            other tasks, or if unknown.
     """
 
     aspect: str
@@ -63,11 +63,11 @@ class TempcompassQuestion(Record):
 def _read(path: Path, *, check: Callable[[AnnotationRow], str]) -> list[TempcompassQuestion]:
     """Reads the authors' file, an object of clips, aspects and questions, or a list of rows.
 
-    Rows have `video_id` and `dim`. Fine aspects come from `meta_info.json`, which lies beside the
-    file or one folder above.
+    Rows have `video_id` and `dim`. Fine aspects come from `meta_info.json`, beside the file or in
+    the folder above.
 
     Args:
-        path: the annotations.
+        path: path of the annotations.
         check: one of the functions below, which returns the right answer of a row.
 
     Raises:
@@ -83,8 +83,8 @@ def _read(path: Path, *, check: Callable[[AnnotationRow], str]) -> list[Tempcomp
 def _read_captioning(path: Path) -> list[TempcompassQuestion]:
     """Reads captioning questions, each with a multiple-choice question for a judge model.
 
-    That is the record's `mc_question` and `mc_answer`, or the clip's first question on the aspect
-    in `multi-choice.json` beside the file.
+    This is the record's `mc_question` and `mc_answer`, or else the clip's first question on the
+    aspect in `multi-choice.json` beside the file.
 
     Raises:
         InputError: a file or a record cannot be used.
@@ -98,17 +98,17 @@ def _read_captioning(path: Path) -> list[TempcompassQuestion]:
 
 
 def _right_line(row: AnnotationRow) -> str:
-    """The line of the right option."""
+    """Returns the line of the right option."""
     return row.text("answer")
 
 
 def _yes_or_no(row: AnnotationRow) -> str:
-    """The right answer, yes or no."""
+    """Returns the right answer, yes or no."""
     return row.one_of("answer", ("yes", "no"))
 
 
 def _right_caption(row: AnnotationRow) -> str:
-    """The line of the right option."""
+    """Returns the line of the right option."""
     answer = row.text("answer")
     options = row.text("question").split("\n")[1:]
     if not options or not all(": " in option for option in options):
@@ -120,7 +120,7 @@ def _right_caption(row: AnnotationRow) -> str:
 
 
 def _paired_line(row: AnnotationRow) -> str:
-    """The right line of the multiple-choice question for a judge; "" if the row has none."""
+    """Returns the right line of the judge's multiple-choice question; "" if the row has none."""
     return row.text("mc_answer") if "mc_answer" in row else ""
 
 
@@ -184,7 +184,7 @@ def _fine_aspect(fine_aspects: Mapping[str, Any], video: str, aspect: str) -> st
 
 
 def _prompt(question: TempcompassQuestion, profile: Profile, *, ending: str) -> Prompt:
-    """The question and the `ending` of the task."""
+    """Returns the question followed by the task's `ending`."""
     del profile
     return Prompt(f"{question.question}{ending}")
 
@@ -199,7 +199,7 @@ def _score_multi_choice(question: TempcompassQuestion, answer: str, profile: Pro
 
 
 def _score_yes_no(question: TempcompassQuestion, answer: str, profile: Profile) -> Score:
-    """Takes the beginning of the reply, in upper or lower case, so that "Not sure" is a no."""
+    """Matches the beginning of the reply, ignoring case, so that "Not sure" counts as no."""
     del profile
     reply = _cleaned(answer).lower()
     parsed = next((word for word in ("yes", "no") if reply.startswith(word)), None)
@@ -230,25 +230,25 @@ def _score_caption_matching(question: TempcompassQuestion, answer: str, profile:
 
 
 def _score_captioning(question: TempcompassQuestion, answer: str, profile: Profile) -> Score:
-    """An empty caption is wrong; any other waits for a judge model."""
+    """Scores an empty caption as wrong; any other caption waits for a judge model."""
     del question, profile
     return PENDING if _cleaned(answer) else Score(None, False)
 
 
 def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`overall` (pooled over questions), `match_rate`, and the accuracy of each aspect."""
+    """Computes `overall` (pooled over questions), `match_rate`, and each aspect's accuracy."""
     matched = percent(one.score.parsed is not None for one in scored)
     return {**pooled_accuracies(scored, profile), "match_rate": matched}
 
 
 def _aggregate_captioning(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`answered`, the percentage of captions that a judge has to rate."""
+    """Computes `answered`, the percentage of captions that a judge has to rate."""
     del profile
     return {"answered": percent(one.score.is_pending for one in scored)}
 
 
 def _cleaned(answer: str) -> str:
-    """A reply without the end-of-text mark and surrounding whitespace."""
+    """Returns a reply without the end-of-text mark and surrounding whitespace."""
     return answer.replace("</s>", "").strip()
 
 
@@ -260,7 +260,7 @@ def _without_kind(name: str) -> str:
 
 # ---- Judge --------------------------------------------------------------------------------------
 #
-# The criteria are the authors', in words of our own, as their texts are not free to be copied.
+# The criteria are the authors', but in our own words, because their texts may not be copied.
 
 _JUDGE_SETTINGS = {"max_tokens": 128, "temperature": 1.0, "top_p": 1, "presence_penalty": 1}
 _CAPTION_SYSTEM = "You answer questions about a video of which you know only a description."
@@ -278,7 +278,7 @@ _MATCHING = "Question:\n{question}\nRight answer: {reference}\nAnswer: {answer}"
 
 
 def _caption_request(one: ScoredRecord) -> JudgeRequest | None:
-    """Asks the multiple-choice question about a caption instead of the clip."""
+    """Asks the judge the multiple-choice question about the caption instead of the clip."""
     caption, record = _cleaned(one.answer), one.record
     if not caption or not record.paired_question:
         return None
@@ -292,7 +292,7 @@ def _read_caption_reply(one: ScoredRecord, reply: str | None) -> dict[str, float
 
 
 def judge_chose_right(judgement: str, *, gold: str) -> bool:
-    """Whether a judge that answered a multiple-choice question chose the right line.
+    """Returns whether a judge that answered a multiple-choice question chose the right line.
 
     Args:
         judgement: reply of the judge, with a line `Answer: B. ...`, or only the answer.
@@ -305,7 +305,7 @@ def judge_chose_right(judgement: str, *, gold: str) -> bool:
 
 
 def _matching_request(one: ScoredRecord) -> JudgeRequest | None:
-    """Asks about an answer that the authors' rules do not match."""
+    """Asks the judge about an answer that the authors' rules do not match."""
     answer, record = _cleaned(one.answer), one.record
     if not answer or one.score.parsed is not None:
         return None
@@ -314,7 +314,7 @@ def _matching_request(one: ScoredRecord) -> JudgeRequest | None:
 
 
 def _read_matching_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
-    """The rules' score, or whether the judge says "Correct"; saying neither word is wrong."""
+    """Returns the rules' score, or whether the judge says "Correct"; neither word means wrong."""
     if reply is None:
         return {"right": float(bool(one.score.correct))}
     is_right = "Correct" in reply and ("Incorrect" not in reply or reply.startswith("Correct"))

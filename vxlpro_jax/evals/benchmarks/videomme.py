@@ -21,7 +21,7 @@ _LEGACY_PHRASES = (
     "The correct answer is",
     "The answer is",
     "The answer",
-    # Fused by a missing comma upstream.
+    # Joined because of a missing comma upstream.
     "The best option isThe correct option is",
     "Best answer:Best option:",
 )
@@ -36,13 +36,13 @@ _SELECT = (
     "Select the best answer to the following multiple-choice question based on the video{}. Respond"
     " with only the letter (A, B, C, or D) of the correct option."
 )
-# lmms-eval names subtitles even where it gives none.
+# lmms-eval mentions subtitles even if it shows none.
 _LEGACY_SELECT = _SELECT.format(" and the subtitles")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideommeQuestion(Record):
-    """A question; its `options` begin with their letters."""
+    """A question; its `options` start with their letters."""
 
     duration: str
     domain: str
@@ -54,7 +54,7 @@ class VideommeQuestion(Record):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The duration, domain and sub-category of the video, and the kind of task."""
+        """The video's duration, domain and sub-category, and the kind of task."""
         return (
             f"duration/{self.duration}",
             f"domain/{self.domain}",
@@ -82,7 +82,7 @@ def _read(path: Path) -> list[VideommeQuestion]:
 
 
 def _prompt(question: VideommeQuestion, profile: Profile) -> Prompt:
-    """The prompt without subtitles."""
+    """Returns the prompt without subtitles."""
     if profile == "official":
         return Prompt(f"{_SELECT.format('')}\n{question.asked}\nThe best answer is:")
     ending = "\nAnswer with the option's letter from the given choices directly."
@@ -90,7 +90,7 @@ def _prompt(question: VideommeQuestion, profile: Profile) -> Prompt:
 
 
 def _subtitled_prompt(question: VideommeQuestion, profile: Profile, *, subtitles: str) -> Prompt:
-    """The prompt with the subtitles that are shown with the frames, one per line."""
+    """Returns the prompt with the subtitles shown during the sampled frames, one per line."""
     if profile == "official":
         listed = f"This video's subtitles are listed below:\n{subtitles}\n"
         return Prompt(listed + _prompt(question, profile).text)
@@ -99,10 +99,10 @@ def _subtitled_prompt(question: VideommeQuestion, profile: Profile, *, subtitles
 
 
 def _score(question: VideommeQuestion, answer: str, profile: Profile) -> Score:
-    """Takes the first of A to D after some phrases are deleted.
+    """Takes the first letter A to D after deleting some phrases.
 
-    The authors' script leaves an answer without a letter out of the accuracy; in lmms-eval it is
-    wrong.
+    The authors' script leaves an answer without a letter out of the accuracy; lmms-eval counts it
+    as wrong.
     """
     parsed = first_letter(answer, letters="ABCD", phrases=_PHRASES[profile])
     if parsed is None and profile == "official":

@@ -1,4 +1,4 @@
-"""VNBench: needles in videos, each asked four times with its options shuffled."""
+"""VNBench: needles in videos; each question is asked four times with shuffled options."""
 
 import dataclasses
 from collections import defaultdict
@@ -23,7 +23,7 @@ TRIES = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VnbenchQuestion(Record):
-    """One try at a video's question; `type` is the file's, such as `cnt_edit1`."""
+    """One of the four tries of a video's question; `type` is the file's, such as `cnt_edit1`."""
 
     type: str
     question: str
@@ -46,7 +46,7 @@ def _read(path: Path) -> list[VnbenchQuestion]:
 
 
 def _prompt(question: VnbenchQuestion, profile: Profile) -> Prompt:
-    """The authors' prompt."""
+    """Returns the authors' prompt."""
     del profile
     options = lettered(question.options, form="{}. {}")
     ending = "Answer with the option's letter from the given choices directly."
@@ -62,7 +62,7 @@ def _score(question: VnbenchQuestion, answer: str, profile: Profile) -> Score:
 
 
 def _aggregate(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """Percentages of videos of which all four tries are right.
+    """Computes the percentages of videos for which all four tries are right.
 
     `overall` is the mean over types, not over videos.
     """

@@ -1,7 +1,7 @@
-"""V-STaR: questions of what, when and where, asked in two orders, chains 1 and 2.
+"""V-STaR: the questions what, when and where, asked in two orders, chains 1 and 2.
 
-A missing answer is wrong and stays in every denominator. The authors' script leaves rows without a
-`what` answer out of some means only.
+A missing answer is wrong and counts in every denominator. The authors' script omits rows without a
+`what` answer from only some means.
 """
 
 import dataclasses
@@ -106,7 +106,7 @@ _WHERE = {
 
 
 class TimedBox(NamedTuple):
-    """A box in pixels at a `second`, which is written as in the annotations."""
+    """A box in pixels at a `second`, which is a text as in the annotations."""
 
     second: str
     box: Box
@@ -117,12 +117,12 @@ class VstarQuestion(Record):
     """The three questions of one row and their right answers.
 
     Attributes:
-        domain: of the video.
-        length: of the video, in seconds.
+        domain: domain of the video.
+        length: length of the video, in seconds.
         size: width and height of the video, in pixels.
-        what: question, answered by the text `answer`.
-        when: question, answered by `span`.
-        where: question of chain 1 and of chain 2, both answered by `boxes`.
+        what: question that the text `answer` answers.
+        when: question that `span` answers.
+        where: question in chain 1 and in chain 2, both answered by `boxes`.
     """
 
     domain: str
@@ -137,7 +137,7 @@ class VstarQuestion(Record):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The duration of the video (short below a minute, long from three) and its domain."""
+        """The video's duration (short below a minute, long from three on) and its domain."""
         limits = (("short", 60), ("medium", 180), ("long", math.inf))
         duration = next(name for name, limit in limits if self.length < limit)
         return (f"duration/{duration}", f"domain/{self.domain}")
@@ -177,7 +177,7 @@ def _listed(row: AnnotationRow, key: str) -> list[Any]:
 
 def _timed_box(row: AnnotationRow, box: Any) -> TimedBox:
     try:
-        if "timestamp" not in box:  # The form that the authors' README shows.
+        if "timestamp" not in box:  # The form in the authors' README.
             ((name, box),) = box.items()
             second = name.split("_")[0]
         else:
@@ -199,19 +199,19 @@ def _prompt_what(question: VstarQuestion, profile: Profile) -> Prompt:
 
 
 def _score_what(question: VstarQuestion, answer: str, profile: Profile) -> Score:
-    """An empty answer is wrong; any other waits for a judge model."""
+    """Scores an empty answer as wrong; any other answer waits for a judge model."""
     del question, profile
     return PENDING if answer else Score(None, False)
 
 
 def _aggregate_what(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`answered`, the percentage of answers that a judge has to rate."""
+    """Computes `answered`, the percentage of answers that a judge has to rate."""
     del profile
     return {"answered": percent(one.score.is_pending for one in scored)}
 
 
-# The criteria and the scale are the authors', in words of our own, as their texts are not free to
-# be copied.
+# The criteria and the scale are the authors', but in our own words, because their texts may not be
+# copied.
 _JUDGE_SYSTEM = (
     "You compare an answer with the right one by their meaning alone, not their grammar. Reply with"
     " one digit. 0: they have nothing in common, the answer is wrong. 1: little, it is mostly"
@@ -228,7 +228,7 @@ def _judge_request(one: ScoredRecord) -> JudgeRequest | None:
 
 
 def _read_judge_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
-    """An answer is right from a rating of 2; a reply that is not an integer makes it wrong."""
+    """Counts a rating of 2 or more as right; a reply that is not an integer is wrong."""
     del one
     try:
         rating = int(reply or "-1")
@@ -241,7 +241,7 @@ def _read_judge_reply(one: ScoredRecord, reply: str | None) -> dict[str, float]:
 
 
 def _prompt_when(question: VstarQuestion, profile: Profile, *, chain: int) -> Prompt:
-    """Chain 2 gives the boxes."""
+    """Makes the prompt; in chain 2 it gives the boxes."""
     del profile
     width, height = question.size
     return Prompt(
@@ -257,9 +257,9 @@ def _prompt_when(question: VstarQuestion, profile: Profile, *, chain: int) -> Pr
 
 
 def _score_when(question: VstarQuestion, answer: str, profile: Profile) -> Score:
-    """The IoU with the two numbers of an answer that has exactly two, in their order.
+    """Computes the IoU if the answer has exactly two numbers, taken in their order.
 
-    Differs from the authors' script because that cuts numbers before units that are not ASCII.
+    Unlike here, the authors' script truncates numbers before non-ASCII units.
     """
     del profile
     numbers = _NUMBER.findall(plain_numbers(answer))
@@ -268,7 +268,7 @@ def _score_when(question: VstarQuestion, answer: str, profile: Profile) -> Score
 
 
 def _aggregate_when(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`m_tIoU` and `R1@` over all rows and over each group, whose mean has the group's name."""
+    """Computes `m_tIoU` and `R1@` over all rows and per group; a group's name is its mean."""
     del profile
     return {**span_metrics(scored, mean_name="m_tIoU"), **_of_groups(scored, _recalls)}
 
@@ -281,7 +281,7 @@ def _recalls(scored: Sequence[ScoredRecord]) -> dict[str, float]:
 
 
 def _prompt_where(question: VstarQuestion, profile: Profile, *, chain: int) -> Prompt:
-    """Chain 1 gives the seconds."""
+    """Makes the prompt; in chain 1 it gives the seconds."""
     del profile
     first, last = math.ceil(question.span.start), math.floor(question.span.end)
     return Prompt(
@@ -295,7 +295,7 @@ def _prompt_where(question: VstarQuestion, profile: Profile, *, chain: int) -> P
 
 
 def _score_where(question: VstarQuestion, answer: str, profile: Profile) -> Score:
-    """The mean IoU of the annotated boxes with the answer's box of the same second."""
+    """Computes the mean IoU of the annotated boxes with the answer's boxes of the same seconds."""
     del profile
     found = read_boxes(answer)
     ious = [best_box_iou(timed.box, found.get(timed.second)) for timed in question.boxes]
@@ -306,14 +306,14 @@ def _score_where(question: VstarQuestion, answer: str, profile: Profile) -> Scor
 
 
 def _aggregate_where(scored: Sequence[ScoredRecord], profile: Profile) -> dict[str, float]:
-    """`m_vIoU` and `AP@` over all rows and over each group, whose mean has the group's name."""
+    """Computes `m_vIoU` and `AP@` over all rows and per group; a group's name is its mean."""
     del profile
     means = _box_metrics(scored)
     return {"m_vIoU": means.pop(""), **means, **_of_groups(scored, _box_metrics)}
 
 
 def _box_metrics(scored: Sequence[ScoredRecord]) -> dict[str, float]:
-    """The mean IoU, as "", and the `AP@`."""
+    """Returns the mean IoU, under the name "", and the `AP@`."""
     names = {"iou": "", **{f"AP@{least}": f"AP@{least}" for least in BOX_THRESHOLDS}}
     return {
         name: percent(one.score.measures[measure] for one in scored)
@@ -324,7 +324,7 @@ def _box_metrics(scored: Sequence[ScoredRecord]) -> dict[str, float]:
 def _of_groups(
     scored: Sequence[ScoredRecord], metrics: Callable[[Sequence[ScoredRecord]], dict[str, float]]
 ) -> dict[str, float]:
-    """Metrics of each group, such as `duration/short/R1@0.3`."""
+    """Computes metrics per group, such as `duration/short/R1@0.3`."""
     return {
         f"{group}/{name}" if name else group: value
         for group, members in by_group(scored).items()
@@ -336,23 +336,23 @@ def _of_groups(
 
 
 def arithmetic_mean(*shares: float) -> float:
-    """V-STaR's AM of accuracy, m_tIoU and m_vIoU, each from 0 to 1."""
+    """Computes V-STaR's AM of accuracy, m_tIoU and m_vIoU, each from 0 to 1."""
     return mean(shares)
 
 
 def log_geometric_mean(*shares: float) -> float:
-    """V-STaR's LGM of accuracy, m_tIoU and m_vIoU, each from 0 to 1; infinite if one is 1."""
+    """Computes V-STaR's LGM of accuracy, m_tIoU and m_vIoU (0 to 1); infinite if one is 1."""
     return mean(-math.log(1 - share) if share < 1 else math.inf for share in shares)
 
 
 def _with_chains(make: Callable[[int], Benchmark]) -> Benchmark:
-    """Chain 1 of a benchmark, with the other chains as its `other_chains`."""
+    """Returns chain 1 of a benchmark, with the other chains as its `other_chains`."""
     first, *others = map(make, _CHAINS)
     return dataclasses.replace(first, other_chains=dict(zip(_CHAINS[1:], others, strict=True)))
 
 
 def _what(chain: int) -> Benchmark:
-    """The `what` questions, which are the same in both chains."""
+    """Returns the `what` questions, which are the same in both chains."""
     del chain
     return Benchmark(
         name="vstar_what",
@@ -377,7 +377,7 @@ def _when(chain: int) -> Benchmark:
         aggregate=_aggregate_when,
         budget=Budget(max_frames=3600, max_new_tokens=256),
         fps=1.0,
-        # Which chain was asked is not published.
+        # The chain of the published figures is unknown.
         published=Published(figures={"m_tIoU": 25.07, "R1@0.7": 15.58}, num_questions=(2094,)),
         true_span=lambda question: question.span,
     )

@@ -1,4 +1,4 @@
-"""V-STaR's metrics over what, when and where together: AM, LGM, and shares right in several.
+"""V-STaR's metrics over what, when and where combined: AM, LGM, and shares right in several.
 
 `python -m vxlpro_jax.evals.benchmarks.vstar_chains --what FILE --when FILE [FILE] --where FILE
 [FILE]` reads `results.json` of `vxlpro_jax.evaluate`, or the output of `vxlpro_jax.score --json`.
@@ -19,17 +19,17 @@ from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError, short_repr
 
-# From which IoU the authors count a question as right beside others.
+# IoU from which the authors count an answer as right when they combine questions.
 _RIGHT_WHEN, _RIGHT_WHERE = 0.3, 0.1
 
-Measures = Mapping[Any, float]  # Of each question, by its id; from 0 to 1.
+Measures = Mapping[Any, float]  # Values from 0 to 1, by question id.
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv`, without the program's name.
 
     Raises:
-        InputError: a file cannot be used, or two are not of the same questions.
+        InputError: a file cannot be used, or two files are about different questions.
     """
     args = _parse_arguments(argv)
     metrics = aggregate_groups(
@@ -49,14 +49,14 @@ def main(argv: Sequence[str]) -> None:
 def aggregate(
     what: Measures, *, when: Sequence[Measures], where: Sequence[Measures]
 ) -> dict[str, float]:
-    """Metrics in percent, over all questions; `when` and `where` have a member for each chain.
+    """Computes metrics in percent over all questions; `when` and `where` have one member per chain.
 
-    `accuracy` is of `what`. Of each chain there are `m_tIoU`, `m_vIoU`, `AM`, `LGM` (infinite if
-    one of the three is perfect) and the shares right in two and in `all`; `mAM` and `mLGM` are
+    `accuracy` is that of `what`. Each chain has `m_tIoU`, `m_vIoU`, `AM`, `LGM` (infinite if one of
+    the three is perfect) and the shares right in two questions and in `all`; `mAM` and `mLGM` are
     means over chains.
 
     Raises:
-        InputError: the chains or the questions are not the same.
+        InputError: the chains or the questions differ.
     """
     if len(when) != len(where):
         raise InputError(
@@ -79,10 +79,10 @@ def aggregate_groups(
     when: Sequence[Measures],
     where: Sequence[Measures],
 ) -> dict[str, float]:
-    """The metrics of `aggregate` over all questions, and over those of each group under its name.
+    """Computes the metrics of `aggregate` over all questions, and per group under its name.
 
     Raises:
-        InputError: As for `aggregate`.
+        InputError: As in `aggregate`.
     """
     metrics = aggregate(what, when=when, where=where)
     for name, ids in groups.items():
@@ -100,12 +100,12 @@ def _only(measures: Measures, ids: Set[Any]) -> Measures:
 
 
 def read_groups(path: Path) -> dict[str, set[Any]]:
-    """The ids of each group, durations and domains, of a file of results.
+    """Reads the ids of each group (duration or domain) from a results file.
 
-    Files that earlier versions wrote have no groups.
+    Results of earlier versions have no groups.
 
     Raises:
-        InputError: the file is no such results.
+        InputError: the file is not a results file.
     """
     groups: dict[str, set[Any]] = {}
     for id, names in _read(path, _groups).values.items():
@@ -117,10 +117,10 @@ def read_groups(path: Path) -> dict[str, set[Any]]:
 def read_measures(
     path: Path, *, benchmark: str, measure: Callable[[Mapping[str, Any]], float | None]
 ) -> dict[Any, float]:
-    """The `measure` of every item of a file of results, from 0 to 1.
+    """Reads the `measure` of every item of a results file, from 0 to 1.
 
     Raises:
-        InputError: the file is no such results, or an item lacks the measure.
+        InputError: the file is not such a results file, or an item lacks the measure.
     """
     name, items = _read(path, measure)
     if name != benchmark or not items:
@@ -137,7 +137,7 @@ def read_measures(
 
 
 class _Read(NamedTuple):
-    """Attributes: `benchmark`, its name; `values`, what was read of each item, by its id."""
+    """Attributes: `benchmark`, its name; `values`, the value read from each item, by id."""
 
     benchmark: Any
     values: dict[Any, Any]
@@ -160,7 +160,7 @@ def _groups(item: Mapping[str, Any]) -> list[str]:
 
 
 def _right(item: Mapping[str, Any]) -> float | None:
-    """1 or 0 by the judge's rating; an answer that needs none has its verdict."""
+    """Returns 1 or 0 by the judge's rating, or by the verdict of an answer that needs no judge."""
     if "judged" in item:
         return float(item["judged"]["right"])
     return None if item["correct"] is None else float(item["correct"])

@@ -1,14 +1,14 @@
-"""Needle in a haystack: a picture or clip hidden in a long video, and asked for.
+"""Needle in a haystack: a picture or clip is hidden in a long video, and the model is asked for it.
 
-Both published tests, `mcq` (Video-XL's, which Video-XL-Pro's heat map is of) and `teacher_forced`
-(LongVA's V-NIAH), at several lengths of the haystack, depths of the needle and keep ratios.
+There are two published tests, `mcq` (Video-XL's, used for Video-XL-Pro's heat map) and
+`teacher_forced` (LongVA's V-NIAH), each at several haystack lengths, needle depths and keep ratios.
 
-The haystack is encoded once, at the largest length, and shared by all cells. Therefore:
+The haystack is encoded once, at the largest length, and shared by all cells. Consequently:
 
-- A haystack of n frames is the first n at one frame a second, as in LongVA; Video-XL samples its
-  film anew, uniformly, for each n.
-- A needle replaces frames instead of being inserted between them, so that no group behind it
-  shifts: n frames stay n, where both published tests have one more, and it has the time stamp of
-  what it replaces. Only the groups of four frames that it touches are encoded again.
-- A last group that is not full repeats the last frame.
+- A haystack of n frames is the first n frames at one per second, as in LongVA; Video-XL resamples
+  its film uniformly for each n.
+- A needle replaces frames instead of being inserted between them, so that no later group shifts: n
+  frames stay n (both published tests have one more), and the needle has the time stamp of the
+  frames that it replaces. Only the groups of four frames that it touches are encoded again.
+- An incomplete last group repeats the last frame.
 """

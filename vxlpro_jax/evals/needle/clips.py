@@ -1,8 +1,8 @@
-"""The needle test on short synthetic clips: a clip for each needle, and a reply in free words.
+"""The needle test on short synthetic clips: one clip per needle, and a free-form reply.
 
-Unlike the other tests it hides nothing in a shared haystack: each clip is made of its own grey
-frames, 8 to 128 of them, one group of which shows a coloured card. A reply is right if it is the
-card's colour and nothing else. This is what docs/ablations.md compares.
+Unlike the other tests it has no shared haystack: each clip has its own 8 to 128 grey frames, one
+group of which shows a coloured card. A reply is right if it is exactly the card's colour.
+docs/ablations.md compares models by this test.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ CHANCE = 1 / len(COLOURS)
 
 @dataclasses.dataclass(frozen=True)
 class ClipTest:
-    """The clips of a data file, by the name that their cells have."""
+    """The clips of a data file, by the name used in their cells."""
 
     folder: Path
     samples: Mapping[str, Mapping[str, Any]]
@@ -34,7 +34,7 @@ class ClipTest:
 
     @classmethod
     def load(cls, cache_dir: Path) -> "ClipTest":
-        """Reads the clips, which are written to `cache_dir` if they are not there."""
+        """Reads the clips, after writing them to `cache_dir` if they are missing."""
         file = needle_set(cache_dir)
         samples = synthetic.read_samples(file).samples
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -47,10 +47,10 @@ class ClipTest:
         depths: Sequence[float] | None,
         keep_ratios: Sequence[float],
     ) -> list[Cell]:
-        """The questions about clips of some lengths and depths; None means all of them.
+        """Returns the questions about clips of given lengths and depths; None means all.
 
         Raises:
-            InputError: there are no clips of a length or depth.
+            InputError: there are no clips of a given length or depth.
         """
         self._check("frames", frames)
         self._check("depths", depths)
@@ -73,12 +73,12 @@ class ClipTest:
     def ask(
         self, engine: Engine, cells: Sequence[Cell], *, options: Options
     ) -> Iterator[NeedleReply]:
-        """The model's replies; each clip is encoded once.
+        """Yields the model's replies; each clip is encoded once.
 
         Args:
-            engine: model.
+            engine: model to ask.
             cells: questions.
-            options: of the decoder; keep ratio and length of the reply are set here.
+            options: options of the decoder; keep ratio and reply length are set here.
 
         Raises:
             InputError: a clip cannot be read, or a prompt does not fit the context.

@@ -1,4 +1,4 @@
-"""Asks a grid of lengths, depths, needles and keep ratios.
+"""Asks about a grid of lengths, depths, needles and keep ratios.
 
 Shapes: M frames of a needle, S side of a frame.
 """
@@ -41,7 +41,7 @@ class Grid(NamedTuple):
     keep_ratios: Sequence[float]
 
     def cells(self, needles: Iterable[str]) -> list[Cell]:
-        """The questions in the order in which they are asked, the shortest haystack first."""
+        """Returns the questions in the order of asking, the shortest haystack first."""
         axes = (self.frames, self.depths, needles, self.keep_ratios)
         return [Cell(*values) for values in itertools.product(*axes)]
 
@@ -55,15 +55,15 @@ def ask(
     mode: Mode,
     options: Options,
 ) -> Iterator[NeedleReply]:
-    """The model's replies; the haystack is encoded once.
+    """Yields the model's replies; the haystack is encoded once.
 
     Args:
-        engine: model.
-        cells: questions, of which there is at least one; those of the same place are together.
-        files: of the haystack.
+        engine: model to ask.
+        cells: questions, at least one; those with the same place follow one another.
+        files: videos of the haystack.
         hidden: needles by name.
         mode: one of `modes.MODES`.
-        options: of the decoder; keep ratio and length of the reply are set for each cell.
+        options: options of the decoder; keep ratio and reply length are set for each cell.
 
     Raises:
         InputError: a file cannot be read, the haystack is too short or a needle too long for it,
@@ -89,7 +89,7 @@ def ask(
 
     plans = {
         cell: plan(cell) for cell in cells
-    }  # What does not fit raises now, before the haystack is encoded.
+    }  # Prompts that do not fit raise an error now, before the haystack is encoded.
     _warn_of_lowered(plans, tokens_per_group=engine.config.tokens_per_group)
     hay = _encoded(engine, places.values(), files=files)
     shown = cli.progress(cells, name="needles", unit="question")
@@ -104,7 +104,7 @@ def ask(
 
 
 def _warn_of_lowered(plans: Mapping[Cell, Plan], *, tokens_per_group: int) -> None:
-    """Warns where fewer visual tokens are kept than the keep ratio asks for."""
+    """Warns if fewer visual tokens are kept than the keep ratio asks for."""
     kept: dict[tuple[int, float], int] = {}
     for cell, plan in plans.items():
         at = cell.frames, cell.keep_ratio

@@ -1,4 +1,4 @@
-"""A long video, encoded once, in which needles are hidden.
+"""A long video that is encoded once, and in which needles are hidden.
 
 Shapes: n frames, G groups of four frames, N tokens of a group, D the decoder's width, M frames of a
 needle, S side of a frame.
@@ -20,11 +20,11 @@ from vxlpro_jax.inference.engine import Encoded, Engine
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
-FPS = 1.0  # Frames a second, as in LongVA's test.
+FPS = 1.0  # Frames per second, as in LongVA's test.
 
 
 class Place(NamedTuple):
-    """The place of a needle: its `length` frames from `start` on, among `frames` of a haystack."""
+    """A needle's place: `length` frames starting at `start`, among `frames` of a haystack."""
 
     frames: int
     start: int
@@ -36,7 +36,7 @@ class Place(NamedTuple):
         return -(-self.frames // FRAMES_PER_GROUP)
 
     def touched(self) -> list[int]:
-        """The groups that differ from the haystack's: the needle's, and a last one not full."""
+        """Groups that differ from the haystack's: the needle's, and an incomplete last one."""
         last = (self.start + self.length - 1) // FRAMES_PER_GROUP
         groups = set(range(self.start // FRAMES_PER_GROUP, last + 1))
         if self.frames % FRAMES_PER_GROUP:
@@ -45,9 +45,9 @@ class Place(NamedTuple):
 
 
 def place(depth: float, *, frames: int, length: int) -> Place:
-    """The place of a needle at `depth`, 0 at the start and 1 at the end of the haystack.
+    """Returns the place of a needle at `depth`, from 0 at the start to 1 at the end.
 
-    A needle of whole groups of four begins with a group.
+    A needle whose length is a multiple of four starts at the start of a group.
 
     Raises:
         InputError: the needle is longer than the haystack.
@@ -64,12 +64,12 @@ def place(depth: float, *, frames: int, length: int) -> Place:
 
 @dataclasses.dataclass(frozen=True)
 class Haystack:
-    """A haystack whose frames were encoded.
+    """An encoded haystack.
 
     Attributes:
         encoded: all groups.
         times: float64 [G], seconds.
-        raw: frames uint8 [4,S,S,3] of those groups that needles touch, by group.
+        raw: frames, uint8 [4,S,S,3], of those groups that needles touch, by group.
     """
 
     encoded: Encoded
@@ -77,12 +77,12 @@ class Haystack:
     raw: dict[int, np.ndarray]
 
     def hide(self, engine: Engine, needle: np.ndarray, *, at: Place) -> Encoded:
-        """The first `at.frames` frames, some of them replaced by the needle.
+        """Returns the first `at.frames` frames, encoded, with some replaced by the needle.
 
         Args:
             engine: model that encoded the haystack.
             needle: uint8 [M,S,S,3].
-            at: place, of which all touched groups are in `raw`.
+            at: place; `raw` must hold all groups that it touches.
         """
         groups = np.array(at.touched())
         frames = np.concatenate([self.raw[group] for group in groups])
@@ -109,7 +109,7 @@ def encode(engine: Engine, stream: FrameStream, *, keep: Collection[int]) -> Hay
 
     Args:
         engine: model.
-        stream: frames, none of which has been taken; it is read to its end.
+        stream: unread frames; it is read to its end.
         keep: groups whose frames needles will replace.
 
     Raises:
@@ -134,7 +134,7 @@ def encode(engine: Engine, stream: FrameStream, *, keep: Collection[int]) -> Hay
 
 
 def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
-    """The first `count` frames of the files at `FPS`, one file after another.
+    """Opens the first `count` frames of the files at `FPS`, one file after another.
 
     Args:
         files: videos.
@@ -142,7 +142,7 @@ def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
         size: side of a frame, S.
 
     Raises:
-        InputError: a file cannot be read, or they have fewer frames.
+        InputError: a file cannot be read, or the files have fewer frames.
     """
     streams, times, start, taken = [], [], 0.0, 0
     for file in files:
@@ -162,7 +162,7 @@ def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
 def _frames(
     streams: Sequence[FrameStream], times: Sequence[np.ndarray]
 ) -> Generator[TimedFrame, None, None]:
-    """The frames of all streams; each stream gives one frame for each of its `times`."""
+    """Yields the frames of all streams; each stream must give one frame for each of its `times`."""
     for stream, seconds in zip(streams, times, strict=True):
         with stream:
             for time in seconds:
@@ -170,10 +170,10 @@ def _frames(
 
 
 def find_files(places: Sequence[Path]) -> list[Path]:
-    """The given videos, and the videos of the given folders sorted by name.
+    """Returns the given videos, and the videos in the given folders sorted by name.
 
     Raises:
-        InputError: a place does not exist, or a folder has none.
+        InputError: a path does not exist, or a folder has no videos.
     """
     files = []
     for given in places:

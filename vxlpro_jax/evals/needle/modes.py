@@ -12,7 +12,7 @@ from vxlpro_jax.evals.parsing import letter, lettered
 from vxlpro_jax.inference.engine import Encoded, Engine, Options, Plan
 from vxlpro_jax.utils.errors import InputError
 
-# Video-XL's prompt, in which nothing stands between the video and the text.
+# Video-XL's prompt, which has nothing between the video and the text.
 _MCQ = "Question: {}\nAnswer: "
 _MCQ_REPLY = "Best option:("
 # The end of LongVA's questions that are not multiple choice.
@@ -30,11 +30,11 @@ class Mode(NamedTuple):
     """A test.
 
     Attributes:
-        plan: function of (engine, needle, *, groups, options), which plans the prompt about a
-            number of groups of frames. Raises InputError if the needle does not suit the test or
-            the prompt does not fit the context.
-        ask: function of (engine, needle, *, encoded, plan, options), which returns the reply.
-        chance: accuracy of guessing; None where guessing is hopeless.
+        plan: function (engine, needle, *, groups, options) that plans the prompt about a number of
+            groups of frames. It raises InputError if the needle does not suit the test or the
+            prompt does not fit the context.
+        ask: function (engine, needle, *, encoded, plan, options) that returns the reply.
+        chance: accuracy of guessing; None if guessing never succeeds.
     """
 
     plan: Callable[..., Plan]
@@ -54,7 +54,7 @@ def _plan_mcq(engine: Engine, needle: Needle, *, groups: int, options: Options) 
 def _plan_with_prefill(
     engine: Engine, text: str, *, reply: str, groups: int, options: Options
 ) -> Plan:
-    """A plan whose text follows the video at once, and in which the reply has begun."""
+    """Plans a prompt whose text directly follows the video, with the reply already begun."""
     turn = chat.Turn("human", f"{chat.IMAGE_MARK}{text}")
     ids = chat.encode_prompt([turn], tokenizer=engine.tokenizer)
     ids = np.array([*ids, *engine.tokenizer.encode(reply)], np.int32)
@@ -62,17 +62,17 @@ def _plan_with_prefill(
 
 
 def mcq_text(needle: Needle) -> str:
-    """The text after the video in `mcq`; the published list's questions repeat `Question: `."""
+    """Returns the text after the video in `mcq`; published questions repeat `Question: `."""
     if not needle.options:
         return _MCQ.format(needle.question)
     return _MCQ.format(f"{needle.question}\n{lettered(needle.options, form='({}) {}')}")
 
 
 def mcq_letter(needle: Needle) -> str:
-    """The letter of the right option.
+    """Returns the letter of the right option.
 
     Raises:
-        InputError: the needle has no options, and its answer is not a letter of one.
+        InputError: the needle has no options, and its answer is not the letter of one.
     """
     if needle.options:
         return letter(needle.options.index(needle.answer))
@@ -100,7 +100,7 @@ def _plan_forced(engine: Engine, needle: Needle, *, groups: int, options: Option
 
 
 def forced_text(needle: Needle) -> str:
-    """The text after the video and a newline in `teacher_forced`."""
+    """Returns the text after the video and a newline in `teacher_forced`."""
     is_whole = needle.is_plain or not needle.options
     return needle.question if is_whole else needle.question + _SHORT
 
@@ -116,12 +116,12 @@ def _ask_forced(
 
 MODES = {
     # Video-XL's test: the model continues `Best option:(` greedily. As published, the reply is
-    # right if the text before its first ")" holds the letter of the answer. A plain needle's
-    # question is asked without letters, and the model replies with the likeliest option, token by
+    # right if the text before its first ")" contains the letter of the answer. A plain needle's
+    # question is asked without letters, and the reply is the likeliest option, chosen token by
     # token.
     "mcq": Mode(_plan_mcq, _ask_mcq, chance=1 / NUM_OPTIONS),
     # LongVA's test: the reply is right if every token of the answer is the likeliest one given all
-    # tokens before it. The end of the reply is not tested. The `reply` is the text of the likeliest
+    # tokens before it. The end of the reply is not tested. `reply` is the text of the likeliest
     # tokens.
     "teacher_forced": Mode(_plan_forced, _ask_forced, chance=None),
 }

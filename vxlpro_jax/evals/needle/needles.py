@@ -1,14 +1,15 @@
-"""Needles: a JSON list of pictures or clips, which lie beside it, and questions about them.
+"""Needles: a JSON list of pictures or clips, stored beside it, and questions about them.
 
 A needle has `media` (the path of a picture or clip inside the list's folder), `question`, `answer`
-and, as it likes:
+and these optional fields:
 
-- `options`: four, one of them the answer. Without them the question is the whole prompt, which for
-  `mcq` already lists lettered options, and the answer a letter: the form of the published lists.
-- `plain`: true if the model is to be asked the bare question, without letters, and to reply with
-  one of the options, for models that learned to answer so.
-- `frames`: how many frames of the haystack it takes; by default 1 for a picture, and for a clip as
-  many as it has at the haystack's rate. A multiple of four begins with a group of four.
+- `options`: four texts, one of them the answer. Without them the question is the whole prompt,
+  which for `mcq` already lists lettered options, and the answer a letter, as in the published
+  lists.
+- `plain`: true to ask the bare question, without letters, and to have the model reply with one of
+  the options, for models that were trained to answer so.
+- `frames`: number of haystack frames that it replaces; by default 1 for a picture, and for a clip
+  its number of frames at the haystack's rate. A multiple of four starts at the start of a group.
 
 Shapes: M frames of a needle, S side of a frame.
 """
@@ -30,7 +31,7 @@ _LONGEST = 10_000  # Frames of a clip.
 
 
 class Needle(NamedTuple):
-    """One needle; its `name` is unique in its list, its `options` may be empty."""
+    """One needle; its `name` is unique in the list, and its `options` may be empty."""
 
     name: str
     media: Path
@@ -42,7 +43,7 @@ class Needle(NamedTuple):
 
 
 def read_needles(path: Path) -> list[Needle]:
-    """The needles of a JSON list.
+    """Returns the needles of a JSON list.
 
     Raises:
         InputError: it cannot be read, a field is missing or wrong, or a path leaves its folder.
@@ -83,7 +84,7 @@ def _frames(row: AnnotationRow) -> int | None:
 
 
 def read_frames(needle: Needle, *, size: int, fps: float) -> np.ndarray:
-    """The frames of a needle, uint8 [M,S,S,3], resized as frames of a video are.
+    """Returns the frames of a needle, uint8 [M,S,S,3], resized like frames of a video.
 
     Args:
         needle: picture or clip.
@@ -108,7 +109,7 @@ def read_frames(needle: Needle, *, size: int, fps: float) -> np.ndarray:
 
 
 def _is_still(path: Path) -> bool:
-    """Whether a file is a picture and not animated; other files are read as videos."""
+    """Returns whether a file is a still picture; other files are read as videos."""
     try:
         with Image.open(path) as picture:
             return not getattr(picture, "is_animated", False)
@@ -117,6 +118,6 @@ def _is_still(path: Path) -> bool:
 
 
 def needle_digest(needle: Needle, frames: np.ndarray) -> str:
-    """A hash, 64 hexadecimal digits, of everything in a needle on which a reply depends."""
+    """Returns a hash, 64 hexadecimal digits, of everything about a needle that affects replies."""
     fields = repr(needle._replace(media=needle.media.name)).encode()
     return hashlib.sha256(fields + frames.tobytes()).hexdigest()

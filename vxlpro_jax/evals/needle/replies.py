@@ -1,4 +1,4 @@
-"""Replies on disk, written one by one, so that a run that was stopped can be continued."""
+"""Stores replies on disk one by one, so that an interrupted run can be continued."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,9 +15,9 @@ class Cell(NamedTuple):
     """One question of a grid.
 
     Attributes:
-        frames: length of the haystack.
-        depth: of the needle, 0 at the start and 1 at the end.
-        needle: name.
+        frames: length of the haystack in frames.
+        depth: depth of the needle, 0 at the start and 1 at the end.
+        needle: name of the needle.
         keep_ratio: share of the visual tokens that the selector keeps.
     """
 
@@ -33,9 +33,9 @@ class NeedleReply(NamedTuple):
     Attributes:
         cell: question.
         kept: number of visual tokens that the decoder read; fewer than the keep ratio asks for
-            where the context is short.
+            if the context is too short.
         answer: right answer.
-        reply: of the model.
+        reply: reply of the model.
         right: whether the reply counts as right.
     """
 
@@ -50,11 +50,11 @@ class Replies:
     """The replies of a folder, by cell."""
 
     def __init__(self, folder: Path, *, settings: Mapping[str, Any]):
-        """Makes the folder, or reads what it holds from before.
+        """Creates the folder, or reads the replies that it already holds.
 
         Args:
-            folder: of the replies, one per line, and their settings.
-            settings: everything on which a reply depends beside its cell, as JSON.
+            folder: folder of the replies, one per line, and their settings.
+            settings: everything besides its cell on which a reply depends, as JSON.
 
         Raises:
             InputError: the folder holds replies under other settings.
@@ -66,12 +66,12 @@ class Replies:
             check_settings(folder, settings, name=_SETTINGS)
 
     def of(self, cells: Iterable[Cell]) -> list[NeedleReply]:
-        """The replies to those cells that have one, in the order of the cells."""
+        """Returns the existing replies to the cells, in the order of the cells."""
         entries = self._journal.entries
         return [_reply(entries[key]) for key in map(_key, cells) if key in entries]
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
-        """The cells that have no reply."""
+        """Returns the cells without a reply."""
         return [cell for cell in cells if _key(cell) not in self._journal.entries]
 
     def add(self, reply: NeedleReply) -> None:

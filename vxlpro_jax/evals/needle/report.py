@@ -1,4 +1,4 @@
-"""The results of a grid of replies: accuracies, a table, a CSV and a heat map."""
+"""Reports a grid of replies: accuracies, a table, a CSV and a heat map."""
 
 import csv
 import io
@@ -21,12 +21,12 @@ _COLOURS = LinearSegmentedColormap.from_list("needle", ["#F0496E", "#EBB839", "#
 
 
 class CellScore(NamedTuple):
-    """The accuracy, 0 to 1, of one keep ratio, length and depth.
+    """The accuracy, 0 to 1, for one keep ratio, length and depth.
 
     Attributes:
-        keep_ratio: share of visual tokens that was asked for.
-        frames: length of the haystack.
-        depth: of the needles.
+        keep_ratio: requested share of visual tokens.
+        frames: length of the haystack in frames.
+        depth: depth of the needles.
         kept: mean number of visual tokens that were kept.
         needles: number of needles that were asked for.
         accuracy: share of right replies.
@@ -41,9 +41,9 @@ class CellScore(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """What a picture says about a run: the `model`, the `test`, and the accuracy of guessing.
+    """The caption of a picture: the `model`, the `test`, and the accuracy of guessing.
 
-    `chance` is None where guessing is hopeless, as when every token of an answer must be right.
+    `chance` is None if guessing never succeeds, as when every token of an answer must be right.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Caption(NamedTuple):
 
 
 def cell_scores(replies: Iterable[NeedleReply]) -> list[CellScore]:
-    """The mean over needles for each keep ratio, length and depth, sorted in this order."""
+    """Averages over needles for each keep ratio, length and depth, sorted in this order."""
     places = defaultdict(list)
     for reply in replies:
         cell = reply.cell
@@ -65,7 +65,7 @@ def cell_scores(replies: Iterable[NeedleReply]) -> list[CellScore]:
 
 
 def mean_accuracy(scores: Iterable[CellScore]) -> dict[str, float]:
-    """The mean over lengths and depths for each keep ratio: the figure that papers publish."""
+    """Averages over lengths and depths for each keep ratio, which is the figure in papers."""
     return {
         f"{ratio:g}": float(np.mean([score.accuracy for score in several]))
         for ratio, several in _by_ratio(scores)
@@ -78,7 +78,7 @@ def _by_ratio(scores: Iterable[CellScore]) -> list[tuple[float, list[CellScore]]
 
 
 class _Grid(NamedTuple):
-    """Arrays of depths (downwards) by lengths; NaN where nothing has been asked yet."""
+    """Arrays of depths (downwards) by lengths; NaN for cells that have not been asked yet."""
 
     lengths: list[int]
     depths: list[float]
@@ -87,7 +87,7 @@ class _Grid(NamedTuple):
 
 
 def _grid(scores: Sequence[CellScore], *, axes_of: Sequence[CellScore]) -> _Grid:
-    """Scores of one keep ratio, with the lengths and depths of `axes_of`."""
+    """Arranges the scores of one keep ratio by the lengths and depths of `axes_of`."""
     lengths = sorted({score.frames for score in axes_of})
     depths = sorted({score.depth for score in axes_of})
     accuracy, kept = (np.full((len(depths), len(lengths)), np.nan) for _ in range(2))
@@ -98,7 +98,7 @@ def _grid(scores: Sequence[CellScore], *, axes_of: Sequence[CellScore]) -> _Grid
 
 
 def to_markdown(scores: Sequence[CellScore]) -> str:
-    """A table for each keep ratio, with frames to the right and depth downwards."""
+    """Formats a table for each keep ratio, with frames to the right and depth downwards."""
     return "\n".join(
         f"keep ratio {ratio:g}, mean {np.mean([score.accuracy for score in several]):.4f}\n\n"
         + _table(_grid(several, axes_of=several))
@@ -116,7 +116,7 @@ def _table(grid: _Grid) -> str:
 
 
 def to_csv(scores: Sequence[CellScore]) -> str:
-    """A line for each score, under a line of names."""
+    """Formats a CSV with a header and one line per score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CellScore._fields)
@@ -127,8 +127,8 @@ def to_csv(scores: Sequence[CellScore]) -> str:
 def draw(scores: Sequence[CellScore], *, caption: Caption, path: Path) -> None:
     """Draws a heat map as PNG: a panel for each keep ratio, frames to the right, depth downwards.
 
-    Under each length stands the number of visual tokens that were kept of it. The accuracy of
-    guessing is marked on the colour bar.
+    Below each length is the number of visual tokens that were kept. The accuracy of guessing is
+    marked on the colour bar.
     """
     panels = [(ratio, _grid(of, axes_of=scores)) for ratio, of in _by_ratio(scores)]
     depths, lengths = panels[0][1].accuracy.shape
@@ -163,6 +163,6 @@ def _draw_panel(axes: Axes, grid: _Grid) -> AxesImage:
 
 
 def _column(frames: int, kept: np.ndarray) -> str:
-    """The label of a length, with the number of tokens kept if something has been asked."""
+    """Labels a length, with the number of tokens kept if any question has been asked."""
     asked = kept[~np.isnan(kept)]
     return f"{frames}\n{asked.mean():.0f}" if len(asked) else str(frames)

@@ -1,4 +1,4 @@
-"""Runs a needle test: asks what is missing in a folder of replies, and writes the results."""
+"""Runs a needle test: asks the cells that a folder of replies lacks, and writes the results."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ CLIPS = "clips"
 
 _DEFAULT_FRAMES = (128, 256, 512)
 _DEFAULT_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# A vocabulary of at least this many ids is one of natural language.
+# A vocabulary with at least this many ids is taken for one of natural language.
 _NATURAL_VOCABULARY = 10_000
 
 
@@ -33,15 +33,15 @@ class Run:
         checkpoint: model folder or training folder.
         out: folder of the results.
         mode: `clips`, or one of `MODES`.
-        haystack: videos or folders of them; empty for a synthetic one.
+        haystack: videos or folders of videos; empty for a synthetic one.
         needles: JSON list; None for synthetic needles.
-        frames: lengths; None for the default of the mode.
-        depths: 0 to 1; None for the default of the mode.
+        frames: lengths; None for the mode's default.
+        depths: depths from 0 to 1; None for the mode's default.
         keep_ratios: shares of the visual tokens that are kept; None for the model folder's.
-        cache_dir: folder of what is synthetic.
-        options: of the decoder.
-        decoder_flags: by name, as JSON.
-        dtype: of the parameters; None for the stored one.
+        cache_dir: folder of synthetic files.
+        options: options of the decoder.
+        decoder_flags: decoder flags by name, as JSON.
+        dtype: dtype of the parameters; None for the stored one.
     """
 
     checkpoint: str
@@ -75,13 +75,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Test:
-    """A test that is ready to be asked.
+    """A test that is ready to run.
 
     Attributes:
         cells: questions.
-        settings: what replies depend on beside the model and the decoder, as JSON.
-        ask: function from cells to replies.
-        chance: accuracy of guessing; None where guessing is hopeless.
+        settings: values besides the model and decoder on which replies depend, as JSON.
+        ask: function that maps cells to replies.
+        chance: accuracy of guessing; None if guessing never succeeds.
     """
 
     cells: Sequence[Cell]
@@ -93,7 +93,7 @@ class _Test:
 def run(request: Run) -> str:
     """Asks the cells that have no reply yet and writes the results.
 
-    `needle.png` and `needle.csv` are also written whenever a length is done.
+    `needle.png` and `needle.csv` are also written each time a length is complete.
 
     Returns:
         The table of the results.
@@ -154,7 +154,7 @@ def _haystack_test(request: Run, engine: Engine, *, keep_ratios: Sequence[float]
 
 
 def _hidden(request: Run, engine: Engine) -> dict[str, grid.Hidden]:
-    """The needles by name; synthetic ones ask in words that the model's tokenizer has."""
+    """Returns needles by name; the words of synthetic ones depend on the model's tokenizer."""
     is_natural = engine.tokenizer.vocab_size >= _NATURAL_VOCABULARY
     draw = synthetic.natural_needles if is_natural else synthetic.tiny_needles
     found = needles.read_needles(request.needles or draw(request.cache_dir))
@@ -166,7 +166,7 @@ def _hidden(request: Run, engine: Engine) -> dict[str, grid.Hidden]:
 
 
 def _settings(request: Run, test: _Test) -> dict[str, Any]:
-    """Everything on which a reply depends beside its cell, as JSON."""
+    """Returns everything besides its cell on which a reply depends, as JSON."""
     params = locate(request.checkpoint).params
     return {
         "mode": request.mode,

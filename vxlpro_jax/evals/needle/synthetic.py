@@ -1,7 +1,7 @@
-"""A synthetic haystack and synthetic needles, drawn once into a cache folder.
+"""Draws a synthetic haystack and synthetic needles once, into a cache folder.
 
-The haystack is grey throughout and each needle is coloured or has black lines on white, so that the
-haystack itself shows none of them.
+The haystack is grey throughout, and each needle is coloured or has black lines on white, so that
+the haystack itself shows no needle.
 
 Shapes: H and W, height and width of a frame.
 """
@@ -19,14 +19,14 @@ from PIL import Image, ImageDraw
 from vxlpro_jax.data.synthetic.clips import create_folder_once
 from vxlpro_jax.data.synthetic.drawing import COLOURS, Canvas, Figure, write_mp4
 
-VERSION = 1  # Part of the folders' names: raise it whenever what is drawn changes.
-FRAMES = 10_240  # A second each.
+VERSION = 1  # Part of the folders' names: increase it whenever the drawings change.
+FRAMES = 10_240  # One per second.
 _WIDTH, _HEIGHT = 160, 112
 _SIDE = 384
 
 
 def haystack(cache: Path) -> Path:
-    """An mp4 of `FRAMES` frames under `cache`; it is written if it is not there yet.
+    """Returns an mp4 of `FRAMES` frames under `cache`, writing it if it is missing.
 
     Raises:
         InputError: the folder cannot be written.
@@ -39,9 +39,10 @@ def haystack(cache: Path) -> Path:
 
 
 def scenes(count: int) -> Iterator[np.ndarray]:
-    """Grey frames, uint8 [H,W,3], that flicker; a soft wave drifts, another every 4 to 20 frames.
+    """Yields flickering grey frames, uint8 [H,W,3], with a soft drifting wave.
 
-    The tiny preset has seen nothing but flickering grey around its cards, so the wave is faint.
+    The wave changes every 4 to 20 frames. It is faint because the tiny preset was only trained on
+    flickering grey around its cards.
     """
     rng = np.random.default_rng(VERSION)
     without_end = itertools.chain.from_iterable(_scene(rng) for _ in itertools.count())
@@ -59,9 +60,9 @@ def _scene(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def tiny_needles(cache: Path) -> Path:
-    """A needle list for the tiny preset: cards as in its training, asked for in the same words.
+    """Writes a needle list for the tiny preset: cards and words as in its training.
 
-    There are four of them, one of each colour, so that a guess is right in a quarter of them.
+    There are four, one of each colour, so that a constant guess is right for a quarter of them.
 
     Raises:
         InputError: the folder cannot be written.
@@ -70,7 +71,7 @@ def tiny_needles(cache: Path) -> Path:
 
 
 def natural_needles(cache: Path) -> Path:
-    """A needle list in natural language: five pictures, their letters those of Video-XL's list.
+    """Writes a needle list in natural language: five pictures, with the letters of Video-XL's list.
 
     Raises:
         InputError: the folder cannot be written.
