@@ -1,7 +1,8 @@
-"""Parameters on disk, a block of rows at a time: writing and reading never hold a whole array.
+"""Parameters on disk, accessed one block of rows at a time, so that no whole array is in memory.
 
 The folder is an ordinary Orbax PyTree checkpoint (OCDBT), which stock Orbax restores as NumPy or
-sharded JAX arrays. Rows are entries along axis 0: layers of a stacked leaf, words of the embedding.
+sharded JAX arrays. Rows are entries along axis 0: layers of a stacked leaf, or words of the
+embedding.
 """
 
 import contextlib
@@ -28,20 +29,20 @@ from vxlpro_jax.checkpoints.checksums import (
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
-# One block is one write and one chunk on disk. Small enough that a device of a pod reads little
-# beyond its shard, large enough for object stores.
+# One block is one write and one chunk on disk. It is small enough that a device of a pod reads
+# little beyond its shard, and large enough for object stores.
 BLOCK_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LazyLeaf:
-    """An array that is read when it is needed and not kept.
+    """An array that is read on demand and not kept.
 
     Attributes:
-        shape: of the whole array; a scalar counts as one row.
-        dtype: of the whole array.
-        rows: rows that `blocks` reads at once.
-        read: `(start, stop) -> array` of the rows from start to stop, stop excluded.
+        shape: shape of the whole array; a scalar counts as one row.
+        dtype: dtype of the whole array.
+        rows: number of rows that `blocks` reads at once.
+        read: function `(start, stop) -> array` that reads rows start to stop, stop excluded.
     """
 
     shape: tuple[int, ...]
@@ -50,12 +51,12 @@ class LazyLeaf:
     read: Callable[[int, int], np.ndarray]
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Each block with the number of its first row."""
+        """Yields each block with the index of its first row."""
         for start in range(0, self._length, self.rows):
             yield start, self.read(start, min(start + self.rows, self._length))
 
     def whole(self) -> np.ndarray:
-        """The whole array."""
+        """Returns the whole array."""
         return self.read(0, self._length).reshape(self.shape)
 
     @property
@@ -64,7 +65,7 @@ class LazyLeaf:
 
 
 def rows_per_block(shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Rows of an array that make a block of `BLOCK_BYTES`, at least one and at most all."""
+    """Returns the number of rows in a block of `BLOCK_BYTES`, at least one and at most all."""
     row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
     return max(1, min(shape[0], BLOCK_BYTES // row_bytes))
 
@@ -73,7 +74,7 @@ def write_params(directory: epath.PathLike, *, leaves: Mapping[str, Any]) -> Non
     """Writes a nested dict of parameters as an Orbax checkpoint, one block at a time.
 
     Args:
-        directory: must not exist; it appears when everything is written.
+        directory: path that does not exist yet; it appears once everything is written.
         leaves: nested dict of `LazyLeaf`, NumPy or fully addressable JAX arrays.
 
     Raises:
@@ -100,7 +101,7 @@ def write_params(directory: epath.PathLike, *, leaves: Mapping[str, Any]) -> Non
 
 
 def _summed(leaf: LazyLeaf, *, name: str, sums: dict[str, int]) -> LazyLeaf:
-    """The leaf, whose checksum grows in `sums` as it is read."""
+    """Wraps the leaf so that reading it adds to its checksum in `sums`."""
 
     def read(start, stop):
         rows = leaf.read(start, stop)
@@ -112,7 +113,7 @@ def _summed(leaf: LazyLeaf, *, name: str, sums: dict[str, int]) -> LazyLeaf:
 
 
 def as_lazy(leaf: Any) -> LazyLeaf:
-    """A NumPy or JAX array as a `LazyLeaf`; one that is lazy already stays as it is."""
+    """Wraps a NumPy or JAX array as a `LazyLeaf`; returns a lazy one unchanged."""
     if isinstance(leaf, LazyLeaf):
         return leaf
 
@@ -125,7 +126,7 @@ def as_lazy(leaf: Any) -> LazyLeaf:
 
 
 class _LazyHandler(type_handlers.NumpyHandler):
-    """Orbax's own handler copies every array before it writes the first."""
+    """Writes arrays lazily; Orbax's own handler copies every array before it writes the first."""
 
     async def serialize(self, values: Sequence[Any], infos, args=None):
         for leaf, info in zip(values, infos, strict=True):
@@ -144,13 +145,13 @@ def _write_spec(leaf: LazyLeaf, info: type_handlers.ParamInfo) -> dict[str, Any]
         dtype=leaf.dtype,
         process_index=jax.process_index(),
     )
-    # Orbax only takes chunk sizes that divide the array: one row each for a prime vocabulary.
+    # Orbax only uses chunk sizes that divide the array: one row each for a prime vocabulary size.
     spec["metadata"]["chunks"] = _chunk_shape(leaf)
     return spec
 
 
 def _chunk_shape(leaf: LazyLeaf) -> list[int]:
-    """A block, halved along its longest axis until it fits `BLOCK_BYTES`."""
+    """Returns the shape of a block, halved along its longest axis until it fits `BLOCK_BYTES`."""
     shape = [leaf.rows, *leaf.shape[1:]]
     while math.prod(shape) * leaf.dtype.itemsize > BLOCK_BYTES:
         longest = shape.index(max(shape))
@@ -162,8 +163,8 @@ class Opened(NamedTuple):
     """An open checkpoint.
 
     Attributes:
-        stores: every array by its path.
-        seals: what each array was when it was saved; None for a checkpoint without checksums.
+        stores: arrays by path.
+        seals: shape, dtype and checksum of each array; None for a checkpoint without checksums.
     """
 
     stores: dict[str, ts.TensorStore]
@@ -190,7 +191,7 @@ def open_stores(directory: epath.PathLike) -> Opened:
 def open_named(
     path: epath.Path, names: Iterable[str], *, use_zarr3: bool
 ) -> dict[str, ts.TensorStore]:
-    """As `open_stores`, of arrays whose paths are known; raises what TensorStore does."""
+    """Opens arrays with known paths like `open_stores`; raises what TensorStore raises."""
     use_ocdbt = type_handlers.is_ocdbt_checkpoint(path)
     context = type_handlers.get_ts_context(use_ocdbt=use_ocdbt)
     specs = {
@@ -211,7 +212,7 @@ def open_named(
 
 
 def open_leaves(directory: epath.PathLike) -> dict[str, Any]:
-    """A nested dict of `LazyLeaf`, each reading from an Orbax PyTree checkpoint.
+    """Opens an Orbax PyTree checkpoint as a nested dict of `LazyLeaf`.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged (also later, when a leaf is read).
@@ -231,7 +232,7 @@ def _lazy(
     shape, dtype = tuple(store.shape), store.dtype.numpy_dtype
     if not shape:
         raise InputError(f"{directory}: {name} is a single number, which no parameter is.")
-    # A block of whole chunks, so that none is decoded twice.
+    # A block of whole chunks, so that no chunk is decoded twice.
     chunk = min((store.chunk_layout.read_chunk.shape or shape)[0] or 1, shape[0])
     rows = max(1, rows_per_block(shape, dtype) // chunk) * chunk
 
@@ -246,10 +247,10 @@ def _lazy(
 def _checked(
     leaf: LazyLeaf, directory: epath.PathLike, *, name: str, seals: dict[str, Seal]
 ) -> LazyLeaf:
-    """The leaf, held against its checksum.
+    """Wraps the leaf so that reading verifies its checksum.
 
-    Whoever reads it from the first row to the last has the error with the last rows at the latest;
-    for other orders all of it is read beforehand.
+    Reading from the first row to the last raises the error with the last rows at the latest; before
+    reading in another order, the whole array is read once to verify it.
     """
     sums, next_row, is_sound = Sums(seals), 0, False
 
@@ -277,7 +278,7 @@ def _checked(
 
 @contextlib.contextmanager
 def reading(directory: epath.PathLike) -> Iterator[None]:
-    """Turns what Orbax and TensorStore raise on a damaged checkpoint into an `InputError`."""
+    """Converts errors of Orbax and TensorStore on a damaged checkpoint to an `InputError`."""
     try:
         yield
     except InputError:

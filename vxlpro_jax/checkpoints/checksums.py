@@ -1,8 +1,8 @@
-"""Checksums of parameters on disk, against which every reader holds what it has read.
+"""Checksums of parameters on disk, which every reader verifies.
 
 OCDBT checks its own index, but not the chunks of the arrays or their metadata, and the compressed
-chunks carry no checksum: a flipped bit decodes to other numbers. `checksums.json` in a `params/`
-folder, or `manifest` beside the one of a training step, says what was saved.
+chunks have no checksum: a flipped bit decodes to different numbers. `checksums.json` in a `params/`
+folder, or `manifest` beside the `params/` of a training step, records what was saved.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ from vxlpro_jax.utils.errors import InputError
 
 FILE = "checksums.json"
 PROVENANCE = "provenance.json"
-# Larger files of `params/` hold arrays, which have checksums of their own.
+# Larger files of `params/` hold arrays, which have their own checksums.
 _LARGEST_SMALL_FILE = 2**16
-# Entries that are summed at once: few enough to stay in the processor's cache.
+# Number of entries summed at once: few enough to stay in the processor's cache.
 _ITEMS_AT_ONCE = 2**17
 _MODULUS = 2**32
 
 
 class Seal(NamedTuple):
-    """What an array was when it was saved.
+    """Shape, type and checksum of an array when it was saved.
 
     Attributes:
-        shape: of the whole array.
-        dtype: name of its type.
-        checksum: as `utils.tree.checksums` computes it.
+        shape: shape of the whole array.
+        dtype: name of its dtype.
+        checksum: checksum as computed by `utils.tree.checksums`.
     """
 
     shape: tuple[int, ...]
@@ -41,12 +41,12 @@ class Seal(NamedTuple):
     checksum: int
 
     def to_json(self) -> dict[str, Any]:
-        """The seal as it is written."""
+        """Returns the seal as JSON."""
         return {"shape": list(self.shape), "dtype": self.dtype, "checksum": self.checksum}
 
 
 class Damaged(InputError):
-    """A folder of parameters is not what was saved."""
+    """A folder of parameters differs from what was saved."""
 
     def __init__(self, directory: epath.PathLike, what: str):
         super().__init__(
@@ -56,10 +56,10 @@ class Damaged(InputError):
 
 
 def read_seals(directory: epath.PathLike) -> dict[str, Seal] | None:
-    """The seals of a `params/` folder by path; None if it was written before there were any.
+    """Reads the seals of a `params/` folder by path; None for a folder from before seals existed.
 
     Raises:
-        Damaged: the file of seals, or a small file of the folder, is not what was written.
+        Damaged: the file of seals, or a small file of the folder, differs from what was written.
     """
     folder = epath.Path(directory)
     if (folder / FILE).exists():
@@ -87,10 +87,10 @@ def check_seals(
     found: Mapping[str, tuple[tuple[int, ...], str]],
     seals: Mapping[str, Seal],
 ) -> None:
-    """Checks names, shapes and types of the arrays of a folder, whose content is not read.
+    """Checks names, shapes and dtypes of a folder's arrays, without reading their content.
 
     Raises:
-        Damaged: an array is missing, unexpected, or of another shape or type than was saved.
+        Damaged: an array is missing, unexpected, or has another shape or dtype than was saved.
     """
     saved = {path: (seal.shape, seal.dtype) for path, seal in seals.items()}
     for path in sorted(found.keys() | saved.keys()):
@@ -118,7 +118,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def write_provenance(root: epath.PathLike, facts: Mapping[str, Any]) -> None:
-    """Writes how a model folder was made, and digests of the files beside its parameters."""
+    """Writes how a model folder was made, with digests of the files beside its parameters."""
     folder = epath.Path(root)
     files = [x for x in folder.iterdir() if not x.is_dir() and not x.name.startswith(".")]
     content = sealed({**facts, "files": {file.name: _file_digest(file) for file in files}})
@@ -126,14 +126,14 @@ def write_provenance(root: epath.PathLike, facts: Mapping[str, Any]) -> None:
 
 
 def note_changed_files(root: epath.PathLike) -> None:
-    """Names on stderr the files of a model folder that were edited, or damaged, since it was made.
+    """Prints names of a model folder's files that were edited or damaged since it was made.
 
     Raises:
-        Damaged: the list of digests is not what was written.
+        Damaged: the list of digests differs from what was written.
     """
     folder = epath.Path(root)
     file = folder / PROVENANCE
-    # Folders made before there were digests have none here.
+    # Folders from before digests existed have none.
     if not file.exists() or "files" not in _read_object(file):
         return
     if names := changed_files(folder, read_sealed(file)["files"]):
@@ -145,7 +145,7 @@ def note_changed_files(root: epath.PathLike) -> None:
 
 
 def changed_files(folder: epath.Path, digests: Mapping[str, str]) -> list[str]:
-    """Names of the files that are missing or differ from their digests."""
+    """Returns the names of files that are missing or differ from their digests."""
     return [
         name
         for name, digest in digests.items()
@@ -158,15 +158,15 @@ def _file_digest(file: epath.Path) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with a digest of it."""
+    """Returns the content with its digest added."""
     return {**content, "digest": _digest(content)}
 
 
 def read_sealed(file: epath.PathLike) -> dict[str, Any]:
-    """The JSON object of `sealed` in a file.
+    """Reads a JSON object that `sealed` made.
 
     Raises:
-        Damaged: the file is missing, or is not what was written.
+        Damaged: the file is missing, or differs from what was written.
     """
     path = epath.Path(file)
     content = _read_object(path)
@@ -190,15 +190,15 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def part_sum(part: np.ndarray, *, starts: Sequence[int], shape: Sequence[int]) -> int:
-    """What a part of an array adds to the array's checksum; the sums of all parts make it.
+    """Computes a part's contribution to the array's checksum, which is the sum over all parts.
 
     Args:
-        part: a block of the array.
+        part: block of the array.
         starts: index of the part's first entry in the array.
-        shape: of the array.
+        shape: shape of the array.
 
     Returns:
-        A number of 32 bits; sums are taken modulo 2^32.
+        A 32-bit number; sums are taken modulo 2^32.
     """
     axis = _row_axis(part.shape, tuple(shape))
     columns = math.prod(part.shape[axis:])
@@ -217,7 +217,7 @@ def part_sum(part: np.ndarray, *, starts: Sequence[int], shape: Sequence[int]) -
 
 
 def _row_axis(part: tuple[int, ...], shape: tuple[int, ...]) -> int:
-    """The first axis of rows: their entries are neighbours in the array, if possible many."""
+    """Returns the axis where rows begin: from it on, entries of a part are contiguous."""
     axis = max(0, len(shape) - 1)
     while axis and part[axis:] == shape[axis:] and math.prod(part[axis - 1 :]) <= _ITEMS_AT_ONCE:
         axis -= 1
@@ -225,7 +225,7 @@ def _row_axis(part: tuple[int, ...], shape: tuple[int, ...]) -> int:
 
 
 def _row_places(rows: tuple[int, ...], starts: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """The place in the array of each row's first entry, modulo 2^32."""
+    """Returns the flat index in the array of each row's first entry, modulo 2^32."""
     places = np.zeros(rows, np.uint32)
     for axis, start in enumerate(starts):
         stride = math.prod(shape[axis + 1 :])
@@ -238,24 +238,24 @@ def _row_places(rows: tuple[int, ...], starts: Sequence[int], shape: Sequence[in
 
 
 class Sums:
-    """Checksums of arrays of which parts are read, to be held against the seals.
+    """Checksums of arrays that are read in parts, to be compared with the seals.
 
     Attributes:
-        totals: by path, the sum of the parts that this process has added.
+        totals: by path, sum of the parts that this process has added.
     """
 
     def __init__(self, seals: Mapping[str, Seal]):
-        """Begins with sums of nothing."""
+        """Starts with empty sums."""
         self._seals = seals
         self.totals = dict.fromkeys(seals, 0)
 
     def add(
         self, path: str, place: tuple[int, ...], part: np.ndarray, starts: tuple[int, ...]
     ) -> None:
-        """Adds a part, once.
+        """Adds a part, which must be added only once.
 
         Args:
-            path: of the array.
+            path: path of the array.
             place: indices of the array's leading axes that `part` lacks, if any.
             part: block of the array.
             starts: index of the part's first entry along its own axes.
@@ -265,17 +265,17 @@ class Sums:
         self.totals[path] = (self.totals[path] + more) % _MODULUS
 
     def of_all_processes(self) -> "Sums":
-        """The sums of the parts that all processes have added; all of them call this."""
+        """Returns the sums over all processes; every process must call this."""
         totals = multihost_utils.process_allgather(np.array([*self.totals.values()], np.uint32))
         result = Sums(self._seals)
         result.totals = dict(zip(self.totals, totals.sum(0, dtype=np.uint32).tolist(), strict=True))
         return result
 
     def check(self, directory: epath.PathLike, paths: Iterable[str]) -> None:
-        """Checks arrays of which all parts were added.
+        """Checks arrays whose parts were all added.
 
         Raises:
-            Damaged: an array is not what was saved.
+            Damaged: an array differs from what was saved.
         """
         for path in paths:
             if self.totals[path] != self._seals[path].checksum:

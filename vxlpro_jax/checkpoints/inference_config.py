@@ -1,6 +1,6 @@
-"""How a model wants to be asked, kept beside its parameters as `inference_config.json`.
+"""Default inference settings of a model, stored beside its parameters as `inference_config.json`.
 
-Training folders made before this file existed say the same in their `train_config.json`.
+Training folders from before this file existed have the same values in `train_config.json`.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from vxlpro_jax.utils.files import write_atomically
 
 FILE = "inference_config.json"
 _TRAIN_FILE = "train_config.json"
-# The fields of a training config from which `TrainConfig.inference` follows.
+# The fields of a training config that determine `TrainConfig.inference`.
 _TRAIN_FIELDS = ("keep_ratio",)
 _DATA_FIELDS = ("max_frames", "frames_per_sample", "fps")
 
 
 def read_inference_config(root: epath.PathLike) -> InferenceConfig:
-    """The inference config of a model folder or training folder; defaults if it has none.
+    """Reads the inference config of a model folder or training folder; defaults if it has none.
 
     Raises:
         InputError: the file is not valid JSON, or a field is unknown or out of its range.
@@ -40,7 +40,7 @@ def copy_inference_config(source: epath.PathLike, folder: epath.PathLike) -> Non
     """Writes the inference config of `source` to `folder`; nothing if `source` has none.
 
     Raises:
-        InputError: as `read_inference_config`.
+        InputError: as in `read_inference_config`.
     """
     if found := _find(epath.Path(source)):
         write_inference_config(folder, found)

@@ -1,7 +1,7 @@
-"""Parameters to start a run from: `init_from`, one folder or several after commas.
+"""Initial parameters of a run: `init_from`, one folder or several separated by commas.
 
 Each part of the model (`vision`, `dts`, `decoder` and so on) comes from the first folder that holds
-it, so a stage can start from the last one's compressor and a stock decoder.
+it, so a stage can start from the previous stage's compressor and a stock decoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class Source(NamedTuple):
-    """A folder that parameters come from.
+    """A folder that provides parameters.
 
     Attributes:
-        params: the Orbax folder.
-        root: the folder of config.json and tokenizer.
-        parts: keys of the parameter tree that it holds.
+        params: path of the Orbax folder.
+        root: folder of config.json and tokenizer.
+        parts: top-level keys of its parameter tree.
         config: sizes of its model.
         release: content of its config.json.
     """
@@ -33,10 +33,10 @@ class Source(NamedTuple):
 
 
 def open_sources(init_from: str) -> tuple[Source, ...]:
-    """The folders that `init_from` names; none of their arrays is read.
+    """Opens the folders in `init_from` without reading their arrays.
 
     Raises:
-        InputError: a folder is no checkpoint.
+        InputError: a folder is not a checkpoint.
     """
     return tuple(_open(folder.strip()) for folder in init_from.split(",") if folder.strip())
 
@@ -49,15 +49,15 @@ def _open(folder: str) -> Source:
 
 
 def holder(sources: Sequence[Source], part: str) -> Source | None:
-    """The source that `part` is taken from."""
+    """Returns the source from which `part` is taken."""
     return next((source for source in sources if part in source.parts), None)
 
 
 def read_parts(sources: Sequence[Source], *, like: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The parts of `like` (see `checkpoint.read_params`) that any source holds.
+    """Reads the parts of `like` (see `checkpoint.read_params`) that some source holds.
 
     Raises:
-        InputError: nothing is taken from a source, or a part of other sizes.
+        InputError: nothing is taken from a source, or the sizes of a part differ.
     """
     params = {}
     for source in sources:

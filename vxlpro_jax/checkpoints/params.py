@@ -1,4 +1,4 @@
-"""Model folders and training folders: where the parameters are, and restoring them.
+"""Finds and restores parameters of model folders and training folders.
 
 A model folder holds `params/` (an Orbax PyTree checkpoint of the parameter tree alone),
 `config.json` (release format) and tokenizer files. A training folder holds the same files and
@@ -53,7 +53,7 @@ TOKENIZER_FILES = (
 
 
 class Located(NamedTuple):
-    """Attributes: `params` the Orbax folder; `root` the folder of config.json and tokenizer."""
+    """Attributes: `params`, the Orbax folder; `root`, the folder of config.json and tokenizer."""
 
     params: epath.Path
     root: epath.Path
@@ -86,7 +86,7 @@ def locate(directory: epath.PathLike) -> Located:
 
 
 def missing_folder(directory: epath.PathLike) -> InputError:
-    """The error for a folder that does not exist, which may be the name of a model on a hub."""
+    """Makes the error for a missing folder, whose name may be that of a model on a hub."""
     name = str(directory)
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return InputError(
@@ -98,12 +98,12 @@ def missing_folder(directory: epath.PathLike) -> InputError:
 
 
 def is_run(root: epath.PathLike) -> bool:
-    """Whether a folder is of a training run."""
+    """Returns whether a folder belongs to a training run."""
     return (epath.Path(root) / "train_config.json").exists()
 
 
 def _is_complete(folder: epath.Path) -> bool:
-    # Orbax writes to a temporary name and renames, so what has the final name is complete.
+    # Orbax writes to a temporary name and renames it, so a folder with the final name is complete.
     return (folder / "params" / "_METADATA").exists()
 
 
@@ -113,7 +113,7 @@ def _root_of(folder: epath.Path) -> epath.Path:
 
 
 def read_model_config(root: epath.PathLike) -> ModelConfig:
-    """Sizes from `root/config.json`.
+    """Reads the model's sizes from `root/config.json`.
 
     Raises:
         InputError: the file is missing, is not JSON, or lacks a size.
@@ -122,16 +122,16 @@ def read_model_config(root: epath.PathLike) -> ModelConfig:
 
 
 def read_json(file: epath.PathLike) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Returns the object in a JSON file.
 
     Raises:
-        InputError: the file is missing or holds something else.
+        InputError: the file is missing or does not hold an object.
     """
     return files.read_json(epath.Path(file))
 
 
 def copy_tokenizer(source: epath.PathLike, folder: epath.PathLike) -> None:
-    """Copies whatever tokenizer and generation files `source` has."""
+    """Copies all tokenizer and generation files of `source`."""
     for name in TOKENIZER_FILES:
         file = epath.Path(source) / name
         if file.exists():
@@ -139,9 +139,9 @@ def copy_tokenizer(source: epath.PathLike, folder: epath.PathLike) -> None:
 
 
 def copy_code(source: epath.PathLike, folder: epath.PathLike) -> None:
-    """Copies the Python files that `auto_map` in the config.json of `source` points to.
+    """Copies the Python files to which `auto_map` in the config.json of `source` points.
 
-    Nothing here runs them; transformers does if it is told to trust them.
+    Nothing here runs them; transformers runs them if the user trusts them.
     """
     config = epath.Path(source) / "config.json"
     if not config.exists() or not read_json(config).get("auto_map"):
@@ -151,7 +151,7 @@ def copy_code(source: epath.PathLike, folder: epath.PathLike) -> None:
 
 
 def params_metadata(directory: epath.PathLike) -> dict[str, Any]:
-    """Shapes and dtypes of a `params/` folder: nested dict of `jax.ShapeDtypeStruct`.
+    """Returns shapes and dtypes of a `params/` folder: nested dict of `jax.ShapeDtypeStruct`.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
@@ -167,7 +167,7 @@ def _structs(stores: Mapping[str, ts.TensorStore]) -> dict[str, jax.ShapeDtypeSt
 
 
 def read_leaf(directory: epath.PathLike, path: str) -> np.ndarray:
-    """One array of a `params/` folder, as stored.
+    """Reads one array of a `params/` folder, as stored.
 
     Raises:
         InputError: there is no such array, or the checkpoint is damaged.
@@ -191,12 +191,12 @@ def read_params(
     Args:
         directory: an Orbax PyTree checkpoint of the parameter tree alone.
         like: nested dict of `jax.ShapeDtypeStruct` that the folder must match in structure and
-            shapes (not in dtype). A leaf with a sharding is restored to it, each device reading its
-            own part. None takes the folder as it is.
-        dtype: of the result; None keeps what is stored.
-        only: chooses leaves by path; the others are neither checked nor read.
-        unstack: a branch to be returned as one branch a row, `decoder/layers` as
-            `decoder/layers_0`, `decoder/layers_1` and so on. A sharding of such a leaf is a row's.
+            shapes (not in dtype). A leaf with a sharding is restored to it, and each device reads
+            only its own part. None accepts any folder.
+        dtype: dtype of the result; None keeps the stored one.
+        only: function that chooses leaves by path; others are neither checked nor read.
+        unstack: branch that is returned as one branch per row: `decoder/layers` becomes
+            `decoder/layers_0`, `decoder/layers_1` and so on. Its shardings in `like` are of a row.
 
     Returns:
         Nested dict of the chosen leaves: `jax.Array` where `like` gives a sharding, else NumPy.
@@ -227,13 +227,13 @@ def read_params(
 
 
 def _is_local(leaf: Any) -> bool:
-    """Whether this process reads all of the array."""
+    """Returns whether this process reads all of the array."""
     sharding = getattr(leaf, "sharding", None)
     return sharding is None or sharding.is_fully_addressable
 
 
 def _parts(path: str, store: ts.TensorStore, *, unstack: str | None):
-    """The leaf by its name, or its rows by theirs; and the first indices of each in the leaf."""
+    """Returns name, first indices and store of the leaf, or of each row of an unstacked leaf."""
     if unstack is None or not path.startswith(f"{unstack}/"):
         return [(path, (), store)]
     rest = path.removeprefix(unstack)
@@ -247,14 +247,14 @@ def read_store(
     dtype: Any = None,
     add: Callable[[np.ndarray, tuple[int, ...]], None] | None = None,
 ) -> Any:
-    """A NumPy array, or a JAX array of the given sharding, each device reading its own part.
+    """Reads a NumPy array, or a JAX array of a given sharding; each device reads its own part.
 
     Args:
         store: array on disk.
-        sharding: of the result; None for a NumPy array.
-        dtype: of the result; None keeps the stored one.
-        add: takes each part as stored, with the index of its first entry; of a part that several
-            processes read only one takes it.
+        sharding: sharding of the result; None for a NumPy array.
+        dtype: dtype of the result; None keeps the stored one.
+        add: function that gets each part as stored, with the index of its first entry; if several
+            processes read a part, only one of them calls it.
     """
     owned = None if sharding is None else _owned_parts(sharding, tuple(store.shape))
 
@@ -264,7 +264,7 @@ def read_store(
         part = store[tuple(slice(*bound) for bound in bounds)].read().result()
         if add and (owned is None or bounds in owned):
             add(part, tuple(start for start, _ in bounds))
-        # An entry that float16 cannot hold becomes infinite, as everywhere.
+        # Values beyond float16's range become infinite, as elsewhere.
         with np.errstate(over="ignore"):
             return part.astype(dtype or part.dtype, copy=False)
 
@@ -278,7 +278,7 @@ def read_store(
 
 
 def _owned_parts(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> set[tuple]:
-    """The parts of an array that belong to this process, as `_bounds`: each to one process."""
+    """Assigns each part of an array to one process; returns this process's parts as `_bounds`."""
     owners: dict[tuple, int] = {}
     for device, index in sharding.devices_indices_map(shape).items():
         owners.setdefault(_bounds(index, shape), device.process_index)
