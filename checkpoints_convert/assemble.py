@@ -1,4 +1,4 @@
-"""Assembles a model folder to train from out of stock parts.
+"""Assembles a model folder for training from stock parts.
 
 python -m checkpoints_convert.assemble --decoder DIR --vision DIR [--dts FILE] --out DIR
 """
@@ -14,7 +14,7 @@ from vxlpro_jax.utils.arguments import ArgumentParser
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     options = _parse(cli.with_new_names(arguments))
-    from checkpoints_convert.stock_parts import assemble  # Imports JAX, which --help need not.
+    from checkpoints_convert.stock_parts import assemble  # Imports JAX, which --help does not need.
 
     assemble(
         options.out,

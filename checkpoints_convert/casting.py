@@ -1,4 +1,4 @@
-"""Weights in another dtype, cast as they are read."""
+"""Casts weights to another dtype as they are read."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import numpy as np
 
 from vxlpro_jax.utils.errors import InputError
 
-if TYPE_CHECKING:  # It imports JAX, for which the --help of a command need not wait.
+if TYPE_CHECKING:  # It imports JAX, which the --help of a command does not need.
     from vxlpro_jax.checkpoints.array_store import LazyLeaf
 
 DTYPES = {
@@ -19,9 +19,9 @@ DTYPES = {
 
 
 def cast(leaf: "LazyLeaf", dtype: np.dtype) -> "LazyLeaf":
-    """The leaf in another dtype, rounded to nearest even.
+    """Wraps the leaf to cast it to another dtype, rounded to nearest even.
 
-    Reading it raises `InputError` where a finite value becomes infinite (above 65504 in float16).
+    Reading it raises `InputError` if a finite value becomes infinite (above 65504 in float16).
     """
 
     def read(start, stop):
@@ -31,7 +31,7 @@ def cast(leaf: "LazyLeaf", dtype: np.dtype) -> "LazyLeaf":
 
 
 def cast_array(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`values` in another dtype.
+    """Returns `values` in another dtype.
 
     Raises:
         InputError: a finite value becomes infinite.

@@ -1,4 +1,4 @@
-"""What the commands of the converter share. Imports no JAX, so that --help is quick."""
+"""Helpers that the converter's commands share. Imports no JAX, so that --help is quick."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import InputError
 
-# Flags by their names in versions before, which scripts may still use.
+# Flag names of earlier versions, which scripts may still use.
 _OLD_NAMES = {"--src": "--checkpoint", "--dst": "--out"}
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs `main` on the command line; a mistake or a full disk is a sentence and exit code 2.
+    """Runs `main` on the command line; a mistake or a full disk gives a sentence and exit code 2.
 
-    The conversion needs no accelerator, so it takes none from whoever uses one.
+    The conversion needs no accelerator, so it leaves them to other processes.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -28,6 +28,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def with_new_names(arguments: Sequence[str]) -> list[str]:
-    """The arguments with flags of former names (`--src`, `--dst`) under their present ones."""
+    """Returns the arguments with old flag names (`--src`, `--dst`) replaced by the new ones."""
     parts = (argument.partition("=") for argument in arguments)
     return [_OLD_NAMES.get(flag, flag) + equals + value for flag, equals, value in parts]

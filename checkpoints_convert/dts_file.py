@@ -1,6 +1,6 @@
-"""The synthesizer alone, as the state dict that the release's `SiglipAE` loads.
+"""The Dynamic Token Synthesizer alone, as the state dict that the release's `SiglipAE` loads.
 
-Its names are `temporal_encoding` and `encoder.*`; files are `torch.save`d or safetensors.
+Its names are `temporal_encoding` and `encoder.*`; files are in `torch.save` or safetensors format.
 """
 
 import re
@@ -18,10 +18,10 @@ SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin")
 
 
 def read(file: Path) -> dict[str, LazyLeaf]:
-    """The tensors by their names in a whole model, whatever prefix the file puts before them.
+    """Reads the tensors under their names in a whole model, whatever prefix the file uses.
 
     Raises:
-        InputError: no such file, damaged, or without exactly one `temporal_encoding`.
+        InputError: the file is missing, damaged, or does not have exactly one `temporal_encoding`.
     """
     if not file.is_file():
         raise InputError(f"{file} does not exist.")
@@ -38,7 +38,7 @@ def write(file: Path, *, tensors: Mapping[str, np.ndarray]) -> None:
 
     Raises:
         InputError: the file exists or is being written, its suffix is neither of safetensors nor
-            of `torch.save`, or the latter is asked for without torch.
+            of `torch.save`, or the latter is requested without torch.
     """
     if file.suffix not in SAFE + PICKLED:
         known = ", ".join(SAFE + PICKLED)

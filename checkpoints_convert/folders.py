@@ -1,4 +1,4 @@
-"""Result folders: complete or absent, with the small files that travel along."""
+"""Writes result folders, complete or not at all, with the small files that belong to them."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def new_folder(destination: Path, *, needed_bytes: int) -> Iterator[Path]:
-    """A temporary folder beside `destination`, renamed to it at the end and removed on an error.
+    """Yields a temporary folder beside `destination`, renamed to it at the end, removed on error.
 
     A killed run leaves `DESTINATION.partial`, which the next run replaces.
 
@@ -36,10 +36,10 @@ def new_folder(destination: Path, *, needed_bytes: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(destination: Path) -> Iterator[Path]:
-    """A path in a temporary folder beside `destination`, of which the file is renamed to it.
+    """Yields a path in a temporary folder beside `destination`, to which the file is renamed.
 
     Raises:
-        InputError: as `new_folder`.
+        InputError: as in `new_folder`.
     """
     with _workspace(destination.absolute()) as partial:
         yield partial / destination.name
@@ -48,7 +48,7 @@ def new_file(destination: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _workspace(destination: Path) -> Iterator[Path]:
-    """The folder `DESTINATION.partial`, empty and this process's alone; removed if still there."""
+    """Yields the empty folder `DESTINATION.partial` under a lock; removes it if it still exists."""
     partial = destination.with_name(destination.name + ".partial")
     _check_absent(destination)
     partial.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _take(lock: IO[str], file: Path, destination: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Removes all but the lock."""
+    """Removes everything except the lock."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -100,12 +100,12 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
 
 
 def fingerprint(file: Path) -> dict[str, Any]:
-    """Name, bytes and SHA-256 of a file."""
+    """Returns name, size in bytes and SHA-256 of a file."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
 
 
 def total_bytes(arrays: Iterable[Any]) -> int:
-    """Bytes of anything with shapes and dtypes."""
+    """Returns the total bytes of objects that have shapes and dtypes."""
     return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays)

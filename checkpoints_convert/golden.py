@@ -1,9 +1,9 @@
 """Runs a converted model on inputs of the released code and compares every stage.
 
-A golden file (`.npz`) holds one video or picture, a prompt, and what the released PyTorch code made
-of them in float64. Stages are computed one after another from our own earlier results, or from the
-file's where it lacks the inputs; only the parameters that a stage needs are in memory. Fields that
-the file lacks are skipped, fields that are unknown are ignored.
+A golden file (`.npz`) holds one video or picture, a prompt, and the released PyTorch code's float64
+results for them. Stages are computed one after another from our own earlier results, or from the
+file's if it lacks the inputs; only the parameters that a stage needs are in memory. Fields that the
+file lacks are skipped, and unknown fields are ignored.
 
 Shapes: `F` frames, `G` groups kept, `T` prompt ids, `N = 144 G`, `L` decoder slots in use.
 """
@@ -40,9 +40,9 @@ class StageRow(NamedTuple):
 
     Attributes:
         stage: a field of the golden file, or the torch name of a gradient.
-        difference: the largest absolute difference; for a gradient norm relative to the reference
+        difference: largest absolute difference; for a gradient norm relative to the reference
             unless that is zero.
-        reference: the largest absolute reference value.
+        reference: largest absolute reference value.
         ok: whether the difference is within tolerance.
     """
 
@@ -65,10 +65,10 @@ _AFTER_ROTARY = (
 
 
 def read_case(file: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a golden file.
+    """Reads the arrays of a golden file.
 
     Raises:
-        InputError: it does not exist or is not an `.npz` of plain arrays.
+        InputError: the file does not exist or is not an `.npz` of plain arrays.
     """
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -86,12 +86,12 @@ def compare(
 
     Args:
         directory: model folder or training folder.
-        case: as `read_case` reads it.
-        dtype: to compute in; float64 needs `jax_enable_x64`.
-        tolerance: within which a stage is right.
+        case: result of `read_case`.
+        dtype: dtype to compute in; float64 needs `jax_enable_x64`.
+        tolerance: tolerance within which a stage is right.
 
     Returns:
-        The rows, none if the case has no stage with its inputs.
+        The rows; none if the case has no stage with its inputs.
 
     Raises:
         InputError: the folder cannot be read.
@@ -108,7 +108,7 @@ def compare(
 
 
 def to_markdown(rows: Sequence[StageRow]) -> str:
-    """A table with one row a stage."""
+    """Formats a table with one row per stage."""
     lines = ["| stage | max abs difference | max abs reference | ok |", "| --- | --- | --- | --- |"]
     for row in rows:
         ok = "ok" if row.ok else "FAIL"
@@ -117,7 +117,7 @@ def to_markdown(rows: Sequence[StageRow]) -> str:
 
 
 def to_json(rows: Sequence[StageRow]) -> dict[str, Any]:
-    """The report for `json.dump`: `ok` and `stages`, a list of the rows' fields."""
+    """Returns the report for `json.dump`: `ok` and `stages`, a list of the rows' fields."""
     return {"ok": all(row.ok for row in rows), "stages": [row._asdict() for row in rows]}
 
 
@@ -131,10 +131,10 @@ def _row(stage: str, value: Any, reference: np.ndarray, *, limit: float) -> Stag
 
 
 class _Model:
-    """Methods of the model, jitted, each run with only the parameters that it needs.
+    """Jitted methods of the model, each run with only the parameters that it needs.
 
     A parameter is cast as it is read, and the decoder's layers are separate arrays, since a scan
-    over stacked ones copies them on a CPU: memory never holds a parameter twice.
+    over stacked ones copies them on a CPU; so memory never holds a parameter twice.
     """
 
     def __init__(self, directory: str | Path, dtype: str):
@@ -147,14 +147,14 @@ class _Model:
         self._kept: tuple[tuple[str, ...], dict] | None = None
 
     def run(self, method: str | Callable, *inputs: Any, parts: tuple[str, ...]) -> Any:
-        """Applies a method of the model; the parameters that were read last are kept."""
+        """Applies a method of the model; the most recently read parameters stay in memory."""
         if self._kept is None or self._kept[0] != parts:
             self._kept = None
             self._kept = (parts, self._read(parts, unstack=UNSTACKED))
         return jit_method(self.config, method)(self._kept[1], *inputs)
 
     def gradients(self, loss: Callable, *inputs: Any) -> dict:
-        """The gradient of `loss(bound model, *inputs)` in every parameter, layers stacked."""
+        """Returns the gradients of `loss(bound model, *inputs)` by parameter, layers stacked."""
         self._kept = None
         apply = functools.partial(VideoXLPro(self.stored).apply, method=loss)
         gradient = jit(jax.grad(lambda params, *inputs: apply({"params": params}, *inputs)))
@@ -184,7 +184,7 @@ class _Stages:
         self.is_image = str(case.get("modality", "video")) == "image"
 
     def values(self) -> Iterator[tuple[str, Any]]:
-        """Name and our value of every numeric stage that the case has."""
+        """Yields name and our value of every numeric stage that the case has."""
         stages = {
             "vision_features": lambda: self._vision,
             "interpolated": lambda: rearrange(self._features[self._shown], "f h w c -> f c h w"),
@@ -205,9 +205,9 @@ class _Stages:
                 yield stage, value()
 
     def choices(self, *, limit: float) -> Iterator[StageRow]:
-        """Kept indices and greedy tokens.
+        """Compares kept indices and greedy tokens.
 
-        A choice that differs from the reference's is right if ours scores it within rounding of
+        A choice that differs from the reference's is right if our score of it is within rounding of
         the best: float32 may break such near ties either way.
         """
         if "kept" in self.case and self._has_inputs("kept"):
@@ -218,7 +218,7 @@ class _Stages:
             yield _choice_row("generated", self._decoded, self.case["generated"], limit)
 
     def gradients(self, tolerance: Tolerance) -> Iterator[StageRow]:
-        """The gradient norm of every parameter that the case names."""
+        """Compares the gradient norm of every parameter that the case names."""
         if "grad_norms" not in self.case or not self._has_inputs("loss"):
             return
         norms = {
@@ -252,12 +252,12 @@ class _Stages:
 
     @property
     def _shown(self) -> np.ndarray:
-        """Which frames the file's tower stages hold: two frames, or a frame of two crops."""
+        """Indices of the frames in the file's tower stages: two frames, or a frame of two crops."""
         return np.array([0, FRAMES_PER_GROUP] if self.is_image else [0, 1])
 
     @functools.cached_property
     def _frames(self) -> np.ndarray:
-        """uint8 [F, H, W, 3]: crops four times, and the last frame repeated to fill its group."""
+        """uint8 [F, H, W, 3]: crops repeated four times; the last frame to a full group."""
         small = self.case["frames_u8_24"]
         scale = self.model.config.vision.image_size // small.shape[1]
         frames = repeat(small, "f h w c -> f (h p) (w q) c", p=scale, q=scale)
@@ -285,7 +285,7 @@ class _Stages:
 
     @functools.cached_property
     def _visual(self):
-        """[1, G, 144, D]; the first crop of several, the whole picture, is dropped."""
+        """[1, G, 144, D]; of several crops the first, which is the whole picture, is dropped."""
         if "frames_u8_24" in self.case:
             projected = self._projected
         else:
@@ -332,7 +332,7 @@ class _Stages:
 
     @functools.cached_property
     def _attended(self):
-        """The stamps pass through."""
+        """Attended windows; the stamps pass through unchanged."""
         windows = self._windows
         attended = self.model.run(lambda m, x: m.selector.window(x), windows, parts=_SELECTOR)
         return jnp.concatenate([windows[:, :, :STAMP_TOKENS], attended], axis=2)
@@ -354,7 +354,7 @@ class _Stages:
 
     @functools.cached_property
     def _sequence(self):
-        """Built from the file's kept indices where it has them, so one near tie stays one row."""
+        """Built from the file's kept indices if present, so that one near tie stays one row."""
         selected = self._selected
         if "kept" in self.case:
             visual = np.zeros(selected.scores.size, bool)
@@ -369,7 +369,7 @@ class _Stages:
 
     @functools.cached_property
     def _logits(self):
-        """[L, V] of the prompt."""
+        """[L, V], logits of the prompt."""
         embeddings = self._embeddings
 
         def logits(model, x, positions):
@@ -380,7 +380,7 @@ class _Stages:
 
     @functools.cached_property
     def _decoded(self):
-        """[8, V]: logits before each greedy token, through the cache, fed the file's tokens."""
+        """[8, V]: logits before each greedy token, through the cache, given the file's tokens."""
         tokens = self.case["generated"]
         sequence = self._sequence
         slots = sequence.embeddings.shape[1] + len(tokens)
@@ -397,7 +397,7 @@ class _Stages:
 
     @property
     def _answered(self) -> tuple[Text, np.ndarray]:
-        """The prompt with the answer behind it, and int32 [1, T] labels of the answer's ids."""
+        """The prompt followed by the answer, and int32 [1, T] labels of the answer's ids."""
         prompt, answer = self.case["prompt_ids"], self.case["answer_ids"]
         labels = np.concatenate([np.full_like(prompt, IGNORE_LABEL), answer])
         return self._text(np.concatenate([prompt, answer])), labels[None].astype(np.int32)
@@ -418,17 +418,17 @@ def _loss_of_frames(model: VideoXLPro, frames: jax.Array, text: Text, labels: ja
 
 
 def _loss_of_tokens(model: VideoXLPro, visual: jax.Array, text: Text, labels: jax.Array):
-    """Mean loss of the labels, from visual tokens [1, G, N, D]."""
+    """Computes the mean loss of the labels, from visual tokens [1, G, N, D]."""
     return cross_entropy(model.logits(model.read(visual, text)), labels=labels).mean
 
 
 def _flat(windows: jax.Array) -> jax.Array:
-    """[1, G, 154, D] -> [154 G, D]."""
+    """Reshapes [1, G, 154, D] -> [154 G, D]."""
     return rearrange(windows, "1 g n d -> (g n) d")
 
 
 def _choice_row(stage: str, logits: jax.Array, chosen: np.ndarray, limit: float) -> StageRow:
-    """How far below our best logit the reference's choice lies, at worst."""
+    """Reports the largest gap between our best logit and that of the reference's choice."""
     theirs = jnp.take_along_axis(logits, jnp.asarray(chosen)[:, None], axis=-1)[:, 0]
     off = float((logits.max(axis=-1) - theirs).max())
     scale = max(1.0, float(jnp.abs(logits).max()))

@@ -1,7 +1,7 @@
-"""The one table of torch names and parameter paths, and both directions through it.
+"""The single table of torch names and parameter paths, and both directions of conversion.
 
-`{layer}` in a torch name stands for the numbers of the layers, which are stacked along axis 0 of
-the parameter. Sizes come from `abstract_params`, so this module knows none.
+`{layer}` in a torch name stands for the layer numbers, which are stacked along axis 0 of the
+parameter. Sizes come from `abstract_params`, so this module contains none.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ TOWER = "model.vision_tower.vision_tower."
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One row of the table: a parameter and the torch tensor, or tensors, that it is made of."""
+    """One row of the table: a parameter, and the torch tensor or tensors that make it up."""
 
     torch: str
     path: str
@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def is_stacked(self) -> bool:
-        """Whether the parameter stacks one tensor of every layer."""
+        """Whether the parameter stacks one tensor per layer."""
         return "{layer}" in self.torch
 
     @property
@@ -55,15 +55,15 @@ class Entry:
         return self.path.split("/")[0]
 
     def name(self, row: int) -> str:
-        """The torch name of row `row` of a stacked parameter, or of an unstacked one."""
+        """Returns the torch name of row `row` of a stacked parameter, or of an unstacked one."""
         return self.torch.format(layer=row)
 
     def names(self, shape: tuple[int, ...]) -> list[str]:
-        """The torch names that make a parameter of `shape`."""
+        """Returns the torch names that make up a parameter of `shape`."""
         return [self.name(row) for row in range(shape[0])] if self.is_stacked else [self.torch]
 
     def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of each torch tensor that makes a parameter of `shape`."""
+        """Returns the shape of each torch tensor that makes up a parameter of `shape`."""
         return torch_shape(self.transform, shape[1:] if self.is_stacked else shape)
 
 
@@ -94,7 +94,7 @@ def _tower() -> Iterator[Entry]:
 def _dts() -> Iterator[Entry]:
     yield Entry(DTS + "temporal_encoding", "dts/temporal_encoding")
     for block in (0, 1):
-        # The release numbers the three parts of both blocks through.
+        # The release numbers the three parts of both blocks consecutively.
         spatial, temporal, conv = (f"{DTS}encoder.{3 * block + part}." for part in range(3))
         path = f"dts/block{block}"
         yield from _norm(spatial + "norm", f"{path}/spatial/norm")
@@ -138,7 +138,7 @@ TABLE: tuple[Entry, ...] = (*_tower(), *_dts(), *_connector(), *_decoder())
 
 @functools.cache
 def param_shapes(config: ModelConfig) -> dict[str, Any]:
-    """`abstract_params`, traced once."""
+    """Returns `abstract_params`, traced only once."""
     return abstract_params(config)
 
 
@@ -151,10 +151,10 @@ class TorchArray(NamedTuple):
 
 
 def torch_structs(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Name, shape and dtype of every torch tensor of a parameter tree, in the order of the table.
+    """Returns name, shape and dtype of every torch tensor of a parameter tree, in table order.
 
     Args:
-        leaves: nested dict of anything with a shape and a dtype.
+        leaves: nested dict of objects with a shape and a dtype.
     """
     flat = tree.flatten(leaves)
     return {
@@ -169,11 +169,11 @@ def torch_structs(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 def to_torch(
     leaves: Mapping[str, Any], *, parts: Collection[str] | None = None
 ) -> Iterator[TorchArray]:
-    """The torch tensors of a parameter tree, in the order of `torch_structs`.
+    """Yields the torch tensors of a parameter tree, in the order of `torch_structs`.
 
     Args:
-        leaves: nested dict of `LazyLeaf`; each is read once, a block at a time where it is stacked.
-        parts: keys of `leaves`; the others are not read and need only shapes. None means all.
+        leaves: nested dict of `LazyLeaf`; each is read once, in blocks if it is stacked.
+        parts: keys of `leaves`; others are not read and need only shapes. None means all.
     """
     flat = tree.flatten(leaves)
     for entry in _entries(flat):
@@ -189,7 +189,7 @@ def to_torch(
 
 
 def to_params(tensors: Mapping[str, LazyLeaf], *, config: ModelConfig) -> dict[str, Any]:
-    """The parameter tree made of torch tensors, as a nested dict of `LazyLeaf`; nothing is read.
+    """Makes the parameter tree from torch tensors, as nested dict of `LazyLeaf`; reads nothing.
 
     Raises:
         InputError: names are missing, unexpected or misshapen (the first are listed), or the
@@ -208,7 +208,7 @@ def to_params(tensors: Mapping[str, LazyLeaf], *, config: ModelConfig) -> dict[s
 
 
 def _entries(flat: Mapping[str, Any]) -> list[Entry]:
-    """The rows of the table that a tree has. Only the head of a tied decoder may be absent."""
+    """Returns the rows of the table that a tree has; only a tied decoder's head may be absent."""
     entries = [entry for entry in TABLE if entry.path in flat or entry.torch != HEAD]
     paths = {entry.path for entry in entries}
     if paths != flat.keys():

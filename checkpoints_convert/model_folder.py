@@ -1,4 +1,4 @@
-"""Writing a model folder: parameters, config.json, tokenizer files, provenance.json."""
+"""Writes a model folder: parameters, config.json, tokenizer files and provenance.json."""
 
 import dataclasses
 import importlib.metadata
@@ -30,15 +30,15 @@ def write_model(
     """Writes a model folder, complete or not at all.
 
     Args:
-        destination: must not exist.
-        tensors: by torch name, exactly those of the model.
-        config_text: content of config.json, release format.
+        destination: path that does not exist yet.
+        tensors: tensors by torch name, exactly those of the model.
+        config_text: content of config.json, in release format.
         tokenizer_from: folder of the tokenizer files, and of an inference config if it has one.
         sources: files to name and hash in provenance.json.
-        facts: what else provenance.json says.
+        facts: further content of provenance.json.
 
     Raises:
-        InputError: the tensors do not fit the config; the destination exists.
+        InputError: the tensors do not fit the config, or the destination exists.
     """
     params = mapping.to_params(tensors, config=ModelConfig.from_release(json.loads(config_text)))
     needed_bytes = folders.total_bytes(tensors.values())
@@ -57,7 +57,7 @@ def write_model(
 
 
 def dtype_names(tensors: Mapping[str, LazyLeaf]) -> str | dict[str, str]:
-    """The dtype of all tensors, or where they differ that of each."""
+    """Returns the dtype of all tensors, or that of each if they differ."""
     dtypes = {name: str(leaf.dtype) for name, leaf in tensors.items()}
     return dtypes if len(set(dtypes.values())) > 1 else next(iter(dtypes.values()))
 

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.part and options.max_shard_size:
         raise InputError("--max_shard_size does nothing with --part, which writes one file.")
     shard = parse_size(options.max_shard_size or "5GB")
-    from checkpoints_convert import to_torch  # Imports JAX, which --help need not.
+    from checkpoints_convert import to_torch  # Imports JAX, which --help does not need.
 
     if options.part:
         to_torch.convert_dts(options.checkpoint, options.out)

@@ -1,4 +1,4 @@
-"""Shows the progress of a conversion: a bar on a terminal, else a line every few seconds."""
+"""Shows the progress of a conversion: a bar on a terminal, or else a line every few seconds."""
 
 import contextlib
 import sys
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 @contextlib.contextmanager
 def track(title: str, *, total_bytes: int) -> Iterator[Advance]:
-    """Yields a function to call with the number of bytes done since the last call."""
+    """Yields a function to call with the number of bytes processed since the last call."""
     if sys.stderr.isatty():
         with tqdm(total=total_bytes, desc=title, unit="B", unit_scale=True) as bar:
             yield bar.update

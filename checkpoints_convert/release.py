@@ -1,4 +1,4 @@
-"""A release-format folder: config.json, weights in one or many files, tokenizer files."""
+"""A release-format folder: config.json, weights in one or more files, tokenizer files."""
 
 import dataclasses
 import json
@@ -19,12 +19,12 @@ Reader = Callable[[Path], dict[str, LazyLeaf]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Release:
-    """What a folder holds; nothing but headers is read.
+    """The content of a folder; only headers have been read.
 
     Attributes:
         config: content of config.json.
-        tensors: by torch name.
-        files: the files of weights and their index.
+        tensors: tensors by torch name.
+        files: weight files and their index.
     """
 
     config: dict[str, Any]
@@ -87,12 +87,12 @@ def _read_all(files: tuple[Path, ...], read: Reader) -> dict[str, LazyLeaf]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconciled:
-    """Config and tensors that agree.
+    """Config and tensors that agree with each other.
 
     Attributes:
-        config: as in the folder, but the vocabulary and the tying follow the tensors.
-        tensors: without the head if the decoder is tied.
-        stores_tied_head: whether the folder stores a tied head all the same.
+        config: content of config.json, with vocabulary and tying corrected to match the tensors.
+        tensors: tensors, without the head if the decoder is tied.
+        stores_tied_head: whether the folder stores a tied head nevertheless.
     """
 
     config: dict[str, Any]
@@ -101,14 +101,14 @@ class Reconciled:
 
 
 def reconcile(config: Mapping[str, Any], tensors: Mapping[str, LazyLeaf]) -> Reconciled:
-    """Settles vocabulary and head, where config.json and the tensors may disagree.
+    """Reconciles vocabulary and head, where config.json and the tensors may disagree.
 
-    The embedding may have rows that config.json does not count, and a tied head may be stored or
-    not. Without `tie_word_embeddings` in config.json a decoder is tied if it has no head.
+    The embedding may have more rows than config.json says, and a tied head may or may not be
+    stored. Without `tie_word_embeddings` in config.json, a decoder without a head is tied.
 
     Raises:
-        InputError: config.json says that the head is tied, but the stored one differs; the
-            embedding is no matrix.
+        InputError: config.json says that the head is tied, but the stored one differs; or the
+            embedding is not a matrix.
     """
     config, tensors = dict(config), dict(tensors)
     embedding, head = tensors.get(mapping.EMBEDDING), tensors.get(mapping.HEAD)
@@ -137,6 +137,6 @@ def _same(a: LazyLeaf, b: LazyLeaf) -> bool:
 
 
 def config_text(config: Mapping[str, Any], *, original: Path) -> str:
-    """Text of config.json, byte for byte the original's where nothing changed."""
+    """Returns the text of config.json, byte for byte the original's if nothing changed."""
     text = original.read_text()
     return text if json.loads(text) == config else json.dumps(config, indent=2) + "\n"

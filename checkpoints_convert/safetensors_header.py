@@ -1,7 +1,7 @@
-"""The header of a safetensors file, of which nothing is believed before it is checked.
+"""The header of a safetensors file, which is checked before any of it is used.
 
-A file is: header length (uint64, little-endian), header (JSON: name -> dtype, shape, data_offsets),
-data.
+A file consists of: header length (uint64, little-endian), header (JSON: name -> dtype, shape,
+data_offsets), data.
 """
 
 import json
@@ -48,10 +48,10 @@ class _Damaged(InputError):
 
 
 def read_header(file: Path) -> dict[str, Entry]:
-    """Reads the names, types and places of the tensors of a file, which fill it without gaps.
+    """Reads names, types and offsets of a file's tensors, which must fill it without gaps.
 
     Raises:
-        InputError: the file is truncated or malformed, names a tensor twice, or has one of a type
+        InputError: the file is truncated or malformed, repeats a name, or has a tensor of a type
             that cannot be converted.
     """
     content, start = _read_json(file)
@@ -67,7 +67,7 @@ def read_header(file: Path) -> dict[str, Entry]:
 
 
 def _read_json(file: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the data begins."""
+    """Returns the header, and the offset at which the data begins."""
     with file.open("rb") as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else math.inf
@@ -96,7 +96,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _checked_range(file: Path, name: str, tensor: Any, data_bytes: int) -> tuple[int, int]:
-    """The first byte of a tensor and the byte after its last, in the data."""
+    """Returns the offsets in the data of a tensor's first byte and of the byte after its last."""
     if not isinstance(tensor, dict):
         raise _Damaged(file, f"{quote(name)} has no dtype, shape and data_offsets")
     if not isinstance(tensor.get("dtype"), str):
@@ -112,7 +112,7 @@ def _checked_range(file: Path, name: str, tensor: Any, data_bytes: int) -> tuple
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether this is a list of numbers that are not negative (and, in JSON, not booleans)."""
+    """Returns whether this is a list of non-negative integers (and not of JSON booleans)."""
     is_list = isinstance(values, list) and len(values) <= _MOST_AXES
     return is_list and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
@@ -130,6 +130,6 @@ def _entry(file: Path, name: str, tensor: dict[str, Any], start: int) -> Entry:
 
 
 def quote(text: str) -> str:
-    """A name out of a file as a message shows it: printable, on one line and not long."""
+    """Formats a name from a file for a message: printable, on one line and not long."""
     printable = "".join(c if c.isprintable() else "?" for c in text[: _LONGEST_QUOTE + 1])
     return printable if len(text) <= _LONGEST_QUOTE else printable[:-1] + "..."

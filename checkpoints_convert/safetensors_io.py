@@ -1,4 +1,4 @@
-"""Safetensors files, read and written a tensor at a time; the header is all that is held.
+"""Reads and writes safetensors files one tensor at a time; only the header is kept in memory.
 
 Reading uses no memory map, whose pages would count as memory of the process.
 """
@@ -22,10 +22,10 @@ _LENGTH = np.dtype("<u8")
 
 
 def read_tensors(file: Path) -> dict[str, LazyLeaf]:
-    """The tensors of a file, by name; only the header is read.
+    """Returns the tensors of a file by name, reading only the header.
 
     Raises:
-        InputError: as `read_header`.
+        InputError: as in `read_header`.
     """
     return {
         name: stored_array(file, offset=entry.offset, shape=entry.shape, dtype=entry.dtype)
@@ -34,7 +34,7 @@ def read_tensors(file: Path) -> dict[str, LazyLeaf]:
 
 
 def stored_array(file: Path, *, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> LazyLeaf:
-    """A contiguous array in a file, from byte `offset`."""
+    """Returns a contiguous array that starts at byte `offset` of a file, without reading it."""
     row_items = math.prod(shape[1:])
 
     def read(start, stop):
@@ -58,9 +58,9 @@ class Shard(NamedTuple):
 def plan_shards(
     structs: Mapping[str, jax.ShapeDtypeStruct], *, max_shard_bytes: int
 ) -> list[Shard]:
-    """Splits tensors, in order, into files named as Hugging Face does.
+    """Splits tensors, in order, into files named as by Hugging Face.
 
-    A tensor larger than `max_shard_bytes` has a file of its own.
+    A tensor larger than `max_shard_bytes` gets its own file.
     """
     groups: list[dict[str, jax.ShapeDtypeStruct]] = [{}]
     used = 0
@@ -84,9 +84,9 @@ def write_shards(folder: Path, *, shards: Iterable[Shard], arrays: Iterable[np.n
     """Writes the files of a plan, and the index if there are several.
 
     Args:
-        folder: exists.
-        shards: from `plan_shards`.
-        arrays: of all shards, in the order of the plan; each is dropped once written.
+        folder: existing folder.
+        shards: result of `plan_shards`.
+        arrays: arrays of all shards, in the order of the plan; each is dropped once written.
     """
     shards, arrays = list(shards), iter(arrays)
     for shard in shards:
@@ -102,7 +102,7 @@ def write_shards(folder: Path, *, shards: Iterable[Shard], arrays: Iterable[np.n
 
 
 def write_file(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays that are in memory already into one file."""
+    """Writes arrays that are already in memory into one file."""
     structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors.items()}
     with _ShardWriter(file, structs) as writer:
         for name, array in tensors.items():
@@ -113,7 +113,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class _ShardWriter:
-    """One file: its header is planned, its data appended."""
+    """Writes one file: its header is known in advance, and its data is appended."""
 
     def __init__(self, file: Path, structs: Mapping[str, jax.ShapeDtypeStruct]):
         self._structs = structs

@@ -1,4 +1,4 @@
-"""Numbers of bytes as a command line writes them."""
+"""Parses numbers of bytes as written on a command line."""
 
 import re
 
@@ -8,10 +8,10 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GI
 
 
 def parse_size(text: str) -> int:
-    """Bytes in `5GB`, `200MB`, `1.5GiB` or a plain number.
+    """Returns the bytes in `5GB`, `200MB`, `1.5GiB` or a plain number.
 
     Raises:
-        InputError: anything else.
+        InputError: the text has another form.
     """
     match = re.fullmatch(r"([\d.]+)\s*([KMG]i?B)?", text.strip(), re.IGNORECASE)
     try:

@@ -1,8 +1,8 @@
-"""A model folder to train from, out of stock parts.
+"""Assembles a model folder for training from stock parts.
 
-The decoder is Qwen2.5-3B-Instruct, the vision tower SigLIP-so400m, both as Hugging Face folders;
-the Dynamic Token Synthesizer may come from its published state dict. All else starts as in the
-release.
+The decoder is Qwen2.5-3B-Instruct and the vision tower SigLIP-so400m, both as Hugging Face folders;
+the Dynamic Token Synthesizer may come from its published state dict. All other parts are
+initialised as in the release.
 """
 
 import json
@@ -23,7 +23,7 @@ from vxlpro_jax.models.video_xl_pro import init_params
 from vxlpro_jax.utils.errors import InputError
 
 _TOWER = "vision_model."
-# What a decoder's config.json says of itself alone.
+# Keys of a decoder's config.json that describe only itself.
 _IDENTITY = ("architectures", "model_type", "auto_map", "_name_or_path", "dtype")
 # Parts of a stock SigLIP that Video-XL-Pro does not have.
 _NOT_TOWER = r"^(text_model\.|vision_model\.head\.|logit_)|\.position_ids$"
@@ -35,14 +35,14 @@ def assemble(
     """Makes the model folder `destination`, in the decoder's dtype.
 
     Args:
-        destination: must not exist.
+        destination: path that does not exist yet.
         decoder: Qwen2.5 folder; its tokenizer files are copied.
         vision: SigLIP folder; its last layer and its text tower are left out.
         dts: state dict (`torch.save` or safetensors) of the synthesizer, or None for a fresh one.
-        seed: of all that is drawn.
+        seed: seed of all random initial values.
 
     Raises:
-        InputError: a part is incomplete, damaged or of other sizes; the destination exists.
+        InputError: a part is incomplete, damaged or of other sizes; or the destination exists.
     """
     language, images = open_release(decoder), open_release(vision)
     found = reconcile(language.config, language.tensors)
@@ -75,17 +75,17 @@ def assemble(
 
 
 def _tower(tensors: Mapping[str, LazyLeaf], *, depth: int) -> dict[str, LazyLeaf]:
-    """Names as in the release, without the layer after the first `depth`, which it deletes."""
-    if not any(name.startswith(_TOWER) for name in tensors):  # As transformers 5 saves it alone.
+    """Renames the tower as in the release, which drops the layer after the first `depth`."""
+    if not any(name.startswith(_TOWER) for name in tensors):  # transformers 5 saves it like this.
         tensors = {_TOWER + name: leaf for name, leaf in tensors.items()}
     unused = re.compile(rf"{_NOT_TOWER}|\.encoder\.layers\.{depth}\.")
     return {mapping.TOWER + name: leaf for name, leaf in tensors.items() if not unused.search(name)}
 
 
 def _fresh(config: ModelConfig, *, parts: tuple[str, ...], seed: int) -> dict[str, LazyLeaf]:
-    """Tensors of some parts as a newly initialised model has them."""
+    """Returns tensors of some parts as in a newly initialised model."""
 
-    # Compiled, so that nothing else is drawn.
+    # Compiled, so that only these parts are drawn.
     @jax.jit
     def draw(key):
         params = init_params(config, key=key)

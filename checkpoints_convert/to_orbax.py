@@ -1,4 +1,4 @@
-"""Release-format PyTorch weights to a model folder; tensors stream, memory does not grow."""
+"""Converts release-format PyTorch weights to a model folder; streaming bounds the memory."""
 
 from pathlib import Path
 
@@ -12,12 +12,13 @@ def convert(source: Path, destination: Path, *, dtype: str = "keep") -> None:
     """Converts a release-format folder into the model folder `destination`.
 
     Args:
-        source: config.json with safetensors or `.bin` files.
-        destination: must not exist.
-        dtype: of the result, `bfloat16`, `float16`, `float32`, or `keep`: as each tensor is.
+        source: folder with config.json and safetensors or `.bin` files.
+        destination: path that does not exist yet.
+        dtype: dtype of the result, `bfloat16`, `float16`, `float32`, or `keep` for each tensor's
+            own.
 
     Raises:
-        InputError: the source is incomplete, damaged or not this model; the destination exists.
+        InputError: the source is incomplete, damaged or another model; or the destination exists.
     """
     release = open_release(source)
     found = reconcile(release.config, release.tensors)

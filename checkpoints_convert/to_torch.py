@@ -1,4 +1,4 @@
-"""A model folder, or the newest step of a training run, to release-format safetensors."""
+"""Converts a model folder, or the newest step of a training run, to release-format safetensors."""
 
 import itertools
 import json
@@ -31,13 +31,13 @@ def convert(source: Path, destination: Path, *, max_shard_bytes: int = 5 * 10**9
     """Converts a model folder or training folder into the release-format folder `destination`.
 
     Args:
-        source: holds `params/`, or `checkpoints/` of which the newest complete step is taken.
-        destination: must not exist.
-        max_shard_bytes: most bytes of tensors in one file, unless one tensor alone is larger.
+        source: folder with `params/`, or with `checkpoints/`, whose newest complete step is used.
+        destination: path that does not exist yet.
+        max_shard_bytes: largest number of tensor bytes in a file, unless one tensor is larger.
 
     Raises:
-        InputError: the source is no checkpoint, damaged, or does not fit its config.json; the
-            destination exists.
+        InputError: the source is not a checkpoint, is damaged, or does not fit its config.json; or
+            the destination exists.
     """
     located = locate(source)
     root = Path(located.root)
@@ -68,7 +68,7 @@ def convert(source: Path, destination: Path, *, max_shard_bytes: int = 5 * 10**9
 
 
 def _complete(folder: Path, *, config: dict[str, Any], dtype: np.dtype) -> None:
-    """Adds what the released code and transformers need, which a run's folder may lack."""
+    """Adds what the released code and transformers need and a run's folder may lack."""
     whole = ModelConfig.from_release(config).to_release(config) | {"torch_dtype": str(dtype)}
     (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
     tokenizer_export.write_whole(folder)
@@ -79,8 +79,8 @@ def convert_dts(source: Path, destination: Path) -> None:
     """Writes the synthesizer of any folder that has one as a state dict (see `dts_file`).
 
     Raises:
-        InputError: the source is no checkpoint, damaged, or has no DTS of the sizes in its
-            config.json; the destination cannot be written.
+        InputError: the source is not a checkpoint, is damaged, or has no DTS of the sizes in its
+            config.json; or the destination cannot be written.
     """
     located = locate(source)
     config = read_model_config(located.root)

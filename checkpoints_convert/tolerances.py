@@ -1,18 +1,18 @@
-"""How far a stage of a golden comparison may be off."""
+"""Tolerances of the stages of a golden comparison."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How far a stage may be off, times the larger of 1 and the largest reference value.
+    """Largest error of a stage, multiplied by the larger of 1 and the largest reference value.
 
     Attributes:
-        before: up to the visual sequence.
-        after: from the selector's scores on, which min-max normalisation stretches.
-        grad: gradient norms, relative to the reference.
-        zero_grad: absolute, of norms whose true value is zero (that of key biases, say), which in
-            float32 are the rounding of large terms that cancel.
+        before: tolerance up to the visual sequence.
+        after: tolerance from the selector's scores on, which min-max normalisation amplifies.
+        grad: tolerance of gradient norms, relative to the reference.
+        zero_grad: absolute tolerance of norms whose true value is zero (such as those of key
+            biases), which in float32 are rounding errors of large terms that cancel.
     """
 
     before: float

@@ -11,12 +11,12 @@ from pathlib import Path
 from vxlpro_jax.utils.errors import InputError
 
 _PICKLE = "data.pkl"
-# A pickle of 8 MiB names some 50,000 tensors.
+# A pickle of 8 MiB names about 50,000 tensors.
 _LONGEST_PICKLE = 8 * 2**20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1
 _READ_AT_ONCE = 2**20
-# What `zipfile` documents, and what it lets through from numbers that are out of range.
+# Errors that `zipfile` documents, and errors that it passes on for numbers out of range.
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError),
     *(ValueError, OverflowError, struct.error, OSError),
@@ -25,7 +25,7 @@ _ZIP_ERRORS = (
 
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turns what `zipfile` raises on a damaged archive into an `InputError`."""
+    """Converts errors of `zipfile` on a damaged archive to an `InputError`."""
     try:
         yield
     except _ZIP_ERRORS as error:
@@ -46,14 +46,14 @@ class Archive:
     Attributes:
         file: path of the archive.
         pickle: content of `data.pkl`.
-        is_swapped: whether the bytes of its numbers are in the other order than this machine's.
+        is_swapped: whether the byte order of its numbers differs from this machine's.
     """
 
     def __init__(self, file: Path):
         """Opens a file.
 
         Raises:
-            InputError: the file is damaged or of the format before torch 1.6.
+            InputError: the file is damaged or in the format before torch 1.6.
         """
         self.file = file
         self._zip = _open(file)
@@ -64,7 +64,7 @@ class Archive:
         self.is_swapped = self._byteorder() != sys.byteorder
 
     def member(self, key: str) -> "Member | None":
-        """The member of a storage; None if there is none."""
+        """Returns the member that holds a storage; None if there is none."""
         info = self._members.get(f"{self._root}data/{key}")
         if info is None:
             return None
@@ -73,14 +73,14 @@ class Archive:
         return self._opened[key]
 
     def _find_root(self) -> str:
-        """The folder of the pickle in the archive, with its slash."""
+        """Returns the folder of the pickle in the archive, including its slash."""
         found = [name for name in self._members if name.split("/")[1:] == [_PICKLE]]
         if len(found) != 1:
             raise InputError(f"{self.file} is no file of torch.save: it has no data.pkl.")
         return found[0].removesuffix(_PICKLE)
 
     def _byteorder(self) -> str:
-        """The order of bytes, little if the archive does not name it."""
+        """Returns the byte order; little-endian if the archive does not state it."""
         if f"{self._root}byteorder" not in self._members:
             return "little"
         order = self._read_small("byteorder", longest=10)
@@ -115,10 +115,10 @@ def _by_name(file: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 
 class Member:
-    """A member of an archive, held against its CRC-32 before the first of it is used.
+    """A member of an archive, whose CRC-32 is checked before any of it is used.
 
     Attributes:
-        size: bytes, when it is not compressed.
+        size: uncompressed size in bytes.
     """
 
     def __init__(self, file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
@@ -138,7 +138,7 @@ class Member:
             if self._stream is None:
                 self._check()
                 self._stream = self._archive.open(self._info)
-            # Blocks in their order need no seeking, which for a compressed member is reading.
+            # Consecutive blocks need no seeking, which in a compressed member means reading.
             self._stream.seek(start)
             content = self._stream.read(count)
         if len(content) != count:
@@ -146,7 +146,7 @@ class Member:
         return content
 
     def _check(self) -> None:
-        """Reads all of it, which makes `zipfile` compare the CRC-32."""
+        """Reads the whole member, which makes `zipfile` check the CRC-32."""
         with self._archive.open(self._info) as stream:
             while stream.read(_READ_AT_ONCE):
                 pass

@@ -1,4 +1,4 @@
-"""`torch.save`d state dicts, without reading their data into memory and without running code."""
+"""Reads `torch.save`d state dicts without loading their data into memory or running code."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,15 +30,15 @@ _DEEPEST_NESTING = 8
 
 
 def read_tensors(file: Path) -> dict[str, LazyLeaf]:
-    """The tensors of a `torch.save` file, by name; those of nested dicts as `outer.inner`.
+    """Returns the tensors of a `torch.save` file by name; nested dicts give `outer.inner`.
 
-    Only the pickle is read. The data streams from the members of the archive, wherever another
-    program put them in it, compressed or not; each is held against its CRC-32 before it is used.
+    Only the pickle is read. The data streams from the archive's members, in whatever order and
+    compression another program wrote them; each member's CRC-32 is checked before use.
 
     Raises:
-        InputError: the file is damaged, of the format before torch 1.6, or holds more than
-            tensors; a tensor reaches beyond its storage. Also when a leaf is read, if its data is
-            damaged.
+        InputError: the file is damaged, in the format before torch 1.6, or contains more than
+            tensors; or a tensor reaches beyond its storage. Also raised when a leaf is read, if its
+            data is damaged.
     """
     archive = Archive(file)
     try:
@@ -123,7 +123,7 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Entries of the storage from the first to the last that is viewed."""
+    """Returns the number of storage entries from the first to the last that is viewed."""
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
@@ -150,7 +150,7 @@ def _contiguous(archive: Archive, member: Member, tensor: Tensor, dtype: np.dtyp
 
 
 def _strided(archive: Archive, member: Member, tensor: Tensor, dtype: np.dtype) -> LazyLeaf:
-    """A transposed or sliced tensor: the span that it covers is read, then viewed."""
+    """Returns a transposed or sliced tensor; reading it reads the span that it covers."""
     shape, strides = tensor.shape, [stride * dtype.itemsize for stride in tensor.strides]
     span = _span(shape, tensor.strides)
 

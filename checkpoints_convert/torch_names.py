@@ -1,4 +1,4 @@
-"""Names and folders of weights that other tools wrote, in the terms of the release."""
+"""Converts names and folders of weights that other tools wrote to those of the release."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from pathlib import Path
 from vxlpro_jax.checkpoints.array_store import LazyLeaf
 from vxlpro_jax.utils.errors import InputError
 
-# What torch.compile, DistributedDataParallel and PEFT put before names.
+# Prefixes that torch.compile, DistributedDataParallel and PEFT add to names.
 _COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
 _WRAPPERS = re.compile(r"^(module\.|base_model\.model\.)+")
-# Buffers that torch computes anew and old versions stored.
+# Buffers that torch recomputes and old versions stored.
 _BUFFERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(embeddings\.)?position_ids)$")
 _ADAPTERS = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer)\.")
 
@@ -21,10 +21,10 @@ _MERGE = (
 
 
 def released(tensors: Mapping[str, LazyLeaf], *, folder: Path) -> dict[str, LazyLeaf]:
-    """The tensors without the prefixes of wrappers and without buffers.
+    """Returns the tensors without wrapper prefixes and without buffers.
 
     Raises:
-        InputError: there are LoRA matrices among them, or two names become one.
+        InputError: there are LoRA matrices among them, or two names become equal.
     """
     if any(_ADAPTERS.search(name) for name in tensors):
         raise InputError(f"{folder} holds LoRA matrices beside its weights: {_MERGE}.")
@@ -40,7 +40,7 @@ def released(tensors: Mapping[str, LazyLeaf], *, folder: Path) -> dict[str, Lazy
 
 
 def explain_no_weights(folder: Path) -> InputError:
-    """The error for a folder without weights in release format: what it holds instead."""
+    """Makes the error for a folder without release-format weights, which names what it contains."""
     names = {path.name for path in folder.iterdir()}
     if "adapter_config.json" in names:
         return InputError(f"{folder} is a LoRA adapter: {_MERGE}.")

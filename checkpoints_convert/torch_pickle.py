@@ -1,8 +1,8 @@
-"""The pickle of a `torch.save`d state dict, interpreted without running anything that it names.
+"""Interprets the pickle of a `torch.save`d state dict without running anything that it names.
 
-Differs from `torch.load(weights_only=True)` in that nothing in the file is believed: places in the
-data are returned to be checked, where torch maps them, and keys are short strings or numbers.
-`pickle.Unpickler` would reserve the memory that a file asks for and hash any key.
+Unlike `torch.load(weights_only=True)`, this trusts nothing in the file: offsets into the data are
+returned for checking, where torch maps them, and keys must be short strings or numbers.
+`pickle.Unpickler` would reserve any memory that a file asks for and hash any key.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ _LONGEST_KEY = 500
 
 
 class Unreadable(Exception):
-    """Why a pickle is no state dict, to follow a colon."""
+    """The reason why a pickle is not a state dict, phrased to follow a colon."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StorageType:
-    """A class of storages, `FloatStorage` and so on.
+    """A storage class, such as `FloatStorage`.
 
     Attributes:
-        name: of the class, without its module.
+        name: name of the class, without its module.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Storage:
     """A member of the archive that holds numbers.
 
     Attributes:
-        type: class of the storage, which gives the type of its numbers.
-        key: name of the member, in the folder `data`.
-        items: count of its numbers.
+        type: class of the storage, which determines the type of its numbers.
+        key: name of the member in the folder `data`.
+        items: number of its entries.
     """
 
     type: StorageType
@@ -46,14 +46,14 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """A view of a storage; all numbers are 0 or more, but may reach beyond the storage.
+    """A view of a storage; all numbers are non-negative, but may reach beyond the storage.
 
     Attributes:
-        storage: what is viewed.
-        offset: place of the first entry in the storage.
-        shape: of the tensor.
-        strides: distances of neighbours along each axis, in entries.
-        is_negated: whether the entries are those of the storage with the other sign.
+        storage: storage that is viewed.
+        offset: index of the first entry in the storage.
+        shape: shape of the tensor.
+        strides: strides of the axes, in entries.
+        is_negated: whether the entries are those of the storage with opposite sign.
     """
 
     storage: Storage
@@ -64,10 +64,10 @@ class Tensor:
 
 
 def unpickle(pickled: bytes) -> Any:
-    """Returns what a pickle holds: dicts, lists, tuples, plain values and `Tensor`s.
+    """Returns the content of a pickle: dicts, lists, tuples, plain values and `Tensor`s.
 
     Raises:
-        Unreadable: the pickle is damaged, or holds more than tensors and plain values.
+        Unreadable: the pickle is damaged, or contains more than tensors and plain values.
     """
     machine = _Machine()
     for name, argument in _operations(pickled):
@@ -96,7 +96,7 @@ def _fail(reason: str) -> NoReturn:
 
 
 class _Machine:
-    """The state of the interpreter: the stack, the marks on it, and what was kept for later."""
+    """The state of the interpreter: the stack, the marks on it, and the memo."""
 
     def __init__(self):
         self.stack: list[Any] = []
@@ -154,7 +154,7 @@ class _Machine:
         self.stack.append(_call(function, arguments))
 
     def build(self) -> None:
-        """Sets attributes, which only the ordered dicts of modules have, and nobody needs."""
+        """Ignores attributes, which only the ordered dicts of modules have."""
         self.pop()
         if not isinstance(self.top(), dict):
             _fail("its pickle is damaged")
@@ -199,7 +199,7 @@ def _size(arguments: tuple) -> tuple:
 
 
 def _rebuild_tensor(arguments: tuple) -> Tensor:
-    """Takes storage, offset, shape and strides, then what training needs, and metadata."""
+    """Takes storage, offset, shape and strides, followed by training flags and metadata."""
     match arguments:
         case (Storage() as storage, int(offset), tuple(shape), tuple(strides), *rest):
             pass
@@ -226,7 +226,7 @@ def _rebuild_parameter(arguments: tuple) -> Tensor:
 
 
 def _rebuild_from_type(arguments: tuple) -> Any:
-    """Takes function, class, arguments and attributes: a tensor with attributes of its own."""
+    """Takes function, class, arguments and attributes of a tensor with its own attributes."""
     match arguments:
         case (function, StorageType(), tuple() as inner, _) if function is not _rebuild_from_type:
             return _call(function, inner)
@@ -248,7 +248,7 @@ _FUNCTIONS: dict[tuple[str, str], _Function] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
 }
-# Classes of tensors with attributes; as arguments only.
+# Classes of tensors with attributes; they may only be arguments.
 _CLASSES = {("torch", "Tensor"), ("torch.nn.parameter", "Parameter")}
 
 

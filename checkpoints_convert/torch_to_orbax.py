@@ -17,7 +17,7 @@ from vxlpro_jax.utils.arguments import ArgumentParser
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     options = _parse(cli.with_new_names(arguments))
-    from checkpoints_convert.to_orbax import convert  # Imports JAX, which --help need not.
+    from checkpoints_convert.to_orbax import convert  # Imports JAX, which --help does not need.
 
     convert(options.checkpoint, options.out, dtype=options.dtype)
     print(f"Wrote {options.out}.")

@@ -1,6 +1,6 @@
-"""How one torch array becomes one parameter, and back.
+"""Transforms one torch array to one parameter, and back.
 
-Every transform only moves axes, so it works on views, loses no bit and has an exact inverse. Torch
+Every transform only moves axes, so it works on views, is lossless and has an exact inverse. Torch
 orders dense weights (out, in) and convolutions (out, in, ...space); parameters put `in, out` last.
 """
 
@@ -15,17 +15,17 @@ class Transform(Protocol):
     """A reordering of axes with its inverse."""
 
     def to_param(self, array: np.ndarray) -> np.ndarray:
-        """From torch's axes to the parameter's."""
+        """Reorders torch's axes to the parameter's."""
         ...
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """From the parameter's axes to torch's."""
+        """Reorders the parameter's axes to torch's."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Permute:
-    """Parameter axis i is torch axis `order[i]`."""
+    """Permutes axes: parameter axis i is torch axis `order[i]`."""
 
     order: tuple[int, ...]
 
@@ -40,22 +40,22 @@ class Permute:
 
 @dataclasses.dataclass(frozen=True)
 class DropTrailing:
-    """Drops the last `count` axes, which have one entry each: the space of a 1x1 convolution."""
+    """Drops the last `count` axes of size one: the spatial axes of a 1x1 convolution."""
 
     count: int
 
     def to_param(self, array: np.ndarray) -> np.ndarray:
-        """Drops them."""
+        """Drops these axes."""
         return array.reshape(array.shape[: -self.count])
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """Appends them."""
+        """Appends these axes."""
         return array.reshape(array.shape + (1,) * self.count)
 
 
 @dataclasses.dataclass(frozen=True)
 class FlattenPatch:
-    """(patch row, patch column, rgb, out) <-> (row * column * rgb, out), of square patches."""
+    """(patch row, patch column, rgb, out) <-> (row * column * rgb, out), for square patches."""
 
     def to_param(self, array: np.ndarray) -> np.ndarray:
         """Joins the first three axes."""
@@ -69,7 +69,7 @@ class FlattenPatch:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Transforms one after the other, on the way to the parameter."""
+    """Applies transforms one after another, in the direction to the parameter."""
 
     parts: tuple[Transform, ...]
 
@@ -80,7 +80,7 @@ class Chain:
         return array
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """Undoes the parts, last first."""
+        """Inverts the parts, the last one first."""
         for part in reversed(self.parts):
             array = part.to_torch(array)
         return array
@@ -95,7 +95,7 @@ PATCH_CONV = Chain((Permute((2, 3, 1, 0)), FlattenPatch()))
 
 
 def torch_shape(transform: Transform, param_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in torch of a parameter of `param_shape`, found without memory."""
+    """Returns the torch shape of a parameter of `param_shape`, without allocating memory."""
     return transform.to_torch(np.broadcast_to(np.int8(0), param_shape)).shape
 
 
@@ -105,8 +105,8 @@ _STRIP = 64
 def copy_bits(target: np.ndarray, source: np.ndarray) -> None:
     """Copies a reordered view of the same shape and dtype into a contiguous array.
 
-    Three times faster than an assignment: strips of the last axis stay in the processor's cache,
-    and NumPy moves integers faster than bfloat16.
+    This is three times faster than an assignment: strips of the last axis stay in the processor's
+    cache, and NumPy moves integers faster than bfloat16.
     """
     integer = f"u{source.dtype.itemsize}"
     source, target = source.view(integer), target.view(integer)
@@ -115,7 +115,7 @@ def copy_bits(target: np.ndarray, source: np.ndarray) -> None:
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """The array itself, or a contiguous copy."""
+    """Returns the array itself, or a contiguous copy."""
     if array.flags.c_contiguous:
         return array
     copy = np.empty(array.shape, array.dtype)

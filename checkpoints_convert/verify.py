@@ -1,4 +1,4 @@
-"""Proves a conversion: tensor by tensor, or stage by stage on inputs of the released code.
+"""Verifies a conversion: tensor by tensor, or stage by stage on inputs of the released code.
 
 `python -m checkpoints_convert.verify --torch DIR --orbax DIR`
 `python -m checkpoints_convert.verify --orbax DIR --golden FILE.npz [--dtype float64|float32]`
@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _golden(args: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the report of a golden comparison."""
-    import jax  # Not above, so that --help need not wait for it.
+    import jax  # Imported here, because --help does not need it.
 
     from checkpoints_convert import golden
 

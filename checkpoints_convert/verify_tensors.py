@@ -1,4 +1,4 @@
-"""Tensor-by-tensor comparison of PyTorch weights with a model folder, and its report."""
+"""Compares PyTorch weights with a model folder tensor by tensor, and reports the result."""
 
 import dataclasses
 import math
@@ -21,18 +21,18 @@ Status = Literal["identical", "equal after cast", "different"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorRow:
-    """One tensor on both sides.
+    """One tensor in both formats.
 
     Attributes:
-        name: in torch.
-        path: of the parameter that holds it.
-        shape: in torch.
-        torch_dtype: of the weights.
-        orbax_dtype: of the parameter.
-        status: `identical` in dtype and bits; `equal after cast` if the dtypes differ and the
-            weights cast to the parameter's have its bits; else `different`.
-        differing: entries whose bits differ.
-        max_abs_difference: over the entries, 0.0 where none differs; NaN counts as infinite.
+        name: name in torch.
+        path: path of the parameter that holds it.
+        shape: shape in torch.
+        torch_dtype: dtype of the weights.
+        orbax_dtype: dtype of the parameter.
+        status: `identical` in dtype and bits; `equal after cast` if the dtypes differ and casting
+            the weights to the parameter's dtype gives its bits; else `different`.
+        differing: number of entries whose bits differ.
+        max_abs_difference: maximum over the entries, 0.0 if none differs; NaN counts as infinite.
     """
 
     name: str
@@ -71,10 +71,10 @@ class TensorReport:
 def compare(*, torch: Path, orbax: Path) -> TensorReport:
     """Compares a release-format folder with a model folder or training folder, bit for bit.
 
-    One tensor of each side is in memory at a time.
+    Only one tensor of each side is in memory at a time.
 
     Raises:
-        InputError: a side cannot be read, or their tensors differ in names or shapes.
+        InputError: a side cannot be read, or the two differ in names or shapes of tensors.
     """
     release = open_release(torch)
     tensors = reconcile(release.config, release.tensors).tensors
@@ -116,7 +116,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def to_markdown(report: TensorReport) -> str:
-    """The summary, then a table with the tensors that differ first."""
+    """Formats the summary, then a table with the differing tensors first."""
     head = ("tensor", "parameter", "shape", "torch", "orbax", "status", "differing", "max abs")
     rows = sorted(report.rows, key=lambda row: row.status != "different")
     lines = [report.summary, "", _line(head), _line(["---"] * len(head))]
@@ -142,7 +142,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def to_json(report: TensorReport) -> dict[str, Any]:
-    """The report for `json.dump`: `ok`, `summary` and `tensors`, a list of the rows' fields."""
+    """Returns the report for `json.dump`: `ok`, `summary` and `tensors`, a list of row fields."""
     tensors = [
         dataclasses.asdict(row) | {"max_abs_difference": _json_number(row.max_abs_difference)}
         for row in report.rows
