@@ -1,4 +1,4 @@
-"""Communication between devices in a compiled program, read from its text."""
+"""Reads the communication between devices from the text of a compiled program."""
 
 import math
 import re
@@ -24,16 +24,16 @@ _ATTENTION = {"cudnn": "__cudnn$fmha", "splash": '"tpu_custom_call"'}
 
 
 class Collective(NamedTuple):
-    """Executions of one kind of collective, and the bytes of their results on one device."""
+    """Number of executions of a kind of collective, and the bytes of their results per device."""
 
     count: int
     bytes: int
 
 
 def collectives(text: str) -> dict[str, Collective]:
-    """Counts executions and bytes by kind in one run of the program, each round of a loop included.
+    """Counts executions and bytes by kind in one run of the program, with every loop iteration.
 
-    An operation that starts and ends in two instructions, which share a channel, counts once.
+    An operation that is split into a start and an end instruction with one channel counts once.
     """
     entry, bodies = _computations(text)
     found: dict[tuple[str, str], Collective] = {}
@@ -46,7 +46,7 @@ def collectives(text: str) -> dict[str, Collective]:
             own_name, shape, operation = result.groups()
             kind = operation.removesuffix("-start")
             if kind in KINDS:
-                # On GPUs an operation with its own start may share its channel with all others.
+                # On GPUs a single-instruction operation may share its channel with all others.
                 channel = _CHANNEL.search(line) if operation == kind else None
                 key = kind, channel[1] if channel else own_name
                 this = Collective(times, times * _bytes(shape, operation=operation))
@@ -68,7 +68,7 @@ def attention_kernels(text: str) -> list[str]:
 
 
 def _trips(line, bodies):
-    """The rounds of a loop: known to the compiler, or the limit of its counter, or else 1."""
+    """Returns a loop's iterations: known to the compiler, or the counter's limit, or else 1."""
     if known := _KNOWN.search(line):
         return int(known[1])
     condition = _CONDITION.search(line)
@@ -96,10 +96,10 @@ def _called(line):
 
 
 def _bytes(shape, *, operation):
-    """The bytes of an operation's results.
+    """Returns the size in bytes of an operation's results.
 
-    The shape of a start operation lists operands before the results, and perhaps counters after
-    them, except that of a sum, whose results are like its operands.
+    The shape of a start operation lists operands before the results, and possibly counters after
+    them. The exception is an all-reduce, whose results have the same shape as its operands.
     """
     if operation.endswith("-start") and operation != "all-reduce-start":
         shape = _elements(shape)[1]

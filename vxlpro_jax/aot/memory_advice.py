@@ -1,4 +1,4 @@
-"""Estimates the operations of a run and the memory that changes of its config would save."""
+"""Estimates the FLOPs of a run, and the memory that changes of its config would save."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,20 +12,20 @@ from vxlpro_jax.training import flops
 from vxlpro_jax.training.plan import RunPlan
 
 _GIB = 2**30
-# Activations that a layer outside the decoder keeps for the backward pass, in multiples of its
+# Activations that a layer outside the decoder keeps for the backward pass, as a multiple of its
 # input.
 _KEPT = 16
 
 
 class Work(NamedTuple):
-    """FLOPs of all devices: the `useful` ones, and the `executed` ones with recomputation."""
+    """FLOPs of all devices: the `useful` ones, and the `executed` ones including recomputation."""
 
     useful: float
     executed: float
 
 
 def work(config: TrainConfig, *, what: str) -> Work:
-    """Counts the FLOPs of one run of a program, with every row at its full length."""
+    """Counts the FLOPs of one run of a program, with every row at full length."""
     plan = RunPlan(config)
     forward = _forward(plan)
     parts = {
@@ -53,9 +53,9 @@ def work(config: TrainConfig, *, what: str) -> Work:
 
 
 def advice(config: TrainConfig, *, what: str, mesh: Mesh) -> Iterator[str]:
-    """Yields changes that would save memory on each device, and roughly how much each would save.
+    """Yields changes that would save memory per device, with a rough amount for each.
 
-    Each line assumes that the changes before it have been made. `what` is the name of the program.
+    Each line assumes the changes of the lines before it. `what` is the name of the program.
     """
     plan = RunPlan(config)
     rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
@@ -77,7 +77,7 @@ def _training_advice(plan, *, rows, mesh):
         positions = rows * _positions(config) // mesh.shape["context"]
         array = positions * decoder.width * _itemsize(config)
         layer = _kept_by_decoder_layer(decoder) * array
-        # With remat: two arrays of each layer, and all of the layer that is being recomputed.
+        # With remat: two arrays per layer, and all of the layer that is being recomputed.
         held = min(2 * decoder.depth * array + layer, decoder.depth * layer)
         saved = decoder.depth * layer - held
         if not decoder.remat and saved > 0:
@@ -100,17 +100,17 @@ def _training_advice(plan, *, rows, mesh):
 
 
 def _kept_by_decoder_layer(decoder):
-    """Activations that a layer keeps for the backward pass, in multiples of its input.
+    """Returns activations that a layer keeps for the backward pass, as a multiple of its input.
 
-    Queries, keys and values are kept before and after the rotation, and four arrays of the MLP's
-    width. The rest, which does not depend on the sizes, is a fit to compiled programs.
+    These are queries, keys and values before and after the rotation, and four arrays of the MLP's
+    width. The rest, which does not depend on the sizes, was fitted to compiled programs.
     """
     attention = 2 * (1 + 2 * decoder.num_kv_heads / decoder.num_heads)
     return 12 + attention + 4 * decoder.mlp_width / decoder.width
 
 
 def _tower_advice(plan, *, groups, is_trained):
-    """Yields changes of the parts that work on a few groups at a time."""
+    """Yields changes to the parts that process a few groups at a time."""
     config = plan.config
     vision = config.model.vision
     microbatch = min(config.encode_microbatch or groups, groups)
@@ -118,7 +118,7 @@ def _tower_advice(plan, *, groups, is_trained):
     if _restores(plan):
         compressor += _restoring_bytes(config)
     frame = vision.grid**2 * vision.width * _itemsize(config)
-    # A frozen tower keeps no layer longer than the next.
+    # A frozen tower frees the activations of each layer after the next one.
     layers = FRAMES_PER_GROUP * frame * (vision.depth if is_trained else 1)
     if is_trained and not vision.remat:
         saved = microbatch * layers * (_KEPT - 1)
@@ -135,8 +135,8 @@ def _reading_advice(plan, *, what, rows, mesh):
     decoder, itemsize = config.model.decoder, _itemsize(config)
     params = sum(x.size for x in jax.tree.leaves(plan.param_shapes)) * itemsize
     params /= mesh.shape["fsdp"] * mesh.shape["tensor"]
-    # These grow with the number of frames: copies of the selector's windows, or the decoder's
-    # input and its cache.
+    # Memory that grows with the number of frames: copies of the selector's windows, or the
+    # decoder's input and its cache.
     held, of = rows * _positions(config) * decoder.width * itemsize, "visual tokens"
     if what in ("prefill", "decode"):
         slot = memory_plan.slot_bytes(config.model, itemsize=itemsize, kv_cache="model")
@@ -165,18 +165,18 @@ def _reading_advice(plan, *, what, rows, mesh):
 
 
 def _dts_bytes(config):
-    """Bytes that the DTS keeps of a group for the backward pass, in blocks of 4 and 2 slots."""
+    """Returns the bytes that the DTS's two blocks keep per group for the backward pass."""
     slots = FRAMES_PER_GROUP + FRAMES_PER_GROUP // 2
     return _KEPT * slots * _feature_bytes(config)
 
 
 def _feature_bytes(config):
-    """Bytes of the features of a frame."""
+    """Returns the bytes of one frame's features."""
     return config.model.dts.grid**2 * config.model.vision.width * _itemsize(config)
 
 
 def _restoring_bytes(config):
-    """Bytes that ReCoT's decoder keeps of a group for the backward pass."""
+    """Returns the bytes that ReCoT's decoder keeps per group for the backward pass."""
     tokens = FRAMES_PER_GROUP * config.model.dts.grid**2
     options = config.recot
     return _KEPT * options.decoder_depth * tokens * options.decoder_width * _itemsize(config)
@@ -195,7 +195,7 @@ def _gib(size):
 
 
 def _restores(plan):
-    """Whether the run trains a decoder that restores hidden tokens, as ReCoT does."""
+    """Returns whether the run trains a decoder that restores hidden tokens, as ReCoT does."""
     return "recot" in plan.param_shapes
 
 
@@ -211,7 +211,7 @@ def _positions(config):
 
 
 def _state_bytes(plan):
-    """Bytes of parameters and, for trained ones, of gradients and two moments."""
+    """Returns the bytes of parameters and, if trained, of their gradients and two moments."""
     sizes = {
         name: sum(x.size for x in jax.tree.leaves(part)) for name, part in plan.param_shapes.items()
     }

@@ -1,8 +1,8 @@
-"""Lists where a run's parameters live on a mesh, without any device.
+"""Lists the placement of a run's parameters on a mesh, without any device.
 
 `python -m vxlpro_jax.aot.param_report --config=configs/stage2.py:3b [--devices N]` prints every
-parameter with its shape, spec and bytes per device. Without `--devices` it takes the number of
-devices that the mesh names, or that of this machine if an axis of the mesh is -1.
+parameter with its shape, spec and bytes per device. Without `--devices` it uses the number of
+devices that the mesh requires, or that of this machine if an axis of the mesh is -1.
 """
 
 import math
@@ -22,14 +22,14 @@ _GIB = 2**30
 
 
 class Placed(NamedTuple):
-    """One array of the state and its place.
+    """One array of the state and its placement.
 
     Attributes:
         path: path of the array in its tree.
-        shape: its whole shape.
-        dtype: name of its type.
+        shape: global shape.
+        dtype: name of its dtype.
         spec: its `PartitionSpec`, as text.
-        bytes_per_device: bytes of the part that one device holds.
+        bytes_per_device: size in bytes of the shard on one device.
     """
 
     path: str
@@ -54,7 +54,7 @@ def report(config: TrainConfig, *, devices: int = 0) -> None:
 
     Args:
         config: config of the run.
-        devices: number of devices; 0 for those of the mesh, or of this machine.
+        devices: number of devices; 0 for that of the mesh, or of this machine.
 
     Raises:
         InputError: the mesh does not fit the devices.
@@ -91,7 +91,7 @@ def placed(path: str, leaf: "jax.ShapeDtypeStruct") -> Placed:
 
 
 def format_table(rows: list[Placed]) -> str:
-    """Formats one aligned line for each array."""
+    """Formats one aligned line per array."""
     cells = [("parameter", "shape", "type", "spec", "bytes per device")]
     for row in rows:
         shape = ", ".join(map(str, row.shape))
@@ -104,7 +104,7 @@ def format_table(rows: list[Placed]) -> str:
 
 
 def _named_devices(mesh: MeshConfig) -> int:
-    """The product of the mesh axes; 0 if one of them is left open."""
+    """Returns the product of the mesh axes; 0 if one of them is -1."""
     return max(0, math.prod((mesh.data, mesh.fsdp, mesh.tensor, mesh.context)))
 
 

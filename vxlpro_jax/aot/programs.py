@@ -1,4 +1,4 @@
-"""The programs of a run by name, with the shapes and shardings of their inputs, to be compiled.
+"""The compilable programs of a run by name, with the shapes and shardings of their inputs.
 
 Shapes: `B` rows, `G` groups a row, `T` text slots, `N` visual tokens of a group, `L` slots of the
 decoder.
@@ -31,7 +31,7 @@ class Program(NamedTuple):
     """A function to compile.
 
     Attributes:
-        function: function to be jitted.
+        function: function to jit.
         arguments: its arguments, as `jax.ShapeDtypeStruct` with shardings.
         donated: index of the argument whose memory the result may reuse, or None.
         out_shardings: shardings of the result; None leaves them to the compiler.
@@ -43,7 +43,7 @@ class Program(NamedTuple):
     out_shardings: Any = None
 
     def jitted(self) -> jax.stages.Wrapped:
-        """Jits the function; arguments that it does not read stay on the device all the same."""
+        """Jits the function; arguments that it does not use stay on the device nevertheless."""
         return jax.jit(
             self.function,
             donate_argnums=self.donated,
@@ -53,7 +53,7 @@ class Program(NamedTuple):
 
 
 class DeviceMemory(NamedTuple):
-    """Bytes of a compiled program on each device; `aliased` outputs reuse the arguments' memory."""
+    """Bytes per device of a compiled program; `aliased` outputs reuse the arguments' memory."""
 
     arguments: int
     outputs: int
@@ -76,14 +76,14 @@ class DeviceMemory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The sum of all, with aliased memory counted once."""
+        """The sum of all kinds, with aliased memory counted once."""
         return self.arguments + self.outputs - self.aliased + self.temporary + self.code
 
 
 def build(what: str, config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
-    """Builds the program of a name; `train` and `stage1` are a step of the config's objective.
+    """Builds the program with a name; `train` and `stage1` are a step of the config's objective.
 
-    Only `prefill` and `decode` use `cache`, the type of the keys and values.
+    Only `prefill` and `decode` use `cache`, the storage type of keys and values.
     """
     if what in ("prefill", "decode"):
         return {"prefill": prefill, "decode": decode}[what](config, mesh=mesh, cache=cache)
@@ -91,7 +91,7 @@ def build(what: str, config: TrainConfig, *, mesh: Mesh, cache: CacheType = "mod
 
 
 def train(config: TrainConfig, *, mesh: Mesh) -> Program:
-    """A step of the config's objective."""
+    """Builds a training step of the config's objective."""
     plan = RunPlan(config)
     state = abstract_state(plan, mesh=mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -168,7 +168,7 @@ def prefill(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> P
 
 
 def decode(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Program:
-    """Decodes one more id of each row after a full prefill."""
+    """Decodes one more id per row after a full prefill."""
 
     def run(cache, params, ids):
         return apply_method(config.model, "decode_step", params, ids, cache)
@@ -179,13 +179,13 @@ def decode(config: TrainConfig, *, mesh: Mesh, cache: CacheType = "model") -> Pr
 
 
 def abstract_batch(config: TrainConfig, *, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batches of the config's objective, sharded by row."""
+    """Returns the batch of the config's objective, sharded by row."""
     spec = objective_of(config).batch_spec()
     return {name: _rows(x.shape, mesh=mesh, dtype=x.dtype) for name, x in spec.items()}
 
 
 def read_slots(config: TrainConfig) -> int:
-    """The decoder slots of a row that keeps all its visual tokens, in whole chunks."""
+    """Returns the decoder slots of a row that keeps all its visual tokens, in whole chunks."""
     group = STAMP_TOKENS + config.model.tokens_per_group
     read = config.data.max_text_tokens + config.data.max_frames // FRAMES_PER_GROUP * group
     return -(-read // CHUNK) * CHUNK

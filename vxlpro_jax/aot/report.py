@@ -1,4 +1,4 @@
-"""Compiles a program ahead of time and reports its memory, operations and communication."""
+"""Compiles a program ahead of time and reports its memory, FLOPs and communication."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ from vxlpro_jax.utils.errors import InputError
 
 _GIB = 2**30
 
-# "Used 19.35G of 15.75G hbm", or what the temporaries alone take.
+# Matches "Used 19.35G of 15.75G hbm", or the size of the temporaries alone.
 _USED = re.compile(
     r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])i?B?\)?"
     r" (?:of |exceeds available HBM \()([\d.]+)([KMGT])"
@@ -26,13 +26,13 @@ _USED = re.compile(
 
 
 class Target(NamedTuple):
-    """The program to compile, and the devices to compile it for.
+    """The program to compile, and the devices for which to compile it.
 
     Attributes:
         program: name of the program, one of `programs.build`.
         topology: accelerator and shape, such as `v5p:4x4x4` or `h100:8`.
         num_slices: number of slices of that shape.
-        cache: type of the keys and values that `prefill` and `decode` keep.
+        cache: storage type of keys and values in `prefill` and `decode`.
     """
 
     program: str
@@ -76,15 +76,15 @@ def report_on(config: TrainConfig, target: Target) -> Report:
 
 
 class Memory(NamedTuple):
-    """Bytes on each device. All but `total` are None if the compiler gave up before it knew them.
+    """Bytes per device. All but `total` are None if the compiler failed before it knew them.
 
     Attributes:
         arguments: parameters, optimizer state and inputs.
         outputs: results.
-        aliased: the part of the results that takes the memory of arguments.
+        aliased: part of the results that reuses the memory of arguments.
         temporary: intermediate values.
         code: the program itself.
-        total: sum of all, aliased memory counted once.
+        total: sum of all, with aliased memory counted once.
         limit: memory that a process may use.
     """
 
@@ -98,7 +98,7 @@ class Memory(NamedTuple):
 
 
 class CompiledProgram(NamedTuple):
-    """Its memory, the seconds that compiling took, and its text, empty if compiling failed."""
+    """A program's memory, its compile time in seconds, and its text (empty if compiling failed)."""
 
     memory: Memory
     seconds: float
@@ -106,7 +106,7 @@ class CompiledProgram(NamedTuple):
 
 
 def compile_program(program: programs.Program, *, hbm_bytes: int) -> CompiledProgram:
-    """Compiles for the current mesh. If memory is too small, the compiler's own sum is reported.
+    """Compiles for the current mesh; if memory is too small, reports the compiler's own total.
 
     Raises:
         InputError: a library that the program calls is not installed.
@@ -147,7 +147,7 @@ def make_report(
     accelerator: accelerators.Accelerator,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
-    """Collects the figures of `--json`: bytes, operations and seconds of one step."""
+    """Collects the figures for `--json`: bytes, FLOPs and seconds of one step."""
     memory, sent = compiled.memory, hlo.collectives(compiled.text)
     work = memory_advice.work(config, what=what)
     network_bytes = sum(kind.bytes for kind in sent.values())
@@ -179,7 +179,7 @@ def make_report(
 
 
 def format_table(report: dict[str, Any], *, topology: str) -> str:
-    """Formats the figures as text for people."""
+    """Formats the figures as readable text."""
     kinds = {name: size for name, size in report["hbm_bytes_by_kind"].items() if size is not None}
     seconds = report["least_seconds"]
     lines = [

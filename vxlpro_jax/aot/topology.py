@@ -1,4 +1,4 @@
-"""Describes TPUs and GPUs that need not be attached, for which programs are compiled.
+"""Describes TPUs and GPUs for which programs are compiled; they need not be attached.
 
 The compilers come with `pip install -e '.[tpu]'` and `pip install -e '.[gpu]'`.
 """
@@ -14,14 +14,14 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class _Gpu(NamedTuple):
-    """The figures of a GPU that its compiler needs.
+    """The properties of a GPU that its compiler needs.
 
     Attributes:
-        kind: name, as `jax.Device.device_kind`.
-        major: major number of the compute capability, whose minor is 0.
+        kind: name, as in `jax.Device.device_kind`.
+        major: major number of the compute capability; the minor number is 0.
         cores: number of streaming multiprocessors.
-        fpus: number of float32 units of each multiprocessor.
-        shared: bytes of shared memory of each multiprocessor; a block gets 1 KiB less.
+        fpus: number of float32 units per multiprocessor.
+        shared: bytes of shared memory per multiprocessor; a block gets 1 KiB less.
         l2: bytes of the L2 cache.
         clock: clock rate in GHz.
     """
@@ -45,7 +45,7 @@ _GPUS = {
     "a100-40": _Gpu("NVIDIA A100-SXM4-40GB", 8, 108, 64, 164 * _KIB, 40 * _KIB**2, 1.41),
 }
 
-# Without these the compiler looks for a TPU, and only one process at a time may load it.
+# Without these the compiler looks for a TPU, and only one process may load it at a time.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -101,7 +101,7 @@ def gpu_devices(topology: str, *, num_slices: int = 1) -> list[Any]:
 
 
 def describe(name: str) -> str:
-    """Describes a GPU of `accelerators.GPUS` as the text of XLA's `GpuTargetConfigProto`."""
+    """Describes a GPU of `accelerators.GPUS` as text of XLA's `GpuTargetConfigProto`."""
     gpu, memory = _GPUS[name], accelerators.GPUS[name]
     return f"""
         gpu_device_info {{
@@ -142,7 +142,7 @@ def tpu_devices(name: str, *, num_slices: int = 1) -> list[Any]:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
-    if name.endswith(":1x1"):  # A single chip is its own host; otherwise hosts have four.
+    if name.endswith(":1x1"):  # A single chip is its own host; other hosts have four chips.
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
