@@ -1,4 +1,4 @@
-"""Drops samples that teach little from a data set, by stated rules: `python -m vxlpro_jax.prune`.
+"""Drops samples that teach little from a data set, by explicit rules: `python -m vxlpro_jax.prune`.
 
-The original's procedure is not public; every rule, limit and reason here is our own.
+The original procedure is not public; every rule, limit and reason here is our own.
 """

@@ -1,4 +1,4 @@
-"""Whether a model needs the video for its replies: losses with it, and with blank ones.
+"""Measures whether a model needs the video for its replies: losses with it, and with blank ones.
 
 Shapes: B samples at once, G groups a sample, T text slots, P places, C width of the tower, K blank
 videos.
@@ -33,17 +33,17 @@ from vxlpro_jax.training.objectives.sft import sft_loss
 from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.jit import jit
 
-# Samples are padded to powers of two, text to at least this, so that few shapes are compiled.
+# Samples are padded to powers of two, text to at least this many ids, so that few shapes compile.
 _LEAST_TEXT, _MOST_TEXT = 64, 4096
 _AT_ONCE = 4
 
-# Levels of the blank videos, whose losses are averaged. On any one of them a model may be sure of
-# an answer that is right by luck; rarely on all.
+# Grey levels of the blank videos, whose losses are averaged. On any single one a model may be sure
+# of a right answer by chance; rarely on all.
 BLANKS = (0, 128, 255)
 
 
 class _Ready(NamedTuple):
-    """Attributes: the `number` of an item, its `sample`, or the `error` why there is none."""
+    """Attributes: `number` of an item, its `sample`, or the `error` why it has none."""
 
     number: int
     sample: Sample | None
@@ -51,10 +51,10 @@ class _Ready(NamedTuple):
 
 
 class BlindScorer:
-    """A model on one device, asked for the loss of replies.
+    """A model on one device that computes the loss of replies.
 
     Attributes:
-        name: 12 hexadecimal digits; others for other weights or settings.
+        name: 12 hexadecimal digits that differ for other weights or settings.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class BlindScorer:
         name: str,
         workers: int = 1,
     ):
-        """Of parameters on the device, in the type `config.compute_dtype`.
+        """Stores parameters, which are on the device in the type `config.compute_dtype`.
 
-        `reader` makes samples of up to its row's shape; `workers` threads call it.
+        `reader` makes samples up to the shape of its rows; `workers` threads call it.
         """
         self.name = name
         self._params, self._reader, self._workers = params, reader, workers
         self._losses = jit(functools.partial(_losses, config=config))
-        # A blank video's groups are all the same, so that one of them is compressed, once.
+        # All groups of a blank video are equal, so only one of them is compressed, once.
         self._blanks = jit(functools.partial(_blank_groups, config=config))(params)
 
     @classmethod
@@ -89,11 +89,11 @@ class BlindScorer:
         """Reads a model folder or a training folder.
 
         Args:
-            directory: see `checkpoint.locate`.
-            max_frames: the most frames of a video, uniformly spaced, a multiple of four.
+            directory: model folder or training folder; see `checkpoint.locate`.
+            max_frames: largest number of frames of a video, uniformly spaced, a multiple of four.
             keep_ratio: share of visual tokens that the selector keeps.
-            decoders: read the videos; None reads them in this process.
-            workers: samples that are read at once.
+            decoders: pool that reads the videos; None reads them in this process.
+            workers: number of samples that are read at once.
 
         Raises:
             InputError: the folder cannot be used, or a setting is out of its range.
@@ -121,10 +121,10 @@ class BlindScorer:
         return cls(model.params, config=config, reader=reader, name=name, workers=workers)
 
     def score(self, items: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, ReplyLosses]]:
-        """The losses of numbered records, in another order.
+        """Yields the losses of numbered records, in another order.
 
-        Samples of like size are computed together. One that cannot be read, is too long or has no
-        reply has an error instead.
+        Samples of similar size are computed together. A sample that cannot be read, is too long or
+        has no reply gets an error instead.
         """
         waiting: dict[tuple[int, int], list[_Ready]] = defaultdict(list)
         with map_in_threads(self._read, items, workers=self._workers) as read:
@@ -155,7 +155,7 @@ class BlindScorer:
     def _score(
         self, ready: list[_Ready], size: tuple[int, int]
     ) -> Iterator[tuple[int, ReplyLosses]]:
-        """Of at most `_AT_ONCE` samples; the last is repeated up to that."""
+        """Scores at most `_AT_ONCE` samples; the last one is repeated up to that number."""
         rows = [[each.sample] for each in ready if each.sample is not None]
         rows += rows[-1:] * (_AT_ONCE - len(rows))
         groups, text = size
@@ -171,9 +171,9 @@ class BlindScorer:
 
 
 def reply_labels(sample: Sample, *, tokenizer: Tokenizer) -> np.ndarray:
-    """The labels of a sample without those of the template, which need no video: int32 [t].
+    """Returns a sample's labels without those of the template, which need no video: int32 [t].
 
-    In training the markers of every turn and the newline behind them are targets too.
+    In training the markers of every turn and the newline after them are targets too.
     """
     tokens, labels = sample.tokens, sample.labels
     is_marker = np.isin(tokens, (tokenizer.im_start, tokenizer.im_end))
@@ -186,7 +186,7 @@ def _not_scored(error: str) -> ReplyLosses:
 
 
 def _padded(sample: Sample) -> tuple[int, int]:
-    """Groups and text slots that it is padded to."""
+    """Returns the padded numbers of groups and text slots."""
     groups, text, _ = sample.size
     return _power_of_two(groups), max(_LEAST_TEXT, _power_of_two(text))
 
@@ -196,7 +196,7 @@ def _power_of_two(number: int) -> int:
 
 
 def _blank_groups(params, *, config):
-    """What the DTS makes of four frames of each level: [K, P, C]."""
+    """Computes the DTS's output for four frames of each level: [K, P, C]."""
     size = config.model.vision.image_size
     levels = jnp.array(BLANKS, jnp.uint8)[None, :, None, None, None, None]
     frames = jnp.broadcast_to(levels, (1, len(BLANKS), FRAMES_PER_GROUP, size, size, 3))
@@ -206,7 +206,7 @@ def _blank_groups(params, *, config):
 
 
 def _losses(params, batch: Batch, blanks: jax.Array, *, config) -> tuple[jax.Array, jax.Array]:
-    """Of each row, [B] as it is and [B] the mean over blank videos: training losses of the row."""
+    """Computes each row's training loss: [B] as it is, and [B] the mean over blank videos."""
 
     def loss(row):
         alone = {name: x[None] for name, x in row.items()}

@@ -13,16 +13,16 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class Findings(NamedTuple):
-    """All measurements and the decisions that follow from them.
+    """All measurements and the decisions based on them.
 
     Attributes:
         samples: samples of the manifest.
         clip_index: clips that the samples show.
-        measured: measurements of clips, by place.
-        nearest: for each clip, the place of the most similar kept clip before it (-1 if none) and
+        measured: measurements of clips, by index.
+        nearest: for each clip, the index of the most similar kept clip before it (-1 if none) and
             the cosine.
         losses: losses of samples, by index.
-        rejections: why each sample is dropped, None for kept ones.
+        rejections: reason why each sample is dropped; None for kept ones.
     """
 
     samples: Manifest
@@ -60,7 +60,7 @@ class Findings(NamedTuple):
 
 
 def write_kept(findings: Findings, *, out: Path) -> None:
-    """Writes the kept samples unchanged, one a line.
+    """Writes the kept samples unchanged, one per line.
 
     Raises:
         InputError: The file cannot be written.
@@ -70,7 +70,7 @@ def write_kept(findings: Findings, *, out: Path) -> None:
 
 
 def write_decisions(findings: Findings, *, out: Path) -> None:
-    """Writes a line for each sample.
+    """Writes one line per sample.
 
     Raises:
         InputError: The file cannot be written.
@@ -84,7 +84,7 @@ def _write_lines(path: Path, lines: Iterator[str]) -> None:
     partial = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # JSON can hold a lone surrogate, which UTF-8 cannot: it is escaped again.
+        # JSON can hold a lone surrogate, which UTF-8 cannot encode: it is escaped again.
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             _write(file, lines)
         os.replace(partial, path)

@@ -17,8 +17,8 @@ class NearestClips(NamedTuple):
     """The most similar kept clip before each clip.
 
     Attributes:
-        place: int [N], its place; -1 if there is none.
-        similarity: float32 [N], the cosine; 0 if there is none.
+        place: int [N], index of that clip; -1 if there is none.
+        similarity: float32 [N], cosine; 0 if there is none.
         is_duplicate: bool [N], whether the cosine reaches the threshold.
     """
 
@@ -33,10 +33,10 @@ def find_duplicates(
     threshold: float,
     progress: Callable = lambda items, **_: items,
 ) -> NearestClips:
-    """Compares each clip with the clips before it that are not duplicates themselves.
+    """Compares each clip with the earlier clips that are not duplicates themselves.
 
-    So each duplicate has a kept clip that it resembles, and the first clip of a set is kept. The
-    search is exact and uses matrix products of blocks: about NKD/2 multiplications for K kept
+    Each duplicate therefore has a kept clip that it resembles, and the first clip of a set is kept.
+    The search is exact and uses block matrix products: about NKD/2 multiplications for K kept
     clips. A million clips with embeddings of width 475 take 2.4e14 multiplications (minutes on the
     cores of a server, two hours on two) and three times 1.9 GB of memory.
 
@@ -63,7 +63,7 @@ def find_duplicates(
 def _within(
     unit: np.ndarray, block: slice, place: np.ndarray, similarity: np.ndarray, *, threshold: float
 ) -> None:
-    """Compares the clips of a block one after another, since each may be dropped."""
+    """Compares the clips of a block one by one, since each may be dropped."""
     start, own = block.start, unit[block]
     cosines = own @ own.T
     is_kept = np.zeros(len(own), bool)
@@ -75,7 +75,7 @@ def _within(
 
 
 class _Kept:
-    """Embeddings and places of the clips kept so far."""
+    """Embeddings and indices of the clips kept so far."""
 
     def __init__(self, rows: np.ndarray, places: np.ndarray):
         self._rows, self._places, self._count = rows, places, 0

@@ -1,4 +1,4 @@
-"""Embeds a clip as a short vector that survives re-encoding, without a model.
+"""Embeds a clip as a short vector that is robust to re-encoding, without a model.
 
 Shapes: F frames, S side of a frame, D width of the vector.
 """
@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
-# Coarse enough to ignore what another size, rate or codec changes.
+# Coarse enough to ignore changes of size, frame rate or codec.
 _PARTS = 4
 _WAVES = (8, 4, 4)  # Cosines in each direction, for luma and both chroma channels.
-# Change below this share of the picture's norm, and norms below this level, count as noise.
+# Changes below this share of the picture's norm, and norms below this level, count as noise.
 _NOISE, _FLAT = 0.05, 1.0
 
 # RGB to luma and chroma (BT.601).
@@ -23,12 +23,12 @@ WIDTH = (1 + _PARTS) * (sum(waves**2 for waves in _WAVES) - 1)
 
 
 def embed_clip(frames: np.ndarray) -> np.ndarray:
-    """Embeds the mean picture of a clip, and how each quarter of the clip differs from it.
+    """Embeds the mean picture of a clip, and the differences of each quarter of the clip from it.
 
     Both halves have the same weight, so that two clips of one scene are similar only if they also
     move alike. Coordinates are coefficients of the discrete cosine transform of luma and chroma,
-    with high frequencies raised by as much as natural pictures lower them. Mean luma is left out
-    and the vector is normalized, so that brightness and contrast change nothing.
+    with high frequencies amplified by as much as natural pictures attenuate them. Mean luma is left
+    out and the vector is normalized, so that brightness and contrast change nothing.
 
     Args:
         frames: uint8 [F,S,S,3], evenly spaced.
@@ -48,7 +48,7 @@ def embed_clip(frames: np.ndarray) -> np.ndarray:
 
 
 def _quarters(pictures: np.ndarray) -> list[np.ndarray]:
-    """Splits into parts of similar length; few frames are in several parts each."""
+    """Splits into parts of similar length; if there are few frames, parts share them."""
     count = len(pictures)
     edges = [part * count / _PARTS for part in range(_PARTS + 1)]
     return [
@@ -58,7 +58,7 @@ def _quarters(pictures: np.ndarray) -> list[np.ndarray]:
 
 
 def _transform(pictures: np.ndarray) -> np.ndarray:
-    """DCT coefficients of pictures [n,S,S,3], `_WAVES` for each channel, without mean luma."""
+    """Computes DCT coefficients of pictures [n,S,S,3], `_WAVES` per channel, without mean luma."""
     found = []
     for channel, waves in enumerate(_WAVES):
         basis = _basis(waves, side=pictures.shape[1])
@@ -71,6 +71,6 @@ def _transform(pictures: np.ndarray) -> np.ndarray:
 
 
 def _basis(waves: int, *, side: int) -> np.ndarray:
-    """The first cosines [waves, S], scaled so that a coefficient is in levels of the picture."""
+    """Returns the first cosines [waves, S], scaled so that coefficients are in picture levels."""
     places = np.arange(side) + 0.5
     return np.cos(np.pi / side * np.arange(waves)[:, None] * places) * math.sqrt(2) / side

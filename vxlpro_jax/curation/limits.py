@@ -1,4 +1,4 @@
-"""Names of the rules and the limits at which they apply; light enough for a command line."""
+"""Names of the rules and their limits; light enough to import for a command line."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from vxlpro_jax.utils.errors import InputError
 
 Rule = Literal["text", "undecodable", "short", "static", "slides", "duplicate", "blind"]
-RULES: tuple[Rule, ...] = get_args(Rule)  # In the order of their application.
+RULES: tuple[Rule, ...] = get_args(Rule)  # In the order of application.
 CLIP_RULES: tuple[Rule, ...] = RULES[1:6]
 
 
@@ -16,16 +16,16 @@ class Limits:
 
     Attributes:
         min_seconds: shortest video that is kept. Two seconds are a group of four frames at 2 fps,
-            the least in which the compressor sees motion.
-        static: share of still frames from which on a video that shows one picture is dropped. It is
+            the shortest in which the compressor sees motion.
+        static: share of still frames from which on a video of a single picture is dropped. It is
             below 1 because the first and last frames of an encoding often flicker.
         slides: the same share for a video of several pictures. At 0.8 each picture stays for at
-            least 2.5 s; films with cuts that frequent move between the cuts.
+            least 2.5 s; films with such frequent cuts have motion between the cuts.
         similarity: cosine from which on two clips are duplicates. Drawn films that were re-encoded,
             scaled, brightened, slowed down or trimmed by a tenth of a second reach 0.91 or more;
             clips of one scene with different motion reach 0.65 at most.
-        margin: nats per reply token by which seeing the video must lower the loss. At 0.05 the
-            video makes the right tokens five percent likelier, which we count as no help.
+        margin: nats per reply token by which the video must lower the loss. At 0.05 the video makes
+            the right tokens five percent likelier, which we count as no help.
     """
 
     min_seconds: float = 2.0

@@ -28,12 +28,12 @@ from vxlpro_jax.utils.errors import InputError
 T = TypeVar("T")
 U = TypeVar("U")
 
-# Raise it whenever a measurement changes, so that old entries of journals are not used.
+# Increase it whenever a measurement changes, so that old journal entries are not used.
 VERSION = 1
 
 # 2.8 hours and 61 MB; frames of longer videos are spaced uniformly.
 _MOST_FRAMES = 20_000
-# Faults of disks, networks and names, which may be gone at the next start.
+# Faults of disks, networks and names, which may have disappeared by the next start.
 _TRANSIENT = ("missing", "unreadable")
 
 
@@ -54,7 +54,7 @@ class ClipMeasurement(NamedTuple):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the error may be gone at another attempt."""
+        """Whether the error may disappear at another attempt."""
         return self.error_kind in _TRANSIENT
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class ClipMeasurement(NamedTuple):
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Self:
-        """Restores the result of `to_json`."""
+        """Restores a measurement from the result of `to_json`."""
         if "error" in entry:
             return cls(entry["error"], entry["error_kind"])
         packed = base64.b64decode(entry["embedding"])
@@ -78,7 +78,7 @@ class ClipMeasurement(NamedTuple):
 
 
 def measure_clip(clip: Clip, *, decoders: DecoderPool) -> ClipMeasurement:
-    """Measures a clip; a fault of the clip is part of the result, not raised."""
+    """Measures a clip; a fault of the clip is part of the result instead of an error."""
     try:
         shown = read_clip(clip, max_frames=_MOST_FRAMES, size=SIDE, fps=FPS, decoders=decoders)
     except InputError as error:
@@ -114,7 +114,7 @@ def _picture(file, size: int) -> np.ndarray:
 def map_in_threads(
     function: Callable[[T], U], items: Iterable[T], *, workers: int
 ) -> Iterator[Iterator[U]]:
-    """Applies a function to each item in `workers` threads; yields results in order of items."""
+    """Applies a function to items in `workers` threads; yields results in the order of items."""
     items, running = iter(items), collections.deque()
     with ThreadPoolExecutor(workers) as pool:
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from vxlpro_jax.data.video.sampling import Video
 
-# Slow enough that motion shows between two frames, fast enough that a slide spans several.
+# Slow enough to show motion between two frames, fast enough that a slide spans several frames.
 FPS = 2.0
 # Fine enough that a speaking face changes a few pixels, coarse enough to hide coding noise.
 SIDE = 32
@@ -18,9 +18,9 @@ SIDE = 32
 _STILL = 4.0
 _OTHER_PICTURE = 8.0
 _CUT = 20.0
-# Two frames with a smaller correlation are of different shots; a moving camera stays above.
+# Frames with a smaller correlation belong to different shots; a moving camera stays above it.
 _SAME_SHOT = 0.3
-# Share of the pixels of a frame whose change is ignored as noise of edges.
+# Share of a frame's pixels whose change is ignored as noise at edges.
 _NOISE = 0.01
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -32,8 +32,8 @@ class Motion(NamedTuple):
     Attributes:
         seconds: length of the clip, to half a second.
         change: mean change of a pixel from frame to frame, in levels of 255.
-        still: share of pairs of frames between which nothing moves; 1 for a single frame.
-        slides: number of still pictures that follow one another, each different from the last.
+        still: share of pairs of frames without motion between them; 1 for a single frame.
+        slides: number of consecutive still pictures, each different from the previous one.
         shots: number of hard cuts plus one.
     """
 
@@ -50,7 +50,7 @@ def gray(frames: np.ndarray) -> np.ndarray:
 
 
 def measure_motion(video: Video) -> Motion:
-    """Measures a video read at `FPS` frames a second and `SIDE` pixels a side."""
+    """Measures a video that was read at `FPS` frames per second and `SIDE` pixels per side."""
     pictures = gray(video.frames)
     moved = np.abs(np.diff(pictures, axis=0)).reshape(len(pictures) - 1, pictures[0].size)
     change = moved.mean(axis=1)
@@ -65,13 +65,13 @@ def measure_motion(video: Video) -> Motion:
 
 
 def _seconds(times: np.ndarray) -> float:
-    """Length of the clip; the last frame lasts as long as the others do on average."""
+    """Returns the length of the clip; its last frame gets the average duration of the others."""
     count = len(times)
     return float(times[-1]) * count / (count - 1) if count > 1 else 1 / FPS
 
 
 def _correlations(pictures: np.ndarray) -> np.ndarray:
-    """Correlation of each frame with the next, [F-1]; 0 for a flat frame."""
+    """Computes the correlation of each frame with the next, [F-1]; 0 for a flat frame."""
     flat = pictures.reshape(len(pictures), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(flat, axis=1)
@@ -79,7 +79,7 @@ def _correlations(pictures: np.ndarray) -> np.ndarray:
 
 
 def _all_but(moved: np.ndarray, *, share: float) -> np.ndarray:
-    """Largest change of each pair of frames after the given share of the pixels is ignored."""
+    """Returns the largest change per pair of frames, ignoring the given share of the pixels."""
     place = moved.shape[1] - 1 - int(share * moved.shape[1])
     return np.partition(moved, place, axis=1)[:, place]
 

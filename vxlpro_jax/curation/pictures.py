@@ -1,4 +1,4 @@
-"""Pictures of the report: samples that were dropped, and histograms of what was measured."""
+"""Pictures of the report: dropped samples, and histograms of the measurements."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ class SheetRow(NamedTuple):
 
     Attributes:
         clip: clip to show; None for a sample without one.
-        words: text beside it.
+        words: text beside the clip.
     """
 
     clip: Clip | None
@@ -32,7 +32,7 @@ class SheetRow(NamedTuple):
 
 
 def sheet_rows(findings: Findings, rule: Rule) -> list[SheetRow]:
-    """Picks samples that a rule dropped, evenly spread; duplicates come with their originals."""
+    """Picks evenly spread samples that a rule dropped; duplicates come with their originals."""
     dropped = [i for i, v in enumerate(findings.rejections) if v is not None and v.rule == rule]
     most = _MOST_ROWS // 2 if rule == "duplicate" else _MOST_ROWS
     picks = np.linspace(0, len(dropped) - 1, min(most, len(dropped)), dtype=int)
@@ -55,7 +55,7 @@ def _rows(findings: Findings, index: int) -> Iterator[SheetRow]:
 def draw_sheet(
     rows: Sequence[SheetRow], *, title: str, read: Callable[[Clip], np.ndarray], path: Path
 ) -> None:
-    """Writes a contact sheet with a clip in each row.
+    """Writes a contact sheet with one clip per row.
 
     Args:
         rows: at least one row.
@@ -91,7 +91,7 @@ def _frames(row: SheetRow, read: Callable[[Clip], np.ndarray]) -> Sequence[np.nd
 
 
 def _words(row: SheetRow) -> str:
-    """Text of a row in a few short lines, restricted to letters that the shipped font has."""
+    """Returns the text of a row in a few short lines, limited to letters of the shipped font."""
     text = "".join(c if c == "\n" or _is_drawn(c) else "□" for c in row.words)
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, _COLUMNS)]
     return "\n".join(lines[:_MOST_LINES])
@@ -108,7 +108,7 @@ class _Chart(NamedTuple):
 
 
 def draw_histograms(findings: Findings, *, limits: Limits, path: Path) -> None:
-    """Writes histograms of what was measured; samples that a chart's rule dropped are coloured.
+    """Writes histograms of the measurements; samples dropped by a chart's rule are coloured.
 
     Raises:
         InputError: The file cannot be written.
@@ -151,7 +151,7 @@ def _draw_chart(axes, chart: _Chart, values: list[tuple[float, bool]]) -> None:
 
 
 def _values(findings: Findings) -> dict[Rule, list[tuple[float, bool]]]:
-    """For each rule's chart, the value of each sample and whether the rule dropped the sample."""
+    """Returns, for each rule's chart, each sample's value and whether the rule dropped it."""
     values: dict[Rule, list[tuple[float, bool]]] = {rule: [] for rule in RULES}
     for index, rejection in enumerate(findings.rejections):
         for rule, value in _numbers(findings, index):

@@ -1,4 +1,4 @@
-"""The report as Markdown."""
+"""Formats the report as Markdown."""
 
 import collections
 import dataclasses
@@ -24,7 +24,7 @@ _MEANING: dict[Rule, str] = {
 def render_markdown(
     findings: Findings, *, rules: Sequence[Rule], limits: Limits, pictures: Sequence[str]
 ) -> str:
-    """Returns counts by rule, the roots of the files, and the pictures.
+    """Formats counts by rule, the roots of the files, and the pictures.
 
     Args:
         findings: measurements and decisions.

@@ -1,4 +1,4 @@
-"""The rules: which samples are dropped, and why."""
+"""The rules, which decide which samples are dropped and why."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ class Rejection(NamedTuple):
 
     Attributes:
         rule: name of the rule.
-        reason: clause that says why.
-        like: place of the kept clip that a duplicate clip resembles, else -1.
+        reason: clause that gives the reason.
+        like: index of the kept clip that a duplicate clip resembles, else -1.
     """
 
     rule: Rule
@@ -41,8 +41,8 @@ class ClipRuleResults(NamedTuple):
     """Results of the rules on clips.
 
     Attributes:
-        rejections: why each sample is dropped, None for kept ones.
-        nearest: for each clip, the place of the most similar kept clip before it (-1 if none) and
+        rejections: reason why each sample is dropped; None for kept ones.
+        nearest: for each clip, the index of the most similar kept clip before it (-1 if none) and
             the cosine.
     """
 
@@ -69,7 +69,7 @@ def apply_clip_rules(
     limits: Limits,
     progress: Callable = lambda items, **_: items,
 ) -> ClipRuleResults:
-    """Applies the rules on clips to the samples that the rule `text` keeps.
+    """Applies the clip rules to the samples that the rule `text` keeps.
 
     A clip that several samples show is judged once. Clips that an earlier rule drops are not
     compared with others.
@@ -77,7 +77,7 @@ def apply_clip_rules(
     Args:
         texts: result of `apply_text_rule`.
         clip_index: clips that the samples show.
-        measured: measurements by place, for each clip of a sample kept so far; may be empty if no
+        measured: measurements by index, for each clip of a sample kept so far; may be empty if no
             rule needs them.
         rules: rules to apply.
         limits: limits of the rules.
@@ -114,7 +114,7 @@ def apply_repeat_rule(
     *,
     rules: Sequence[Rule],
 ) -> list[Rejection | None]:
-    """Adds the rejections of samples that repeat the text and files of an earlier one."""
+    """Adds rejections of samples that repeat the text and files of an earlier sample."""
     if "duplicate" not in rules:
         return list(rejections)
     first: dict[bytes, int] = {}
@@ -129,7 +129,7 @@ def apply_repeat_rule(
 
 
 def _content(sample: ManifestSample) -> bytes:
-    """16 bytes that identify the turns and the files of a sample."""
+    """Returns 16 bytes that identify the turns and the files of a sample."""
     text = repr((sample.record.turns, sample.record.media, sample.record.scale))
     return hashlib.sha256(text.encode()).digest()[:16]
 
@@ -137,7 +137,7 @@ def _content(sample: ManifestSample) -> bytes:
 def apply_blind_rule(
     rejections: Sequence[Rejection | None], losses: Mapping[int, ReplyLosses], *, margin: float
 ) -> list[Rejection | None]:
-    """Adds the rejections of samples whose loss the video lowers too little."""
+    """Adds rejections of samples whose loss the video lowers too little."""
     return [
         rejection or (_judge_losses(losses[index], margin=margin) if index in losses else None)
         for index, rejection in enumerate(rejections)
@@ -154,7 +154,7 @@ def _judge_losses(losses: ReplyLosses, *, margin: float) -> Rejection | None:
 def _judge_clip(
     measured: ClipMeasurement, *, rules: Sequence[Rule], limits: Limits
 ) -> Rejection | None:
-    """Applies all rules on clips but `duplicate`; returns the first rejection."""
+    """Applies all clip rules except `duplicate`; returns the first rejection."""
     if measured.error:
         return Rejection("undecodable", measured.error) if "undecodable" in rules else None
     if measured.motion is None:

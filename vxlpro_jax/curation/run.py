@@ -34,7 +34,7 @@ class PrunePlan:
         out: folder of the results and of the journals.
         rules: rules to apply.
         limits: limits of the rules.
-        work: share, processes and progress bar of this process.
+        work: this process's share of the work, its processes and progress bar.
     """
 
     out: Path
@@ -49,7 +49,7 @@ def prune(manifest: Manifest, plan: PrunePlan, *, load_scorer: LoadScorer) -> St
     Args:
         manifest: samples of the data set.
         plan: settings of the run.
-        load_scorer: loads the model for the rule `blind`; it is called only if that rule is on.
+        load_scorer: function that loads the model for the rule `blind`; called only if it is on.
 
     Returns:
         `written` if the results are written, `share_done` if all shares are done but this process
@@ -69,7 +69,7 @@ def prune(manifest: Manifest, plan: PrunePlan, *, load_scorer: LoadScorer) -> St
 
 
 def find(manifest: Manifest, plan: PrunePlan, *, load_scorer: LoadScorer) -> Findings | None:
-    """Measures the clips and applies the rules; None while work of other shares is missing.
+    """Measures the clips and applies the rules; returns None while other shares are unfinished.
 
     Raises:
         InputError: The manifest or the model cannot be used.
@@ -119,12 +119,12 @@ def write_results(findings: Findings, plan: PrunePlan) -> None:
 
 
 def _draw_sheets(findings: Findings, plan: PrunePlan) -> list[str]:
-    """Draws a contact sheet for each rule that dropped samples; returns their file names."""
+    """Draws a contact sheet for each rule that dropped samples; returns the file names."""
     names = []
     with plan.work.decoders as decoders:
         for rule in RULES:
             name = f"dropped-{rule}.png"
-            (plan.out / name).unlink(missing_ok=True)  # Of an earlier run.
+            (plan.out / name).unlink(missing_ok=True)  # From an earlier run.
             rows = pictures.sheet_rows(findings, rule)
             if rows:
                 read = functools.partial(_read_frames, decoders=decoders)
@@ -135,7 +135,7 @@ def _draw_sheets(findings: Findings, plan: PrunePlan) -> list[str]:
 
 
 def _read_frames(clip: Clip, *, decoders: DecoderPool) -> np.ndarray:
-    """Frames of a clip for a contact sheet: uint8 [F,S,S,3]."""
+    """Reads frames of a clip for a contact sheet: uint8 [F,S,S,3]."""
     return read_clip(
         clip, max_frames=pictures.SHEET_FRAMES, size=pictures.SHEET_SIDE, decoders=decoders
     ).frames

@@ -1,4 +1,4 @@
-"""Samples of a manifest exactly as they are written there, and the clips that they show."""
+"""Samples of a manifest exactly as written there, and the clips that they show."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ class ManifestSample(NamedTuple):
     Attributes:
         position: position in the manifest.
         written: the sample as JSON, with all its fields.
-        record: usable part of the sample; it has no turns if there is a fault.
+        record: usable part of the sample; without turns if there is a fault.
         fault: reason why `check_record` refuses the sample, or "".
     """
 
@@ -46,7 +46,7 @@ class ManifestSample(NamedTuple):
 
 
 class Manifest(RandomAccess[ManifestSample]):
-    """The samples of a manifest in their order; each is parsed on access."""
+    """The samples of a manifest in order; each is parsed on access."""
 
     def __init__(self, records: load.Records):
         self._records = records
@@ -68,7 +68,7 @@ def load_manifest(
     image_root: str = "",
     cache_dir: str | Path = DataConfig.cache_dir,
 ) -> Manifest:
-    """Loads the samples of a manifest, malformed ones included.
+    """Loads the samples of a manifest, including malformed ones.
 
     Args:
         manifest: data file, as `path` of `sources.load_records`.
@@ -93,7 +93,7 @@ def load_manifest(
 
 
 def _as_written(sample: Any, where: str, *, content: bytes = b"") -> Record:
-    """A record whose only turn is the sample as JSON; loaders keep nothing else of a sample."""
+    """Makes a record with the sample's JSON as its only turn; loaders drop the other fields."""
     if content:
         raise InputError(
             f"{where} contains its video, which the list of kept samples cannot: prune the samples"
@@ -116,7 +116,7 @@ def _checked(sample: Any, where: str) -> tuple[Record, str]:
 
 
 class Clip(NamedTuple):
-    """A video or a set of pictures; samples that name the same files share a clip."""
+    """A video or a set of pictures, shared by all samples that name the same files."""
 
     kind: ClipKind
     media: tuple[StoredFile, ...]
@@ -136,8 +136,8 @@ class ClipIndex(NamedTuple):
     """The clips of a manifest.
 
     Attributes:
-        clips: clips in the order of their first appearance.
-        of_sample: place in `clips` of each sample's clip, -1 for text alone.
+        clips: clips in order of first appearance.
+        of_sample: index in `clips` of each sample's clip; -1 for text-only samples.
     """
 
     clips: list[Clip]
@@ -148,8 +148,8 @@ def index_clips(samples: Iterable[ManifestSample]) -> ClipIndex:
     """Collects the clips that the samples show.
 
     Raises:
-        InputError: Videos, or pictures, lie in several folders, while a list of samples has one
-            root for each.
+        InputError: Videos, or pictures, are in several folders, while a list of samples has only
+            one root for each.
     """
     places: dict[Clip, int] = {}
     of = []
@@ -168,7 +168,7 @@ def index_clips(samples: Iterable[ManifestSample]) -> ClipIndex:
 
 
 def clip_of(sample: ManifestSample) -> Clip | None:
-    """Returns the clip of a sample, None if it is text alone."""
+    """Returns the clip of a sample; None for a text-only sample."""
     record = sample.record
     if not record.has_visual:
         return None
@@ -176,5 +176,5 @@ def clip_of(sample: ManifestSample) -> Clip | None:
 
 
 def roots_of(clips: Iterable[Clip]) -> Iterator[tuple[str, str]]:
-    """Yields the kinds of clips that there are, each with the root of its files."""
+    """Yields each kind of clip that occurs, with the root of its files."""
     yield from sorted({(clip.kind, clip.media[0].root) for clip in clips})

@@ -1,4 +1,4 @@
-"""The slow stages, measuring and scoring: this process's share, with journals to continue from."""
+"""The slow stages: this process measures and scores its share, with journals for resuming."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ from vxlpro_jax.utils.journal import Journal, Shard
 
 
 class Scorer(Protocol):
-    """A model that scores replies with the video and without.
+    """A model that scores replies with and without the video.
 
     Attributes:
-        name: name that differs for another model or other settings.
+        name: text that differs for another model or other settings.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Scorer(Protocol):
 
 
 class WorkSettings(NamedTuple):
-    """How the work is done.
+    """Settings of the work.
 
     Attributes:
         folder: folder of the journals.
@@ -45,12 +45,12 @@ class WorkSettings(NamedTuple):
 
     @property
     def decoders(self) -> DecoderPool:
-        """A new pool of decoders."""
+        """Creates a new pool of decoders."""
         return DecoderPool(self.workers, time_limit=self.seconds_per_file)
 
 
 def wanted_clips(texts: Sequence[Rejection | None], clip_index: ClipIndex) -> list[int]:
-    """Places of the clips of samples that the rule `text` keeps."""
+    """Returns the indices of clips of samples that the rule `text` keeps."""
     pairs = zip(texts, clip_index.of_sample, strict=True)
     return sorted({place for text, place in pairs if text is None and place >= 0})
 
@@ -58,9 +58,9 @@ def wanted_clips(texts: Sequence[Rejection | None], clip_index: ClipIndex) -> li
 def measure_clips(
     wanted: Sequence[int], clip_index: ClipIndex, *, work: WorkSettings
 ) -> dict[int, ClipMeasurement]:
-    """Measures this process's share of the clips, and returns all known measurements by place.
+    """Measures this process's share of the clips; returns all known measurements by index.
 
-    A clip whose error may be gone is measured again.
+    A clip whose error may have disappeared is measured again.
     """
     journal = Journal(work.folder, name=f"clips-v{VERSION}", shard=work.shard)
     known = {
@@ -90,7 +90,7 @@ def measure_clips(
 def score_samples(
     indices: Sequence[int], samples: Manifest, *, scorer: Scorer, work: WorkSettings
 ) -> dict[int, ReplyLosses]:
-    """Scores this process's share of the samples, and returns all known losses by index."""
+    """Scores this process's share of the samples; returns all known losses by index."""
     journal = Journal(work.folder, name=f"blind-{scorer.name}", shard=work.shard)
     known: dict[int, ReplyLosses] = {}
     keys: dict[int, str] = {}
@@ -114,7 +114,7 @@ def scorable_samples(
     clip_index: ClipIndex,
     measured: Mapping[int, ClipMeasurement],
 ) -> list[int]:
-    """Samples that no rule has dropped, with a conversation and a readable visual."""
+    """Returns samples that no rule has dropped, with a conversation and a readable visual."""
     return [
         index
         for index, (rejection, place) in enumerate(

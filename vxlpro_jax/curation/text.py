@@ -1,4 +1,4 @@
-"""Faults of a conversation that make it malformed."""
+"""Finds faults that make a conversation malformed."""
 
 import itertools
 import re
@@ -16,10 +16,10 @@ _LINES = "\n\r\t"
 
 
 def text_fault(turns: Sequence[Turn]) -> str:
-    """Returns why the turns of a record are malformed, or "".
+    """Returns the reason why the turns of a record are malformed, or "".
 
     Human and gpt turns must alternate (training drops a leading gpt turn), the last must be a
-    reply, and none may be empty. No turn may hold broken or control characters, names of special
+    reply, and none may be empty. No turn may contain broken or control characters, names of special
     tokens (which would become those tokens), a word more than 10 times in a row, or a letter more
     than 20 times.
     """
@@ -58,5 +58,5 @@ def _runs(text: str):
 
 
 def _is_stutter(word: str, times: int) -> bool:
-    """Whether a word is repeated too often; rules and tables drawn with signs do not count."""
+    """Returns whether a word is repeated too often; lines drawn with signs are allowed."""
     return times > _MOST_WORDS and any(map(str.isalnum, word))
