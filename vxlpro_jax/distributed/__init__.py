@@ -1,1 +1,1 @@
-"""Several processes as one run: joining, heartbeats, preemption and failures."""
+"""Runs of several processes: joining, heartbeats, preemption and failures."""

@@ -1,7 +1,7 @@
-"""Reads from the environment variables of a launcher which process of a run this is.
+"""Determines this process's rank in a run from a launcher's environment variables.
 
 Every launcher may set VXLPRO_COORDINATOR (host:port where process 0 listens),
-VXLPRO_NUM_PROCESSES and VXLPRO_PROCESS_ID. Without them Open MPI, a Slurm step and TPU pods are
+VXLPRO_NUM_PROCESSES and VXLPRO_PROCESS_ID. Without them, Open MPI, Slurm steps and TPU pods are
 recognised by the variables that they set themselves. The functions here are pure.
 """
 
@@ -20,7 +20,7 @@ TIMEOUT = "VXLPRO_TIMEOUT"
 
 DEFAULT_TIMEOUT = 600.0
 
-# Flags of commands that set these variables.
+# Command-line flags that set these variables.
 FLAGS = {
     "coordinator": COORDINATOR,
     "num_processes": NUM_PROCESSES,
@@ -28,14 +28,14 @@ FLAGS = {
 }
 
 _CONTRACT = tuple(FLAGS.values())
-# A job takes one of the 4,096 ports from 61,440 by its number, as in JAX, so that jobs on one host
-# rarely use the same. TPU pods use JAX's own port, because a firewall may close others.
+# A job uses one of the 4,096 ports from 61,440 on, chosen by its number as in JAX, so that jobs on
+# one host rarely share a port. TPU pods use JAX's own port, because a firewall may close others.
 _FIRST_PORT, _NUM_PORTS = 61_440, 4_096
 _TPU_PORT = 8_482
 
 
 class Cluster(NamedTuple):
-    """The place of this process among those of the run.
+    """This process's rank in the run and the coordinator's address.
 
     Attributes:
         coordinator: host:port where process 0 listens.
@@ -59,10 +59,10 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(environ: Mapping[str, str]) -> Cluster | None:
-    """Finds the processes of this run; None if this is the only one.
+    """Finds the processes of this run; returns None if this is the only one.
 
     Raises:
-        InputError: values are missing, contradict each other, or are no numbers.
+        InputError: values are missing, contradict each other, or are not numbers.
     """
     if any(environ.get(name) for name in _CONTRACT):
         cluster = _contract(environ)
@@ -88,16 +88,16 @@ def find_timeout(environ: Mapping[str, str]) -> float:
 
 
 def find_local_devices(environ: Mapping[str, str]) -> list[int] | None:
-    """Finds the GPUs of this process if several processes share a host; None for all visible ones.
+    """Finds the GPUs of this process if several processes share a host; None for all visible GPUs.
 
-    JAX reads JAX_LOCAL_DEVICE_IDS itself, which takes precedence.
+    JAX itself reads JAX_LOCAL_DEVICE_IDS, which takes precedence.
 
     Raises:
         InputError: a value is not a number.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     if "JAX_LOCAL_DEVICE_IDS" in environ or (visible and "," not in visible):
-        return None  # Given explicitly, or restricted to one device by the launcher.
+        return None  # Set explicitly, or the launcher restricts the process to one device.
     if _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", default=1) > 1:
         return [_number(environ, "OMPI_COMM_WORLD_LOCAL_RANK")]
     tasks = _number(environ, "SLURM_STEP_NUM_TASKS", default=1)
@@ -121,7 +121,7 @@ def _contract(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _agreed(*found: Cluster | None) -> Cluster | None:
-    """The cluster that the launchers describe, if they do not contradict each other."""
+    """Returns the cluster that the launchers describe, after checking that they agree."""
     clusters = [cluster for cluster in found if cluster]
     if len({cluster[1:] for cluster in clusters}) > 1:
         both = " but ".join(f"process {c.process_id} of {c.num_processes}" for c in clusters)
@@ -132,7 +132,7 @@ def _agreed(*found: Cluster | None) -> Cluster | None:
 
 
 def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
-    """The cluster of Open MPI, which precedes Slurm: `mpirun` inherits the variables of its job."""
+    """Reads Open MPI's cluster, which precedes Slurm: `mpirun` inherits its job's variables."""
     count = _number(environ, "OMPI_COMM_WORLD_SIZE", default=1)
     if count == 1:
         return None
@@ -158,7 +158,7 @@ def _open_mpi_host(environ: Mapping[str, str]) -> str:
 
 
 def _slurm(environ: Mapping[str, str]) -> Cluster | None:
-    """The cluster of an `srun` step. A batch script has SLURM_NTASKS, too, but is one process."""
+    """Reads the cluster of an `srun` step. A batch script is one process despite SLURM_NTASKS."""
     nodes = environ.get("SLURM_STEP_NODELIST")
     if not nodes:
         return None
@@ -171,13 +171,13 @@ def _slurm(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _first_node(nodes: str) -> str:
-    """`rack[2-3]n[01,07-15],login` -> `rack2n01`."""
+    """Returns the first node: `rack[2-3]n[01,07-15],login` -> `rack2n01`."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0] if first else nodes)
 
 
 def _tpu(environ: Mapping[str, str]) -> Cluster | None:
-    """The cluster of a TPU pod: the hosts of each slice, one slice after the other."""
+    """Reads the cluster of a TPU pod: the hosts of each slice, one slice after another."""
     hosts = [host for host in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     slices = _number(environ, "MEGASCALE_NUM_SLICES", default=1)
     if len(hosts) * slices < 2:
@@ -195,7 +195,7 @@ def _tpu(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _checked(cluster: Cluster, environ: Mapping[str, str]) -> Cluster:
-    """Returns the cluster after checking that it is possible."""
+    """Returns the cluster after checking that it is valid."""
     count, index = cluster.num_processes, cluster.process_id
     if not 0 <= index < count:
         raise InputError(
@@ -221,7 +221,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _spans_hosts(environ: Mapping[str, str]) -> bool:
-    """Whether the environment shows that the processes are on several hosts."""
+    """Returns whether the environment shows that the processes run on several hosts."""
     local = _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", default=0)
     return (
         0 < local < _number(environ, "OMPI_COMM_WORLD_SIZE", default=local)
@@ -242,7 +242,7 @@ def _text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _number(environ: Mapping[str, str], name: str, *, default: int | None = None) -> int:
-    """Reads a variable that holds a whole number."""
+    """Reads a variable that contains an integer."""
     if default is not None and not environ.get(name):
         return default
     text = _text(environ, name)

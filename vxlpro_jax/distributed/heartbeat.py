@@ -1,4 +1,4 @@
-"""Heartbeats: each process publishes its state, and notices which others have fallen silent."""
+"""Heartbeats: each process publishes its state, and detects processes that have fallen silent."""
 
 import contextlib
 import itertools
@@ -17,7 +17,7 @@ _INTERVAL, _SILENCE = 1 / 40, 1 / 2
 
 
 class StepProgress(NamedTuple):
-    """How far a process is in training.
+    """The progress of a process in training.
 
     Attributes:
         step: number of the step.
@@ -35,10 +35,10 @@ class ProcessStatus(NamedTuple):
     """The last heartbeat of a process.
 
     Attributes:
-        state: "alive" until the process has "ended" without an error, "failed" by an error of its
-            own, or "left" because another process is lost.
-        beat: number of the heartbeat, which grows as long as the process lives.
-        progress: the step that the process is in.
+        state: "alive"; or "ended" without an error, "failed" by an error of its own, or "left"
+            because another process was lost.
+        beat: number of the heartbeat, which increases while the process lives.
+        progress: current step of the process.
     """
 
     state: str = "alive"
@@ -50,7 +50,7 @@ class ProcessStatus(NamedTuple):
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Parses the text that `str` makes."""
+        """Parses the result of `str`."""
         state, beat, step, has_data = text.split()
         return cls(state, int(beat), StepProgress(int(step), has_data == "1"))
 
@@ -83,7 +83,7 @@ class Heartbeat:
             self._group.store.key_value_set(f"{_FOLDER}{self._group.index}", str(status), True)
 
     def find_lost(self) -> LostProcess | None:
-        """Reads the heartbeats of the others; returns an error that names the lost ones."""
+        """Reads the other heartbeats; returns an error that names lost processes, or None."""
         if self._group.store is None:
             return None
         try:
@@ -102,9 +102,9 @@ class Heartbeat:
         return self._lost(silent) if silent else None
 
     def find_cause(self, progress: StepProgress) -> LostProcess | None:
-        """Finds out whether an error in a computation was caused by a lost process.
+        """Checks whether a lost process caused an error in a computation.
 
-        Waits until either a process is lost, or each of the others has sent two more heartbeats.
+        Waits until a process is lost, or until each other process has sent two more heartbeats.
         """
         lost, before = self.find_lost(), dict(self.statuses)
         while lost is None and any(
@@ -116,7 +116,7 @@ class Heartbeat:
         return lost
 
     def wait_for_readers(self) -> None:
-        """Waits two intervals, so that the others can still read from process 0 why it ends."""
+        """Waits two intervals, so that the others can still read from process 0 why it ended."""
         deadline = time.monotonic() + 2 * self.interval
         while time.monotonic() < deadline:
             self.find_lost()

@@ -2,7 +2,7 @@
 
 A launcher sets VXLPRO_COORDINATOR, VXLPRO_NUM_PROCESSES and VXLPRO_PROCESS_ID, or is recognised
 (see `cluster`). VXLPRO_TIMEOUT is the number of seconds that a process waits for the others. Values
-go through the coordination service of `jax.distributed`, which needs no devices.
+are exchanged through the coordination service of `jax.distributed`, which needs no devices.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.errors import LostProcess
 from vxlpro_jax.utils.jax_internals import KeyValueStore, before_abort, key_value_store
 
-# The variables that gRPC reads, which JAX connects with; the first that is set counts.
+# The variables that gRPC, which JAX uses to connect, reads; the first one that is set counts.
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSED = ("no_grpc_proxy", "no_proxy")
 
 
 class ProcessGroup:
-    """The processes of a run as one of them sees them. A single process waits for nobody.
+    """The processes of a run as seen by one of them. A single process waits for nobody.
 
     Attributes:
         index: rank of this process.
         hosts: host name of each process.
         timeout: seconds to wait for other processes.
-        store: key-value store that they share; None if there is one process.
+        store: key-value store that the processes share; None for a single process.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ProcessGroup:
         return " and ".join(f"process {index} ({self.hosts[index]})" for index in indices)
 
     def own_file(self, name: str) -> str:
-        """The name of this process's own file: `name.json` for process 0, `name.2.json` for 2."""
+        """Returns this process's own file name: `name.json` for rank 0, `name.2.json` for 2."""
         stem, dot, suffix = name.partition(".")
         return name if self.is_first else f"{stem}.{self.index}{dot}{suffix}"
 
@@ -90,7 +90,7 @@ class ProcessGroup:
             value: value of this process.
 
         Raises:
-            LostProcess: some processes did not call this within the timeout; they are named.
+            LostProcess: some processes did not call this within the timeout; it names them.
         """
         if self.store is None:
             return [value]
@@ -101,7 +101,7 @@ class ProcessGroup:
             self.store.key_value_set(key, value)
             self.store.wait_at_barrier(folder, round(self.timeout * 1000))
             values = read_folder(self.store, folder)
-            # Every process that is here has read the values of the exchange before.
+            # Every process that got here has read the values of the previous exchange.
             if self._last_key:
                 self.store.key_value_delete(self._last_key)
         except jax.errors.JaxRuntimeError as error:
@@ -113,7 +113,7 @@ class ProcessGroup:
         """Waits until every process calls this.
 
         Raises:
-            LostProcess: as `gather`.
+            LostProcess: as in `gather`.
         """
         self.gather(name, "")
 
@@ -131,7 +131,7 @@ class ProcessGroup:
 
 
 def read_folder(store: KeyValueStore, folder: str) -> dict[int, str]:
-    """Reads the values of a folder whose keys end with the rank of a process, by that rank."""
+    """Reads the values of a folder by rank; its keys end with the rank of a process."""
     return {int(key.rpartition("/")[2]): value for key, value in store.key_value_dir_get(folder)}
 
 
@@ -139,10 +139,10 @@ def read_folder(store: KeyValueStore, folder: str) -> dict[int, str]:
 def join(environ: Mapping[str, str]) -> Iterator[ProcessGroup]:
     """Connects this process to the others within the block.
 
-    The block must be entered before JAX looks for devices.
+    The block must be entered before JAX initialises its devices.
 
     Args:
-        environ: environment variables, which `cluster` describes.
+        environ: environment variables, as described in `cluster`.
 
     Raises:
         InputError: the environment variables contradict each other.
@@ -167,7 +167,7 @@ def join(environ: Mapping[str, str]) -> Iterator[ProcessGroup]:
             # An orderly shutdown would wait for the others, which may wait for this process.
             cli.exit_now(cli.report_error(error))
         jax.distributed.shutdown()
-        # JAX has replaced this process's handler by its own and does not restore it.
+        # JAX has replaced this process's signal handler and does not restore it.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
@@ -180,7 +180,7 @@ def _connect(
 ) -> ProcessGroup:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     _bypass_proxies(cluster.host)
-    # `heartbeat` notices a lost process sooner than JAX, which would abort the others.
+    # `heartbeat` detects a lost process sooner than JAX, which would abort the others.
     seconds = math.ceil(timeout)
     jax.distributed.initialize(
         *cluster,
@@ -196,14 +196,14 @@ def _connect(
 
 
 def _bypass_proxies(host: str) -> None:
-    """Keeps JAX from connecting to process 0 through the proxy that the environment names."""
+    """Prevents JAX from connecting to process 0 through the environment's proxy."""
     if any(map(os.environ.get, _PROXIES)):
         before = next(filter(None, map(os.environ.get, _BYPASSED)), None)
         os.environ[_BYPASSED[0]] = f"{before},{host}" if before else host
 
 
 def _exit_if_coordinator_is_gone(cluster: Cluster, host: str) -> None:
-    """Ends this process with a message if process 0 is gone; otherwise JAX aborts as it would."""
+    """Ends this process with a message if process 0 is gone; otherwise lets JAX abort it."""
     try:
         socket.create_connection((cluster.host, cluster.port), timeout=2).close()
     except OSError:

@@ -1,8 +1,8 @@
-"""Gathers all processes before JAX connects them, so that a missing process is named.
+"""Gathers all processes before JAX connects them, so that missing processes can be named.
 
-`jax.distributed.initialize` alone ends without saying which process is missing. Here process 0
-listens at the coordinator's address, and the others connect and identify themselves. Then every
-process knows the host of each; or, after the timeout, the ranks of those that are missing.
+`jax.distributed.initialize` alone fails without naming the missing process. Here process 0 listens
+at the coordinator's address, and the others connect and identify themselves. Then every process
+knows the host of each other one, or, after the timeout, the ranks of the missing ones.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from vxlpro_jax.utils.errors import InputError, LostProcess
 _RETRY_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
 _IDENTIFY_SECONDS = 2.0
-# The other processes wait this much longer than process 0, to learn from it who is missing.
+# The other processes wait this much longer than process 0, which tells them who is missing.
 _GRACE_SECONDS = 5.0
 _LONGEST_MESSAGE = 4096  # Bytes.
 
 
 class Participant(NamedTuple):
-    """How a process identifies itself.
+    """The identification of a process.
 
     Attributes:
         index: rank of the process.
-        count: number of processes that it expects.
+        count: number of processes that it expects in the run.
         host: name of its host.
         pid: id of the process on its host.
     """
@@ -64,7 +64,7 @@ def wait_for_all(cluster: Cluster, *, timeout: float) -> list[str]:
 
 
 def _coordinate(cluster: Cluster, *, timeout: float) -> dict[str, Any]:
-    """Listens for the other processes, and sends the same reply to all of them."""
+    """Listens for the other processes, and sends all of them the same reply."""
     deadline = time.monotonic() + timeout
     present = {0: Participant.of_this_process(cluster)}
     connections: dict[int, socket.socket] = {}
@@ -104,7 +104,7 @@ def _listen(cluster: Cluster) -> socket.socket:
 
 
 def _read_participant(connection: socket.socket) -> Participant | None:
-    """Reads who has connected; None if it is not a process of a run."""
+    """Reads the identification of a connected process; None if it is not a process of a run."""
     connection.settimeout(_IDENTIFY_SECONDS)
     try:
         return Participant(**json.loads(connection.makefile().readline(_LONGEST_MESSAGE)))
@@ -115,7 +115,7 @@ def _read_participant(connection: socket.socket) -> Participant | None:
 def _drop_disconnected(
     present: dict[int, Participant], connections: dict[int, socket.socket]
 ) -> None:
-    """Removes processes that had connected and are gone again."""
+    """Removes processes that had connected but have disconnected."""
     for index in [index for index, connection in connections.items() if _is_closed(connection)]:
         del present[index], connections[index]
 
@@ -133,7 +133,7 @@ def _is_closed(connection: socket.socket) -> bool:
 
 
 def _conflict(newcomer: Participant, present: dict[int, Participant]) -> dict[str, str]:
-    """A reply that names the contradiction if the newcomer cannot belong to the run, else empty."""
+    """Returns a reply naming the contradiction if the newcomer cannot belong to the run, or {}."""
     own = present[0]
     if newcomer.count != own.count or not 0 < newcomer.index < own.count:
         return {

@@ -1,7 +1,7 @@
-"""Ends a process whose run no longer makes progress, and names the process that holds it up.
+"""Ends a process whose run makes no more progress, and names the process that blocks it.
 
-Devices that wait for a lost process wait for ever, in calls that no exception reaches. Therefore a
-thread watches the run.
+Devices wait for a lost process forever, in calls that no exception interrupts. Therefore a thread
+watches the run.
 """
 
 import collections
@@ -20,14 +20,14 @@ from vxlpro_jax.distributed.process_group import ProcessGroup
 from vxlpro_jax.utils import cli, errors
 from vxlpro_jax.utils.errors import InputError, LostProcess
 
-# A step is too slow after this many median steps. The first step, a save and an evaluation may take
-# this many timeouts.
+# A step is too slow after this many median step times. The first step, saves and evaluations may
+# take this many timeouts.
 _MAX_MEDIANS, _MAX_TIMEOUTS = 10, 10
 _REMEMBERED_STEPS = 100
 
 
 class Stalled(errors.Failure):
-    """A step takes too long; the message says which, and which process has not reached it."""
+    """A step takes too long; the message names the step and the process that has not reached it."""
 
     code = 81
 
@@ -35,9 +35,9 @@ class Stalled(errors.Failure):
 class Watchdog:
     """Watches the run within a `with` block.
 
-    It ends this process with the exit code of `LostProcess` when another process is lost, and with
-    that of `Stalled` when a step takes longer than both the timeout and ten median steps. The first
-    step, saves and evaluations may take ten timeouts, and everything before them any time.
+    It ends this process with the exit code of `LostProcess` if another process is lost, and with
+    that of `Stalled` if a step takes longer than both the timeout and ten median step times. The
+    first step, saves and evaluations may take ten timeouts; work before them has no limit.
     """
 
     def __init__(self, group: ProcessGroup):
@@ -81,11 +81,11 @@ class Watchdog:
         self._progress, self._began = StepProgress(step), now
 
     def computes(self, step: int) -> None:
-        """Records that the data of the step is there."""
+        """Records that the data of the step has arrived."""
         self._progress = StepProgress(step, has_data=True)
 
     def is_overdue(self) -> bool:
-        """Whether the step takes too long."""
+        """Returns whether the step takes too long."""
         return time.monotonic() - self._began > self._limit
 
     @contextlib.contextmanager
@@ -98,7 +98,7 @@ class Watchdog:
         self._limit = limit
 
     def _find_cause(self, error: Exception) -> LostProcess | None:
-        """The lost process that caused the error, whose type differs between backends."""
+        """Returns the lost process that caused the error, whose type differs between backends."""
         if self._group.count == 1:
             return None
         reason = (str(error).splitlines() or [""])[0]
@@ -107,7 +107,7 @@ class Watchdog:
         return self._heartbeat.find_cause(self._progress)
 
     def _step_limit(self) -> float:
-        """Seconds that a step may take."""
+        """Time limit of a step in seconds."""
         usual = statistics.median(self._steps) if self._steps else 0.0
         return max(self._group.timeout, _MAX_MEDIANS * usual)
 
@@ -116,9 +116,9 @@ class Watchdog:
         while not self._ended.wait(self._heartbeat.interval):
             asleep, looked = time.monotonic() - looked, time.monotonic()
             if asleep > 2 * self._heartbeat.interval:
-                self._began += asleep  # The process was stopped on purpose.
+                self._began += asleep  # The process was suspended on purpose.
             if self._group.count > 1:
-                # Ends the process even if this thread is blocked, too.
+                # This ends the process even if this thread is blocked, too.
                 faulthandler.dump_traceback_later(self._group.timeout, exit=True)
             self._heartbeat.publish(self._progress)
             if lost := self._heartbeat.find_lost():
