@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of models or data."""
+"""Small helpers that are independent of models and data."""

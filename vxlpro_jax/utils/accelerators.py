@@ -1,4 +1,4 @@
-"""Peak figures of accelerators, from their makers' data sheets.
+"""Peak figures of accelerators, from the manufacturers' data sheets.
 
 Units: FLOP/s of dense bfloat16 products, bytes, bytes/s.
 """
@@ -9,14 +9,14 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class Accelerator(NamedTuple):
-    """One device as JAX counts them.
+    """One device, as counted by JAX.
 
     Attributes:
         flops: FLOP/s of bfloat16 products.
         hbm_bytes: bytes of memory.
         hbm_bandwidth: bytes/s of the memory.
         network_bandwidth: bytes/s to the other devices of its slice, over all links, one way.
-        share: share of the memory that a process may take.
+        share: share of the memory that a process may use.
     """
 
     flops: float
@@ -27,14 +27,14 @@ class Accelerator(NamedTuple):
 
     @property
     def usable_bytes(self) -> int:
-        """The bytes that a process may take."""
+        """The number of bytes that a process may use."""
         return int(self.share * self.hbm_bytes)
 
 
 _GIB = 2**30
 
-# https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e. Links: 1,600, 4,800 and 3,584 Gbit/s a chip,
-# both ways together.
+# https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e. Links: 1,600, 4,800 and 3,584 Gbit/s per
+# chip, both directions together.
 TPUS = {
     "v5e": Accelerator(197e12, 16 * _GIB, 819e9, 100e9),
     "v5p": Accelerator(459e12, 95 * _GIB, 2765e9, 300e9),
@@ -42,7 +42,7 @@ TPUS = {
 }
 
 # https://resources.nvidia.com/en-us-tensor-core (H100, H200) and the A100 data sheet: SXM boards,
-# NVLink one way; memory as the driver reports it. The share is that of launch/xla_flags.env.
+# NVLink one way; memory as reported by the driver. The share is that of launch/xla_flags.env.
 _GPU_SHARE = 0.92
 GPUS = {
     "h100": Accelerator(989e12, 84_942_979_072, 3350e9, 450e9, _GPU_SHARE),
@@ -51,7 +51,7 @@ GPUS = {
     "a100-40": Accelerator(312e12, 42_331_013_120, 1555e9, 300e9, _GPU_SHARE),
 }
 
-# As `jax.Device.device_kind` has them, the longer first.
+# Names as in `jax.Device.device_kind`, longer ones first.
 _KINDS = {
     "TPU v5 lite": TPUS["v5e"],
     "TPU v5": TPUS["v5p"],

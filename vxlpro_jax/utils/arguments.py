@@ -1,4 +1,4 @@
-"""The command-line parser of every command."""
+"""The command-line parser that every command uses."""
 
 import argparse
 import sys
@@ -10,24 +10,24 @@ from vxlpro_jax.utils.errors import InputError
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Parses flags as argparse does, but refuses a flag that is given twice.
+    """Parses flags as argparse does, but refuses a repeated flag.
 
-    A mistake is one sentence on the error stream and exit code 2.
+    A mistake is reported in one sentence on stderr, with exit code 2.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """Takes the arguments of `argparse.ArgumentParser`."""
+        """Accepts the arguments of `argparse.ArgumentParser`."""
         super().__init__(*args, **kwargs)
         for name in (None, "store"):
             self.register("action", name, _StoreOnce)
 
     def error(self, message: str) -> NoReturn:
-        """Ends the command."""
+        """Ends the command with the message."""
         sys.exit(cli.report_error(InputError(f"Command line: {message} (see --help).")))
 
 
 class _StoreOnce(argparse.Action):
-    """Stores a value. Of two values one would be ignored, so a second one is a mistake."""
+    """Stores a value; a second one is a mistake, because one of the two would be ignored."""
 
     _filled: argparse.Namespace | None = None
 

@@ -1,4 +1,4 @@
-"""Helpers of commands: exit codes, error messages and progress bars."""
+"""Helpers for commands: exit codes, error messages and progress bars."""
 
 import io
 import os
@@ -15,16 +15,16 @@ from vxlpro_jax.utils.errors import Failure, InputError
 from vxlpro_jax.utils.files import FULL_DISK
 
 _LONGEST_MESSAGE = 500
-# Line breaks and all else that moves a terminal's cursor.
+# Line breaks and all other characters that move a terminal's cursor.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command and exits with its code, which is 2 after a mistake of the user."""
+    """Runs a command and exits with its code, which is 2 after a user's mistake."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Line by line, so that a log file has stdout and stderr in their order; a file name may
-        # hold bytes that are not UTF-8.
+        # Line buffering keeps stdout and stderr in order in a log file; a file name may contain
+        # bytes that are not UTF-8.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         code = main()
@@ -38,7 +38,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def report_error(error: BaseException) -> int:
-    """Prints why a command ends, and returns its exit code."""
+    """Prints the reason why a command ends, and returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     if _nobody_reads(error):
@@ -54,13 +54,13 @@ def report_error(error: BaseException) -> int:
 
 
 class _ReaderGone(Failure):
-    """As a shell reports a command that a closed pipe has ended."""
+    """The reader of stdout has ended; the exit code is a shell's for a closed pipe."""
 
     code = 141
 
 
 def _nobody_reads(error: BaseException) -> bool:
-    """Whether it was raised because stdout is a pipe of which the reader has ended, as `head`."""
+    """Returns whether the error means that stdout is a pipe whose reader, as `head`, has ended."""
     if not isinstance(error, BrokenPipeError):
         return False
     output = select.poll()
@@ -69,14 +69,14 @@ def _nobody_reads(error: BaseException) -> bool:
 
 
 def _drop_output() -> None:
-    """Lets Python's own flush at the end succeed."""
+    """Redirects stdout so that Python's own flush at exit succeeds."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def full_disk(path: object) -> InputError:
-    """The error for a write that found no space; `path` is what was written, None if unknown."""
+    """Makes the error for a write that found no space; `path` is the file, None if unknown."""
     where = f" while writing {path}" if path else ""
     return InputError(
         f"The disk is full, or the quota is used up,{where}: free space and start the same command"
@@ -85,9 +85,9 @@ def full_disk(path: object) -> InputError:
 
 
 def one_line(message: str) -> str:
-    """The message on one line of at most 500 characters, without passwords of URLs.
+    """Returns the message on one line of at most 500 characters, without passwords in URLs.
 
-    Of a longer one the middle is left out, because the end says what to do.
+    A longer message loses its middle, because its end says what to do.
     """
     text = _CREDENTIALS.sub("", _CONTROLS.sub(" ", message)).strip()
     if len(text) <= _LONGEST_MESSAGE:
@@ -105,26 +105,26 @@ def exit_now(code: int) -> NoReturn:
 
 
 def progress(items: Iterable, *, name: str, unit: str, total: int | None = None) -> Iterable:
-    """Yields the items with a progress bar on a terminal, or a line every half minute otherwise.
+    """Yields the items with a progress bar on a terminal, or else a line every 30 seconds.
 
     Args:
-        items: items to go through.
-        name: description in front of the bar.
-        unit: word for an item.
+        items: items to yield.
+        name: description before the bar.
+        unit: word for one item.
         total: number of items, if `len` does not give it.
     """
     return progress_bar(items, desc=name, unit=f" {unit}", total=total)
 
 
 def progress_bar(items: Iterable | None = None, **options: Any) -> tqdm:
-    """A bar on the error stream, with options of `tqdm`; lines of it if that is no terminal."""
+    """Makes a bar on stderr with options of `tqdm`; prints lines if stderr is not a terminal."""
     if sys.stderr.isatty():
         return tqdm(items, mininterval=0.1, **options)
     return tqdm(items, mininterval=30, file=_Lines(), **options)
 
 
 class _Lines(io.TextIOBase):
-    """Prints each state of a progress bar on a line, where tqdm would overwrite the last one."""
+    """Prints each state of a progress bar on its own line, where tqdm would overwrite the last."""
 
     def write(self, text: str) -> int:
         if line := text.replace("\x1b[A", "").strip():

@@ -1,4 +1,4 @@
-"""The devices of this process."""
+"""Checks the devices of this process."""
 
 import os
 
@@ -8,14 +8,14 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def check_devices() -> None:
-    """Lets JAX look for its devices, so that a platform that is missing is noticed here.
+    """Makes JAX find its devices now, so that a missing platform is reported here.
 
     Raises:
-        InputError: the platform that JAX_PLATFORMS names has no usable device.
+        InputError: the platform in JAX_PLATFORMS has no usable device.
     """
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # An assertion fails if there is no GPU at all.
+    except (RuntimeError, AssertionError) as error:  # Without any GPU, an assertion fails.
         platforms = os.environ.get("JAX_PLATFORMS", "")
         reason = f" ({str(error)[:200]})" if str(error) else ""
         raise InputError(

@@ -11,19 +11,19 @@ class InputError(ValueError):
 
 
 class Failure(Exception):
-    """A failure that is no user's mistake. Commands print its sentence and exit with `code`."""
+    """A failure other than a user's mistake. Commands print its sentence and exit with `code`."""
 
     code = 1
 
 
 class LostProcess(Failure):
-    """Processes of the run ended or never connected. The sentence names them."""
+    """Processes of the run ended or never connected; the sentence names them."""
 
     code = 80
 
 
 class _Shortener(reprlib.Repr):
-    """`repr` that looks no further than the beginning of a value, however large or deep it is."""
+    """A `repr` that reads only the beginning of a value, however large or deep it is."""
 
     def repr_str(self, x: str, level: int) -> str:
         del level
@@ -41,6 +41,6 @@ for _kind in ("list", "tuple", "dict", "set", "frozenset", "array", "deque"):
 
 
 def short_repr(value: Any) -> str:
-    """Returns `repr(value)`, cut after 60 characters."""
+    """Returns `repr(value)`, truncated to 60 characters."""
     text = _shortener.repr(value)
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."

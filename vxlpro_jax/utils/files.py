@@ -1,6 +1,6 @@
-"""Reads text and JSON whoever wrote them, and writes files in one step.
+"""Reads text and JSON from any editor, and writes files atomically.
 
-No reader sees an incomplete file.
+Readers never see an incomplete file.
 """
 
 import errno
@@ -20,10 +20,10 @@ class _Readable(Protocol):
 
 
 def read_text(path: _Readable) -> str:
-    """Reads UTF-8 text, before which some editors put a byte order mark.
+    """Reads UTF-8 text, with or without a byte order mark.
 
     Args:
-        path: a path, local or not.
+        path: local or remote path.
 
     Raises:
         InputError: the file is missing, cannot be read, or is not UTF-8.
@@ -42,16 +42,16 @@ def read_json(path: _Readable) -> dict[str, Any]:
     """Reads the object in a JSON file.
 
     Raises:
-        InputError: as `read_text`, or the file holds something else.
+        InputError: as in `read_text`, or the file does not contain an object.
     """
     return parse_json(read_text(path), name=str(path))
 
 
 def parse_json(text: str, *, name: str) -> dict[str, Any]:
-    """Parses text that holds a JSON object; error messages call it `name`.
+    """Parses text that contains a JSON object; error messages call it `name`.
 
     Raises:
-        InputError: it holds something else.
+        InputError: the text is not a JSON object.
     """
     try:
         content = json.loads(text)
@@ -63,10 +63,10 @@ def parse_json(text: str, *, name: str) -> dict[str, Any]:
 
 
 def make_writable(folder: Path, *, flag: str) -> None:
-    """Makes a folder to write to, and tries it.
+    """Creates a folder and checks that it is writable.
 
     Raises:
-        InputError: it cannot be made or written; the message names the `flag` that chose it.
+        InputError: it cannot be created or written; the message names the `flag` that set it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def make_writable(folder: Path, *, flag: str) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` under a temporary name beside `path`, then renames it."""
+    """Writes `text` to a temporary file beside `path`, then renames it."""
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

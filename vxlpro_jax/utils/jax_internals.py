@@ -1,7 +1,7 @@
 """The only file that uses private names of JAX.
 
-They give access to its key-value store, to the moment before it aborts a process, and to the sums
-of cuDNN's attention.
+They give access to JAX's key-value store, to the moment before it aborts a process, and to the
+log-sum-exp of cuDNN's attention.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ except ImportError:
 
 
 class KeyValueStore(Protocol):
-    """Values that the processes of a run share, kept by the coordination service in process 0.
+    """Values that the processes of a run share, stored by the coordination service in process 0.
 
     Keys are paths. Every method raises `jax.errors.JaxRuntimeError` if the service does not answer.
     """
@@ -31,7 +31,7 @@ class KeyValueStore(Protocol):
         """Stores a value."""
 
     def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
-        """Returns the keys that begin with `key`, and their values."""
+        """Returns the keys that start with `key`, and their values."""
         ...
 
     def key_value_delete(self, key: str) -> None:
@@ -42,10 +42,10 @@ class KeyValueStore(Protocol):
 
 
 def key_value_store() -> KeyValueStore:
-    """Finds the store of a process that `jax.distributed.initialize` has connected.
+    """Returns the store of a process that `jax.distributed.initialize` has connected.
 
     Raises:
-        InputError: this version of JAX has no such store, or keeps it elsewhere.
+        InputError: this version of JAX has no such store, or has it elsewhere.
     """
     client = getattr(global_state, "client", None)
     methods = [name for name in vars(KeyValueStore) if not name.startswith("_")]
@@ -59,11 +59,11 @@ def key_value_store() -> KeyValueStore:
 
 @contextlib.contextmanager
 def before_abort(call: Callable[[], None]) -> Iterator[None]:
-    """Calls `call` if JAX aborts this process within the block, because the service is gone.
+    """Calls `call` if JAX aborts this process within the block because the service is gone.
 
-    JAX aborts from a thread of its own, which neither raises an exception nor runs Python's signal
-    handlers. Therefore the C library's handler is set, which runs in any thread. If `call` returns,
-    the process is aborted.
+    JAX aborts from its own thread, which neither raises an exception nor runs Python's signal
+    handlers. Therefore a handler of the C library is installed, which runs in any thread. If `call`
+    returns, the process is aborted.
     """
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -87,20 +87,20 @@ def cudnn_attention(
     is_causal: bool,
     kv_lengths: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes cuDNN's attention and the logarithm of its sums in float32.
+    """Computes cuDNN's attention and the log-sum-exp of its logits in float32.
 
-    `jax.nn.dot_product_attention` would round the logarithms to the type of q.
+    `jax.nn.dot_product_attention` would round the log-sum-exp to q's dtype.
 
     Args:
         q: [B, T, N, H] queries, bfloat16 or float16.
         k: [B, S, K, H] keys.
         v: [B, S, K, H] values.
         is_causal: whether query t sees the keys 0 to t.
-        kv_lengths: int32 [B], number of keys of each row that count; None for all. It cannot be
-            combined with `is_causal`.
+        kv_lengths: int32 [B], number of valid keys of each row; None for all. It cannot be combined
+            with `is_causal`.
 
     Returns:
-        Attention [B, T, N, H], and the logarithms, float32 [B, T, N].
+        Attention [B, T, N, H], and the log-sum-exp, float32 [B, T, N].
     """
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 

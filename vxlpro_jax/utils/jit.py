@@ -1,4 +1,4 @@
-"""`jax.jit` with the compiler options that suit the backend."""
+"""`jax.jit` with compiler options suited to the backend."""
 
 import functools
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 # XLA's newer matrix library for CPUs (YNNPACK, default since jax 0.10) reaches two thirds of the
-# older one's speed at this model's sizes; an empty list of fusions turns it off.
-# Without the code motion the half-precision weights of a scan over layers are not converted to
-# float32 all at once, which takes twice their own memory.
+# older one's speed at this model's sizes; an empty list of fusions disables it.
+# Without code motion, the half-precision weights of a scan over layers are not all converted to
+# float32 at once, which would take twice their own memory.
 _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "",
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
@@ -23,11 +23,11 @@ def jit(function: Callable, **kwargs: Any) -> Callable:
 
 @functools.cache
 def _options(backend: str) -> dict[str, Any] | None:
-    """The options for a backend; None if there are none or this version of JAX lacks them."""
+    """Returns the options for a backend; None if there are none or this JAX version lacks them."""
     if backend != "cpu":
         return None
     try:
         jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS).lower(0).compile()
-    except Exception:  # jaxlib has no narrower type for an unknown option
+    except Exception:  # jaxlib has no narrower type for an unknown option.
         return None
     return _CPU_OPTIONS

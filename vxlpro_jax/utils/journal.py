@@ -1,4 +1,4 @@
-"""Results that are written line by line, so that an interrupted run can be continued."""
+"""Results written line by line, so that an interrupted run can be resumed."""
 
 import json
 import os
@@ -10,7 +10,7 @@ _LONGEST_LINE = 1 << 20  # Bytes.
 
 
 class Shard(NamedTuple):
-    """The part of the work of one process.
+    """One process's part of the work.
 
     Attributes:
         index: rank of the process, from 0.
@@ -21,30 +21,30 @@ class Shard(NamedTuple):
     count: int = 1
 
     def owns(self, place: int) -> bool:
-        """Whether the item at that place of the list belongs to this process."""
+        """Returns whether the item at index `place` of the list belongs to this process."""
         return place % self.count == self.index
 
 
 class Journal:
-    """Entries by key, of all processes. New ones are appended to the file of this process.
+    """Entries of all processes, by key. New ones are appended to this process's file.
 
-    Files are named `NAME-INDEX-of-COUNT.jsonl`; those of any count are read. An incomplete line,
-    which a killed process left, is skipped.
+    Files are named `NAME-INDEX-of-COUNT.jsonl`; those of any count are read. An incomplete line, as
+    left by a killed process, is skipped.
 
     Attributes:
         entries: JSON objects by key.
     """
 
     def __init__(self, folder: Path, *, name: str, shard: Shard):
-        """Makes the folder and reads all entries in it.
+        """Creates the folder and reads all entries in it.
 
         Args:
             folder: folder of the files.
-            name: beginning of the files' names.
-            shard: part of the work of this process.
+            name: prefix of the files' names.
+            shard: this process's part of the work.
 
         Raises:
-            OSError: the folder cannot be made or read.
+            OSError: the folder cannot be created or read.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.entries: dict[str, dict[str, Any]] = {}

@@ -12,7 +12,7 @@ _POLL_SECONDS = 0.1
 
 @contextlib.contextmanager
 def prefetch(items: Iterable[T], *, count: int) -> Iterator[Iterator[T]]:
-    """Yields an iterator over the items, of which a thread prepares up to `count` in advance.
+    """Yields an iterator over the items; a thread prepares up to `count` of them in advance.
 
     An error in the thread is raised in place of the item. Leaving the block early stops the thread
     at its next item.

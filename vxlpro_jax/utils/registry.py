@@ -1,6 +1,6 @@
 """Implementations found by name: the modules of a package, and entry points of other packages.
 
-Adding an implementation is adding one file. Names are known without importing anything.
+Adding an implementation means adding one file. Names are known without importing anything.
 """
 
 import difflib
@@ -26,7 +26,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, package: str, *, attribute: str, kind: str):
-        """Describes where implementations are looked for.
+        """Stores where implementations are found.
 
         Args:
             package: dotted name of the package, which is also the group of the entry points.
@@ -36,14 +36,14 @@ class Registry(Generic[T]):
         self._package, self._attribute, self._kind = package, attribute, kind
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Returns all names, sorted."""
         return sorted({*self._modules(), *self._entry_points()})
 
     def find(self, name: str) -> T:
-        """The implementation of that name.
+        """Returns the implementation with that name.
 
         Raises:
-            InputError: there is none; the message names the nearest one.
+            InputError: there is none; the message suggests the nearest name.
         """
         if name in self._modules():
             return getattr(importlib.import_module(f"{self._package}.{name}"), self._attribute)
@@ -61,6 +61,6 @@ class Registry(Generic[T]):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    """Returns the end of a message about an unknown name: the nearest known one, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(sorted(known))}."

@@ -11,23 +11,23 @@ from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.nested import flatten as flatten
 from vxlpro_jax.utils.nested import unflatten as unflatten
 
-# Of each kind, in an error message.
+# Number of names of each kind in an error message.
 _MOST_NAMES = 5
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """Converts every array of a tree to another type."""
+    """Converts every array of a tree to another dtype."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def checksums(tree: Any) -> Any:
-    """Computes a uint32 for each array, the sum of its bits weighted by position in any order."""
+    """Computes a uint32 per array: the sum of its bits, weighted by position, in any order."""
     return jax.tree.map(_checksum, tree)
 
 
 def _checksum(x: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-    # Computed by axis, so that a device needs only the positions of its own part.
+    # Computed axis by axis, so that a device needs only the positions of its own part.
     places = jnp.zeros(x.shape, jnp.uint32)
     for axis in range(x.ndim):
         stride = math.prod(x.shape[axis + 1 :]) % 2**32
@@ -40,8 +40,8 @@ def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], troubl
 
     Args:
         found: arrays by path.
-        expected: arrays that should be there, by path.
-        trouble: sentence without its full stop, with which the error message begins.
+        expected: arrays that should exist, by path.
+        trouble: beginning of the error message, a sentence without its full stop.
 
     Raises:
         InputError: names are missing or unexpected, or shapes differ; the message lists the first.
@@ -62,6 +62,6 @@ def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], troubl
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Lists the first names, and the number of further ones."""
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
