@@ -1,1 +1,1 @@
-"""Variants of a training, run wherever there are machines, and one table of what they measured."""
+"""Trains variants of a run, locally or on a cluster, and collects their results in one table."""

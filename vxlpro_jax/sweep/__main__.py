@@ -3,10 +3,10 @@
 `python -m vxlpro_jax.sweep --config=configs/ablations.py --workdir DIR [--only REGEX] [--dry_run]
 [--launcher local|slurm|gke]`
 
-Every variant is trained in stages 1 and 2 and asked the synthetic questions, once for each seed.
-Each step is a command of its own. Started again, the sweep runs the steps that are missing. A run
-that fails is reported, and the others continue. On a cluster each run is a job, and the sweep
-collects the results when it is started again.
+Every variant is trained in stages 1 and 2 and evaluated on the synthetic questions, once per seed.
+Each step is a separate command. When started again, the sweep runs the missing steps. A failed run
+is reported, and the others continue. On a cluster each run is a job, and the sweep collects the
+results when it is started again.
 """
 
 import collections
@@ -66,11 +66,11 @@ class Arguments:
     """The command line.
 
     Attributes:
-        sweep: what all variants share.
+        sweep: settings that all variants share.
         variants: the chosen variants by name.
         workdir: folder of the runs.
         launcher: `local`, `slurm` or `gke`.
-        template: file that jobs on a cluster are made from; empty for that of `launch/`.
+        template: template file for jobs on a cluster; empty for the one in `launch/`.
         dry_run: whether to print the commands instead of running them.
     """
 

@@ -1,4 +1,4 @@
-"""The numbers that a sweep compares, taken from the files that the steps of a run write."""
+"""The numbers that a sweep compares, read from the files that the steps of a run write."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a `recot.json`."""
+    """Returns the numbers in a `recot.json`."""
     return {
         "restore error": report["reconstruction"]["model"],
         "shuffle similarity": report["shuffle_similarity"],
@@ -16,14 +16,14 @@ def of_stage1(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_embedded(report: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of the `results.json` of the synthetic questions."""
+    """Returns the numbers in the `results.json` of the synthetic questions."""
     return {"mean": float(np.mean(list(report["accuracy"].values()))), **report["accuracy"]}
 
 
 def of_needles(report: Mapping[str, Any]) -> dict[str, float]:
-    """The mean over all lengths and depths in the `results.json` of a needle test.
+    """Returns the mean over all lengths and depths in the `results.json` of a needle test.
 
-    Sweeps begun with an earlier version hold the grid under another name.
+    Sweeps started with an earlier version have the grid under another name.
     """
     grid = report["grid"] if "grid" in report else report["needle_grid"]
     return {"needles": float(np.mean([cell["accuracy"] for cell in grid]))}

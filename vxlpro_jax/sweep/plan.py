@@ -12,9 +12,9 @@ from vxlpro_jax.sweep import measures
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One variant: settings `path=value` of each stage, and more keep ratios to evaluate at.
+    """One variant: settings `path=value` of each stage, and further keep ratios for evaluation.
 
-    The synthetic questions are also asked at the sweep's own ratio, needles only at these.
+    Synthetic questions are asked at the sweep's own ratio too, needles only at these ratios.
     """
 
     has_stage1: bool = True
@@ -26,12 +26,12 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What all variants of a sweep share."""
+    """The settings that all variants of a sweep share."""
 
     configs: tuple[str, ...] = ("configs/stage1.py", "configs/stage2.py")
     """Config files of stages 1 and 2."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds; every variant runs once for each."""
+    """Seeds; every variant runs once per seed."""
     stage1: tuple[str, ...] = ()
     """Settings `path=value` of stage 1."""
     stage2: tuple[str, ...] = ()
@@ -46,11 +46,11 @@ class Step:
 
     Attributes:
         name: name of the step.
-        command: words of the command.
-        output: file that exists when the step is done.
-        measures: function of that file's JSON that returns numbers by name; None if it holds none.
+        command: arguments of the command.
+        output: file that exists once the step is done.
+        measures: function that extracts numbers by name from that file's JSON; None if it has none.
         keep_ratio: keep ratio of these numbers; None if the selector does not affect them.
-        is_parallel: whether all processes of a job share the step; otherwise one runs it.
+        is_parallel: whether all processes of a job run the step together; otherwise one runs it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One variant and seed: its folder and its steps in order."""
+    """One variant with one seed: its folder and its steps in order."""
 
     variant: str
     seed: int
@@ -80,7 +80,7 @@ class Run:
 
 
 def plan(sweep: Sweep, variants: Mapping[str, Variant], *, workdir: Path) -> list[Run]:
-    """Plans every run, the first seed of all variants before the second."""
+    """Plans every run; the first seed of all variants precedes the second."""
     empty = (
         Run(name, seed, workdir / name / f"seed{seed}", ())
         for seed in sweep.seeds
@@ -108,14 +108,14 @@ def _with_steps(run: Run, *, sweep: Sweep, variant: Variant) -> Run:
 
 
 def _train(config: str, settings: Iterable[str], *, seed: int, workdir: Path) -> tuple[str, ...]:
-    # A variant's value of a field replaces that of the sweep.
+    # A variant's value of a field overrides the sweep's.
     of_field = {setting.partition("=")[0]: setting for setting in (f"seed={seed}", *settings)}
     changes = (f"--config.{setting}" for setting in of_field.values())
     train = (sys.executable, "-m", "vxlpro_jax.train", f"--config={config}")
     return (*train, *changes, f"--workdir={workdir}")
 
 
-# The command that measures what a model learned, by the name of the measured questions.
+# The command that evaluates a model, by the name of its questions.
 _MEASURE_COMMANDS = {
     "embedded": ("vxlpro_jax.evaluate", "--benchmark", "embedded"),
     "needles": ("vxlpro_jax.needle", "--mode", "clips"),

@@ -1,4 +1,4 @@
-"""The results of a sweep: a line for each number, a row for each variant, and a plot."""
+"""The results of a sweep: a line per number, a row per variant, and a plot."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ class Measurement:
 
 
 def collect(runs: Iterable[Run]) -> Iterator[Measurement]:
-    """Collects the numbers that the runs have measured so far."""
+    """Collects the numbers that the runs have produced so far."""
     for run in runs:
         for step in run.steps:
             if step.measures and step.output.exists():
@@ -51,7 +51,7 @@ def write_results(found: Sequence[Measurement], *, usual_ratio: float, workdir: 
 
 
 def summarize(found: Iterable[Measurement], *, usual_ratio: float) -> Summary:
-    """Groups the seeds' values by variant, with its keep ratio if it is unusual, and measure."""
+    """Groups values of all seeds by variant (with its keep ratio, if unusual) and measure."""
     rows: Summary = defaultdict(lambda: defaultdict(list))
     for number in found:
         is_usual = number.keep_ratio in (None, usual_ratio)
@@ -61,7 +61,7 @@ def summarize(found: Iterable[Measurement], *, usual_ratio: float) -> Summary:
 
 
 def table(summary: Summary) -> str:
-    """Formats Markdown: a row for each variant, with mean and standard deviation over its seeds."""
+    """Formats Markdown: a row per variant, with mean and standard deviation over its seeds."""
     measures = _measures(summary)
     lines = [f"| variant | seeds | {' | '.join(measures)} |", "| --- " * (2 + len(measures)) + "|"]
     for row, values in summary.items():
@@ -81,8 +81,8 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def draw(summary: Summary, *, path: Path) -> None:
-    """Draws a panel for each measure: a dot for every seed and a line at the mean."""
-    from matplotlib.figure import Figure  # Late, because `--help` must not wait for it.
+    """Draws a panel per measure, with a dot for every seed and a line at the mean."""
+    from matplotlib.figure import Figure  # Imported late, because `--help` does not need it.
 
     measures, rows = _measures(summary), list(summary)
     size = (2.2 * len(measures) + 2, 0.35 * len(rows) + 1.2)

@@ -1,1 +1,1 @@
-"""Where the runs of a sweep execute: on this machine, under Slurm, or on GKE."""
+"""Executors of the runs of a sweep: on this machine, under Slurm, or on GKE."""

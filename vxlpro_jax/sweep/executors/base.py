@@ -29,12 +29,12 @@ class Executor(Protocol):
         ...
 
     def launch(self, run: Run, *, label: str) -> LaunchStatus:
-        """Starts the missing steps, and prints what it does after `label`."""
+        """Starts the missing steps, and prints progress after `label`."""
         ...
 
 
 def run_client(*command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a cluster's client, whose output is text.
+    """Runs a cluster's client with text output.
 
     Raises:
         InputError: the client is not installed.
@@ -49,5 +49,5 @@ def run_client(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def client_error(client: str, answer: subprocess.CompletedProcess[str]) -> InputError:
-    """Makes the error for a client that ended with an error of its own."""
+    """Makes the error for a client that failed."""
     return InputError(f"{client} failed: {(answer.stderr or answer.stdout).strip()}.")

@@ -1,4 +1,4 @@
-"""Runs that execute as JobSets on a Kubernetes cluster, one per run, each on one host."""
+"""Executes runs as JobSets on a Kubernetes cluster, one per run, each on one host."""
 
 import copy
 import re
@@ -14,14 +14,14 @@ from vxlpro_jax.utils.errors import InputError
 from vxlpro_jax.utils.files import write_atomically
 
 TEMPLATE = "launch/gke_jobset.yaml"
-_POD_NAME = 63  # Largest number of characters; the cluster adds a dash and five of its own.
+_POD_NAME = 63  # Largest number of characters; the cluster adds a dash and five more.
 _TOPOLOGY = "cloud.google.com/gke-tpu-topology"
-# Keeps the hosts of a slice together in a node pool of their own.
+# Keeps the hosts of a slice together in their own node pool.
 _EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
-# Topology of one host, by the number of dimensions of the slice and of chips of the host.
+# Topology of one host, keyed by the slice's number of dimensions and the host's number of chips.
 _ONE_HOST = {(2, 1): "1x1", (2, 4): "2x2", (2, 8): "2x4", (3, 4): "2x2x1"}
-# The shell is the container's first process and would not pass SIGTERM on. If the signal ends the
-# first wait, the second one returns the exit code.
+# The shell is the container's first process and would not forward SIGTERM. If the signal interrupts
+# the first wait, the second one returns the exit code.
 _BEGIN = """\
 set -u
 set -a; . launch/xla_flags.env; set +a
@@ -39,10 +39,10 @@ run() {
 
 
 class Gke:
-    """Applies one manifest per run, a JobSet of the template reduced to one host.
+    """Applies one manifest per run: the JobSet of the template, reduced to one host.
 
-    The run's folder must have the same path here and in the containers, and the package must be
-    installed there. A JobSet that is started again runs the missing steps.
+    The run's folder must have the same path here and in the containers, where the package must be
+    installed. A JobSet that is started again runs the missing steps.
     """
 
     def __init__(self, *, template: str, name_prefix: str, compiled: Path):
@@ -54,7 +54,7 @@ class Gke:
         return f"---\n{self.manifest(run)}$ {shlex.join(_apply(run))}"
 
     def launch(self, run: Run, *, label: str) -> LaunchStatus:
-        """Applies the run's manifest unless the run is done or on the cluster."""
+        """Applies the run's manifest unless the run is done or already on the cluster."""
         if not run.missing:
             return LaunchStatus.DONE
         name, before = self.name(run), ""
@@ -77,7 +77,7 @@ class Gke:
         return LaunchStatus.SUBMITTED
 
     def name(self, run: Run) -> str:
-        """Names the run's JobSet with lower-case letters, digits and dashes.
+        """Returns a name for the run's JobSet in lower-case letters, digits and dashes.
 
         Raises:
             InputError: the names of its pods would be longer than Kubernetes allows.
@@ -94,7 +94,7 @@ class Gke:
         return name
 
     def manifest(self, run: Run) -> str:
-        """Writes the run's JobSet as YAML."""
+        """Returns the run's JobSet as YAML."""
         jobset = copy.deepcopy(self._jobset)
         jobset["metadata"]["name"] = self.name(run)
         jobset["metadata"].get("annotations", {}).pop(_EXCLUSIVE, None)
@@ -117,7 +117,7 @@ class Gke:
         return yaml.dump(jobset, Dumper=_Dumper, sort_keys=False, width=100)
 
     def script(self, run: Run) -> str:
-        """Writes the script that the container runs."""
+        """Returns the script that the container runs."""
         steps = (
             f"[ -e {shlex.quote(str(step.output))} ] || run {shlex.join(step.command[1:])}\n"
             for step in run.steps
@@ -126,7 +126,7 @@ class Gke:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes scripts as blocks instead of one line with escapes."""
+    """Writes scripts as blocks instead of single lines with escapes."""
 
 
 _Dumper.add_representer(
@@ -138,7 +138,7 @@ _Dumper.add_representer(
 
 
 def _one_host(topology: str, *, chips: int) -> str:
-    """The topology of one pod with `chips` chips of a slice."""
+    """Returns the topology of one pod that has `chips` chips of a slice."""
     dimensions = topology.count("x") + 1
     if (dimensions, chips) not in _ONE_HOST:
         raise InputError(f"--template: no host of a slice {topology} has {chips} chips.")
@@ -146,7 +146,7 @@ def _one_host(topology: str, *, chips: int) -> str:
 
 
 def _read(template: str) -> dict[str, Any]:
-    """Reads `FILE[:NAME]`: the file's JobSet of that name, or its first."""
+    """Reads `FILE[:NAME]`: the file's JobSet of that name, or its first one."""
     file, _, name = template.partition(":")
     try:
         text = Path(file).read_text(encoding="utf-8")
@@ -174,7 +174,7 @@ def _apply(run: Run) -> tuple[str, ...]:
 
 
 def _state(name: str) -> str:
-    """Reads the state of a JobSet: empty if there is none, `active`, or how it ended."""
+    """Reads the state of a JobSet: empty if there is none, `active`, or its final state."""
     path = "jsonpath={.metadata.name}/{.status.terminalState}"
     answer = run_client("kubectl", "get", "jobset", name, "--ignore-not-found", f"--output={path}")
     if answer.returncode:

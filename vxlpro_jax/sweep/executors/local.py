@@ -1,4 +1,4 @@
-"""Runs that execute on this machine, one step after the other."""
+"""Executes runs on this machine, one step after another."""
 
 import shlex
 import subprocess

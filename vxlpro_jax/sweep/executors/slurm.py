@@ -1,4 +1,4 @@
-"""Runs that execute as Slurm jobs, one job per run."""
+"""Executes runs as Slurm jobs, one job per run."""
 
 import shlex
 import sys
@@ -14,7 +14,7 @@ _OWN_OPTIONS = ("--job-name", "--output")
 
 
 class Slurm:
-    """Submits one script per run, which has the `#SBATCH` lines of the template.
+    """Submits one script per run, with the `#SBATCH` lines of the template.
 
     The template also starts the parallel steps. A job that is started again runs the missing steps.
     """
@@ -58,7 +58,7 @@ class Slurm:
         return LaunchStatus.SUBMITTED
 
     def script(self, run: Run) -> str:
-        """Writes the text of the run's script."""
+        """Returns the text of the run's script."""
         lines = [
             "#!/usr/bin/env bash",
             f"#SBATCH --job-name={run.variant}-seed{run.seed}",
