@@ -1,14 +1,14 @@
-"""Seconds and memory of a preset's programs on the accelerator at hand, with random weights.
+"""Measures seconds and memory of a preset's programs on this accelerator, with random weights.
 
     python benchmarks/accelerator.py --config=configs/stage2.py:3b,frames=8192,batch=1
         --config.compute_dtype=bfloat16
         [--what encode,assemble,prefill,decode] [--kv_cache int8] [--rounds 5]
 
-The programs are those of `vxlpro_jax.compile` (an answer is the four named above; `train` is a step
-of the config's task, to be asked for with a batch and frames that fit), each in a process of its
-own, so that its memory is its own. `run` is the median of the rounds after the first. `compiled` is
-what the compiler says that a device holds, `most` what it has held, the making of weights included
-(a CPU does not report it).
+The programs are those of `vxlpro_jax.compile` (an answer consists of the four named above; `train`
+is a step of the config's task, to be requested with a batch and frames that fit). Each runs in a
+separate process, so that its memory is measured separately. `run` is the median of the rounds after
+the first. `compiled` is the memory per device by the compiler's report, `most` the peak that was
+measured, including the creation of the weights (a CPU does not report it).
 """
 
 import contextlib
@@ -53,12 +53,12 @@ _COLUMNS = ("program", "first run s", "run s", "a second", "compiled GiB", "most
 
 
 class Case(NamedTuple):
-    """A program's inputs, and the work of one run.
+    """A program's inputs, and the amount of work of one run.
 
     Attributes:
         arguments: arguments of the program, filled to their capacity.
-        next: function from a run's result to the first argument of the next run; None repeats the
-            same arguments.
+        next: function that maps a run's result to the first argument of the next run; None repeats
+            the same arguments.
         amount: number of units that one run processes.
         unit: name of a unit, such as `frames`.
     """
@@ -100,7 +100,7 @@ def _define(values):
 
 
 def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> list[str]:
-    """The cells of one program."""
+    """Measures one program; returns its cells of the table."""
     mesh = make_mesh(config.mesh)
     check_batch(config.data.batch_size, parts=config.grad_accum_steps, mesh=mesh)
     jax.set_mesh(mesh)
@@ -113,7 +113,7 @@ def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> lis
         result = jax.block_until_ready(compiled(first, *rest))
         seconds.append(time.perf_counter() - started)
         first = case.next(result) if case.next else first
-        del result  # Or the next run would hold two.
+        del result  # Otherwise the next run would hold two results.
         started = time.perf_counter()
     run = statistics.median(seconds[1:])
     most = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -177,7 +177,7 @@ def _train(config, state, batch) -> Case:
 
 
 def _params(config, *, like):
-    """Random weights of the parts in `like`."""
+    """Draws random weights of the parts in `like`."""
 
     def init(key):
         params = tree.cast(init_params(config.model, key=key), config.compute_dtype)
@@ -191,7 +191,7 @@ def _noise(like):
 
 
 def _batch(like: dict) -> dict:
-    """Of full rows, one sample each."""
+    """Makes a batch of full rows with one sample each."""
     make = {
         "frames": lambda x: jax.random.bits(jax.random.key(0), x.shape, x.dtype),
         "tokens": lambda x: jnp.ones(x.shape, x.dtype).at[:, _IMAGE_AT].set(IMAGE_TOKEN),
@@ -205,7 +205,7 @@ def _full(like, value):
 
 
 def _made(like, make):
-    """Arrays as `like`, each by `make`, on their devices."""
+    """Makes arrays shaped like `like` with `make`, on their devices."""
     return jax.jit(lambda: jax.tree.map(make, like), out_shardings=_places(like))()
 
 

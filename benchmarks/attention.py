@@ -1,14 +1,14 @@
-"""Time and memory of the attention backends against length, in one run.
+"""Measures time and memory of the attention backends by length.
 
     python benchmarks/attention.py [--lengths 1024 4096 16384 131072] [--heads 2] [--width 64]
         [--topology v5e:2x2]
 
-Causal attention of one row, forward alone and with its backward pass. Every backend that runs on
-this machine's devices takes its turn: memory is what the compiled program holds beside arguments
-and results, seconds the fastest of some runs; `differs by` is the largest difference from `chunked`
-in float32, of the results or of the gradients, as a share of the largest of their values. Where the
-logits would take more than 4 GiB, `xla` is left out. With `--topology` the TPU's kernel is compiled
-for TPUs that need not be there, and only its memory is measured.
+Measures causal attention of one row, the forward pass alone and with the backward pass. Every
+backend that runs on this machine's devices is measured: memory is that of the compiled program
+besides arguments and results, seconds are those of the fastest of several runs, and `differs by` is
+the largest difference from `chunked` in float32, of the results or gradients, relative to their
+largest value. `xla` is omitted where the logits would take more than 4 GiB. With `--topology` the
+TPU kernel is compiled for TPUs that need not be present, and only its memory is measured.
 """
 
 import argparse
@@ -35,9 +35,9 @@ _BACKENDS = {"cpu": ("xla", "chunked"), "gpu": ("xla", "chunked", "cudnn"), "tpu
 
 
 class Row(NamedTuple):
-    """One line of the table; `seconds` is None for what was only compiled.
+    """One line of the table; `seconds` is None if the backend was only compiled.
 
-    `differs` is too, and for what the others are compared with.
+    `differs` is None in that case too, and for the backend that is the reference.
     """
 
     length: int
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def use_topology(name: str) -> None:
-    """Makes one of its devices the mesh to compile for."""
+    """Makes one device of the topology the mesh to compile for."""
     jax.set_mesh(make_mesh(MeshConfig(), devices=topology_devices(name)[:1]))
 
 
@@ -103,7 +103,7 @@ def _function(what, *, backend):
     attend = functools.partial(attention, causal=True, backend=backend)
     if what == "forward":
         return attend
-    # A sum would have gradients that cancel.
+    # The gradients of a plain sum would cancel.
     return jax.grad(lambda *x: (attend(*x).astype(jnp.float32) ** 2).sum(), argnums=(0, 1, 2))
 
 

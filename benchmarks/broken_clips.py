@@ -3,8 +3,8 @@
     python benchmarks/broken_clips.py [--clips 1000] [--broken 60] [--epochs 3] [--workers 2]
 
 Writes the clips, reads all of them as training does, and prints the number of reported errors by
-way of breaking and kind of error, and the resident memory of this process and its decoders after
-each epoch. Two of the ways are no errors: a variable frame rate and a rotation are read correctly.
+kind of damage and kind of error, and the resident memory of this process and its decoders after
+each epoch. Two kinds are no errors: a variable frame rate and a rotation are read correctly.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def write_set(folder: Path, *, clips: int, broken: int) -> dict[str, str]:
-    """Writes clips and `data.json`; returns how each broken clip is broken, by its name."""
+    """Writes clips and `data.json`; returns the kind of damage of each broken clip, by name."""
     rng, ways = np.random.default_rng(0), {}
     endless = folder / "endless.mp4"
     noise = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
@@ -68,7 +68,7 @@ def write_set(folder: Path, *, clips: int, broken: int) -> dict[str, str]:
 
 
 def read_set(folder: Path, ways: dict[str, str], *, epochs: int, workers: int) -> None:
-    """Reads all clips and prints how many errors of each kind were reported."""
+    """Reads all clips and prints the number of reported errors by kind."""
     positions = len(json.loads((folder / "data.json").read_text()))
     data = DataConfig(
         path=str(folder / "data.json"),
@@ -104,7 +104,7 @@ def read_set(folder: Path, ways: dict[str, str], *, epochs: int, workers: int) -
 
 
 def resident_mib() -> float:
-    """Of this process and its children."""
+    """Returns the resident memory of this process and its children in MiB."""
     total, pending = 0, [str(Path("/proc/self").resolve().name)]
     while pending:
         process = Path("/proc") / pending.pop()
@@ -149,7 +149,7 @@ def _sound_alone(path: Path, _: Path) -> None:
 
 
 def _write_endless(path: Path, noise: np.ndarray) -> None:
-    """With one key frame, so that the last frame needs all others."""
+    """Writes a clip with a single key frame, so that the last frame needs all others."""
     with av.open(str(path), "w") as container:
         options = {"preset": "ultrafast", "x264-params": "keyint=infinite:scenecut=0"}
         stream = container.add_stream("libx264", rate=30, options=options)
@@ -162,7 +162,7 @@ def _write_endless(path: Path, noise: np.ndarray) -> None:
 
 
 def _endless(path: Path, endless: Path) -> None:
-    """Takes longer to decode than a file may."""
+    """Makes a clip that takes longer to decode than the time limit."""
     path.write_bytes(endless.read_bytes())
 
 

@@ -1,21 +1,23 @@
-"""Frames a second of reading videos beside OpenCV and decord, and what training waits for data.
+"""Compares our video reading with OpenCV and decord, and measures waits for data in training.
 
     pip install opencv-python-headless decord2
     python benchmarks/data.py [--rounds 5] [--case NAME ...]
 
-Everyone reads the same frames of the same files, by their index, and resizes them with Pillow's
-bicubic filter to 384 x 384, as the vision tower wants them. OpenCV grabs every frame and decodes
-those that are taken to pixels; decord is given the indices. Each runs with its own default number
-of threads. `decoder process` is ours in one process of a `DecoderPool`, so what that costs.
+All readers read the same frames of the same files, by index, and resize them with Pillow's bicubic
+filter to 384 x 384, as the vision tower expects. OpenCV grabs every frame and converts those that
+are taken to pixels; decord gets the indices. Each uses its own default number of threads. `decoder
+process` is our reader in one process of a `DecoderPool`, to show that overhead.
 
-The files are written first, of moving noise: H.264 with B-frames as x264 makes it. Contestants take
-turns within one process, in alternating order, so that a drifting machine is fair to all: a ratio
-is the median over the rounds of our frames a second against the other's in the same round, above
-1 where ours is faster. `differs by` is the mean distance of pixels from ours, in levels of 255.
+The files are written first, with moving noise: H.264 with B-frames as x264 makes it. Readers
+alternate within one process, in changing order, so that a drifting machine is fair to all: a ratio
+is the median over the rounds of our frames per second relative to the other reader's in the same
+round, above 1 where ours is faster. `differs by` is the mean pixel distance from ours, in levels of
+255.
 
-Then samples a second of the whole pipeline on the embedded clips (reading, decoding and resizing 8
-frames, tokenizing, packing), with threads and with two decoder processes, and how much of its time
-in steps the tiny preset's stage 2 waits for data, from frames and from cached features.
+Then follow samples per second of the whole pipeline on the embedded clips (reading, decoding and
+resizing 8 frames, tokenizing, packing), with threads and with two decoder processes, and the share
+of its time in steps that the tiny preset's stage 2 waits for data, from frames and from cached
+features.
 """
 
 import argparse
@@ -51,7 +53,7 @@ TRAINING_STEPS = 300
 
 
 class Case(NamedTuple):
-    """A file of `count` frames, 30 a second, key frames `group` apart; how many are taken."""
+    """A file of `count` frames, 30 a second, key frames `group` apart; `taken` of them are read."""
 
     width: int
     height: int
@@ -72,7 +74,7 @@ Read = Callable[[Path, int], np.ndarray]
 
 
 def main() -> None:
-    """Prints a table of each case."""
+    """Prints a table per case."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contestant")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
@@ -102,7 +104,7 @@ def main() -> None:
 
 
 def samples_per_second(workers: int) -> float:
-    """Of batches of 8 rows, two samples each."""
+    """Measures the pipeline with batches of 8 rows, two samples each."""
     data = DataConfig(max_frames=16, frames_per_sample=8, max_text_tokens=192, samples_per_row=2)
     batches = build_pipeline(dataclasses.replace(data, num_workers=workers), image_size=112, seed=0)
     next(batches)  # Starts the processes.
@@ -114,7 +116,7 @@ def samples_per_second(workers: int) -> float:
 
 
 def waiting_share(workdir: Path, *, feature_cache: str) -> float:
-    """Seconds that a short run waited for data against those and its steps."""
+    """Returns a short run's waiting time for data as a share of it and the time of its steps."""
     command = [sys.executable, "-m", "vxlpro_jax.train", "--config=configs/stage2.py"]
     command += [f"--workdir={workdir}", f"--config.data.feature_cache={feature_cache}"]
     subprocess.run(
@@ -129,7 +131,7 @@ def waiting_share(workdir: Path, *, feature_cache: str) -> float:
 
 
 def written(path: Path, case: Case) -> Path:
-    """The case's file."""
+    """Writes the case's file and returns its path."""
     noise = np.random.default_rng(0).integers(0, 256, (case.height // 8, 640, 3), np.uint8)
     scene = np.kron(noise, np.ones((8, 8, 1), np.uint8))
     with av.open(str(path), "w") as container:
@@ -150,12 +152,12 @@ def written(path: Path, case: Case) -> Path:
 
 
 def ours(path: Path, taken: int) -> np.ndarray:
-    """In this process."""
+    """Reads with our reader in this process."""
     return read_video(path, max_frames=taken, size=SIZE).frames
 
 
 def with_opencv(path: Path, taken: int) -> np.ndarray:
-    """Every frame is grabbed, which decodes it; those that are taken become pixels."""
+    """Grabs every frame, which decodes it; only frames that are taken become pixels."""
     capture = cv2.VideoCapture(str(path))
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     picks = set(np.linspace(0, count - 1, taken, dtype=int).tolist())
@@ -170,20 +172,20 @@ def with_opencv(path: Path, taken: int) -> np.ndarray:
 
 
 def with_decord(path: Path, taken: int) -> np.ndarray:
-    """It seeks to key frames by itself."""
+    """Reads with decord, which seeks to key frames itself."""
     reader = decord.VideoReader(str(path))
     picks = np.linspace(0, len(reader) - 1, taken, dtype=int)
     return np.stack([resized(pixels) for pixels in reader.get_batch(picks).asnumpy()])
 
 
 def resized(pixels: np.ndarray) -> np.ndarray:
-    """As ours are."""
+    """Resizes as our reader does."""
     picture = Image.fromarray(pixels)
     return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 def table(path: Path, case: Case, readers: dict[str, Read], rounds: int) -> str:
-    """One line for each reader."""
+    """Formats one line per reader."""
     outputs = {who: read(path, case.taken) for who, read in readers.items()}
     seconds: dict[str, list[float]] = {who: [] for who in readers}
     for turn in range(rounds):

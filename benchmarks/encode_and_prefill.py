@@ -1,13 +1,13 @@
-"""Seconds of encoding a video and of reading a prompt, ours beside the equivalent torch modules.
+"""Compares the time to encode a video and to read a prompt with equivalent torch modules.
 
     python benchmarks/encode_and_prefill.py [--workload encode|prefill|all] [--rounds 5]
 
 `encode` is tower, DTS, projector and pooling of 8 frames; `prefill` is 512 positions through the
 decoder into a key/value cache and the logits of the last; both in float32 on the CPU at the widths
-of the 3B preset. Weights are made up, the same for everyone, and the outputs are compared. The
-contestants take turns within one process, in alternating order, so that a drifting machine is fair
-to all: a ratio is the median over the rounds of ours against the other's run in the same round.
-`prefill` needs 16 GiB.
+of the 3B preset. Weights are made up, the same for all implementations, and the outputs are
+compared. The implementations alternate within one process, in changing order, so that a drifting
+machine is fair to all: a ratio is the median over the rounds of our time relative to the other's in
+the same round. `prefill` needs 16 GiB.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def cut(config: ModelConfig, *, layers: int | None) -> ModelConfig:
-    """The model with at most `layers` layers; None keeps all."""
+    """Returns the config with at most `layers` layers; None keeps all."""
     if layers is None:
         return config
 
@@ -83,7 +83,7 @@ Contestants = dict[str, Callable[[], np.ndarray]]
 
 
 def take_turns(contestants: Contestants, *, rounds: int) -> dict[str, Measured]:
-    """Times every contestant once a round; its first run, which may compile, apart."""
+    """Times every implementation once per round; its first run, which may compile, separately."""
     measured = {}
     for who, run in contestants.items():
         first, output = timed(run)
@@ -95,14 +95,14 @@ def take_turns(contestants: Contestants, *, rounds: int) -> dict[str, Measured]:
 
 
 def timed(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Seconds of a run, and its output."""
+    """Returns the seconds of a run, and its output."""
     start = time.perf_counter()
     output = run()
     return time.perf_counter() - start, output
 
 
 def table(measured: dict[str, Measured]) -> str:
-    """Markdown: ours as a multiple of each contestant, and all rounds of everyone."""
+    """Formats Markdown: our time relative to each implementation, and all rounds of all."""
     ours, reference = measured["ours"].seconds, measured["torch eager"].output
     lines = [
         "| | ours / this | fastest s | median s | first run s | output differs by | rounds |",
@@ -120,8 +120,8 @@ def table(measured: dict[str, Measured]) -> str:
 
 
 def made_up(name: str, *, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 weights of a torch tensor: a fixed block of noise, repeated from a place that its
-    name picks; around 1 for norm scales."""
+    """Makes a torch tensor's float32 weights: a fixed block of noise, repeated from an offset that
+    depends on its name; around 1 for norm scales."""
     noise = _noise() * (0.02 if len(shape) > 1 else 0.1)
     weights = np.resize(np.roll(noise, sum(name.encode()) * 7919), shape)
     return weights + 1 if "norm" in name and name.endswith("weight") else weights
@@ -133,7 +133,7 @@ def _noise():
 
 
 def _our_leaves(config):
-    """The weights in our tree, not in memory yet."""
+    """Returns the weights in our tree, not yet in memory."""
     tensors = {}
     for name, struct in mapping.torch_structs(mapping.param_shapes(config)).items():
         read = functools.partial(_rows, name, struct.shape)
@@ -156,9 +156,9 @@ def _load_row(leaves, row):
 
 
 def _torch_models(config, *, parts, shared):
-    """One of each kind of attention, with the same weights in some parts and nothing in others.
+    """Makes one model per kind of attention, sharing weights in some parts, with the rest empty.
 
-    `shared` are tensors by name that need not be made once more.
+    `shared` are tensors by name that need not be created again.
     """
     models, weights = {}, dict(shared)
     for kind in TORCH_KINDS:
@@ -172,7 +172,7 @@ def _torch_models(config, *, parts, shared):
 
 
 def encode(config: ModelConfig) -> Contestants:
-    """Frames to visual tokens."""
+    """Compares encoding of frames to visual tokens."""
     size = config.vision.image_size
     pixels = np.random.default_rng(1).integers(0, 256, (FRAMES, size, size, 3), np.uint8)
     leaves = _our_leaves(config)
@@ -196,8 +196,8 @@ def encode(config: ModelConfig) -> Contestants:
 
 
 def prefill(config: ModelConfig) -> Contestants:
-    """Embeddings to the logits of the last position."""
-    # As `vxlpro_jax.generate` holds the decoder on a CPU.
+    """Compares reading embeddings to the logits of the last position."""
+    # Like the decoder that `vxlpro_jax.generate` uses on a CPU.
     decoder = dataclasses.replace(config.decoder, scan_layers=False)
     leaves = _our_leaves(config)["decoder"]
     stacked = leaves.pop("layers")
@@ -224,7 +224,7 @@ def prefill(config: ModelConfig) -> Contestants:
         last = model.norm(x[:, -1])
         return torch.nn.functional.linear(last, model.embed_tokens.weight).numpy()
 
-    # The matrices that both hold in the same order are most of the weights; twice they would not
+    # The matrices that both store in the same order are most of the weights; two copies would not
     # fit into 24 GiB.
     shared = {"model.embed_tokens.weight": torch.from_dlpack(params["embed"])}
     for row in range(decoder.depth):

@@ -1,11 +1,11 @@
-"""Kills the data iterator again and again: what it gave in pieces is what it gives in one go.
+"""Kills the data iterator repeatedly and checks that its batches equal an uninterrupted run's.
 
     python benchmarks/killed_iterator.py [--kills 20] [--steps 2000] [--seed 0]
 
 Reads the embedded clips, packed, with decoder processes. Real processes, first 4, then 2, then 1,
-share each batch and keep their states after every step; all are killed with SIGKILL at a random
-moment, and the next ones continue where all of the killed ones had come. The digest of every row of
-every step is compared with those of a single process that nobody kills.
+share each batch and store their states after every step. All are killed with SIGKILL at a random
+moment, and the next ones resume from the last step that all killed ones had reached. The digest of
+every row of every step is compared with that of a single uninterrupted process.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _COUNTS = (4, 2, 1)
 
 
 def main() -> None:
-    """Prints what was killed when, and whether all is the same."""
+    """Prints each kill, and whether all rows are equal."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=2000)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def work(folder: Path, *, index: int, count: int, steps: int) -> None:
-    """One process: its rows of every step from the last one that all had, until `steps`."""
+    """Runs one process: its rows of every step from the last common one, up to `steps`."""
     batches = build_pipeline(
         _DATA, image_size=112, seed=0, process_index=index, process_count=count
     )
@@ -80,14 +80,14 @@ def _killed(folder: Path, args: argparse.Namespace) -> None:
     rng = random.Random(args.seed)
     for kill in range(args.kills):
         count = _COUNTS[min(kill * len(_COUNTS) // args.kills, len(_COUNTS) - 1)]
-        # A few seconds go into starting.
+        # Starting takes a few seconds.
         _run(folder, count=count, steps=args.steps, seconds=rng.uniform(3, 6))
         print(f"kill {kill + 1}: {count} processes, all had {_start(folder)} steps", flush=True)
     _run(folder, count=1, steps=args.steps, seconds=None)
 
 
 def _run(folder: Path, *, count: int, steps: int, seconds: float | None) -> None:
-    """Processes from the last common step on, killed after some seconds or left to end."""
+    """Runs processes from the last common step on; kills them after `seconds`, or lets them end."""
     _start(folder)
     command = [sys.executable, __file__, f"--steps={steps}", "--worker", str(folder)]
     workers = [subprocess.Popen([*command, str(index), str(count)]) for index in range(count)]
@@ -101,7 +101,7 @@ def _run(folder: Path, *, count: int, steps: int, seconds: float | None) -> None
 
 
 def _start(folder: Path) -> int:
-    """Writes where all may continue, and removes what came after it."""
+    """Writes the step from which all may resume, removes later files, and returns the step."""
     step, state = 0, None
     while files := _complete(folder, step):
         states = [json.loads(file.read_text())["state"] for file in files]
@@ -116,7 +116,7 @@ def _start(folder: Path) -> int:
 
 
 def _complete(folder: Path, step: int) -> list[Path]:
-    """The files of a step, by process, if none is missing."""
+    """Returns the files of a step by process; none if any is missing."""
     files = sorted(folder.glob(f"{step:05d}-*-of-*.json"))
     return files if files and len(files) == int(files[0].stem.rpartition("-")[2]) else []
 

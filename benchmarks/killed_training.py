@@ -1,10 +1,10 @@
-"""Kills tiny training runs at random moments: the losses are those of a run that nobody kills.
+"""Kills tiny training runs at random moments and checks that this does not change the losses.
 
     python benchmarks/killed_training.py [--kills 200] [--steps 60] [--every 2] [--seed 0]
 
 A run saves every second step, so that many kills with SIGKILL hit a save. The first third of the
-kills come while the command starts, the others some time after its first step. When a run has come
-to its end, its losses are compared, and the next one begins, until there were enough kills.
+kills happen while the command starts, the others some time after its first step. When a run has
+finished, its losses are compared, and the next run starts, until there were enough kills.
 """
 
 import argparse
@@ -24,14 +24,14 @@ _TRAINING = 4.0
 
 
 class Kill(NamedTuple):
-    """Attributes: `step` that was the last in the metrics; whether a save had begun, not ended."""
+    """Attributes: last `step` in the metrics; whether a save had begun but not ended."""
 
     step: int
     is_in_save: bool
 
 
 def main() -> None:
-    """Prints each kill, and at the end how many runs had the same losses."""
+    """Prints each kill, and at the end the number of runs with equal losses."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--steps", type=int, default=60)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _killed_run(workdir: Path, args: argparse.Namespace, *, rng: random.Random, most: int) -> int:
-    """Starts a run again and again until it has ended; returns how often it was killed."""
+    """Restarts a run until it has finished; returns the number of times that it was killed."""
     for kills in range(most):
         process = _start(workdir, args)
         kill = _kill(process, workdir, rng=rng)
@@ -81,7 +81,7 @@ def _start(workdir: Path, args: argparse.Namespace) -> subprocess.Popen:
 
 
 def _kill(process: subprocess.Popen, workdir: Path, *, rng: random.Random) -> Kill | None:
-    """Kills the process at a random moment; None if it had ended before."""
+    """Kills the process at a random moment; returns None if it had already ended."""
     if rng.random() < 1 / 3:
         time.sleep(rng.uniform(0, _STARTING))
     else:
@@ -105,7 +105,7 @@ def _finish(process: subprocess.Popen) -> None:
 
 
 def _rows(workdir: Path) -> list[dict]:
-    """The whole lines of the metrics; of the steps before the last kill, as they are now."""
+    """Returns the complete lines of the metrics; a killed process may leave an incomplete one."""
     file = workdir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

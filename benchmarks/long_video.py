@@ -1,12 +1,12 @@
-"""Seconds and memory of an answer about ever more frames of one long video.
+"""Measures seconds and memory of an answer about increasing numbers of frames of one long video.
 
     python benchmarks/long_video.py --checkpoint DIR [--video FILE] [--frames 1000 2000 5000 10000]
         [--keep_ratio 0.9] [--token_cache DIR]
 
-Each number of frames is a process of its own. It reads and encodes the video, reads what is kept of
-it, answers a first question, and a second one on the same reading. `resident` is the most that the
-process held; `of start` is how much longer all up to the first answer took than the second answer.
-Without `--video` it draws one of 10,240 frames.
+Each number of frames is measured in its own process. It reads and encodes the video, reads the kept
+tokens, answers a first question, and then a second one from the same prefill. `resident` is the
+peak memory of the process; `of start` is how much longer everything up to the first answer took
+than the second answer. Without `--video` a video of 10,240 frames is drawn.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """The figures of one number of frames, seconds and MiB."""
+    """Measures one number of frames; returns figures in seconds and MiB."""
     [frames] = args.frames
     engine = Engine.load(args.checkpoint, token_cache=args.token_cache)
     options = Options(keep_ratio=args.keep_ratio, max_new_tokens=8, max_context=10**7)

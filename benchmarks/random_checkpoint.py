@@ -1,4 +1,4 @@
-"""A release-format folder of random weights at any preset's size, to measure conversion with.
+"""Writes a release-format folder of random weights at any preset's size, to measure conversion.
 
     python -m benchmarks.random_checkpoint --preset 3b --out DIR
 
@@ -31,7 +31,7 @@ _ITEMS_AT_ONCE = 2**24
 
 
 def random_tensor(rng: np.random.Generator, name: str, struct: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Normal values like a new model's: deviation 0.02 around 0, scales of norms 0.1 around 1."""
+    """Draws values like a new model's: deviation 0.02 around 0, scales of norms 0.1 around 1."""
     is_scale = name.endswith(".weight") and len(struct.shape) == 1
     mean, deviation = (1, 0.1) if is_scale else (0, 0.02)
     flat = np.empty(math.prod(struct.shape), struct.dtype)
@@ -42,7 +42,7 @@ def random_tensor(rng: np.random.Generator, name: str, struct: jax.ShapeDtypeStr
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.random_checkpoint")
     parser.add_argument("--preset", choices=PRESETS, default="3b")
     parser.add_argument("--out", type=Path, required=True)
