@@ -1,9 +1,9 @@
 """Ablations of the tiny preset at a reduced budget, for `vxlpro_jax.sweep`.
 
-`configs/ablations.py` varies the compressor and its training; docs/ablations.md is its table.
+`configs/ablations.py` varies the compressor and its training; docs/ablations.md shows its table.
 `configs/ablations.py:more` varies the tokens that the decoder reads. A variant is a function that
 changes a run: fields of stages 1 and 2, whether there is a stage 1 or stage 2 starts from scratch,
-and the keep ratios at which questions (beside the sweep's own) and needles are asked.
+and the keep ratios at which questions (besides the sweep's own) and needles are asked.
 """
 
 import ml_collections
@@ -16,7 +16,7 @@ _KEEP_RATIO = 1.0
 
 
 def base(run):
-    """SGM masks, 75 % hidden, the released layout, stage 1 first, all visual tokens."""
+    """Uses SGM masks, 75 % hidden, the released layout, stage 1 first and all visual tokens."""
     run.needle_keep_ratios = (0.3, 0.6, 1.0)
 
 
@@ -56,26 +56,26 @@ def no_stage1(run):
 
 
 def keep_all(run):
-    """The selector drops nothing in training, as in `base`, but is also asked to keep half."""
+    """Drops nothing in training, as in `base`, but is also evaluated with half of the tokens."""
     base(run)
     run.keep_ratios = (0.5,)
 
 
 def keep_half(run):
-    """The selector drops half of the tokens in training."""
+    """Drops half of the tokens in training."""
     run.stage2["keep_ratio"] = (0.5, 0.5)
     run.keep_ratios = (0.5,)
     run.needle_keep_ratios = (0.3, 0.6, 1.0)
 
 
 def pool_1(run):
-    """64 tokens a group."""
+    """Uses 64 tokens per group."""
     run.stage2["model.pool"] = 1
     run.needle_keep_ratios = (1.0,)
 
 
 def pool_1_keep_25(run):
-    """The number of tokens of `keep_all`: a quarter, chosen by the question, not means of four."""
+    """Reads as many tokens as `keep_all`: a quarter, chosen by question, not means of four."""
     run.stage2["model.pool"] = 1
     run.stage2["keep_ratio"] = (0.25, 0.25)
     run.keep_ratios = (0.25,)
@@ -83,7 +83,7 @@ def pool_1_keep_25(run):
 
 
 def pool_1_keep_drawn(run):
-    """A keep ratio drawn for each sample, as in the release, from a wider range."""
+    """Draws a keep ratio for each sample, as in the release, but from a wider range."""
     run.stage2["model.pool"] = 1
     run.stage2["keep_ratio"] = (0.25, 1.0)
     run.keep_ratios = (0.25,)
@@ -91,20 +91,20 @@ def pool_1_keep_drawn(run):
 
 
 def pool_4(run):
-    """4 tokens a group."""
+    """Uses 4 tokens per group."""
     run.stage2["model.pool"] = 4
     run.needle_keep_ratios = (1.0,)
 
 
 def frames_4(run):
-    """Trained on every other frame of a clip, one group; asked about all of them."""
+    """Trains on every other frame of a clip, one group; is evaluated on all of them."""
     run.stage1["data.max_frames"] = 4
     run.stage2["data.max_frames"] = 4
     run.needle_keep_ratios = (1.0,)
 
 
 def stage1_long(run):
-    """Stage 1 takes three times as many steps."""
+    """Trains stage 1 for three times as many steps."""
     run.stage1["total_steps"] = run.stage1["checkpoint_every"] = 3 * _STAGE1_STEPS
 
 
@@ -158,7 +158,7 @@ def get_config(group=""):
 
 
 class _Run:
-    """What a variant changes: values of each stage by dotted path of the field, and the rest."""
+    """The changes of a variant: values of each stage by dotted path of the field, and the rest."""
 
     def __init__(self):
         self.stage1, self.stage2, self.has_stage1 = {}, {}, True

@@ -1,4 +1,4 @@
-"""What the stages share. Imports nothing but ml_collections, so that launchers can read it."""
+"""Code that the stages share. It imports only ml_collections, so that launchers can read it."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ PRESETS = ("tiny", "3b")
 
 
 def parse_arg(arg, **defaults) -> tuple[str, Config]:
-    """`"3b,frames=256"` to a preset and integer options; absent options keep their defaults."""
+    """Parses `"3b,frames=256"` to a preset and integer options; absent options keep defaults."""
     preset, *pairs = (arg or "tiny").split(",")
     if preset not in PRESETS:
         raise ValueError(f"Unknown preset {preset!r}: known are {', '.join(PRESETS)}.")
@@ -26,14 +26,14 @@ def parse_arg(arg, **defaults) -> tuple[str, Config]:
     return preset, ml_collections.ConfigDict(options)
 
 
-# Parameter groups of the tiny preset. The tower is frozen. The compressor's weights are small for
-# the learning rate of the rest, at which it would outgrow the text's embeddings.
+# Parameter groups of the tiny preset. The tower is frozen. The compressor's weights are small
+# compared with the other parts' learning rate, at which it would outgrow the text's embeddings.
 TINY_ENCODER_GROUPS = (
     {"pattern": "^vision/", "lr_scale": 0.0},
     {"pattern": "^(dts|projector)/", "lr_scale": 0.2},
 )
-# From scratch, AdamW hardly teaches attention to tell one position from another; Muon does within a
-# few hundred steps.
+# From scratch, AdamW hardly teaches attention to distinguish positions; Muon does so within a few
+# hundred steps.
 TINY_GROUPS = (
     *TINY_ENCODER_GROUPS,
     {"pattern": "^decoder/layers/attn/.*kernel", "lr_scale": 9.0, "rule": "muon"},
@@ -41,7 +41,7 @@ TINY_GROUPS = (
 
 
 def base(preset, *, frames, batch, text=None) -> Config:
-    """What all stages set; all else is as `vxlpro_jax.config.schema` declares it."""
+    """Sets the values that all stages share; all others default to `vxlpro_jax.config.schema`."""
     c: Config = ml_collections.ConfigDict(
         {
             "model": {"preset": preset},
@@ -52,11 +52,11 @@ def base(preset, *, frames, batch, text=None) -> Config:
     if text is not None:
         c.data.max_text_tokens = text
     if preset == "tiny":
-        # A tiny clip has 32 visual tokens; rounded down to 16, as the release does, lower ratios
-        # would always drop half of them.
+        # A tiny clip has 32 visual tokens; rounded down to a multiple of 16, as in the release,
+        # lower ratios would always drop half of them.
         c.keep_ratio = (1.0, 1.0)
         c.recot = {"decoder_width": 64, "decoder_depth": 1, "decoder_heads": 1}
-        # The tower stays as it is drawn, so its features are made only once.
+        # The tower stays as initialised, so its features are computed only once.
         c.data.feature_cache = "{cache_dir}/features"
     else:
         c.model.update(vision={"remat": True}, decoder={"remat": True})

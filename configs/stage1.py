@@ -1,8 +1,8 @@
 """Stage 1: ReCoT, the compressor's self-supervised training on videos and images without text.
 
 `configs/stage1.py` is the tiny preset on embedded clips; `configs/stage1.py:3b,frames=64` is the
-released size, from a model folder of `checkpoints_convert.assemble`. The original recipe is
-unpublished: learning rates and schedule are ours.
+released size, starting from a model folder of `checkpoints_convert.assemble`. The original recipe
+is unpublished: learning rates and schedule are ours.
 """
 
 from configs import common

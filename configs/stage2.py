@@ -23,7 +23,7 @@ def get_config(arg=None):
     )
     c.total_steps = 30_000
     c.checkpoint_every = 500
-    # Projector, DTS and selector learn at the full rate, the decoder slowly, the tower not at all.
+    # Projector, DTS and selector train at the full rate, the decoder slowly, the tower not at all.
     c.optim.groups = (
         {"pattern": "^vision/", "lr_scale": 0.0},
         {"pattern": "^decoder/", "lr_scale": 0.01},

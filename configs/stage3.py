@@ -1,4 +1,4 @@
-"""Stage 3: instruction tuning of the whole model, the tower at its own rate (frozen in tiny).
+"""Stage 3: instruction tuning of the whole model; the tower has its own rate (frozen in tiny).
 
 `configs/stage3.py` is the tiny preset on embedded clips; `configs/stage3.py:3b,frames=256` is the
 released size. Set `init_from` to the run of stage 2. The original recipe is unpublished: learning

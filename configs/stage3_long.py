@@ -1,4 +1,4 @@
-"""Longer videos: continues stage 3 with longer videos, position skipping and dropped tokens.
+"""Longer videos: resumes from stage 3 with longer videos, position skipping and dropped tokens.
 
 `configs/stage3_long.py` is the tiny preset on embedded clips and haystacks of up to 64 frames;
 `configs/stage3_long.py:3b,frames=512` is the released size. Set `init_from` to the run of stage 3.
@@ -14,7 +14,7 @@ def get_config(arg=None):
         c = common.base(
             preset, frames=options.frames or 64, text=options.text or 80, batch=options.batch or 8
         )
-        c.data.fps = 2.0  # The rate of the clips, so that all their frames are seen.
+        c.data.fps = 2.0  # The frame rate of the clips, so that all their frames are seen.
         c.data.frame_buckets = (8,) if c.data.max_frames > 8 else ()
         c.keep_ratio = (0.4, 1.7)  # Draws above 1 keep all tokens.
         c.optim.lr = 5e-4
