@@ -28,7 +28,7 @@ def check_at_most(config: Any, most: int, *names: str) -> None:
     """Refuses values above `most`.
 
     Raises:
-        InputError: as `check_at_least`.
+        InputError: as in `check_at_least`.
     """
     for name in names:
         if getattr(config, name) > most:
@@ -39,7 +39,7 @@ def check_share(config: Any, *names: str) -> None:
     """Refuses values outside of [0, 1].
 
     Raises:
-        InputError: as `check_at_least`.
+        InputError: as in `check_at_least`.
     """
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
@@ -60,7 +60,7 @@ def check_float_type(config: Any, *names: str, also: tuple[str, ...] = ()) -> No
     """Refuses names that are neither floating-point types nor one of `also`.
 
     Raises:
-        InputError: as `check_at_least`.
+        InputError: as in `check_at_least`.
     """
     for name in names:
         if getattr(config, name) not in (*FLOAT_TYPES, *also):

@@ -176,7 +176,7 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def _after_space(text: str, start: int) -> int:
-    """Returns the index of the first character from `start` on that is not JSON whitespace."""
+    """Returns the index of the first non-whitespace character from `start` on, or the end."""
     found = re.compile(r"[^ \t\n\r]").search(text, start)
     return found.start() if found else len(text)
 

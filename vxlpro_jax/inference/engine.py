@@ -214,7 +214,7 @@ class Engine:
         """Plans a prompt given as ids, int32 [T], with one image position, as `plan_groups` does.
 
         Raises:
-            InputError: as `plan_groups`.
+            InputError: as in `plan_groups`.
         """
         model = memory_plan.Loaded(
             self.config,
@@ -260,7 +260,7 @@ class Engine:
             **options: fields of `Options`, as in `ask`.
 
         Raises:
-            InputError: as `plan`.
+            InputError: as in `plan`.
         """
         plan = self.plan(encoded, question, options=self.options(**options))
         return self._decoder.token_scores(encoded, plan)

@@ -1,7 +1,7 @@
 """The query-aware selector, which scores each visual token against the prompt.
 
 Shapes: `B` rows, `G` groups (windows), `T` text slots, `S` samples of a row, `D` decoder width,
-`N` visual positions of a window (144 in the release), behind its 10 stamps.
+`N` visual positions of a window (144 in the release), after its 10 stamps.
 """
 
 import flax.linen as nn

@@ -25,7 +25,7 @@ def row_blocks(mesh: Mesh) -> dict[int, RowBlock]:
     """Determines the rows that each process reads: those of its devices.
 
     Raises:
-        InputError: as `assign_rows`.
+        InputError: as in `assign_rows`.
     """
     rows = mesh.devices.reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
     return assign_rows([[device.process_index for device in devices] for devices in rows])

@@ -50,7 +50,7 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Me
     only the axis `data` crosses slices.
 
     Raises:
-        InputError: as `axis_sizes`.
+        InputError: as in `axis_sizes`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, devices=len(devices))

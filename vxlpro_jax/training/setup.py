@@ -86,7 +86,7 @@ def open_data(
     """Opens the data: the rows of every batch that this process reads.
 
     Raises:
-        InputError: as `build_pipeline`.
+        InputError: as in `build_pipeline`.
     """
     config, reader = plan.config, row_blocks(mesh)[jax.process_index()]
     return build_pipeline(

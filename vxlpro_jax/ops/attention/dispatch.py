@@ -89,8 +89,8 @@ def attention_part(
         backend: same as in `attention`.
 
     Raises:
-        InputError: as `attention`.
-        ValueError: as `attention`.
+        InputError: as in `attention`.
+        ValueError: as in `attention`.
     """
     _check(q, k, v, causal=causal, q_positions=q_positions)
     inputs = Inputs(q, k, v, q_positions, kv_lengths=kv_lengths)
