@@ -1,8 +1,8 @@
 """Shows what a run will train on, as text and pictures, before it trains.
 
 `python -m vxlpro_jax.inspect_data --config=configs/stage2.py [--batches N] [--out DIR]` builds the
-first batches of the run, prints what they hold and draws them to `DIR/batch0.png` and so on. With
-`data.frame_buckets` it takes N batches of each shape. It needs no accelerator and no weights.
+first batches of the run, prints their content and draws them to `DIR/batch0.png` and so on. With
+`data.frame_buckets` it builds N batches of each shape. It needs no accelerator and no weights.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Hides pictures or clips in a long video and asks a model for them.
+"""Hides pictures or clips in a long video and asks a model about them.
 
 `python -m vxlpro_jax.needle --checkpoint DIR --out DIR --mode mcq|teacher_forced|clips`
 """

@@ -2,12 +2,12 @@
 
 `python -m vxlpro_jax.prune --manifest FILE --out DIR [--checkpoint MODEL]` writes to DIR the kept
 samples (`kept.jsonl`), a line for each sample (`decisions.jsonl`), a report with pictures
-(`report.md`) and the measurements (`measures/`), from which the same command continues after an
-interruption.
+(`report.md`) and the measurements (`measures/`). After an interruption the same command resumes
+from these.
 
-With DIR on a disk that several hosts share, each host can do a share of the work: `--shard 0/8` to
-`--shard 7/8`, or as many processes as a launcher started. After all of them have ended, the same
-command with `--shard 0/1` writes the results.
+If DIR is on a disk that several hosts share, each host can do a share of the work: `--shard 0/8` to
+`--shard 7/8`, or one share for each process of a launcher. After all of them have finished, the
+same command with `--shard 0/1` writes the results.
 """
 
 import argparse
