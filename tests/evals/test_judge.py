@@ -302,16 +302,24 @@ class _RawServer:
 
     def _answer(self, connection):
         with connection, contextlib.suppress(OSError):
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += connection.recv(65536)
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            body = head.partition(b"\r\n\r\n")[2]
-            while len(body) < length:
-                body += connection.recv(65536)
-            self._talk(connection)
+            if self._reads_request(connection):
+                self._talk(connection)
+
+    def _reads_request(self, connection):
+        """Whether a whole request came before the client closed, which gives b"" for ever."""
+        data, missing = b"", 1
+        while missing > 0:
+            if not (more := connection.recv(65536)):
+                return False
+            data += more
+            head, end, body = data.partition(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            missing = int(length) - len(body) if end else 1
+        return True
 
     def close(self):
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # Ends `accept`, which `close` does not.
         self._listener.close()
 
 
