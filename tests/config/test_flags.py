@@ -127,7 +127,7 @@ def test_table_for_the_documentation_has_a_row_for_each_field():
     lines = schema_table.markdown().splitlines()
     for row in schema_table.rows():
         assert sum(line.startswith(f"| `{row.path}` |") for line in lines) == 1
-    assert "| `seed` | `int` | `0` | Seed of initialisation, shuffles and draws. |" in lines
+    assert "| `seed` | `int` | `0` | Seed of initialisation, shuffling and random draws. |" in lines
 
 
 # ---- Repeated flags -----------------------------------------------------------------------------
