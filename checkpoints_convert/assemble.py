@@ -33,9 +33,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--decoder", type=Path, required=True, help="Qwen2.5-3B-Instruct folder")
     add("--vision", type=Path, required=True, help="siglip-so400m folder")
-    add("--dts", type=Path, help="state dict of the synthesizer; drawn at random if not given")
-    add("--out", type=Path, required=True, help="model folder to make")
-    add("--seed", type=int, default=0, help="of all parameters that are drawn (default: 0)")
+    add("--dts", type=Path, help="state dict of the synthesizer (default: randomly initialized)")
+    add("--out", type=Path, required=True, help="model folder to write")
+    add("--seed", type=int, default=0, help="seed of the random initialization (default: 0)")
     return parser.parse_args(arguments)
 
 

@@ -36,10 +36,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="model folder or training folder to read")
-    out = "release-format folder to make; with --part a .pth or .safetensors file"
+    out = "release-format folder to write, or with --part a .pth or .safetensors file"
     add("--out", type=Path, required=True, help=out)
-    add("--part", choices=("dts",), help="write this part alone, as one file")
-    add("--max_shard_size", help="most bytes of one file, such as 5GB (default) or 500MiB")
+    add("--part", choices=("dts",), help="write only this part, as one file")
+    add("--max_shard_size", help="maximum size of each file, such as 5GB (default) or 500MiB")
     return parser.parse_args(arguments)
 
 

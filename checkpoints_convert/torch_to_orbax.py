@@ -30,8 +30,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="release-format folder to read")
-    add("--out", type=Path, required=True, help="model folder to make")
-    kinds = "type of the result (keep: as each tensor is)"
+    add("--out", type=Path, required=True, help="model folder to write")
+    kinds = "dtype of the result; keep leaves each tensor's dtype (default: keep)"
     add("--dtype", choices=["keep", *DTYPES], default="keep", help=kinds)
     return parser.parse_args(arguments)
 

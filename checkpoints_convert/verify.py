@@ -36,21 +36,21 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument("--torch", type=Path, help="release-format folder")
     against.add_argument(
-        "--golden", type=Path, help="inputs and stages of the released code, `.npz`"
+        "--golden", type=Path, help="`.npz` of inputs and intermediate results of the released code"
     )
     add(
         "--dtype",
         choices=tuple(DEFAULTS),
         default="float64",
-        help="of the golden run (float64)",
+        help="dtype of the golden comparison (default: float64)",
     )
     add(
         "--atol",
         type=float,
-        help="tolerance of golden stages, times the largest value if over 1",
+        help="tolerance of golden stages, relative to the largest value if that exceeds 1",
     )
     add("--rtol_grad", type=float, help="relative tolerance of golden gradient norms")
-    add("--json", type=Path, help="file to write the report to as well")
+    add("--json", type=Path, help="file to which the report is also written, as JSON")
     return parser.parse_args(argv)
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def _define(values: flags.FlagValues) -> None:
-    shape = "Accelerator and shape, v5p:4x4x4 or h100:8."
+    shape = "Accelerator and shape, such as v5p:4x4x4 or h100:8."
     flags.DEFINE_string("topology", "", shape, flag_values=values)
     flags.DEFINE_integer("num_slices", 1, "Number of slices of that shape.", flag_values=values)
     flags.DEFINE_enum("what", "train", _PROGRAMS, "Program to compile.", flag_values=values)
@@ -53,7 +53,7 @@ def _define(values: flags.FlagValues) -> None:
         "kv_cache",
         "model",
         typing.get_args(CacheType),
-        "Type of the keys and values that prefill and decode keep.",
+        "Dtype of the key/value cache of prefill and decode.",
         flag_values=values,
     )
     flags.DEFINE_string("json", "", "File to which the figures are written.", flag_values=values)

@@ -49,9 +49,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--checkpoint", required=True, help="model folder or training folder")
     names = ", ".join((EMBEDDED, *registry.find_all()))
     add("--benchmark", required=True, help=f"one of {names}, or the path of a Python file")
-    add("--out", required=True, type=Path, help="folder of the results")
+    add("--out", required=True, type=Path, help="output folder")
     cache = Path(DataConfig().cache_dir)
-    add("--cache_dir", type=Path, default=cache, help=f"folder of embedded clips; {cache}")
+    clips = f"folder of the embedded clips (default: {cache})"
+    add("--cache_dir", type=Path, default=cache, help=clips)
     flags.add_inference_flags(parser)
     flags.add_flags(parser)
     _add_benchmark_flags(parser)
@@ -62,22 +63,23 @@ def _add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that apply to all benchmarks except the embedded one."""
     add = parser.add_argument_group("benchmarks with annotations").add_argument
     add("--annotations", type=Path, help="file of questions, as published")
-    add("--videos", type=Path, help="folder of the videos, which may lie in folders below")
-    add("--subtitles", type=Path, help="folder of the SRT files, for videomme_subtitles")
+    add("--videos", type=Path, help="folder of the videos; subfolders are searched too")
+    add("--subtitles", type=Path, help="folder of the SRT files, only for videomme_subtitles")
     profiles = get_args(Profile)
-    whose = f"whose prompts and parsers; {profiles[0]} if not given"
+    whose = f"profile of prompts and parsers (default: {profiles[0]})"
     add("--profile", default=profiles[0], choices=profiles, help=whose)
-    add("--chain", type=_count, help="number of V-STaR's chain of questions; 1 if not given")
-    add("--limit", type=_count, help="number of questions, the first ones; all if not given")
-    add("--max_new_tokens", type=_count, help="of an answer; if not given: the benchmark's own")
-    add("--token_cache", default="", help="folder where visual tokens are kept for other runs")
-    unreadable = "number of videos that may fail before this stops; 10 if not given"
+    add("--chain", type=_count, help="V-STaR's chain of questions, 1 or 2 (default: 1)")
+    add("--limit", type=_count, help="ask only the first LIMIT questions (default: all)")
+    tokens = "maximum number of tokens per answer (default: the benchmark's setting)"
+    add("--max_new_tokens", type=_count, help=tokens)
+    add("--token_cache", default="", help="folder that caches visual tokens for later runs")
+    unreadable = "number of unreadable videos that are tolerated (default: 10)"
     add("--max_unreadable", type=int, default=10, help=unreadable)
-    process = "rank among --num_processes that share --out; a launcher's if not given"
+    process = "index of this process among those that share --out (default: the launcher's)"
     add("--process_id", type=int, help=process)
-    add("--num_processes", type=_count, help="number of processes, each for some of the videos")
-    add("--judge_url", help="OpenAI-compatible endpoint; OPENAI_API_KEY is sent to it if set")
-    add("--judge_model", help="name of the judge model there")
+    add("--num_processes", type=_count, help="number of processes that share the videos")
+    add("--judge_url", help="OpenAI-compatible endpoint; OPENAI_API_KEY is sent if set")
+    add("--judge_model", help="name of the judge model at --judge_url")
 
 
 def _ask_embedded(args: argparse.Namespace) -> str:

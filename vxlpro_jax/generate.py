@@ -86,13 +86,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     source.add_argument("--video", help="video file")
     source.add_argument("--image", help="picture file")
     add("--prompt", required=True, action="append", help="question; repeat it for several")
-    shared = "select the visual tokens once for all prompts, which are then answered faster"
+    shared = "select the visual tokens once for all prompts, which is faster"
     add("--shared_selection", action="store_true", help=shared)
-    add("--temperature", type=float, default=0.0, help="of sampling; 0 is deterministic")
-    add("--top_p", type=float, default=1.0, help="probability mass that is sampled from")
-    add("--seed", type=int, default=0, help="of sampling")
-    add("--max_new_tokens", type=int, default=256, help="length limit of an answer")
-    cache = "folder where visual tokens are kept, so that the next start finds them"
+    add("--temperature", type=float, default=0.0, help="sampling temperature; 0 is deterministic")
+    add("--top_p", type=float, default=1.0, help="probability mass to sample from")
+    add("--seed", type=int, default=0, help="seed of the sampling")
+    add("--max_new_tokens", type=int, default=256, help="maximum number of tokens per answer")
+    cache = "folder that caches visual tokens for later runs"
     add("--token_cache", default="", help=cache)
     add("--json", action="store_true", help="print one JSON object per prompt instead of text")
     flags.add_inference_flags(parser)

@@ -40,10 +40,10 @@ def main(argv: list[str]) -> None:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
-        "batches", 1, "Number of batches of each shape.", lower_bound=1, flag_values=values
+        "batches", 1, "Number of batches to build of each shape.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_string(
-        "out", "", "Folder of the pictures; runs/NAME/inspect if empty.", flag_values=values
+        "out", "", "Folder of the pictures (default: runs/NAME/inspect).", flag_values=values
     )
 
 

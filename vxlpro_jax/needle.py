@@ -50,20 +50,22 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, help="model folder or training folder")
-    add("--out", required=True, type=Path, help="folder of the results; a new start continues it")
+    add("--out", required=True, type=Path, help="output folder; an interrupted run is resumed")
     modes = "; ".join(f"{name}: {text}" for name, text in MODES.items())
     add("--mode", required=True, choices=tuple(MODES), help=modes)
-    haystack = "videos or folders of them; a synthetic one if not given"
+    haystack = "videos, or folders of videos (default: a synthetic video)"
     add("--haystack", nargs="+", type=Path, help=haystack)
-    add("--needles", type=Path, help="JSON list beside its media; synthetic ones if not given")
-    frames = "lengths of the haystack; 128,256,512 if not given, for clips all that there are"
+    needles = "JSON list of needles, in the folder of their media (default: synthetic needles)"
+    add("--needles", type=Path, help=needles)
+    frames = "lengths of the haystack in frames (default: 128,256,512; all lengths for clips)"
     add("--frames", type=_several(int), help=frames)
-    depths = "places of the needle, 0 at the start; 0,0.25,0.5,0.75,1 if not given"
+    depths = "positions of the needle, 0 is the start (default: 0,0.25,0.5,0.75,1)"
     add("--depths", type=_several(float), help=depths)
-    ratios = "shares of the visual tokens kept; if not given: as the model folder says"
+    ratios = "shares of the visual tokens to keep (default: the model folder's setting)"
     add("--keep_ratio", type=_several(float), help=ratios)
     cache = Path(DataConfig().cache_dir)
-    add("--cache_dir", type=Path, default=cache, help=f"folder of what is synthetic; {cache}")
+    synthetic = f"folder of the synthetic media (default: {cache})"
+    add("--cache_dir", type=Path, default=cache, help=synthetic)
     flags.add_flags(parser)
     return parser.parse_args(argv)
 

@@ -73,7 +73,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     """
     own = {
         "workdir": "Folder of the run.",
-        "topology": "Accelerators to compile the training step for, v5p:4x4x4.",
+        "topology": "Accelerators to compile the training step for, such as v5p:4x4x4.",
         **{name: f"Same as the variable {variable}." for name, variable in cluster.FLAGS.items()},
     }
 

@@ -80,24 +80,25 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=_HelpFormatter,
     )
     add, data = parser.add_argument, DataConfig()
-    add("--manifest", required=True, help="data file, as for `data.path`")
+    add("--manifest", required=True, help="data file, in the same formats as `data.path`")
     add("--out", required=True, type=Path, help="output folder")
-    add("--video_root", default="", help="folder or URL of videos, if not the manifest's")
-    add("--image_root", default="", help="folder or URL of images, if not the manifest's")
+    add("--video_root", default="", help="folder or URL of the videos (empty: the manifest's)")
+    add("--image_root", default="", help="folder or URL of the images (empty: the manifest's)")
     add("--skip", action="append", default=[], choices=RULES, help="rule to switch off")
     _add_limits(parser)
     add("--checkpoint", help="model or run folder for the rule `blind`, which is off without it")
-    add("--max_frames", type=int, default=32, help="frames of a video that the model sees")
-    add("--keep_ratio", type=float, default=0.9, help="share of visual tokens that are kept")
-    add("--num_workers", type=int, default=os.cpu_count() or 1, help="decoder processes")
+    add("--max_frames", type=int, default=32, help="frames sampled per video for the model")
+    add("--keep_ratio", type=float, default=0.9, help="share of the visual tokens to keep")
+    add("--num_workers", type=int, default=os.cpu_count() or 1, help="number of decoder processes")
     add(
         "--seconds_per_file",
         type=float,
         default=data.seconds_per_file,
-        help="time limit for decoding a file",
+        help="time limit in seconds for decoding a file",
     )
-    add("--shard", type=_shard, help="INDEX/COUNT, this process's share of the work")
-    add("--cache_dir", type=Path, default=Path(data.cache_dir), help="copies of remote shards")
+    add("--shard", type=_shard, help="share of the work of this process, INDEX/COUNT")
+    cache = "folder of the copies of remote shards"
+    add("--cache_dir", type=Path, default=Path(data.cache_dir), help=cache)
     return parser.parse_args(argv)
 
 
@@ -107,11 +108,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     meanings = {
-        "min_seconds": "shortest video that is kept",
-        "static": "share of still frames that drops a video of one picture",
-        "slides": "share of still frames that drops a video of several pictures",
-        "similarity": "cosine from which on two clips are duplicates",
-        "margin": "nats per reply token by which seeing the video must lower the loss",
+        "min_seconds": "minimum length in seconds of a video",
+        "static": "minimum share of still frames at which a video of one picture is dropped",
+        "slides": "minimum share of still frames at which a video of several pictures is dropped",
+        "similarity": "minimum cosine similarity at which two clips are duplicates",
+        "margin": "minimum decrease of the loss, in nats per reply token, due to the video",
     }
     for name, meaning in meanings.items():
         parser.add_argument(f"--{name}", type=float, default=getattr(Limits(), name), help=meaning)

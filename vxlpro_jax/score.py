@@ -50,13 +50,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--annotations", required=True, type=Path, help="file of questions, as published")
     add("--predictions", required=True, type=Path, help='JSON lines {"id": .., "prediction": ..}')
     profiles = get_args(Profile)
-    whose = f"whose parser and metrics; {profiles[0]} if not given"
+    whose = f"profile of parser and metrics (default: {profiles[0]})"
     add("--profile", default=profiles[0], choices=profiles, help=whose)
-    add("--chain", type=int, help="number of V-STaR's chain of questions; 1 if not given")
+    add("--chain", type=int, help="V-STaR's chain of questions, 1 or 2 (default: 1)")
     replies = 'replies of a judge model, JSON lines {"id": .., "reply": ..}'
     add("--judgements", type=Path, help=replies)
     add("--json", action="store_true", help="print JSON with every item instead of a table")
-    add("--plot", type=Path, help="PNG of predicted and true spans, if answers are spans of time")
+    add("--plot", type=Path, help="PNG of predicted and true spans, if answers are time spans")
     return parser.parse_args(argv)
 
 

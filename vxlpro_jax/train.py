@@ -79,11 +79,11 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 
 
 def _define(values: flags.FlagValues) -> None:
-    workdir = "Folder of the run; runs/NAME-PRESET if it is not given."
+    workdir = "Folder of the run (default: runs/NAME-PRESET)."
     flags.DEFINE_string("workdir", None, workdir, flag_values=values)
-    flags.DEFINE_string("profile", "", "Steps to trace, FIRST:COUNT.", flag_values=values)
+    flags.DEFINE_string("profile", "", "Steps to profile, FIRST:COUNT.", flag_values=values)
     for name, variable in cluster.FLAGS.items():
-        flags.DEFINE_string(name, None, f"Instead of {variable}.", flag_values=values)
+        flags.DEFINE_string(name, None, f"Overrides the variable {variable}.", flag_values=values)
 
 
 if __name__ == "__main__":

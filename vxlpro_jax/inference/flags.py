@@ -17,23 +17,24 @@ _FLAGS = ("keep_stamps", "max_context", "kv_cache", "hbm_gib")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that these commands share."""
     add = parser.add_argument_group("decoder").add_argument
-    stamps = "all time stamps, or those of groups of which a visual token is kept"
+    stamps = "read all time stamps, or only those of groups that keep a visual token"
     add("--keep_stamps", choices=typing.get_args(KeepStamps), default="all", help=stamps)
-    context = "positions of prompt and answer; if not given: what the model was made for"
+    context = "maximum positions of prompt and answer (default: the model's context length)"
     add("--max_context", type=int, help=context)
     kinds = typing.get_args(CacheType)
-    add("--kv_cache", choices=kinds, default="model", help="type of the keys and values kept")
-    add("--hbm_gib", type=float, help="memory to use, GiB; if not given: all of the device's")
-    add("--dtype", choices=_DTYPES, help="if not given: as stored, on a CPU float32")
+    add("--kv_cache", choices=kinds, default="model", help="dtype of the key/value cache")
+    add("--hbm_gib", type=float, help="GiB of device memory to use (default: all)")
+    add("--dtype", choices=_DTYPES, help="compute dtype (default: as stored; float32 on a CPU)")
 
 
 def add_inference_flags(parser: argparse.ArgumentParser) -> None:
     """Adds a flag for each field of `InferenceConfig`; the default is the model folder's value."""
     add = parser.add_argument_group("sampling of frames and tokens").add_argument
-    unset = "if not given: as the model folder says"
-    add("--max_frames", type=int, help=f"most frames sampled from a video; {unset}")
-    add("--fps", type=float, help=f"frames sampled a second, 0 for uniformly spaced; {unset}")
-    add("--keep_ratio", type=float, help=f"share of the visual tokens kept; {unset}")
+    unset = "(default: the model folder's setting)"
+    add("--max_frames", type=int, help=f"maximum number of frames sampled per video {unset}")
+    fps = f"frames sampled per second; 0 samples uniformly spaced frames {unset}"
+    add("--fps", type=float, help=fps)
+    add("--keep_ratio", type=float, help=f"share of the visual tokens to keep {unset}")
 
 
 def inference_config_of(args: argparse.Namespace, *, defaults: InferenceConfig) -> InferenceConfig:

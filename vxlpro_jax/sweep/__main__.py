@@ -118,10 +118,10 @@ def _define(values: flags.FlagValues) -> None:
     string("workdir", "runs/ablations", "Folder of the runs.", flag_values=values)
     only = "Regular expression; only variants whose name contains a match are run."
     string("only", "", only, flag_values=values)
-    template = "FILE or FILE:JOBSET that jobs are made from, instead of the one in launch/."
+    template = "Template of the jobs, FILE or FILE:JOBSET (default: the one in launch/)."
     string("template", "", template, flag_values=values)
     names = ("local", "slurm", "gke")
-    flags.DEFINE_enum("launcher", names[0], names, "Where the runs execute.", flag_values=values)
+    flags.DEFINE_enum("launcher", names[0], names, "Where to execute the runs.", flag_values=values)
     dry_run = "Print the commands, scripts or manifests instead of starting anything."
     flags.DEFINE_bool("dry_run", False, dry_run, flag_values=values)
 

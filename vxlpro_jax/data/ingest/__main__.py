@@ -57,7 +57,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "shards",
         nargs="+",
         help="local paths or URLs (http, https, s3, gs, az); {a,b} and {000..099} are expanded, and"
-        " so is * unless the server is an HTTP server; @FILE stands for the lines of a file",
+        " so is * except on an HTTP server; @FILE reads one shard per line from a file",
     )
     parser.add_argument("--out", type=Path, required=True, help="local output folder")
     parser.add_argument(

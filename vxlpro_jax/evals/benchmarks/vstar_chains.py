@@ -193,7 +193,7 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--what", required=True, type=Path, help="results of vstar_what, rated by a judge model")
     for name in ("when", "where"):
-        chains = f"results of vstar_{name}, of one chain or of both in their order"
+        chains = f"results of vstar_{name}: of one chain, or of chain 1 and chain 2"
         add(f"--{name}", required=True, type=Path, nargs="+", help=chains)
     add("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(argv)
