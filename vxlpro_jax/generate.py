@@ -76,9 +76,7 @@ _SAMPLING = ("temperature", "top_p", "seed", "max_new_tokens")
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; argparse itself exits with 2 on a mistake."""
     parser = ArgumentParser(
-        prog="python -m vxlpro_jax.generate",
-        description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="python -m vxlpro_jax.generate", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     add("--checkpoint", required=True, help="model folder or training folder")
@@ -88,10 +86,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--prompt", required=True, action="append", help="question; repeat it for several")
     shared = "select the visual tokens once for all prompts, which is faster"
     add("--shared_selection", action="store_true", help=shared)
-    add("--temperature", type=float, default=0.0, help="sampling temperature; 0 is deterministic")
-    add("--top_p", type=float, default=1.0, help="probability mass to sample from")
-    add("--seed", type=int, default=0, help="seed of the sampling")
-    add("--max_new_tokens", type=int, default=256, help="maximum number of tokens per answer")
+    temperature = "sampling temperature; 0 is deterministic (default: %(default)s)"
+    add("--temperature", type=float, default=0.0, help=temperature)
+    top_p = "probability mass to sample from (default: %(default)s)"
+    add("--top_p", type=float, default=1.0, help=top_p)
+    add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
+    tokens = "maximum number of tokens per answer (default: %(default)s)"
+    add("--max_new_tokens", type=int, default=256, help=tokens)
     cache = "folder that caches visual tokens for later runs"
     add("--token_cache", default="", help=cache)
     add("--json", action="store_true", help="print one JSON object per prompt instead of text")

@@ -17,13 +17,14 @@ _FLAGS = ("keep_stamps", "max_context", "kv_cache", "hbm_gib")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that these commands share."""
     add = parser.add_argument_group("decoder").add_argument
-    stamps = "read all time stamps, or only those of groups that keep a visual token"
+    shown = "(default: %(default)s)"
+    stamps = f"time stamps to read: all, or only those of groups that keep a visual token {shown}"
     add("--keep_stamps", choices=typing.get_args(KeepStamps), default="all", help=stamps)
-    context = "maximum positions of prompt and answer (default: the model's context length)"
+    context = "maximum number of positions of prompt and answer (default: the model's)"
     add("--max_context", type=int, help=context)
     kinds = typing.get_args(CacheType)
-    add("--kv_cache", choices=kinds, default="model", help="dtype of the key/value cache")
-    add("--hbm_gib", type=float, help="GiB of device memory to use (default: all)")
+    add("--kv_cache", choices=kinds, default="model", help=f"dtype of the key/value cache {shown}")
+    add("--hbm_gib", type=float, help="maximum device memory in GiB (default: all)")
     add("--dtype", choices=_DTYPES, help="compute dtype (default: as stored; float32 on a CPU)")
 
 
