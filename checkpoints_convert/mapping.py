@@ -213,7 +213,7 @@ def _entries(flat: Mapping[str, Any]) -> list[Entry]:
     paths = {entry.path for entry in entries}
     if paths != flat.keys():
         raise InputError(
-            "The parameters are not those of Video-XL-Pro: missing or unexpected are"
+            "The parameters are not those of Video-XL-Pro; missing or unexpected:"
             f" {', '.join(sorted(paths ^ flat.keys()))}."
         )
     return entries

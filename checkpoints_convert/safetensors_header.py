@@ -83,7 +83,7 @@ def _read_json(file: Path) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError) as error:
         raise _Damaged(file, "its header is not JSON") from error
     if not isinstance(content, dict):
-        raise _Damaged(file, "its header is no JSON object")
+        raise _Damaged(file, "its header is not a JSON object")
     return content, 8 + len(text)
 
 

@@ -87,7 +87,7 @@ def convert_dts(source: Path, destination: Path) -> None:
     if config.dts.layout != "released":
         raise InputError(
             f"The DTS of {located.root} was trained with layout {config.dts.layout!r}, but the"
-            " released code feeds it in its own, so it would compute something else there."
+            " released code always uses its own layout, so its results would be wrong."
         )
     shapes = mapping.param_shapes(config)
     leaves = open_leaves(located.params)

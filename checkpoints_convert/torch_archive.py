@@ -36,7 +36,7 @@ def _reading(file: Path) -> Iterator[None]:
 def _damaged(file: Path, reason: str) -> InputError:
     return InputError(
         f"{file} is damaged, or was written without checksums ({reason}): download it again, or"
-        " load it and `torch.save` it anew."
+        " load it and `torch.save` it again."
     )
 
 
@@ -76,7 +76,7 @@ class Archive:
         """Returns the folder of the pickle in the archive, including its slash."""
         found = [name for name in self._members if name.split("/")[1:] == [_PICKLE]]
         if len(found) != 1:
-            raise InputError(f"{self.file} is no file of torch.save: it has no data.pkl.")
+            raise InputError(f"{self.file} is not a file of torch.save: it has no data.pkl.")
         return found[0].removesuffix(_PICKLE)
 
     def _byteorder(self) -> str:
@@ -101,7 +101,7 @@ def _open(file: Path) -> zipfile.ZipFile:
     if not is_archive:
         raise InputError(
             f"{file} is truncated, or in the format of torch before 1.6: download it again, or load"
-            " it and `torch.save` it anew."
+            " it and `torch.save` it again."
         )
     with _reading(file):
         return zipfile.ZipFile(file)
@@ -110,7 +110,7 @@ def _open(file: Path) -> zipfile.ZipFile:
 def _by_name(file: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     members = {info.filename: info for info in archive.infolist()}
     if len(members) != len(archive.infolist()):
-        raise _damaged(file, "two of its members have one name")
+        raise _damaged(file, "two of its members have the same name")
     return members
 
 

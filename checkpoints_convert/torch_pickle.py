@@ -178,7 +178,7 @@ def _key(value: Any) -> str:
         return value
     if isinstance(value, int) and value.bit_length() < 64:
         return str(value)
-    _fail("one of its keys is no short string")
+    _fail("one of its keys is not a short string")
 
 
 def _call(function: Any, arguments: Any) -> Any:
@@ -209,9 +209,9 @@ def _rebuild_tensor(arguments: tuple) -> Tensor:
     if metadata and not (isinstance(metadata, dict) and metadata.keys() <= {"neg"}):
         _fail("one of its tensors is a view that cannot be read (conjugated, for instance)")
     if len(shape) != len(strides) or len(shape) > _MOST_AXES:
-        _fail("one of its tensors has no shape with as many strides")
+        _fail("one of its tensors has an invalid shape or strides")
     if not all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *strides)):
-        _fail("one of its tensors has an offset, size or stride that is no number from 0")
+        _fail("one of its tensors has an offset, size or stride that is not a number from 0")
     is_negated = bool(metadata and metadata.get("neg"))
     return Tensor(
         storage=storage, offset=offset, shape=shape, strides=strides, is_negated=is_negated

@@ -67,7 +67,7 @@ def _check_prompts(prompts: Sequence[str]) -> None:
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"--prompt {prompt!r} is not UTF-8: type it anew.") from error
+            raise InputError(f"--prompt {prompt!r} is not UTF-8: type it again.") from error
 
 
 _SAMPLING = ("temperature", "top_p", "seed", "max_new_tokens")
@@ -108,7 +108,7 @@ def _open(args: argparse.Namespace, *, engine: "Engine", asked: InferenceConfig)
 
 
 def _frames(asked: InferenceConfig) -> str:
-    rate = f"{asked.fps:g} a second" if asked.fps else "uniformly spaced"
+    rate = f"{asked.fps:g} per second" if asked.fps else "uniformly spaced"
     return f"at most {asked.max_frames} frames, {rate}"
 
 

@@ -66,7 +66,7 @@ def _judged(
     if benchmark.rubric is None:
         judged = ", ".join(name for name, b in registry.find_all().items() if b.rubric)
         raise InputError(
-            f"Benchmark {benchmark.name} needs no judge: leave --judgements to {judged}."
+            f"Benchmark {benchmark.name} needs no judge: --judgements is only for {judged}."
         )
     replies = read_replies(path, rubric=benchmark.rubric, scored=scored)
     return results.with_judge(benchmark, scored, replies)
@@ -77,7 +77,7 @@ def _plot(benchmark: Benchmark, scored: Sequence[ScoredRecord], *, path: Path) -
     if true_span is None:
         temporal = ", ".join(name for name, b in registry.find_all().items() if b.true_span)
         raise InputError(
-            f"Benchmark {benchmark.name} has no spans to draw: leave --plot to {temporal}."
+            f"Benchmark {benchmark.name} has no spans to draw: --plot is only for {temporal}."
         )
     # Matplotlib takes longer to load than everything else here.
     from vxlpro_jax.evals import plots

@@ -49,12 +49,12 @@ def test_no_source_gives_nothing():
 def test_source_of_no_use_is_told(two):
     sources = init_from.open_sources(two)
     like = {"projector": abstract_params(MICRO)["projector"]}
-    with pytest.raises(InputError, match=r"first holds only dts, vision, of which"):
+    with pytest.raises(InputError, match=r"first holds only dts, vision, but this run"):
         init_from.read_parts(sources, like=like, dtype="float32")
 
 
 def test_source_behind_one_that_holds_all_of_it_is_told(two):
     first, second = two.split(", ")
     sources = init_from.open_sources(f"{first},{second},{first}")
-    with pytest.raises(InputError, match=r"all that .*first holds comes from the folders before"):
+    with pytest.raises(InputError, match=r"every part in .*first is already taken from"):
         init_from.read_parts(sources, like=abstract_params(MICRO), dtype="float32")

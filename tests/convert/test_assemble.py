@@ -146,7 +146,7 @@ def test_incomplete_parts_are_named(tmp_path, helpers, parts):
     parts["dts"]["encoder.9.bias"] = parts["dts"]["encoder.0.q.bias"]
     torch.save(parts["dts"], tmp_path / "dts.pth")
     fails(
-        r"missing are: model.sae.encoder.2.conv.bias; unexpected are: model.sae.encoder.9.bias",
+        r"missing: model.sae.encoder.2.conv.bias; unexpected: model.sae.encoder.9.bias",
         dts=tmp_path / "dts.pth",
     )
     torch.save({"a": torch.zeros(1)}, tmp_path / "dts.pth")
@@ -154,7 +154,7 @@ def test_incomplete_parts_are_named(tmp_path, helpers, parts):
     fails("nothing.pth does not exist", dts=tmp_path / "nothing.pth")
     del parts["vision"]["vision_model.encoder.layers.1.mlp.fc1.bias"]
     helpers.write_safetensors(tmp_path / "siglip" / "model.safetensors", parts["vision"])
-    fails("missing are: .*encoder.layers.1.mlp.fc1.bias")
+    fails("missing: .*encoder.layers.1.mlp.fc1.bias")
     shutil.copytree(tmp_path / "siglip", tmp_path / "swapped")
     shutil.rmtree(tmp_path / "qwen")
     (tmp_path / "swapped").rename(tmp_path / "qwen")

@@ -87,14 +87,14 @@ def test_index_cannot_name_files_elsewhere(tmp_path, release):
     [
         (
             {"hidden_size": 24},
-            r"misshapen are: .*Attention.k_proj.bias \(16,\) instead of \(24,\).* and \d+ more",
+            r"wrong shape: .*Attention.k_proj.bias \(16,\) instead of \(24,\).* and \d+ more",
         ),
-        ({"num_hidden_layers": 3}, "missing are: model.layers.2.input_layernorm.weight"),
+        ({"num_hidden_layers": 3}, "missing: model.layers.2.input_layernorm.weight"),
         (
             {"vision_config": None},
-            r"misshapen are: model.mm_projector.0.weight \(16, 32\) instead of \(16, 1152\)",
+            r"wrong shape: model.mm_projector.0.weight \(16, 32\) instead of \(16, 1152\)",
         ),
-        ({"tie_word_embeddings": False}, "missing are: lm_head.weight"),
+        ({"tie_word_embeddings": False}, "missing: lm_head.weight"),
     ],
 )
 def test_config_of_another_model(tmp_path, helpers, tensors, change, match):
@@ -128,7 +128,7 @@ def test_export_of_what_is_no_checkpoint(tmp_path, release):
     config = json.loads((release / "config.json").read_text())
     config["num_hidden_layers"] = 5
     (tmp_path / "orbax" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"misshapen are: decoder/layers/attn/k/bias \(2, 8\)"):
+    with pytest.raises(InputError, match=r"wrong shape: decoder/layers/attn/k/bias \(2, 8\)"):
         to_torch.convert(tmp_path / "orbax", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 

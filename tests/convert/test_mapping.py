@@ -70,9 +70,9 @@ def test_every_bad_name_is_listed(tmp_path, helpers, tensors):
     with pytest.raises(InputError) as error:
         params_of(tmp_path / "bad")
     message = str(error.value)
-    assert "missing are: model.layers.1.mlp.up_proj.weight, model.norm.weight;" in message
-    assert "unexpected are: model.norm.extra;" in message
-    assert "misshapen are: model.text_mlp.0.weight (16, 3) instead of (16, 16)" in message
+    assert "missing: model.layers.1.mlp.up_proj.weight, model.norm.weight;" in message
+    assert "unexpected: model.norm.extra;" in message
+    assert "wrong shape: model.text_mlp.0.weight (16, 3) instead of (16, 16)" in message
 
 
 def test_layers_of_different_dtypes_need_a_choice(tmp_path, helpers, tensors):

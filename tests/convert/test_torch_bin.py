@@ -177,8 +177,8 @@ def test_storage_of_another_size(saved, edit):
         ((4, 6), (6, 1), -1, "offset, size or stride"),
         ((4, 2**70), (6, 1), 0, "offset, size or stride"),
         ((4, 6.0), (6, 1), 0, "offset, size or stride"),
-        ((4, 6), (6,), 0, "as many strides"),
-        ((1,) * 33, (1,) * 33, 0, "as many strides"),
+        ((4, 6), (6,), 0, "invalid shape or strides"),
+        ((1,) * 33, (1,) * 33, 0, "invalid shape or strides"),
         ((10**6, 6), (0, 1), 0, "was expanded"),
     ],
 )
@@ -224,9 +224,9 @@ def repeat(value, levels):
         ({"a": 3}, "a is a int instead of a tensor"),
         ({"a": 1j * BASE}, "a has dtype ComplexFloat"),
         ({"a": torch.nn.Linear}, "names torch.nn.modules.linear.Linear, which is not run"),
-        ({("a", "b"): BASE}, "keys is no short string"),
-        ({"a" * 501: BASE}, "keys is no short string"),
-        ({2**70: BASE}, "keys is no short string"),
+        ({("a", "b"): BASE}, "keys is not a short string"),
+        ({"a" * 501: BASE}, "keys is not a short string"),
+        ({2**70: BASE}, "keys is not a short string"),
         (repeat({"a": BASE}, 9), "nested more than 8 deep"),
         (repeat({"a": BASE}, 6), "too many"),
         ({"a": {"b": BASE}, "a.b": BASE}, "names a.b twice"),
@@ -271,7 +271,7 @@ def test_a_pickle_that_says_it_is_huge(saved):
 def test_two_members_of_one_name(saved):
     with zipfile.ZipFile(saved, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("saved/data/0", bytes(96))
-    with pytest.raises(InputError, match="two of its members have one name"):
+    with pytest.raises(InputError, match="two of its members have the same name"):
         read_tensors(saved)
 
 
@@ -281,7 +281,7 @@ def test_members_that_cannot_be_read(saved):
     with pytest.raises(InputError, match="a method other than deflate"):
         read_tensors(saved)
     pack(saved, {"other.txt": b""})
-    with pytest.raises(InputError, match=r"no file of torch.save"):
+    with pytest.raises(InputError, match=r"not a file of torch.save"):
         read_tensors(saved)
 
 

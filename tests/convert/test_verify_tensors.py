@@ -62,5 +62,5 @@ def test_another_model(tmp_path, release, helpers, tensors):
     to_orbax.convert(release, tmp_path / "orbax")
     del tensors["model.norm.weight"]
     helpers.write_safetensors(release / "model.safetensors", tensors)
-    with pytest.raises(InputError, match=r"missing are: model.norm.weight\."):
+    with pytest.raises(InputError, match=r"missing: model.norm.weight\."):
         compare(torch=release, orbax=tmp_path / "orbax")

@@ -298,7 +298,7 @@ def test_too_many_bad_records_end_the_run(in_one_go, environment, sources, tmp_p
     run = ingest_sh(*command, "--workers=2", VENV=str(environment), **servers)
     assert run.returncode == 2
     assert re.search(
-        r"error: 5 bad records and about \d+ records lost behind damage are 2.\d%", run.stderr
+        r"error: 5 bad records and about \d+ records lost after damage are 2.\d%", run.stderr
     )
     assert "Traceback" not in run.stderr
     listed = (tmp_path / "bad_records.jsonl").read_text().splitlines()

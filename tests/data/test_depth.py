@@ -79,7 +79,7 @@ def test_a_deep_picture_equals_its_copy_of_8_bits(form, tmp_path):
 def test_a_picture_whose_black_and_white_are_not_known_is_refused(values, tmp_path):
     path = tmp_path / "a.tiff"
     Image.fromarray(values).save(path)
-    with pytest.raises(BadFile, match=r"a\.tiff holds (float|int)32 from .* not known: save it"):
+    with pytest.raises(BadFile, match=r"a\.tiff holds (float|int)32 from .* unknown: save it"):
         open_picture(path)
 
 

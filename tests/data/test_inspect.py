@@ -96,7 +96,7 @@ def test_batch_without_text():
     assert "text" not in told
     seen = view.view_sample(batch, tokenizer=None, row=0, number=1)
     assert (seen.stamps, seen.turns, seen.repeated) == ((), [], 3)
-    assert "4 frames in 1 group(s), 3 of them repeated" in words.describe_sample(seen)
+    assert "4 frames in 1 group(s), including 3 repeated" in words.describe_sample(seen)
 
 
 def test_describe_batch(make_sample):

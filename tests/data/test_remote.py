@@ -173,7 +173,7 @@ def test_a_changed_file_has_another_fingerprint(s3):
 @pytest.mark.parametrize("name", ["../data.json", "/data.json", "clips/../../x", "http://h/x"])
 def test_names_stay_inside_their_root(name, http):
     with (
-        pytest.raises(InputError, match="leads out of its place http"),
+        pytest.raises(InputError, match="leads out of its folder http"),
         open_media(StoredFile(f"{http}/clips", name)),
     ):
         pass

@@ -460,7 +460,7 @@ def test_what_a_refusal_says_of_itself_is_not_repeated(status, raw):
     ],
 )
 def test_addresses_that_are_none(url):
-    with pytest.raises(InputError, match="--judge_url is not an address of HTTP"):
+    with pytest.raises(InputError, match="--judge_url is not an HTTP address"):
         Judge(url, model="judge", key=KEY)
 
 

@@ -93,7 +93,7 @@ def test_kinds_do_not_mix(files):
 
 def test_several_that_match_are_named(files):
     root = files("x/a.mp4", "y/a.mp4")
-    with pytest.raises(InputError, match=r"may be any of x/a\.mp4, y/a\.mp4"):
+    with pytest.raises(InputError, match=r"matches x/a\.mp4, y/a\.mp4"):
         MediaFolder(root).find("a", kind=VIDEO)
     assert found(root, "a", hints=["y"]) == "y/a.mp4"
 

@@ -231,7 +231,7 @@ def test_a_finished_run_loads_no_model_and_other_settings_are_refused(flags, tmp
     evaluate.main(argv)
     with pytest.raises(AssertionError, match="loaded"):
         evaluate.main(flags("charades_sta", "--limit", 2))
-    with pytest.raises(InputError, match=r"under other settings \(profile, max_frames\)"):
+    with pytest.raises(InputError, match=r"with other settings \(profile, max_frames\)"):
         evaluate.main([*argv, "--profile", "legacy2025", "--max_frames", "4"])
 
 
@@ -261,7 +261,7 @@ def test_a_cache_that_goes_away_is_no_fault_of_a_video(flags, tmp_path, monkeypa
         return stream_video(*args, **kwargs)
 
     monkeypatch.setattr(reader, "stream_video", unmounted)
-    with pytest.raises(errors.Failure, match=r"tokens cannot be written .*make space"):
+    with pytest.raises(errors.Failure, match=r"tokens cannot be written .*free space"):
         evaluate.main(flags("charades_sta", "--token_cache", tokens))
     assert not any(file.stat().st_size for file in (tmp_path / "out").glob("unreadable*"))
 
@@ -298,7 +298,7 @@ def test_bad_videos_are_named_and_counted_and_tried_again(flags, videos, tmp_pat
         (["--process_id", "2", "--num_processes", "2"], "--process_id is 2: give 0 to 1"),
         (["--process_id", "0"], "together"),
         (["--judge_url", "http://x"], "together"),
-        (["--judge_url", "file:///x", "--judge_model", "m"], "is not an address of HTTP"),
+        (["--judge_url", "file:///x", "--judge_model", "m"], "is not an HTTP address"),
         (["--subtitles", "/"], "only there"),
         (["--chain", "2"], "has no chains"),
         (["--keep_ratio", "0"], "keep_ratio"),

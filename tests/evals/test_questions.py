@@ -141,7 +141,7 @@ def test_spans_are_pairs_of_seconds(tmp_path, spans):
 def test_a_broken_line_is_named(tmp_path):
     with pytest.raises(InputError, match=r"own\.jsonl are not JSON .*line 2"):
         read(tmp_path, json.dumps(RECORDS[0]) + "\n{", name="own.jsonl")
-    with pytest.raises(InputError, match="id 'x' was given before"):
+    with pytest.raises(InputError, match="id 'x' occurs twice"):
         read(tmp_path, [{**RECORDS[0], "id": "x"}] * 2)
 
 

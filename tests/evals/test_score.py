@@ -101,8 +101,8 @@ def test_marks_and_line_ends_of_any_system(write_files, encoding, end):
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ('{"id": 0, "prediction": "a"}\n{"id": 0}', "line 2: id 0 was given before"),
-        ('{"id": 0, "prediction": null}\n{"id": 0}', "line 2: id 0 was given before"),
+        ('{"id": 0, "prediction": "a"}\n{"id": 0}', "line 2: id 0 occurs twice"),
+        ('{"id": 0, "prediction": null}\n{"id": 0}', "line 2: id 0 occurs twice"),
         ('{"id": 9}', "line 1: id 9 is not in the annotations"),
         ('{"id": "1"}', "line 1: id '1' is not in the annotations. Ids are integers here"),
         (f'{{"id": "{"9" * 5000}"}}', r"line 1: id '9+\.\.\. is not in the annotations"),
@@ -139,7 +139,7 @@ def test_an_id_of_the_other_type_is_told(scored):
 
 def test_two_records_with_one_id_are_a_mistake(scored):
     records = [dict(QUERIES[0], question_id="q"), dict(QUERIES[1], question_id="q")]
-    with pytest.raises(InputError, match="record 1: id 'q' was given before"):
+    with pytest.raises(InputError, match="record 1: id 'q' occurs twice"):
         scored("charades_sta", records, [])
 
 
@@ -189,7 +189,7 @@ def test_judgements_that_cannot_be_used(write_files, tmp_path):
     files = write_files(QUERIES, [])
     _, err = run(*flags("charades_sta", files), "--judgements", judgements, code=2)
     assert err.startswith(
-        "error: Benchmark charades_sta needs no judge: leave --judgements to mlvu"
+        "error: Benchmark charades_sta needs no judge: --judgements is only for mlvu"
     )
     files = write_files(MLVU, [])
     _, err = run(*flags("mlvu_dev", files), "--judgements", judgements, code=2)

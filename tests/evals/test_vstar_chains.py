@@ -38,9 +38,9 @@ def test_am_and_lgm_of_both_chains_and_shares_right_in_several():
 
 def test_other_questions_and_other_chains_are_a_mistake():
     one = shares(1.0, 0.0)
-    with pytest.raises(InputError, match="2 chains of when and 1 of where"):
+    with pytest.raises(InputError, match="2 chains of when, 1 of where"):
         vstar_chains.aggregate(one, when=[one, one], where=[one])
-    with pytest.raises(InputError, match="what and where are of other questions"):
+    with pytest.raises(InputError, match="what and where have different questions"):
         vstar_chains.aggregate(one, when=[one], where=[shares(1.0)])
 
 

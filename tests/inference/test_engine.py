@@ -154,7 +154,7 @@ def test_a_model_is_asked_as_its_folder_says_unless_flags_do(run, folder, tmp_pa
     # The clip has six frames, two a second.
     _, out, plan = run(*options, "--json", model=model)
     assert (json.loads(out)["groups"], json.loads(out)["kept_visual_tokens"]) == (1, 144)
-    assert "(at most 4 frames, 1 a second); keep ratio 1: 144 visual tokens kept" in plan
+    assert "(at most 4 frames, 1 per second); keep ratio 1: 144 visual tokens kept" in plan
     flags = ("--max_frames=6", "--fps=0", "--keep_ratio=0.5")
     _, _, plan = run(*options, *flags, model=model)
     assert "(at most 6 frames, uniformly spaced); keep ratio 0.5: 144 visual tokens kept" in plan
@@ -590,7 +590,7 @@ def widen(folder):
     ("damage", "said"),
     [
         (truncate, "cannot be read as an Orbax checkpoint"),
-        (widen, "misshapen are: decoder/layers/mlp/down"),
+        (widen, "wrong shape: decoder/layers/mlp/down"),
         (lambda folder: (folder / "config.json").unlink(), "config.json does not exist"),
         (lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),

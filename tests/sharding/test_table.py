@@ -56,7 +56,9 @@ def test_a_mesh_that_cannot_shard_a_large_parameter_is_refused():
         return state_shardings(params, params=params, mesh=mesh)
 
     assert place(64)["dts"]["block0"]["conv"]["kernel"].spec[3] == "fsdp"
-    with pytest.raises(InputError, match=r"dts/block0/conv/kernel .* would be whole .* set mesh\."):
+    with pytest.raises(
+        InputError, match=r"dts/block0/conv/kernel .* would be replicated.* set mesh\."
+    ):
         place(256)
 
 

@@ -353,7 +353,7 @@ def test_stage_2_starts_from_the_compressor_of_stage_1(stage1, data, tmp_path, n
 def test_random_part_that_stays_frozen_is_named(stage1, capsys):
     plan = RunPlan(stage1)
     initial_state(plan, abstract=abstract_state(plan, mesh=mesh.make_mesh(MeshConfig())))
-    said = "Frozen as initialised, because init_from has none: vision."
+    said = "Frozen at initial values, because init_from has none: vision."
     assert said in capsys.readouterr().out
 
 

@@ -106,7 +106,7 @@ def test_output_that_nobody_reads_ends_the_command_without_a_traceback():
         assert process.stdout.readline() == "one line\n"
         process.stdout.close()
         said = process.stderr.read()
-    assert said == "error: Whatever read the output has ended, and so does this command.\n"
+    assert said == "error: The program that read the output has ended, so this command ends too.\n"
     assert process.returncode == 141
 
 

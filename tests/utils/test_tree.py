@@ -22,10 +22,7 @@ def test_matching_trees_pass():
 def test_every_difference_is_named():
     found = {"a": Shaped(1), "b": Shaped(2, 3), "d": Shaped(1)}
     expected = {"a": Shaped(1), "b": Shaped(3, 2), "c": Shaped(1)}
-    told = (
-        "It does not fit: missing are: c; unexpected are: d;"
-        " misshapen are: b (2, 3) instead of (3, 2)."
-    )
+    told = "It does not fit: missing: c; unexpected: d; wrong shape: b (2, 3) instead of (3, 2)."
     with pytest.raises(InputError) as error:
         tree.check_match(found, expected=expected, trouble="It does not fit")
     assert str(error.value) == told

@@ -87,14 +87,14 @@ def _training_advice(plan, *, rows, mesh):
         steps = 2 * config.grad_accum_steps
         yield f"grad_accum_steps={steps} saves {_gib(held / 2)} of activations"
     yield (
-        f"mesh.context={2 * mesh.shape['context']} on as many devices more saves {_gib(held / 2)}"
+        f"mesh.context={2 * mesh.shape['context']} on twice as many devices saves {_gib(held / 2)}"
         " of activations"
     )
     state = _state_bytes(plan)
     state /= mesh.shape["fsdp"] * mesh.shape["tensor"]
     yield (
-        f"mesh.fsdp={2 * mesh.shape['fsdp']} instead of more data or on as many devices more saves"
-        f" {_gib(state / 2)} of parameters, gradients and moments"
+        f"mesh.fsdp={2 * mesh.shape['fsdp']} with mesh.data halved or on twice as many devices"
+        f" saves {_gib(state / 2)} of parameters, gradients and moments"
     )
     yield f"data.max_frames={config.data.max_frames // 2} saves {_gib(held / 2)} of activations"
 
@@ -160,7 +160,7 @@ def _reading_advice(plan, *, what, rows, mesh):
     if what != "encode" or not config.encode_microbatch:
         frames = config.data.max_frames // 2
         yield f"data.max_frames={frames} saves {_gib(held / 2)} of {of}"
-    more = f"mesh.tensor={2 * mesh.shape['tensor']} on as many devices more"
+    more = f"mesh.tensor={2 * mesh.shape['tensor']} on twice as many devices"
     yield f"{more} saves {_gib(params / 2)} of parameters"
 
 

@@ -184,19 +184,19 @@ def format_table(report: dict[str, Any], *, topology: str) -> str:
     seconds = report["least_seconds"]
     lines = [
         f"{topology}, mesh {report['mesh']}, compiled in {report['compile_seconds']} s",
-        *(f"  {name:<12}{size / _GIB:9.2f} GiB a device" for name, size in kinds.items()),
-        f"  {'in all':<12}{report['hbm_bytes_per_device'] / _GIB:9.2f} of"
+        *(f"  {name:<12}{size / _GIB:9.2f} GiB per device" for name, size in kinds.items()),
+        f"  {'total':<12}{report['hbm_bytes_per_device'] / _GIB:9.2f} of"
         f" {report['hbm_limit_bytes'] / _GIB:.2f} GiB",
-        f"  {report['flops_per_step']:.3e} FLOPs a step,"
-        f" {report['flops_executed']:.3e} with what is computed again",
+        f"  {report['flops_per_step']:.3e} FLOPs per step,"
+        f" {report['flops_executed']:.3e} including recomputation",
         *(
-            f"  {kind:<20}{value['count']:7d} times {value['bytes'] / _GIB:9.2f} GiB a device"
+            f"  {kind:<20}{value['count']:7d} calls, {value['bytes'] / _GIB:9.2f} GiB per device"
             for kind, value in report["collectives"].items()
         ),
         *_attention(report["attention"]),
-        "  a step takes at least "
+        "  minimum step time: "
         + ", ".join(f"{value:.3f} s of {name}" for name, value in seconds.items())
-        + f": MFU at most {report['mfu_bound']:.2f}",
+        + f"; MFU at most {report['mfu_bound']:.2f}",
     ]
     return "\n".join(lines)
 
@@ -204,4 +204,4 @@ def format_table(report: dict[str, Any], *, topology: str) -> str:
 def _attention(kernels: list[str]) -> Iterator[str]:
     if kernels:
         scratch = "; their scratch memory is not counted" if "cudnn" in kernels else ""
-        yield f"  attention, where they can, by kernels of {' and '.join(kernels)}{scratch}"
+        yield f"  attention kernels, where supported: {' and '.join(kernels)}{scratch}"

@@ -138,8 +138,8 @@ def note_changed_files(root: epath.PathLike) -> None:
         return
     if names := changed_files(folder, read_sealed(file)["files"]):
         print(
-            f"note: {', '.join(names)} in {folder} changed since the folder was made; if nobody"
-            " edited that, copy the folder again.",
+            f"note: {', '.join(names)} in {folder} changed after the folder was written; if"
+            " nobody edited them, copy the folder again.",
             file=sys.stderr,
         )
 

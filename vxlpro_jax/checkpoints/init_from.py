@@ -63,14 +63,14 @@ def read_parts(sources: Sequence[Source], *, like: Mapping[str, Any], dtype: str
     for source in sources:
         if not source.parts & like.keys():
             raise InputError(
-                f"init_from: {source.root} holds only {', '.join(sorted(source.parts))}, of which"
-                f" this run needs none; it needs {', '.join(like)}."
+                f"init_from: {source.root} holds only {', '.join(sorted(source.parts))}, but"
+                f" this run needs {', '.join(like)}: name a checkpoint that has some of these."
             )
         mine = {part for part in like if holder(sources, part) is source}
         if not mine:
             raise InputError(
-                f"init_from: all that {source.root} holds comes from the folders before it: name it"
-                " before them, or leave it out."
+                f"init_from: every part in {source.root} is already taken from the folders before"
+                " it: name it before them, or leave it out."
             )
         print(f"From {source.root}: {', '.join(sorted(mine))}.")
         params |= read_params(

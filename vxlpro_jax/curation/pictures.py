@@ -118,7 +118,7 @@ def draw_histograms(findings: Findings, *, limits: Limits, path: Path) -> None:
         _Chart("static", "share of still frames, one picture", limits.static),
         _Chart("slides", "share of still frames, several pictures", limits.slides),
         _Chart("duplicate", "cosine with the nearest earlier clip", limits.similarity),
-        _Chart("blind", "nats per token that seeing saves", limits.margin),
+        _Chart("blind", "decrease of the loss by the video, nats per token", limits.margin),
     )
     values = _values(findings)
     figure = Figure(figsize=(12, 7), layout="constrained")

@@ -96,8 +96,8 @@ def _as_written(sample: Any, where: str, *, content: bytes = b"") -> Record:
     """Makes a record with the sample's JSON as its only turn; loaders drop the other fields."""
     if content:
         raise InputError(
-            f"{where} contains its video, which the list of kept samples cannot: prune the samples"
-            " before they are ingested."
+            f"{where} contains its video, but the list of kept samples cannot contain videos: prune"
+            " the samples before they are ingested."
         )
     is_video = isinstance(sample, dict) and "video" in sample
     text = json.dumps(sample, ensure_ascii=False)

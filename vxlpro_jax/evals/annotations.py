@@ -160,7 +160,7 @@ def read_records(path: Path) -> Any:
     try:
         values = list(_values(text))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"Annotations {path} are not JSON ({error}): mend them.") from error
+        raise InputError(f"Annotations {path} are not JSON ({error}): correct them.") from error
     if len(values) == 1 and path.suffix != ".jsonl":
         return values[0]
     lists = (value if isinstance(value, list) else [value] for value in values)
@@ -304,15 +304,15 @@ def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction"
         name = _id(given, known, where)
         if name in texts:
             raise InputError(
-                f"{where}: id {short_repr(name)} was given before: keep one prediction of it."
+                f"{where}: id {short_repr(name)} occurs twice: keep one prediction for it."
             )
         texts[name] = _text(given, where, field)
         fields |= given.keys()
     others = sorted(fields - {"id"})
     if others and field not in others:
         raise InputError(
-            f"Predictions {path} have no field {field!r}, but {short_repr(others)}: name the field"
-            f" with the text {field!r}."
+            f"Predictions {path} have no field {field!r}, only {short_repr(others)}: rename the"
+            f" field with the text to {field!r}."
         )
     return {name: text for name, text in texts.items() if text is not None}
 
@@ -321,9 +321,9 @@ def _object(line: str, where: str, field: str) -> Mapping[str, Any]:
     try:
         given = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}): mend it.") from error
+        raise InputError(f"{where} is not JSON ({error}): correct it.") from error
     if not isinstance(given, dict) or "id" not in given:
-        raise InputError(f"{where} is not an object with 'id' and {field!r}: mend it.")
+        raise InputError(f"{where} is not an object with 'id' and {field!r}: correct it.")
     return given
 
 

@@ -212,8 +212,8 @@ class Benchmark:
         for index, record in enumerate(records):
             if record.id in seen:
                 raise InputError(
-                    f"{path}, record {index}: id {short_repr(record.id)} was given before: give"
-                    " each record an id of its own."
+                    f"{path}, record {index}: id {short_repr(record.id)} occurs twice: give each"
+                    " record a unique id."
                 )
             seen.add(record.id)
         return records

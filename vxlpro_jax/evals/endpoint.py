@@ -96,7 +96,7 @@ class Endpoint(NamedTuple):
         Raises:
             InputError: The address is not an HTTP address, or has a user name or password.
         """
-        wrong = InputError(f"{flag} is not an address of HTTP: give one such as http://host:80/v1.")
+        wrong = InputError(f"{flag} is not an HTTP address: give one such as http://host:80/v1.")
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
@@ -185,10 +185,10 @@ def post_json(
     try:
         return reply.result(timeout=seconds)
     except TimeoutError as error:
-        raise ExchangeError(f"no whole reply within {seconds:g} s") from error
+        raise ExchangeError(f"no complete reply within {seconds:g} s") from error
     # Python's client lets a ValueError pass for invalid chunk sizes.
     except (http.client.HTTPException, ValueError) as error:
-        raise ExchangeError(f"its reply is not whole HTTP, {type(error).__name__}") from error
+        raise ExchangeError(f"its reply is not complete HTTP, {type(error).__name__}") from error
     except OSError as error:
         raise ExchangeError(_reason(error)) from error
     finally:

@@ -67,7 +67,7 @@ class Judge:
                 reason = str(error)
         raise Failure(
             f"Judge {self._endpoint} did not answer in {TRIES} tries ({reason}). Its replies so far"
-            " are kept: start this again."
+            " are kept: start the same command again."
         )
 
     def _once(self, request: JudgeRequest) -> str:
@@ -85,7 +85,7 @@ class Judge:
             raise ExchangeError(said)
         if status in _REDIRECTS:
             raise InputError(
-                f"Judge {self._endpoint} sends requests on to another address ({said}), which is"
+                f"Judge {self._endpoint} redirects requests to another address ({said}), which is"
                 " not followed: give that address as --judge_url if you trust it."
             )
         if status not in _FINE:

@@ -77,7 +77,7 @@ class MediaFolder:
             raise self._missing(name)
         if len(found) > 1:
             listed = ", ".join(str(file.relative_to(self._root)) for file in found[:3])
-            raise InputError(f"{name!r} may be any of {listed} in {self._root}: keep one of them.")
+            raise InputError(f"{name!r} matches {listed} in {self._root}: keep one of them.")
         return self._inside(found[0])
 
     def find_exact(self, name: str) -> Path:
@@ -94,7 +94,7 @@ class MediaFolder:
 
     def _at(self, name: str) -> Path:
         if paths.escapes_root(name):
-            raise InputError(f"{name!r} leads out of {self._root}: mend the annotations.")
+            raise InputError(f"{name!r} leads out of {self._root}: correct the annotations.")
         return self._root / name
 
     def _inside(self, file: Path) -> Path:

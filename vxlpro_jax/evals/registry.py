@@ -117,7 +117,9 @@ def _imported(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # The user's code may raise anything.
-        raise InputError(f"--benchmark {path} cannot be imported ({error!r}): mend it.") from error
+        raise InputError(
+            f"--benchmark {path} cannot be imported ({error!r}): correct it."
+        ) from error
     return module
 
 

@@ -170,7 +170,8 @@ def to_markdown(results: Results, *, comparison: Comparison, answers: Answers) -
     if comparison.left_out:
         lines += ["", f"Published figures are left out: {comparison.left_out}."]
     if results.unscored:
-        lines += ["", f"{len(results.unscored)} items wait for a judge model or an answer key."]
+        needs = "they need a judge model or an answer key"
+        lines += ["", f"{len(results.unscored)} items are unscored: {needs}."]
     for what, reasons in (
         ("Videos that could not be read", answers.unreadable),
         ("Subtitles that could not be used", answers.unused_subtitles),

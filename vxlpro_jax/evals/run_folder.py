@@ -75,8 +75,8 @@ class RunFolder:
             failed[line["video"]] = line["error"]
             if len(failed) > max_unreadable:
                 raise Failure(
-                    f"{len(failed)} videos cannot be used, the last because: {line['error']} Mend"
-                    " --videos or raise --max_unreadable, and start this again."
+                    f"{len(failed)} videos cannot be used, the last because: {line['error']}"
+                    " Correct --videos or raise --max_unreadable, and start the same command again."
                 )
 
     def answers(self) -> Answers | None:
@@ -123,7 +123,7 @@ def check_settings(out: Path, settings: Mapping[str, Any], *, name: str = "setti
     runs started with an earlier version do not have them.
 
     Raises:
-        InputError: the folder holds a run under other settings.
+        InputError: the folder holds a run with other settings.
     """
     path = out / name
     if not path.exists():
@@ -136,7 +136,7 @@ def check_settings(out: Path, settings: Mapping[str, Any], *, name: str = "setti
         raise InputError(f"{path} cannot be read ({error}): choose another --out.") from error
     if changed:
         raise InputError(
-            f"{out} holds a run under other settings ({', '.join(changed)}): choose another --out,"
+            f"{out} holds a run with other settings ({', '.join(changed)}): choose another --out,"
             " or remove it."
         )
 

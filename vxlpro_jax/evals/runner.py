@@ -85,7 +85,7 @@ class Run:
     def __post_init__(self):
         if (self.subtitles is not None) != (self.benchmark.subtitled_prompt is not None):
             raise InputError(
-                "Give --subtitles with --benchmark videomme_subtitles, and only there."
+                "--benchmark videomme_subtitles needs --subtitles, which no other benchmark takes."
             )
 
 
@@ -130,7 +130,7 @@ def run(request: Run) -> str:
     folder.run(asker.ask, max_unreadable=request.max_unreadable, progress=cli.progress)
     answers = folder.answers()
     if answers is None:
-        return "This share is done; the process that ends last writes the results."
+        return "This process has finished its share; the last one to finish writes the results."
     with folder_lock(request.out):
         return _finish(request, records, answers, num_available=len(available))
 

@@ -72,7 +72,7 @@ def read_srt(path: Path) -> list[Cue]:
     elif times or not any(map(str.strip, lines)):
         texts = _srt_texts(lines, times)
     else:
-        raise InputError(f"Subtitles {path} have no line with '-->' between times: give SRT.")
+        raise InputError(f"Subtitles {path} have no line with '-->' between times: use SRT.")
     by_times = {(at.start, at.end): text for at, text in zip(times, texts, strict=True)}
     return [Cue(start, end, text) for (start, end), text in by_times.items()]
 
@@ -135,7 +135,7 @@ def _times(lines: Sequence[str], path: Path) -> Iterator[_Times]:
         if found := _TIMES.fullmatch(line):
             yield _Times(number, _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:]))
         elif _CLOCK_START.search(line):
-            raise InputError(f"Subtitles {path} have the times {line[:60]!r}: mend them.")
+            raise InputError(f"Subtitles {path} have invalid times {line[:60]!r}: correct them.")
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, milliseconds: str | None) -> float:

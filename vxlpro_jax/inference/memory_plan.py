@@ -115,9 +115,9 @@ def plan(ids: np.ndarray, *, groups: int, model: Loaded, options: Options) -> Pl
             return made
         if keep == least:
             raise InputError(
-                f"{groups} groups of four frames take {gib(made.memory.peak)} of the device"
-                f" even if only {keep} visual tokens are kept, and {gib(limit)} may be used:"
-                " lower --max_frames, or take --kv_cache=int8 or --dtype=bfloat16."
+                f"{groups} groups of four frames need {gib(made.memory.peak)} of device memory"
+                f" even if only {keep} visual tokens are kept, but {gib(limit)} may be used:"
+                " lower --max_frames, or use --kv_cache=int8 or --dtype=bfloat16."
             )
         keep = max(keep * 7 // 8 // 16 * 16, least)
 
@@ -134,7 +134,7 @@ def _fitting_context(ids, *, groups, least, model, options) -> int:
     if fixed + least + stamps > context:
         raise InputError(
             f"{groups} groups of four frames need {stamps} positions for their time stamps alone,"
-            f" and the prompt and the answer {fixed}; the model's context is {context}: lower"
+            f" and the prompt and the answer need {fixed}; the model's context is {context}: lower"
             " --max_frames or raise --max_context beyond what the model was trained on."
         )
     room = context - fixed - stamps
@@ -200,10 +200,10 @@ def describe(plan: Plan) -> str:
     """Describes what a plan keeps and the memory that it takes, in two sentences."""
     memory = plan.memory
     return (
-        f"{plan.keep} visual tokens kept, {plan.positions} positions to read. On the device up to"
+        f"{plan.keep} visual tokens kept, {plan.positions} positions to read. Peak device memory"
         f" {gib(memory.peak)}: weights {gib(memory.params)}, visual tokens {gib(memory.visual)},"
         f" input {gib(memory.embeddings)}, keys and values {gib(memory.cache)}, workspace"
-        f" {gib(memory.workspace)}, not all of it at once."
+        f" {gib(memory.workspace)}, which are not all in use at once."
     )
 
 

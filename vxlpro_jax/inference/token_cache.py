@@ -103,6 +103,6 @@ def _name(params: dict, config: ModelConfig) -> str:
 
 def _unusable(folder: Path, error: OSError) -> str:
     return (
-        f"Visual tokens cannot be written to {folder} ({error}): set --token_cache to a folder"
-        " that can, or make space."
+        f"Visual tokens cannot be written to {folder} ({error}): set --token_cache to a"
+        " writable folder, or free space."
     )

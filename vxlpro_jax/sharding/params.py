@@ -101,7 +101,7 @@ def state_shardings(
         fitted = _fit(spec, leaf, mesh)
         if may_shard and leaf.size > _MOST_WHOLE and fitted.shard_shape(leaf.shape) == leaf.shape:
             raise InputError(
-                f"{name} {leaf.shape} would be whole on every device, because mesh"
+                f"{name} {leaf.shape} would be replicated on every device, because mesh"
                 f" {dict(mesh.shape)} does not divide its dimensions: set mesh.fsdp and mesh.tensor"
                 " to values that divide them, and mesh.data or mesh.context to the rest."
             )

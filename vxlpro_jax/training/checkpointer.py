@@ -126,8 +126,8 @@ class RunCheckpoints:
             raise InputError(
                 f"The run in {self._workdir} has read other data: config.data.path had"
                 f" {was['count']} records (digest {was['digest'][:8]}), and has"
-                f" {len(records)} (digest {records.digest[:8]}): put its data files back, or start"
-                f" anew from it with another --workdir and --config.init_from={self._workdir}."
+                f" {len(records)} (digest {records.digest[:8]}): restore its data files, or start a"
+                f" new run from it with another --workdir and --config.init_from={self._workdir}."
             )
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -71,8 +71,8 @@ def fill_feature_cache(
         multihost_utils.sync_global_devices("all features are there")
     except OSError as error:
         raise InputError(
-            f"Features cannot be written to {folder} ({error}): set data.feature_cache to a folder"
-            " that can, or make space."
+            f"Features cannot be written to {folder} ({error}): set data.feature_cache to a"
+            " writable folder, or free space."
         ) from error
     keys = zip(records.names, records.keys, strict=True)
     keys = {name.tobytes(): key.tobytes().hex() for name, key in keys if name.any()}

@@ -63,8 +63,8 @@ def refuse_changes(changed: Sequence[Change], *, workdir: Path) -> None:
         return
     groups = dict.fromkeys(change.field.partition(".")[0] for change in changed)
     raise InputError(
-        f"{workdir} holds a run with another {', '.join(groups)} ({_listed(changed)}): set what it"
-        f" had, or {_anew(workdir)}."
+        f"{workdir} holds a run with another {', '.join(groups)} ({_listed(changed)}): restore its"
+        f" values, or {_anew(workdir)}."
     )
 
 
@@ -73,8 +73,8 @@ def note_changes(changed: Sequence[Change], *, workdir: Path) -> None:
     changed = [change for change in changed if change.rule == "noted"]
     if changed:
         print(
-            f"Changed since the last start: {_listed(changed)}. Steps already made are kept; to"
-            f" keep the run as it is, {_anew(workdir)}."
+            f"Changed since the last start: {_listed(changed)}. The run resumes with the new"
+            f" values; to keep it as it is, {_anew(workdir)}."
         )
 
 
@@ -84,7 +84,7 @@ def _listed(changed: Sequence[Change]) -> str:
 
 
 def _anew(workdir: Path) -> str:
-    return f"start anew from it with another --workdir and --config.init_from={workdir}"
+    return f"start a new run from it with another --workdir and --config.init_from={workdir}"
 
 
 def write_workdir(

@@ -66,8 +66,8 @@ def announce(plan: RunPlan, *, workdir: Path) -> None:
     config = plan.config
     if is_tiny(config):
         print(
-            "This is the tiny preset: a few million parameters on embedded synthetic clips, to see"
-            f" everything run.\nThe released size: {plan.objective.full_size_flags}"
+            "This is the tiny preset: a few million parameters on embedded synthetic clips, for a"
+            f" quick trial.\nThe released size: {plan.objective.full_size_flags}"
         )
     count = sum(x.size for x in jax.tree.leaves(plan.param_shapes))
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
@@ -138,7 +138,7 @@ def _check_sizes(config: TrainConfig, *, sources: Sequence[init_from.Source]) ->
             known = (name for name, model in PRESETS.items() if _has_sizes(model, theirs, part))
             preset = next(known, None)
             advice = (
-                f"take the preset of its size, --config=FILE.py:{preset}"
+                f"use the preset of its size, --config=FILE.py:{preset}"
                 if preset
                 else "set these fields under --config.model, or start from another checkpoint"
             )
@@ -205,6 +205,6 @@ def _check_evaluation(plan: RunPlan) -> None:
 def _check_frozen_tower(plan: RunPlan) -> None:
     if "vision" not in plan.frozen:
         raise InputError(
-            "data.feature_cache is set: features can only be kept of a frozen tower; leave it"
-            " empty, or freeze the tower in optim.groups."
+            "data.feature_cache is set: only features of a frozen tower can be cached; leave"
+            " it empty, or freeze the tower in optim.groups."
         )

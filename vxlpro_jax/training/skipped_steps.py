@@ -95,7 +95,7 @@ class SkippedSteps:
         raise InputError(
             f"The gradients of {self._in_a_row} steps in a row are not finite, the last of them at"
             f" step {step} (loss {loss:g}) with the files {_named(files)} ({self._path} lists all):"
-            " nothing of these steps is saved; lower optim.lr or optim.clip_norm, or mend the"
+            " none of these steps is saved; lower optim.lr or optim.clip_norm, or repair the"
             " files, and start the same command again, which continues from the last checkpoint."
         )
 

@@ -81,7 +81,7 @@ def initial_state(plan: RunPlan, *, abstract: TrainState) -> TrainState:
         print(f"Newly initialised: {', '.join(missing)}.")
         frozen = [part for part in missing if part in plan.frozen]
         if frozen:
-            print(f"Frozen as initialised, because init_from has none: {', '.join(frozen)}.")
+            print(f"Frozen at initial values, because init_from has none: {', '.join(frozen)}.")
         params |= _fresh_parts(plan, missing, like=abstract.params)
     create = functools.partial(TrainState.create, optimizer=plan.optimizer, seed=config.seed)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)

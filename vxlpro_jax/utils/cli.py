@@ -43,7 +43,7 @@ def report_error(error: BaseException) -> int:
         return 130
     if _nobody_reads(error):
         _drop_output()
-        error = _ReaderGone("Whatever read the output has ended, and so does this command.")
+        error = _ReaderGone("The program that read the output has ended, so this command ends too.")
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         error = full_disk(error.filename)
     if isinstance(error, InputError | Failure):

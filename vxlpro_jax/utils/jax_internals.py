@@ -51,8 +51,8 @@ def key_value_store() -> KeyValueStore:
     methods = [name for name in vars(KeyValueStore) if not name.startswith("_")]
     if any(not hasattr(client, name) for name in methods):
         raise InputError(
-            f"JAX {jax.__version__} keeps its coordination service where this version of"
-            " vxlpro_jax does not look: run several processes with JAX 0.10 to 0.12."
+            "This version of vxlpro_jax does not find the coordination service of JAX"
+            f" {jax.__version__}: run several processes with JAX 0.10 to 0.12."
         )
     return cast(KeyValueStore, client)
 

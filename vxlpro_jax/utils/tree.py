@@ -52,9 +52,9 @@ def check_match(found: Mapping[str, Any], *, expected: Mapping[str, Any], troubl
         if tuple(found[name].shape) != tuple(expected[name].shape)
     ]
     problems = {
-        "missing are": expected.keys() - found.keys(),
-        "unexpected are": found.keys() - expected.keys(),
-        "misshapen are": misshapen,
+        "missing": expected.keys() - found.keys(),
+        "unexpected": found.keys() - expected.keys(),
+        "wrong shape": misshapen,
     }
     lists = [f"{kind}: {_some(sorted(names))}" for kind, names in problems.items() if names]
     if lists:

@@ -80,8 +80,8 @@ def test_the_keep_ratio_is_that_of_the_model_folder(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--frames=7",), "--frames has 7, but --mode clips has 8, 24"),
-        (("--depths=0.5",), "--depths has 0.5, but --mode clips has 0, 1"),
+        (("--frames=7",), "--frames has 7, but --mode clips has only 8, 24"),
+        (("--depths=0.5",), "--depths has 0.5, but --mode clips has only 0, 1"),
         (("--needles=a.json",), "leave out --haystack and --needles"),
     ],
 )

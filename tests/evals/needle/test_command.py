@@ -87,7 +87,7 @@ def test_a_second_start_asks_only_what_is_missing(run, seer, tmp_path):
 
 def test_other_settings_need_another_folder(run, seer, tmp_path):
     run(seer(), "--frames=8")
-    with pytest.raises(InputError, match=r"under other settings \(mode\): choose another --out"):
+    with pytest.raises(InputError, match=r"with other settings \(mode\): choose another --out"):
         run(seer(), mode="teacher_forced")
     with pytest.raises(InputError, match=r"\(max_context\)"):
         run(seer(), "--max_context=9000")

@@ -88,7 +88,7 @@ def test_shorter_haystacks_are_beginnings_of_longer_ones(film, tmp_path):
         shorter = haystack.open_files([film, more], count=count, size=16).collect()
         np.testing.assert_array_equal(shorter.frames, longest.frames[:count])
         np.testing.assert_array_equal(shorter.times, longest.times[:count])
-    with pytest.raises(InputError, match=r"has 46 frames at 1 a second, fewer than 47"):
+    with pytest.raises(InputError, match=r"has 46 frames at 1 per second, fewer than 47"):
         haystack.open_files([film, more], count=47, size=16)
 
 

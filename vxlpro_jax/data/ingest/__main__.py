@@ -36,13 +36,13 @@ def main(argv: Sequence[str]) -> int:
     except (InputError, IngestError) as error:
         return cli.report_error(error)
     except OSError as error:
-        print(f"error: {error}. Repair that and start the command again.", file=sys.stderr)
+        print(f"error: {error}. Correct this and start the command again.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     bad = ", ".join(f"{count} {kind}" for kind, count in manifest["bad"].items()) or "none"
     print(
-        f"{arguments.out} holds {manifest['records']} records. Bad: {bad}; lost behind damage:"
+        f"{arguments.out} holds {manifest['records']} records. Bad: {bad}; lost after damage:"
         f" about {manifest['lost']}."
     )
     return 0

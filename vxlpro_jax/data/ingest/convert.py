@@ -76,7 +76,7 @@ def convert_shard(task: ConversionTask, report_bytes: ReportBytes) -> ConvertedS
             return part
         damage = part.damage
     raise IngestError(
-        f"{task} shows damage at another place each time that it is read: check the network and"
+        f"{task} shows damage at a different place each time it is read: check the network and"
         " start the command again."
     )
 

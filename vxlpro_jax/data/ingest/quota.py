@@ -98,7 +98,7 @@ def check_tally(
     share = tally.bad_share(all_bytes=sum(shard.bytes for shard in shards))
     if share > max_bad:
         raise InputError(
-            f"{tally.bad} bad records and about {tally.lost} records lost behind damage are"
+            f"{tally.bad} bad records and about {tally.lost} records lost after damage are"
             f" {share:.1%} of all, more than --max_bad={max_bad:g}. They are listed in"
             f" {folder.bad_records}: repair the shards, or raise --max_bad and start again."
         )

@@ -39,8 +39,8 @@ def describe_batch(batch: Batch, *, usage: BatchUsage, stats: LoadStats) -> str:
     ]
     if usage.text.total:
         lines += [
-            _line("text", f"{_use(usage.text)}; {usage.targets} of them targets"),
-            _line("decoder", f"{_use(usage.slots)}, before the selector drops any"),
+            _line("text", f"{_use(usage.text)}; {usage.targets} targets"),
+            _line("decoder", f"{_use(usage.slots)}, before selection"),
         ]
     bad = ", ".join(f"{count} {kind}" for kind, count in stats.bad.items()) or "none"
     lines += [_line("samples", _per_row(usage.samples)), _line("bad", bad)]
@@ -53,7 +53,7 @@ def describe_sample(sample: SampleView) -> str:
     if sample.stamps:
         lines.append(f"  {_stamps(sample.stamps)}")
     if sample.ids:
-        lines.append(f"  {sample.ids} ids, {sample.targets} of them targets:")
+        lines.append(f"  {sample.ids} ids, including {sample.targets} targets:")
         lines += [f"    {marked(turn)}" for turn in sample.turns]
     return "\n".join(lines)
 
@@ -72,7 +72,7 @@ def frames(sample: SampleView) -> str:
         return "no frames"
     text = f"{sample.groups * FRAMES_PER_GROUP} frames in {sample.groups} group(s)"
     if sample.repeated:
-        text += f", {sample.repeated} of them repeated"
+        text += f", including {sample.repeated} repeated"
     if sample.stamps:
         first, last = _seconds(sample.stamps[0]), _seconds(sample.stamps[-1])
         text += f"; {last - first:.1f} s from the first stamp to the last"
@@ -109,4 +109,4 @@ def _use(use: Usage) -> str:
 
 def _per_row(samples: Sequence[int]) -> str:
     mean = sum(samples) / len(samples)
-    return f"{mean:.2f} a row, {min(samples)} to {max(samples)}"
+    return f"{mean:.2f} per row, {min(samples)} to {max(samples)}"

@@ -82,8 +82,8 @@ class BadSamples:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self._kinds.most_common())
         raise InputError(
             f"{len(self.records)} of {self._total} records could not be read, more than the"
-            f" {self._allowed} that data.bad_sample_quota allows{where}; of this start: {kinds}."
-            f" Mend or remove them, or raise the quota. The last was {self._last}"
+            f" {self._allowed} that data.bad_sample_quota allows{where}; since this start: {kinds}."
+            f" Repair or remove them, or raise the quota. The last was {self._last}"
         )
 
     def _list(self, sample: BadSample) -> None:

@@ -35,6 +35,6 @@ def _check_root(part: RecordSequence) -> None:
     record, file = named[0]
     key = "video_root" if record.video else "image_root"
     raise InputError(
-        f"Not one of {len(named)} files that records name is there, such as {file.name} of"
+        f"None of the {len(named)} files that records name exists, such as {file.name} of"
         f" {record.name} in {file.root}: set data.{key} to the folder of the files."
     )

@@ -148,11 +148,11 @@ def _read(read: Callable[[], bytes], named: str, *, limit: int | None) -> bytes:
     try:
         data = read()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{named} is not whole gzip ({error}): make or copy it again.") from error
+        raise InputError(f"{named} is incomplete gzip ({error}): make or copy it again.") from error
     if limit is not None and len(data) > limit:
         raise InputError(
-            f"{named} holds more than {limit >> 20} MiB in one piece: give JSON lines (*.jsonl or"
-            " *.jsonl.gz), one sample on each."
+            f"{named} is one JSON text of more than {limit >> 20} MiB: give JSON lines (*.jsonl or"
+            " *.jsonl.gz), one sample per line."
         )
     return data
 

@@ -94,8 +94,8 @@ def read_mixture(path: str) -> list[Dataset]:
         data = stream.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise InputError(
-            f"Mixture {redact_url(path)} has more than {_MOST_BYTES >> 20} MiB: name fewer data"
-            " sets, several files of one by braces."
+            f"Mixture {redact_url(path)} is larger than {_MOST_BYTES >> 20} MiB: list fewer data"
+            " sets, and name several files of one data set with braces."
         )
     mixture = _parsed(data, path)
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
@@ -115,13 +115,13 @@ def _parsed(data: bytes, path: str) -> Any:
         loader = yaml.SafeLoader(data)
         node = loader.get_single_node()
         if node is not None and _expanded_size(node) > _MOST_NODES:
-            raise yaml.YAMLError("its aliases repeat too much")
+            raise yaml.YAMLError("its aliases expand to too much")
         return None if node is None else loader.construct_document(node)
     # Besides its own errors, YAML raises these for values that do not fit their tag.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as e:
         raise _not_yaml(path, str(e)) from e
     except RecursionError as error:
-        raise _not_yaml(path, "it is too deep") from error
+        raise _not_yaml(path, "it is nested too deeply") from error
 
 
 def _not_yaml(path: str, reason: str) -> InputError:

@@ -120,6 +120,6 @@ def _options(inside: str, pattern: str) -> list[str]:
 
 def _too_many(pattern: str) -> InputError:
     return InputError(
-        f"Data files {short_repr(redact_url(pattern))}: the braces mean too many names: give fewer"
+        f"Data files {short_repr(redact_url(pattern))}: the braces make too many names: give fewer"
         " files."
     )

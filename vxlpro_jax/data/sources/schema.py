@@ -23,7 +23,7 @@ _VISUAL_CHANGES = {
     **dict.fromkeys(("video_start", "video_end", "clip_start", "clip_end"), _CUT),
 }
 _TEXT_CHANGES = {
-    "system": "put what it says into the first human turn and remove the field",
+    "system": "move its text into the first human turn and remove the field",
     "tools": "remove the field",
 }
 _LEARNT = "every reply is learnt, so remove it"

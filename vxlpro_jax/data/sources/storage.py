@@ -177,7 +177,7 @@ def _resolved(root: Path, name: str) -> Path:
         if _is_loop(path):  # Python 3.13 and later do not raise by themselves.
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{name} in {root} leads nowhere ({error}): mend the link.") from error
+        raise InputError(f"{name} in {root} is a broken link ({error}): correct it.") from error
     if not path.is_relative_to(root):
         raise InputError(
             f"{name} leads out of its folder {root}: data files may only name files inside it, so"
@@ -199,7 +199,7 @@ def _remote_inside(root: str, name: str) -> str:
     """Returns the URL of `name` under `root`."""
     if escapes_root(name):
         raise InputError(
-            f"{name} leads out of its place {redact_url(root)}: data files may only name files"
+            f"{name} leads out of its folder {redact_url(root)}: data files may only name files"
             " inside it, so move the file there."
         )
     path = str(PurePosixPath(name))
@@ -248,7 +248,7 @@ def _unreadable(place: str, error: Exception) -> BadFile:
     reason = f"{type(error).__name__}: {error}".replace(place, redact_url(place)).rstrip(": ")
     return BadFile(
         f"File {redact_url(place)} cannot be read ({reason}): check its name, its server and your"
-        " right to read it.",
+        " permission to read it.",
         kind="unreadable",
     )
 

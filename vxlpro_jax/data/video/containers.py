@@ -112,9 +112,7 @@ def _check_size(media: MediaFile) -> None:
     ) as container:
         for stream in moving_streams(media, container):
             media.check_pixels(stream.width, stream.height, most=MOST_PIXELS)
-    raise media.bad(
-        "has no picture size that can be read: replace or remove the file", kind="damaged"
-    )
+    raise media.bad("has no readable picture size: replace or remove the file", kind="damaged")
 
 
 def _moving(stream: av.VideoStream) -> bool:

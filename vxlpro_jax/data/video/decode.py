@@ -39,7 +39,7 @@ _HELD = 16
 
 _SMALL = 320 * 240  # Pixels.
 
-_UNEXPECTED = "gives other frames each time that it is decoded: replace or remove the file"
+_UNEXPECTED = "decodes to different frames each time: replace or remove the file"
 
 _Convert = Callable[[av.VideoFrame], np.ndarray]
 _Frames = Generator[TimedFrame, None, None]
@@ -226,7 +226,7 @@ def _decoded(source: _Source) -> Generator[tuple[av.VideoFrame, float], None, No
                 yield frame, _seconds(frame, first=first, index=index, packets=packets)
     if index < 0:
         raise source.media.bad(
-            "has no frames that decode: replace or remove the file", kind="no_frames"
+            "has no decodable frames: replace or remove the file", kind="no_frames"
         )
 
 

@@ -208,8 +208,8 @@ def _in_eight_bits(picture: Image.Image, media: MediaFile) -> Image.Image:
     # NaN is outside every range.
     if bits > (64 if is_float else 16) or not (values.min() >= 0 and values.max() <= white):
         raise media.bad(
-            f"holds {values.dtype} from {values.min()} to {values.max()}, so black and white are"
-            " not known: save it with 8 or 16 bits, or as floats from 0 to 1",
+            f"holds {values.dtype} from {values.min()} to {values.max()}, so its levels of black"
+            " and white are unknown: save it with 8 or 16 bits, or as floats from 0 to 1",
             kind="damaged",
         )
     grey = values / white * 255

@@ -87,11 +87,11 @@ class MediaFile(NamedTuple):
             raise self.bad(f"has {_TOO_MANY}", kind="too_large") from error
         except MemoryError as error:
             raise self.bad(
-                "needs more memory than there is: remove it", kind="too_large"
+                "needs more memory than is available: remove it", kind="too_large"
             ) from error
         except ExitError as error:  # From an interrupt that `containers` asks for.
             raise self.bad(
-                "keeps FFmpeg searching without an end: remove it, or copy it to a faster disk",
+                "makes FFmpeg search endlessly: remove it, or copy it to a faster disk",
                 kind="timeout",
             ) from error
         except (OSError, FFmpegError, *faults) as error:
@@ -102,7 +102,7 @@ class MediaFile(NamedTuple):
                 ) from error
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             raise self.bad(
-                f"cannot be read, it is damaged, cut off or no {self.what.lower()} ({reason}):"
+                f"cannot be read: it is damaged, cut off or not a {self.what.lower()} ({reason}):"
                 " replace or remove the file",
                 kind="damaged",
             ) from error

@@ -47,7 +47,7 @@ class DecoderPool:
         if count < 1 or not time_limit > 0:
             raise InputError(
                 f"A pool of {count} decoders with a time limit of {time_limit} s cannot read: give"
-                " at least one decoder and some time."
+                " at least one decoder and a positive time limit."
             )
         self._settings = {"time_limit": time_limit, "memory_limit": memory_limit}
         self._count = count
@@ -230,8 +230,8 @@ class _Process:
             ) from error
         except (EOFError, OSError) as error:
             raise RuntimeError(
-                f"A decoder process did not start ({self._last_word()}): its own message, if any,"
-                " stands above."
+                f"A decoder process did not start ({self._last_word()}): see its own message, if"
+                " any, above."
             ) from error
         try:
             answer, frames = self._exchange(request, content, time.monotonic() + time_limit)
@@ -241,13 +241,13 @@ class _Process:
             last_word = self._last_word()
             if (self._process.poll() or 0) > 0:  # It ended by an exception, not by a signal.
                 raise ProgramError(
-                    f"A decoder process failed ({last_word}): its own message stands above."
+                    f"A decoder process failed ({last_word}): see its own message above."
                 ) from error
             raise _Died(last_word) from error
         self.is_at_rest = True
         if "fault" in answer:
             raise ProgramError(
-                f"A decoder process failed in a way that no file explains:\n\n{answer['fault']}"
+                f"A decoder process failed, but not because of its file:\n\n{answer['fault']}"
             )
         if "error" in answer:
             message, kind = answer["error"], answer["kind"]

@@ -122,7 +122,7 @@ class Sampling(NamedTuple):
         if self.max_frames < 1:
             raise InputError(f"max_frames is {self.max_frames}: ask for at least one frame.")
         if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise InputError(f"fps is {self.fps}: give frames a second, more than 0.")
+            raise InputError(f"fps is {self.fps}: give frames per second, above 0.")
 
     def most(self, duration: float | None) -> int:
         """Returns the most frames that a video of `duration` seconds (None: unknown) gives."""

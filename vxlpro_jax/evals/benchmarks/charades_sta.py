@@ -161,7 +161,7 @@ def _text_rows(path: Path) -> list[AnnotationRow]:
             )
         rows.append(AnnotationRow(f"{path}, line {number}", len(rows), fields))
     if not rows:
-        raise InputError(f"Annotations {path} hold no line: give the published file.")
+        raise InputError(f"Annotations {path} have no lines: give the published file.")
     return rows
 
 

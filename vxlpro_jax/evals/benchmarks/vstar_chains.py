@@ -60,11 +60,13 @@ def aggregate(
     """
     if len(when) != len(where):
         raise InputError(
-            f"{len(when)} chains of when and {len(where)} of where: give the same ones, in order."
+            f"{len(when)} chains of when, {len(where)} of where: give the same chains, in order."
         )
     for name, chains in (("when", when), ("where", where)):
         if any(chain.keys() != what.keys() for chain in chains):
-            raise InputError(f"Results of what and {name} are of other questions: score the same.")
+            raise InputError(
+                f"Results of what and {name} have different questions: score the same ones in both."
+            )
     chains = [_chain(what, *pair) for pair in zip(when, where, strict=True)]
     metrics = {"accuracy": percent(what.values())}
     for number, chain in enumerate(chains, start=1):
@@ -124,7 +126,7 @@ def read_measures(
     """
     name, items = _read(path, measure)
     if name != benchmark or not items:
-        raise InputError(f"Results {path} are of {short_repr(name)}: give some of {benchmark}.")
+        raise InputError(f"Results {path} are of {short_repr(name)}: give results of {benchmark}.")
     measures = {id: value for id, value in items.items() if value is not None}
     if missing := len(items) - len(measures):
         raise InputError(
@@ -132,7 +134,7 @@ def read_measures(
             " them (vxlpro_jax.evaluate --judge_url)."
         )
     if not all(0 <= value <= 1 for value in measures.values()):
-        raise InputError(f"Results {path} have measures that are not between 0 and 1: score anew.")
+        raise InputError(f"Results {path} have measures outside 0 to 1: score them again.")
     return measures
 
 

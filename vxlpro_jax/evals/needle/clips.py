@@ -68,7 +68,7 @@ class ClipTest:
         for value in values or ():
             if value not in known:
                 listed = ", ".join(f"{each:g}" for each in known)
-                raise InputError(f"--{flag} has {value:g}, but --mode clips has {listed}.")
+                raise InputError(f"--{flag} has {value:g}, but --mode clips has only {listed}.")
 
     def ask(
         self, engine: Engine, cells: Sequence[Cell], *, options: Options

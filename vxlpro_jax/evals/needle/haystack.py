@@ -154,7 +154,7 @@ def open_files(files: Sequence[Path], *, count: int, size: int) -> FrameStream:
             return FrameStream(np.concatenate(times), _frames(streams, times))
         start = times[-1][-1] + 1 / FPS
     raise InputError(
-        f"The haystack has {taken} frames at {FPS:g} a second, fewer than {count}: add files to"
+        f"The haystack has {taken} frames at {FPS:g} per second, fewer than {count}: add files to"
         " --haystack or lower --frames."
     )
 

@@ -103,7 +103,7 @@ def read_frames(needle: Needle, *, size: int, fps: float) -> np.ndarray:
     if len(frames) < needle.frames:
         raise InputError(
             f"Needle {needle.media} has {len(frames)} frames, fewer than the {needle.frames} that"
-            " 'frames' asks for: lower it or take a longer clip."
+            " 'frames' asks for: lower it or use a longer clip."
         )
     return frames
 

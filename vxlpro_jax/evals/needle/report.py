@@ -155,7 +155,7 @@ def _draw_panel(axes: Axes, grid: _Grid) -> AxesImage:
     image = axes.imshow(grid.accuracy, cmap=_COLOURS, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(grid.lengths)), list(map(_column, grid.lengths, grid.kept.T)))
     axes.set_yticks(range(len(grid.depths)), [f"{depth:.0%}" for depth in grid.depths])
-    axes.set(xlabel="frames, and visual tokens kept of them", ylabel="depth")
+    axes.set(xlabel="frames, and visual tokens kept", ylabel="depth")
     for (row, column), cell in np.ndenumerate(grid.accuracy):
         if not np.isnan(cell):
             axes.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=8)
