@@ -90,13 +90,15 @@ def main(argv: list[str]) -> int:
 
 
 def _define(values):
-    flags.DEFINE_string("what", ",".join(_ANSWER), "Programs, by commas.", flag_values=values)
+    flags.DEFINE_string(
+        "what", ",".join(_ANSWER), "Programs to run, comma-separated.", flag_values=values
+    )
     kinds = typing.get_args(CacheType)
-    flags.DEFINE_enum("kv_cache", "model", kinds, "Of answers.", flag_values=values)
+    flags.DEFINE_enum("kv_cache", "model", kinds, "Dtype of the KV cache.", flag_values=values)
     flags.DEFINE_integer(
         "rounds", 5, "Runs of each program.", lower_bound=2, upper_bound=100, flag_values=values
     )
-    flags.DEFINE_bool("one", False, "Measures in this process.", flag_values=values)
+    flags.DEFINE_bool("one", False, "Measure in this process.", flag_values=values)
 
 
 def measure(config: TrainConfig, *, what: str, options: flags.FlagValues) -> list[str]:

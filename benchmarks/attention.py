@@ -52,10 +52,10 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384, 131072])
-    parser.add_argument("--heads", type=int, default=2, help="of queries; half as many of keys")
-    parser.add_argument("--width", type=int, default=64, help="of a head")
+    parser.add_argument("--heads", type=int, default=2, help="query heads; half as many key heads")
+    parser.add_argument("--width", type=int, default=64, help="width of a head")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--topology", default="", help="TPUs to compile for, v5e:2x2 say")
+    parser.add_argument("--topology", default="", help="TPUs to compile for, such as v5e:2x2")
     args = parser.parse_args()
     sizes = {"heads": args.heads, "width": args.width}
     print("| length | backend | what | memory MiB | seconds | differs by |\n" + "| --- " * 6 + "|")

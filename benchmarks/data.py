@@ -76,7 +76,7 @@ Read = Callable[[Path, int], np.ndarray]
 def main() -> None:
     """Prints a table per case."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contestant")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each implementation")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, DecoderPool(1, time_limit=600) as pool:

@@ -54,8 +54,8 @@ def main() -> None:
     """Runs the workloads and prints a table of each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--workload", choices=(*WORKLOADS, "all"), default="all")
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contestant")
-    parser.add_argument("--layers", type=int, help="of tower and decoder, at most: a quick look")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each implementation")
+    parser.add_argument("--layers", type=int, help="maximum number of layers, for a quick trial")
     args = parser.parse_args()
     config = cut(PRESETS["3b"], layers=args.layers)
     for name in WORKLOADS if args.workload == "all" else (args.workload,):

@@ -17,8 +17,8 @@ from tests.fuzz.parsers import NAMES, parser
 
 def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    flags.add_argument("--seed", type=int, default=0, help="another seed, other inputs")
-    flags.add_argument("--count", type=int, default=1000, help="inputs in all")
+    flags.add_argument("--seed", type=int, default=0, help="seed of the inputs")
+    flags.add_argument("--count", type=int, default=1000, help="total number of inputs")
     flags.add_argument("--parser", choices=NAMES, help="only this parser, in this process")
     arguments = flags.parse_args()
     if arguments.parser:
