@@ -299,7 +299,7 @@ def test_bad_videos_are_named_and_counted_and_tried_again(flags, videos, tmp_pat
         (["--process_id", "0"], "together"),
         (["--judge_url", "http://x"], "together"),
         (["--judge_url", "file:///x", "--judge_model", "m"], "is not an HTTP address"),
-        (["--subtitles", "/"], "only there"),
+        (["--subtitles", "/"], "which no other benchmark takes"),
         (["--chain", "2"], "has no chains"),
         (["--keep_ratio", "0"], "keep_ratio"),
     ],

@@ -127,7 +127,7 @@ def test_predictions_that_cannot_be_used(write_files, lines, sentence):
 def test_predictions_under_another_name_are_not_empty_answers(more, write_files):
     annotations, predictions = write_files(QUERIES, [])
     predictions.write_text(f'{{"id": 0, "answer": "1 - 2"}}\n{more}')
-    with pytest.raises(InputError, match=r"have no field 'prediction', but \['answer'\]"):
+    with pytest.raises(InputError, match=r"have no field 'prediction', only \['answer'\]"):
         score_files("charades_sta", annotations=annotations, predictions=predictions)
 
 

@@ -226,7 +226,7 @@ def _decoded(source: _Source) -> Generator[tuple[av.VideoFrame, float], None, No
                 yield frame, _seconds(frame, first=first, index=index, packets=packets)
     if index < 0:
         raise source.media.bad(
-            "has no decodable frames: replace or remove the file", kind="no_frames"
+            "has no frames that can be decoded: replace or remove the file", kind="no_frames"
         )
 
 
