@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Tests compile far longer than they run. Processes that they start inherit this.
+# Tests spend far more time compiling than running. Processes that they start inherit this.
 _flags = "--xla_backend_optimization_level=0"
-if version("jaxlib").startswith("0.10."):  # Compiles in two thirds of the time; 0.12 cannot.
+if version("jaxlib").startswith("0.10."):  # Compiles a third faster; 0.12 does not support it.
     _flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _flags)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Many compile the same; xdist's workers and processes of tests share what is compiled.
+# Many tests compile the same program; xdist's workers and the tests' processes share a cache.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="vxlpro_jax-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
@@ -32,13 +32,13 @@ _IMPORTS_TORCH = re.compile(r"^\s*(import|from) torch(_reference)?\b", re.MULTIL
 
 
 def _needs_torch(path: Path) -> bool:
-    """Whether a test file, or a conftest.py beside it, imports torch at its top or further down."""
+    """Returns whether a test file, or a conftest.py beside it, contains an import of torch."""
     files = [path, path.parent / "conftest.py"]
     return any(file.exists() and _IMPORTS_TORCH.search(file.read_text()) for file in files)
 
 
 def _left_out() -> list[Path]:
-    """The test files that need torch, if it is not installed."""
+    """Returns the test files that need torch; none if it is installed."""
     tests = Path(__file__).parent
     return [] if _HAS_TORCH else sorted(filter(_needs_torch, tests.rglob("test_*.py")))
 
@@ -49,7 +49,7 @@ def pytest_ignore_collect(collection_path, config):
     wanted = conftest if collection_path.is_dir() else collection_path
     if not _HAS_TORCH and wanted.suffix == ".py" and wanted.exists() and _needs_torch(wanted):
         return True
-    return None  # Others decide.
+    return None  # Other plugins decide.
 
 
 def pytest_collection_modifyitems(items):
@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_for_the_file_alone():
-    """Forgets compiled programs after each file, which else fill gigabytes."""
+    """Clears the compiled programs after each file, which would otherwise take gigabytes."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
@@ -76,7 +76,7 @@ def compiled_for_the_file_alone():
 
 @pytest.fixture
 def no_mesh():
-    """`train` sets the mesh of its process; the next test begins without one."""
+    """Removes the mesh that `train` sets in its process, so that no other test sees it."""
     yield
     import jax  # Not before the environment above is set.
 
@@ -94,9 +94,9 @@ def float64():
 
 @pytest.fixture(scope="session")
 def golden_folder(tmp_path_factory) -> Path:
-    """The golden release-format checkpoint (config.json, model.safetensors) and its `case_*.npz`.
+    """Returns a folder of the golden checkpoint in release format with its `case_*.npz`.
 
-    Most rows of its embedding are zero and are not stored; of the cases f16 and image3 the largest
+    Most rows of its embedding are zero and are not stored; in the cases f16 and image3 the largest
     intermediates are left out.
     """
     folder = tmp_path_factory.mktemp("golden")
@@ -118,7 +118,7 @@ def golden_folder(tmp_path_factory) -> Path:
 
 
 def _golden_weights(vocab: int) -> dict[str, np.ndarray]:
-    """bfloat16 bits by torch name. Stored: rows 0..2047 and 151643.. of the embedding."""
+    """Returns bfloat16 bits by torch name; the embedding has rows 0..2047 and 151643.. only."""
     with np.load(_GOLDEN / "weights.npz") as file:
         bits = file["high"].astype(np.uint16) << 8 | file["low"]
         shapes = json.loads(str(file["shapes"]))

@@ -1,6 +1,6 @@
-"""Compiling for TPUs that are not there: what fits, what does not, and what is no topology.
+"""Tests compiling for absent TPUs: programs that fit, programs that do not, invalid topologies.
 
-Of GPUs only what needs no compiler of theirs, which the tests do not install.
+For GPUs only parts that need no GPU compiler are tested, because the tests do not install one.
 """
 
 import json
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def compile_for(topology, *flags, tmp_path, **environment):
-    """The finished command and the figures that it wrote, or None."""
+    """Returns the finished command and the figures that it wrote, or None."""
     file = tmp_path / "fit.json"
     command = [sys.executable, "-m", "vxlpro_jax.compile", "--config=configs/stage2.py"]
     done = subprocess.run(
@@ -78,7 +78,7 @@ def test_an_unknown_topology_is_reported_in_a_sentence(topology, reason, tmp_pat
 
 
 def test_a_missing_gpu_compiler_is_named(tmp_path):
-    """Where it is installed, the empty package that is found first hides it."""
+    """If the compiler is installed, an empty package that is found first hides it."""
     (tmp_path / "jax_plugins").mkdir()
     (tmp_path / "jax_plugins" / "__init__.py").touch()
     done, told = compile_for("h100:8", tmp_path=tmp_path, PYTHONPATH=str(tmp_path))

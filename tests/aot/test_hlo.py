@@ -1,4 +1,4 @@
-"""Collectives read from a program's text: loops multiply, one channel counts once."""
+"""Collectives are read from a program's text: loops multiply counts, a channel counts once."""
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_collectives_are_counted_by_kind():
     }
 
 
-# As XLA for GPUs writes them: begun and ended apart, several arrays at once, one channel for all.
+# As XLA for GPUs writes them: separate start and end, several arrays at once, one channel for all.
 GPU_PROGRAM = """\
 HloModule jit_step, is_scheduled=true
 

@@ -1,4 +1,4 @@
-"""The memory advice of each program: its lines, and what compiled programs then save."""
+"""Tests the memory advice for each program: its lines, and the savings of compiled programs."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ TWO_LAYERS = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decode
 
 
 def advice(what, **fields):
-    """The named changes, with the GiB that each saves and of what, in the order of the lines."""
+    """Returns the suggested changes in order, with the GiB saved by each and the kind of memory."""
     data = DataConfig(batch_size=2**20, max_frames=64, max_text_tokens=96)
     config = dataclasses.replace(TrainConfig(model=TWO_LAYERS, data=data), **fields)
     mesh = make_mesh(MeshConfig())
@@ -82,7 +82,7 @@ def test_inference_is_advised_about_caches_but_not_the_optimizer(what):
     assert ("encode_microbatch" in told) == (what == "encode")
     deep = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=4))
     more = advice(what, model=deep)["data.max_frames"][0] / told["data.max_frames"][0]
-    # Each layer has a cache; of what one computes the next takes the place.
+    # Each layer has a cache; other values of a layer are overwritten by those of the next.
     assert more == pytest.approx(2 if has_cache else 1, rel=0.05)
 
 
@@ -101,7 +101,7 @@ def test_the_cache_of_8192_frames_has_its_computed_size():
 
 # ---- Held against compiled programs --------------------------------------------------------------
 
-# Sequences so long that what the advice is about is most of the memory; nothing of it is run.
+# Sequences are so long that the advice concerns most of the memory; these programs are not run.
 LONG = TrainConfig(
     model=dataclasses.replace(
         MICRO,
@@ -125,7 +125,7 @@ LONG_TRAINING = TrainConfig(
 
 
 def compiled(what, config, *, cache="model"):
-    """The memory of a program in GiB: its arguments if they hold a cache, else temporary values.
+    """Returns a program's memory in GiB: its arguments if they hold a cache, else its temporaries.
 
     A CPU computes in float32 and therefore copies a cache of another type, which no accelerator
     does.
@@ -138,7 +138,7 @@ def compiled(what, config, *, cache="model"):
 
 
 def advised(what, config, name):
-    """The GiB that the advice says a change saves."""
+    """Returns the GiB that a change saves according to the advice."""
     lines = list(memory_advice.advice(config, what=what, mesh=make_mesh(MeshConfig())))
     return next(float(re.search(r"saves ([\d.]+)", x)[1]) for x in lines if x.startswith(name))
 
@@ -151,7 +151,7 @@ def test_an_int8_cache_saves_about_what_is_advised():
 @pytest.mark.parametrize("what", ["decode", "assemble"])
 def test_half_of_the_frames_save_about_what_is_advised(what):
     half = dataclasses.replace(LONG, data=dataclasses.replace(LONG.data, max_frames=2**17))
-    cache = "int8" if what == "decode" else "model"  # The advice before this one is followed.
+    cache = "int8" if what == "decode" else "model"  # The preceding advice is applied.
     saved = compiled(what, LONG, cache=cache) - compiled(what, half, cache=cache)
     assert saved == pytest.approx(advised(what, LONG, "data.max_frames"), rel=0.35)
 

@@ -1,4 +1,4 @@
-"""Damaged parameters are refused by whatever reads them, also where the damage decodes."""
+"""Damaged parameters are refused by every reader, even if the damaged data can be decoded."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def draw(shape, dtype=np.float32):
 
 
 def parts(shape):
-    """Blocks that cover an array, cut once along each axis."""
+    """Returns blocks that cover an array, split once along each axis."""
     if not shape:
         yield ()
         return
@@ -124,7 +124,7 @@ def test_folders_without_checksums_are_read(written, params, tmp_path):
 
 
 def damage(folder, rng):
-    """Flips a bit of some file, or cuts it."""
+    """Flips a bit of a random file, or truncates it."""
     file = rng.choice(sorted(path for path in folder.rglob("*") if path.stat().st_size))
     while file.is_dir():
         file = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
@@ -151,7 +151,7 @@ def test_nothing_damaged_is_read(written, tmp_path, seed):
 
 @pytest.mark.parametrize("read", READERS)
 def test_numbers_that_decode_but_were_not_saved(written, params, tmp_path, read):
-    """The folder is whole; one entry is not the one of its checksum."""
+    """The folder is complete, but one entry does not match its checksum."""
     other = jax.tree.map(np.copy, params)
     other["layers"]["kernel"][5, 39, 23] *= 2
     write_params(tmp_path / "params", leaves=other)

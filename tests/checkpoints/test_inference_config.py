@@ -1,4 +1,4 @@
-"""How a model wants to be asked, written beside its parameters and read back."""
+"""Default inference settings are written beside the parameters and read back."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def test_nothing_is_copied_from_a_folder_that_has_none(tmp_path):
 
 
 def test_a_run_without_the_file_is_asked_as_its_training_config_says(tmp_path):
-    """Also with fields of other versions, which this one does not know."""
+    """This also holds with unknown fields of other versions."""
     run = TrainConfig(keep_ratio=(1.0, 1.0), data=DataConfig(max_frames=8, fps=2.0))
     values = dataclasses.asdict(run) | {"skip_to_frames": 0}
     values["data"]["workdir_cache"] = "~/cache"

@@ -1,4 +1,4 @@
-"""Runs that start from several folders."""
+"""Tests runs that are initialised from several folders."""
 
 import json
 

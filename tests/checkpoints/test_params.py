@@ -1,4 +1,4 @@
-"""Parameters on disk: stock Orbax reads what we write, we read what stock Orbax writes."""
+"""Tests parameters on disk: stock Orbax and this package read each other's folders."""
 
 import json
 
@@ -33,7 +33,7 @@ def draw(shape, dtype):
 @pytest.fixture
 def params():
     return {
-        # A prime number of rows, and more than one block.
+        # The number of rows is prime, and there is more than one block.
         "embed": draw((15_013, 601), BFLOAT16),
         "layers": {"kernel": draw((6, 40, 24), np.float32), "bias": draw((6, 8), np.float16)},
     }

@@ -1,4 +1,4 @@
-"""Command lines with a config file: values, mistakes, `--help`, and where files are looked for."""
+"""Tests command lines with a config file: values, mistakes, `--help`, and the search for files."""
 
 import pytest
 from absl import flags

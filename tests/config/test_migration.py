@@ -1,4 +1,4 @@
-"""Names of earlier releases in config files, run folders and command lines."""
+"""Tests field names of earlier releases in config files, run folders and command lines."""
 
 import pytest
 

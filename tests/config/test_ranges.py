@@ -1,4 +1,4 @@
-"""Values that fit a field's type but make no sense: refused where the config is built, by name."""
+"""Values of the right type but out of range are refused by name when the config is built."""
 
 import pytest
 

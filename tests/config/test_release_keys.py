@@ -140,7 +140,7 @@ def test_both_forms_of_the_rotary_embedding_are_read():
             "rope_scaling": without(yarn, "original_max_position_embeddings"),
             "original_max_position_embeddings": 1024,
         },
-        # As transformers does, where the factor is null.
+        # transformers does the same if the factor is null.
         {"rope_theta": 1e6, "rope_scaling": yarn | {"factor": None}},
     ]
     for form in forms:

@@ -1,4 +1,4 @@
-"""Configs: nearest keys, types, presets, release sizes, config files."""
+"""Tests configs: suggestions for unknown keys, types, presets, release sizes, config files."""
 
 import dataclasses
 import importlib
@@ -72,7 +72,7 @@ def test_values_replace_defaults_and_nothing_else():
         config, seed=0, optim=TrainConfig().optim, model=TrainConfig().model, keep_ratio=(0.7, 0.99)
     )
     assert rest == TrainConfig()
-    hash(config)  # Frozen throughout, so that it may be a static argument.
+    hash(config)  # The config is frozen at every level, so that it can be a static argument.
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -85,7 +85,7 @@ def test_release_format_round_trip(name):
 
 
 def test_release_config_without_a_tower_means_so400m():
-    """As released: no `vision_config`, and the deleted last layer is not counted."""
+    """As in the release, there is no `vision_config`, and the deleted last layer is not counted."""
     release = PRESETS["3b"].to_release()
     del release["vision_config"]
     assert ModelConfig.from_release(release).vision == VisionConfig()

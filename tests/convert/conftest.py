@@ -1,4 +1,4 @@
-"""A small release-format folder, made by torch and by hand: names and shapes as the release has."""
+"""Makes small release-format folders, with torch and by hand, with the release's names."""
 
 import json
 import struct
@@ -28,7 +28,7 @@ CONFIG = {
     "vision_config": {
         "hidden_size": WIDTH,
         "intermediate_size": TOWER_MLP,
-        # Counts the layer that the release deletes.
+        # This number includes the layer that the release deletes.
         "num_hidden_layers": TOWER_LAYERS + 1,
         "num_attention_heads": 2,
         "image_size": 56,
@@ -124,7 +124,7 @@ def release_shapes(*, vocab: int = VOCAB) -> dict:
 
 
 def random_tensors(shapes: dict, *, dtype: str = "BF16") -> dict:
-    """Random bits, so that rounding anywhere shows; exponents that no cast makes infinite."""
+    """Returns random bits, which reveal any rounding; no cast makes their exponents infinite."""
     rng = np.random.default_rng(0)
     return {
         name: torch.from_numpy(rng.standard_normal(shape, np.float32)).to(DTYPES[dtype][0])
@@ -177,7 +177,7 @@ def save_torch(file, tensors: dict) -> None:
 
 
 class Helpers:
-    """What the tests of this folder use."""
+    """Helpers of the tests in this folder."""
 
     config = CONFIG
     release_shapes = staticmethod(release_shapes)
@@ -194,7 +194,7 @@ class Helpers:
 
     @staticmethod
     def write_release(folder, tensors: dict, *, config: dict = CONFIG, write=None) -> None:
-        """One safetensors file, unless `write(folder, tensors)` does otherwise."""
+        """Writes a release folder with one safetensors file, or with `write(folder, tensors)`."""
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False))
         (folder / "tokenizer.json").write_text('{"version": "1.0"}')
@@ -205,7 +205,7 @@ class Helpers:
 
     @staticmethod
     def read_release(folder) -> dict:
-        """Everything in the safetensors files of a folder: name -> (dtype, shape, bytes)."""
+        """Reads all safetensors files of a folder: name -> (dtype, shape, bytes)."""
         tensors = {}
         for file in sorted(folder.glob("*.safetensors")):
             tensors |= read_safetensors(file)
@@ -213,7 +213,7 @@ class Helpers:
 
     @staticmethod
     def as_stored(tensors: dict) -> dict:
-        """Tensors as `read_release` gives them."""
+        """Returns tensors in the form of `read_release`."""
         names = {dtype: name for name, (dtype, _) in DTYPES.items()}
         return {k: (names[t.dtype], tuple(t.shape), to_bytes(t)) for k, t in tensors.items()}
 

@@ -1,4 +1,4 @@
-"""A model folder out of stock parts, checked tensor by tensor through the export."""
+"""A model folder is assembled from stock parts and checked tensor by tensor after export."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ TOWER = "model.vision_tower.vision_tower."
 
 @pytest.fixture
 def parts(tmp_path, helpers):
-    """Folders as Hugging Face has them, and the tensors in them."""
+    """Returns folders in the form of Hugging Face, and their tensors."""
     decoder = helpers.random_tensors(helpers.decoder_shapes())
     vision = helpers.random_tensors(
         {
@@ -101,7 +101,7 @@ def test_the_rest_starts_as_in_the_release(tmp_path, helpers, parts):
     for name, bound in bounds.items():
         drawn = values(result[name])
         assert np.abs(drawn).max() <= bound * 1.01, name
-        # Of n uniform draws the largest is this near the bound but once in 10,000.
+        # The largest of n uniform draws is this close to the bound in all but one of 10,000 cases.
         assert np.abs(drawn).max() >= bound * (1e-4 ** (1 / drawn.size)) * 0.99, name
         assert abs(drawn.mean()) < 4 * bound / (3 * drawn.size) ** 0.5, name
     encoding = values(result["model.sae.temporal_encoding"])

@@ -1,4 +1,4 @@
-"""A mistake gets a sentence and exit code 2, and leaves nothing behind."""
+"""A mistake ends a command with one sentence and exit code 2, and leaves no files behind."""
 
 import json
 import subprocess
@@ -59,7 +59,7 @@ def test_name_in_two_files(tmp_path, release, helpers, tensors):
 def test_name_twice_in_one_header(tmp_path, release):
     file = release / "model.safetensors"
     content = file.read_bytes()
-    # Of equal length, so that nothing else changes.
+    # The text has the same length, so that nothing else changes.
     once = b'"model.layers.0.self_attn.q_proj.bias"'
     file.write_bytes(content.replace(b'"model.layers.0.self_attn.k_proj.bias"', once))
     convert_fails(tmp_path, release, "names model.layers.0.self_attn.q_proj.bias twice")

@@ -1,4 +1,4 @@
-"""The command lines of the converter."""
+"""Tests the command lines of the converter."""
 
 import subprocess
 import sys

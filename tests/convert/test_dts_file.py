@@ -1,4 +1,4 @@
-"""The synthesizer of a stage-1 run, exported for the released code and read back."""
+"""The synthesizer of a stage-1 run is exported for the released code and read back."""
 
 import json
 
@@ -23,7 +23,7 @@ OPTIONS = RecotConfig(decoder_width=8, decoder_depth=1, decoder_heads=2)
 
 @pytest.fixture(scope="module")
 def params():
-    """No parameter is zero, as the temporal attention's are at the start."""
+    """Returns parameters without zeros; the temporal attention is initialised with zeros."""
     init = jax.jit(lambda key: recot.init_params(MICRO, options=OPTIONS, key=key))
     rng = np.random.default_rng(0)
 

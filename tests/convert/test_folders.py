@@ -1,4 +1,4 @@
-"""Two writers of one destination: one wins, and the other says so."""
+"""If two processes write to one destination, one succeeds and the other reports it."""
 
 import os
 
@@ -51,7 +51,7 @@ def test_leftovers_of_a_killed_run_are_replaced(tmp_path, new):
 
 
 def test_writer_that_was_overtaken(tmp_path, new, monkeypatch):
-    """The other one finishes between the first look and the lock."""
+    """The other writer finishes after the first check and before the lock is taken."""
     from checkpoints_convert import folders
 
     take = folders._take

@@ -1,4 +1,4 @@
-"""The table covers the release's names exactly once each, and says what does not fit."""
+"""The table has each name of the release exactly once, and mismatches are reported."""
 
 import json
 

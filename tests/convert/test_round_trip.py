@@ -1,4 +1,4 @@
-"""torch -> orbax -> torch gives the same names, dtypes and bits, whatever the folder looks like."""
+"""torch -> orbax -> torch gives the same names, dtypes and bits for every form of folder."""
 
 import functools
 import json
@@ -169,7 +169,7 @@ def test_export_shards_as_hugging_face_does(tmp_path, release, tensors, helpers)
         stored = helpers.read_safetensors(back / file)
         assert {index["weight_map"][name] for name in stored} == {file}
         assert sum(len(data) for _, _, data in stored.values()) <= 100_000 or len(stored) == 1
-    # And that folder converts again.
+    # The exported folder can be converted again.
     to_orbax.convert(back, tmp_path / "again")
     to_torch.convert(tmp_path / "again", tmp_path / "back2")
     assert helpers.read_release(tmp_path / "back2") == helpers.as_stored(tensors)

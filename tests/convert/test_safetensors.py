@@ -1,4 +1,4 @@
-"""Headers of safetensors files of which nothing may be believed."""
+"""Tests untrusted headers of safetensors files."""
 
 import json
 import resource
@@ -85,7 +85,7 @@ def test_long_header_takes_no_memory(tmp_path):
     file = tmp_path / "a.safetensors"
     with file.open("wb") as stream:
         stream.write(struct.pack("<Q", 5 * 2**30))
-        stream.truncate(6 * 2**30)  # Sparse.
+        stream.truncate(6 * 2**30)  # The file is sparse.
     with pytest.raises(InputError, match="longer than any real one"):
         read_tensors(file)
 

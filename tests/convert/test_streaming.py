@@ -1,4 +1,4 @@
-"""Memory does not grow with the model, and a killed conversion leaves nothing that looks done."""
+"""Memory does not grow with the model, and a killed conversion leaves no finished folder."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ HALF = np.dtype(np.float16)
 
 
 def write_wide_release(folder, *, layers):
-    """Three stacked kernels of 16 MiB a layer, and little else."""
+    """Writes a release with three stacked kernels of 16 MiB per layer, and little else."""
     folder.mkdir()
     config = {
         "vocab_size": 1000,
@@ -44,7 +44,7 @@ def write_wide_release(folder, *, layers):
     (folder / "config.json").write_text(json.dumps(config))
     structs = mapping.torch_structs(mapping.param_shapes(ModelConfig.from_release(config)))
     structs = {name: struct.update(dtype=HALF) for name, struct in structs.items()}
-    # Random bytes, so that compression does not shorten the run; the exponent stays finite.
+    # Random bytes do not compress, which would shorten the run; their exponents are finite.
     rng = np.random.default_rng(0)
     arrays = (rng.integers(0, 2**14, s.shape, np.uint16).view(HALF) for s in structs.values())
     shards = plan_shards(structs, max_shard_bytes=100 * MIB)
@@ -57,7 +57,7 @@ def command(module, source, destination):
 
 
 def peak_bytes(arguments):
-    """Peak resident memory of a command."""
+    """Returns the peak resident memory of a command."""
     script = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -68,7 +68,7 @@ def peak_bytes(arguments):
 
 
 def test_memory_does_not_grow_with_the_weights(tmp_path, release):
-    """Each way takes little more than with a model of a few kB."""
+    """Each direction takes little more memory than for a model of a few kB."""
     write_wide_release(tmp_path / "wide", layers=12)
     tensors = open_release(tmp_path / "wide").tensors
     weights = total_bytes(tensors.values())

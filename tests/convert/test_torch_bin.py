@@ -1,4 +1,4 @@
-"""`torch.save`d files as other programs leave them: read equal to torch, or refused."""
+"""Files of `torch.save` from other programs are read as torch reads them, or refused."""
 
 import io
 import random
@@ -75,7 +75,7 @@ def pack(file, content, **options):
 
 
 def change(file, suffix, edit):
-    """Packs a file anew, with the content of one member changed (None: left out)."""
+    """Repacks a file with the content of one member changed, or removed if it is None."""
     content = members(file)
     (name,) = [name for name in content if name.endswith(suffix)]
     content[name] = edit(content[name])
@@ -188,7 +188,7 @@ def test_views_that_are_not_of_their_storage(tmp_path, size, stride, offset, mat
             arguments = (BASE.untyped_storage(), offset, size, stride, False, {})
             return torch._utils._rebuild_tensor_v2, arguments
 
-    # Pickled by hand, since torch would refuse most of them.
+    # These are pickled by hand, because torch would refuse most of them.
     file = tmp_path / "view.bin"
     torch.save({"view": BASE}, file)
     change(file, "data.pkl", lambda _: dumps({"view": View()}))
@@ -197,7 +197,7 @@ def test_views_that_are_not_of_their_storage(tmp_path, size, stride, offset, mat
 
 
 def dumps(value):
-    """A pickle whose storages are all the first of the archive."""
+    """Returns a pickle in which every storage is the first one of the archive."""
     import pickle
 
     class Pickler(pickle.Pickler):
@@ -246,7 +246,7 @@ def test_what_is_no_state_dict(tmp_path, value, match):
     [
         b"\x80\x02.",
         b"\x80\x02}q\x00",
-        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # Bytes that are not there.
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # These bytes do not exist.
         b"\x80\x02h\x05.",
         b"\x80\x02(u.",
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nK\x01R.",
@@ -286,7 +286,7 @@ def test_members_that_cannot_be_read(saved):
 
 
 def test_random_damage_is_an_error_or_harmless(saved):
-    """Bytes of the archive's own lists and of the pickle are hit as well as data."""
+    """The damage affects the archive's own lists, the pickle and the data."""
     whole, original = read_all(saved), saved.read_bytes()
     rng = random.Random(0)
     refused = 0

@@ -1,4 +1,4 @@
-"""Weights as other tools save them: names are cleaned, other folders are explained."""
+"""Tests weights saved by other tools: names are cleaned up, and unsupported folders explained."""
 
 import json
 

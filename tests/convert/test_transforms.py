@@ -1,4 +1,4 @@
-"""Each transform gives the arithmetic of torch's module, and its inverse is exact."""
+"""Each transform reproduces the arithmetic of the torch module, and its inverse is exact."""
 
 import jax
 import jax.numpy as jnp

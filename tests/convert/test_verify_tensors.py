@@ -1,4 +1,4 @@
-"""The comparison sees every flipped bit and says where."""
+"""The comparison detects every flipped bit and names its tensor."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The planted set, pruned once."""
+"""Fixture: the planted data set, which is pruned once."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -81,7 +81,7 @@ def training_loss(params, batch):
 
 @jax.jit
 def plain_loss(params, batch, keep):
-    """From all logits."""
+    """Computes the loss from all logits."""
     model = VideoXLPro(MICRO)
     fields = ("tokens", "token_segments", "stamp_ids", "group_segments")
     text = Text(**{name: batch[name] for name in fields}, keep_counts=keep)
@@ -92,7 +92,7 @@ def plain_loss(params, batch, keep):
 
 @pytest.mark.parametrize("number", range(6))
 def test_losses_equal_training_losses(params, records, losses, number):
-    """One sample alone in a batch, real frames and really blank ones, labels of replies."""
+    """Each batch has one sample, with its frames or with blank ones, and labels of the replies."""
     read = reader(192)
     sample = read(records[number][1])
     sample = sample._replace(labels=reply_labels(sample, tokenizer=read.tokenizer))
@@ -152,7 +152,7 @@ def test_settings_out_of_range_are_an_error(folder, settings, complaint):
 
 @pytest.mark.parametrize(("margin", "kept"), [("-1000", [0, 1, 2]), ("1000", [])])
 def test_command_scores_with_the_model(folder, losses, tmp_path, margin, kept):
-    """With margins beyond any loss, so that the untrained model's answer is known."""
+    """The margins exceed any loss, so that the decision is known even for an untrained model."""
     records = json.loads((folder / "data.json").read_text())[:3]
     (folder / "few.json").write_text(json.dumps(records))
     command.main(

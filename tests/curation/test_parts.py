@@ -1,4 +1,4 @@
-"""The parts of the rules by themselves."""
+"""Tests the parts of the rules separately."""
 
 import json
 
@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 
 
 def greedy(embeddings, threshold):
-    """One after another, in float64."""
+    """Finds duplicates one clip after another, in float64."""
     x = embeddings.astype(float)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-3)
     kept, nearest = [], []
@@ -77,7 +77,7 @@ def test_embedding_ignores_brightness():
     assert one @ embed_clip(frames[:, :, ::-1]) < 0.8
     assert one @ embed_clip(frames[::-1]) < 0.8
     assert one @ embed_clip(shown(planted.pan(2))) < 0.6
-    assert one @ embed_clip(frames[..., ::-1]) < 0.99  # Other colours of the same shapes.
+    assert one @ embed_clip(frames[..., ::-1]) < 0.99  # Same shapes, other colours.
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -1,4 +1,4 @@
-"""Rules and report on the planted set."""
+"""Tests the rules and the report on the planted set."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def test_kept_samples_are_unchanged(pruned):
     before = lines(manifest.read_bytes())
     kept = [sample for sample in before if not pruned.planted.expected[sample["id"]]]
     assert lines(pruned.kept) == kept
-    # Training can read the list as it is.
+    # Training can read the list without changes.
     records = load_records(
         pruned.out / "kept.jsonl", video_root=manifest.parent, image_root=manifest.parent
     )

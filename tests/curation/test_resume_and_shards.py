@@ -1,4 +1,4 @@
-"""Interrupted runs, and work that several hosts share."""
+"""Tests interrupted runs, and work that is shared by several hosts."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_killed_run_continues(planted_set, pruned, tmp_path):
     whole = journal.read_bytes()
     journal.write_bytes(
         whole[: whole.rfind(b"\n", 0, -1) + 20]
-    )  # Tears the last line, if it is whole.
+    )  # Truncates the last line, if it is complete.
     before = journal.read_bytes().splitlines()[:-1]
     planted.prune(planted_set, tmp_path, scorer=planted.Counting(planted_set.manifest))
     assert results(tmp_path) == (pruned.kept, pruned.decisions)
@@ -64,7 +64,7 @@ def test_interrupted_scoring_continues(planted_set, pruned, tmp_path):
     assert results(tmp_path) == (pruned.kept, pruned.decisions)
     all_asked = sum("loss_seen" in json.loads(line) for line in pruned.decisions.splitlines())
     assert second.asked == all_asked - 20
-    # The losses of another model are kept apart.
+    # The losses of another model are stored separately.
     other = planted.Counting(planted_set.manifest)
     other.name = "other"
     planted.prune(planted_set, tmp_path, scorer=other)
@@ -77,7 +77,7 @@ def test_other_limits_reuse_measurements(planted_set, pruned, tmp_path):
     before = measures(tmp_path)
     planted.prune(planted_set, tmp_path, "--min_seconds", "0", "--similarity", "1")
     after = measures(tmp_path)
-    # A missing file may exist now, so it is looked for again.
+    # A missing file may exist by now, so it is looked for again.
     assert after == before + missing
     assert len(missing) == 1
     rules = {row["id"]: row["rule"] for row in map(json.loads, results(tmp_path)[1].splitlines())}
@@ -86,7 +86,7 @@ def test_other_limits_reuse_measurements(planted_set, pruned, tmp_path):
 
 
 def test_shards_give_the_result_of_one_process(planted_set, pruned, tmp_path, capsys):
-    """Two processes measure at once, three score one after another, and one writes the results."""
+    """Two processes measure concurrently, three score in turn, and one writes the results."""
     running = [
         python(
             *("-m", "vxlpro_jax.prune", "--manifest", planted_set.manifest),

@@ -1,4 +1,4 @@
-"""Fixtures: Qwen2.5's tokenizer, and videos whose frames tell their own index."""
+"""Fixtures: Qwen2.5's tokenizer, and videos whose frames show their own index."""
 
 import base64
 import importlib.util
@@ -20,7 +20,7 @@ _CHAR_OF = {byte: char for char, byte in _BYTE_OF.items()}
 
 
 def read_codes(frames: np.ndarray) -> list[int]:
-    """The indices that `frames` (uint8 [F,S,S,3]) show."""
+    """Returns the indices that `frames` (uint8 [F,S,S,3]) show."""
     row = frames[:, frames.shape[1] // 2].mean(-1)
     bars = row.reshape(len(frames), CODE_BITS, -1).mean(-1) > 127
     return (bars @ (1 << np.arange(CODE_BITS)[::-1])).tolist()
@@ -73,7 +73,7 @@ def qwen() -> Tokenizer:
 
 
 def qwen_bpe() -> models.BPE:
-    package = importlib.util.find_spec("dashscope")  # Found, not imported.
+    package = importlib.util.find_spec("dashscope")  # The package is located but not imported.
     path = Path(package.submodule_search_locations[0], "resources", "qwen.tiktoken")
     lines = [line.split() for line in path.read_bytes().splitlines()]
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
@@ -87,7 +87,7 @@ def _text(token: bytes) -> str:
 
 
 def _halves(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """The two tokens that merge into `token`: its bytes, merged by every lower rank."""
+    """Returns the two tokens that merge into `token`: its bytes after all merges of lower rank."""
     splits = [[token[:i], token[i:]] for i in range(1, len(token))]
     known = [split for split in splits if split[0] in ranks and split[1] in ranks]
     if len(known) == 1:
@@ -102,7 +102,7 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def qwen_folder(qwen, tmp_path_factory) -> Path:
-    """A folder with `vocab.json` and `merges.txt` alone."""
+    """A folder with only `vocab.json` and `merges.txt`."""
     folder = tmp_path_factory.mktemp("qwen")
     model: tokenizers.models.BPE = qwen.backend.model
     model.save(str(folder))

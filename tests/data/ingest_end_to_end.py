@@ -1,4 +1,4 @@
-"""Ingest through its script and environment, from real servers, killed and resumed.
+"""Tests ingest by its launch script and environment, from real servers, killed and resumed.
 
 Run by name, `pytest tests/data/ingest_end_to_end.py`, because it installs TensorFlow, 1.5 GB.
 """
@@ -24,7 +24,7 @@ from vxlpro_jax.data.sources.arrayrecord_format import decode_record
 
 SCRIPT = ROOT / "launch" / "ingest.sh"
 SHARDS, PER_SHARD = 20, 500
-# Where pytest's Python is too new for TensorFlow, the script looks for another.
+# If pytest's Python is too new for TensorFlow, the script looks for another.
 PYTHON = os.environ.get("PYTHON") or (sys.executable if sys.version_info < (3, 13) else "")
 
 
@@ -54,7 +54,7 @@ for file, records in pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()).items(
 
 
 def fields(n):
-    """Those of sample n, as its example holds them; a few are bad."""
+    """Returns the fields of sample n, as its example stores them; a few samples are bad."""
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"nº {n}"}]
     chance = random.Random(n)
     video = b"\0\0\0\x18ftypmp42" + chance.randbytes(chance.randrange(100, 2100))
@@ -85,27 +85,27 @@ BAD = {  # Shard, record within it, kind; the last repeats an id of the first sh
     (8, 17, "example"),
     (10, 16, "duplicate"),
 }
-REWRITTEN = "00010"  # The shard that loses this last one when all are known.
+REWRITTEN = "00010"  # The shard that loses this last record once all ids are known.
 CORRUPTED, CUT = 7, 16  # Shards, served by HTTP and by S3.
-FLIPPED = 0.5  # Where in its shard one byte is another.
+FLIPPED = 0.5  # Position in the shard at which one byte is changed.
 CUT_BYTES = 1000
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """That which the launch script makes."""
+    """The environment that the launch script creates."""
     folder = tmp_path_factory.mktemp("ingest") / "venv"
     run = ingest_sh("--help", VENV=str(folder), PYTHON=PYTHON)
     assert run.returncode == 0, run.stderr
     assert "--max_bad" in run.stdout
     yield folder
-    # It is large, and pytest keeps its folders. Nobody waits, for this takes longer than a test.
+    # The environment is large, and pytest keeps its folders, so it is removed in the background.
     os.spawnlp(os.P_NOWAIT, "rm", "rm", "-rf", str(folder))
 
 
 @pytest.fixture(scope="module")
 def folder(environment, tmp_path_factory):
-    """The shards as files: 10,000 samples, in shard CORRUPTED one byte wrong, CUT without end."""
+    """The shards as files: 10,000 samples; shard CORRUPTED has a wrong byte, CUT is truncated."""
     folder = tmp_path_factory.mktemp("shards")
     names = [f"s-{shard:02d}.tfrecord" for shard in range(SHARDS)]
     sets = {
@@ -123,7 +123,7 @@ def folder(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sources(folder, s3):
-    """The arguments for all shards, half of them by HTTP and half by S3, and the environment."""
+    """The arguments for all shards, half by HTTP and half by S3, and the environment."""
     for name in sorted(file.name for file in folder.glob("s-1*")):
         put(f"{s3}/videos/train/{name}", (folder / name).read_bytes())
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
@@ -148,14 +148,14 @@ def start(*arguments, **environment):
 
 
 def tree(folder):
-    """All files under a folder, by name."""
+    """Returns the content of all files under a folder, by name."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
 def in_one_go(environment, sources, tmp_path_factory):
-    """The output folder of a run that nothing disturbed."""
+    """The output folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("out") / "whole"
     arguments, servers = sources
     run = ingest_sh(
@@ -202,7 +202,7 @@ def test_output_holds_the_good_records_of_the_shards(in_one_go, folder):
     found = [(int(re.search(r"s-(\d+)", x["shard"])[1]), x["record"], x["kind"]) for x in listed]
     assert found == sorted(found)
     damage = {shard: record for shard, record, kind in found if kind == "damage"}
-    # All that is whole before the damage is kept.
+    # All complete records before the damage are kept.
     corrupted, cut = ((folder / f"s-{x:02d}.tfrecord").read_bytes() for x in (CORRUPTED, CUT))
     assert damage == {
         CORRUPTED: whole_records(corrupted, end=int(len(corrupted) * FLIPPED)),
@@ -228,7 +228,7 @@ def test_output_holds_the_good_records_of_the_shards(in_one_go, folder):
 
 
 def whole_records(data, *, end):
-    """How many records of a TFRecord shard end at byte `end` or before."""
+    """Returns the number of records of a TFRecord shard that end at or before byte `end`."""
     count = at = 0
     while (at := at + 16 + int.from_bytes(data[at : at + 8], "little")) <= end:
         count += 1
@@ -272,7 +272,7 @@ def test_killed_and_resumed_ingest_gives_the_same_bytes(in_one_go, environment, 
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=20)  # Workers hold its pipes: they have ended too.
+        process.communicate(timeout=20)  # Returns after the workers end.
         assert not (out / "manifest.json").exists()
         assert not list(out.glob("*.arrayrecord"))
     done = {file.stem: file.with_suffix(".arrayrecord") for file in out.glob("partial/*[0-9].json")}
@@ -282,11 +282,11 @@ def test_killed_and_resumed_ingest_gives_the_same_bytes(in_one_go, environment, 
     assert tree(out) == tree(in_one_go)
     shards = {file.name.split("-")[1]: file.stat().st_mtime_ns for file in out.glob("shard-*")}
     assert written.items() <= shards.items()  # They were not read again.
-    # Once more finds it done.
+    # Another start finds the ingest complete.
     again = ingest_sh(*command, "--workers=1", VENV=str(environment), **servers)
     assert again.returncode == 0, again.stderr
     assert tree(out) == tree(in_one_go)
-    # Other shards do not mix with it.
+    # Other shards are refused.
     other = ingest_sh(arguments[0], f"--out={out}", VENV=str(environment), **servers)
     assert other.returncode == 2
     assert "other shards" in other.stderr
@@ -304,7 +304,7 @@ def test_too_many_bad_records_end_the_run(in_one_go, environment, sources, tmp_p
     listed = (tmp_path / "bad_records.jsonl").read_text().splitlines()
     assert listed == (in_one_go / "bad_records.jsonl").read_text().splitlines()[: len(listed)]
     assert '"damage"' in listed[-1]
-    # Allowed more, it continues.
+    # With a higher limit it continues.
     run = ingest_sh(*command, "--workers=1", "--max_bad=0.05", VENV=str(environment), **servers)
     assert run.returncode == 0, run.stderr
     assert tree(tmp_path) == tree(in_one_go)

@@ -1,4 +1,4 @@
-"""Ingested shards: read when asked for, and what is said of those that are damaged."""
+"""Tests ingested shards: records are read on demand, and damaged shards are reported."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ TALK = tuple(chat("<image>\nWho?", "Me."))
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a shard of records, or of bytes that are none."""
+    """Writes a shard of records, or of bytes that are not records."""
 
     def write(name, *records):
         path = tmp_path / f"{name}.arrayrecord"

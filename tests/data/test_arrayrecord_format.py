@@ -1,4 +1,4 @@
-"""Records of ingested shards: bytes and back, and which are bad."""
+"""Tests records of ingested shards: serialization, parsing, and bad records."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Buckets: every record once an epoch, in the shape that it needs, whatever the processes."""
+"""Buckets give every record once per epoch in the shape it needs, for any number of processes."""
 
 import collections
 import dataclasses
@@ -26,7 +26,7 @@ GROUPS = {"text": 1, "picture": 2, "video": 4}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """9 texts, 6 pictures of two crops at most, 15 videos of up to 16 frames."""
+    """Writes 9 texts, 6 pictures of at most two crops, and 15 videos of up to 16 frames."""
     folder = tmp_path_factory.mktemp("mixed")
     for number in range(3):
         write_clip(folder / f"{number}.mp4", frames=9 + number)
@@ -50,13 +50,13 @@ def opened(data, **options):
 
 
 def rows(batch):
-    """Each row's text and how many groups it has room for."""
+    """Returns each row's text and its number of group slots."""
     groups = batch["frames"].shape[1]
     return [(tokens.tobytes(), groups) for tokens in batch["tokens"]]
 
 
 def test_every_record_comes_once_an_epoch_in_the_shape_of_its_kind(data):
-    """Of 30 records, two a batch: 15 batches, by kind as often as it has pairs, or one less."""
+    """30 records make 15 batches of two; each kind has as many as it has pairs, or one less."""
     batches = opened(data)
     taken = [next(batches) for _ in range(30)]
     batches.close()
@@ -85,7 +85,7 @@ def test_no_buckets_are_the_one_shape_of_before(data):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_processes_continue_any_others(data, seed):
-    """Random stops, then as many processes as chance will have it: rows as in one go."""
+    """After random stops, any number of processes gives the same rows as an uninterrupted run."""
     rng, whole = random.Random(seed), opened(data)
     expected = [row for _ in range(24) for row in rows(next(whole))]
     whole.close()
@@ -109,7 +109,7 @@ def test_a_bucket_with_too_few_records_joins_the_next(data):
     batches = opened(dataclasses.replace(data, batch_size=10))
     shapes = {next(batches)["frames"].shape[1] for _ in range(6)}
     batches.close()
-    assert shapes == {2, 4}  # Nine texts are no batch of ten, with six pictures they are.
+    assert shapes == {2, 4}  # Nine texts fill no batch of ten, but with six pictures they do.
 
 
 @pytest.mark.parametrize("shares", [(1,), (3, 1), (1, 5, 2), (7, 7)])
@@ -135,7 +135,7 @@ def test_what_cannot_be(data, options, said):
 
 
 def test_bad_records_of_all_buckets_count_together(data, tmp_path):
-    """One of six pictures is more than a twentieth of them, but not of all 30 records."""
+    """One bad picture is more than a twentieth of the six pictures, but not of all 30 records."""
     samples = json.loads(Path(data.path).read_text())
     missing = next(index for index, sample in enumerate(samples) if "image" in sample)
     samples[missing] |= {"image": "missing.png"}
@@ -165,7 +165,7 @@ def test_a_state_of_other_buckets_is_refused(data):
 
 
 def timed(folder, **durations):
-    """A data file of clips at 30 frames a second, by their number of frames; some lie."""
+    """Writes clips at 30 frames per second, named by length; some given durations are wrong."""
     samples = []
     for name, duration in durations.items():
         frames = int(name.strip("f"))
@@ -179,7 +179,7 @@ def timed(folder, **durations):
 
 
 def shapes_of(data, *, steps):
-    """By groups of a batch, how many of them are filled."""
+    """Returns, by the number of group slots of a batch, how many are filled."""
     batches = opened(data)
     found = collections.defaultdict(set)
     for _ in range(steps):
@@ -217,7 +217,7 @@ def test_a_bad_record_does_not_stop_a_small_last_bucket(tmp_path):
 
 @pytest.mark.parametrize("buckets", [(), (4, 8)])
 def test_batches_are_placed_where_they_are_wanted(data, buckets):
-    """By the thread that reads ahead."""
+    """The thread that reads ahead places the batches."""
     data = dataclasses.replace(data, frame_buckets=buckets)
     plain, placed = opened(data), opened(data)
     readers = set()

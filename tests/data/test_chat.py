@@ -1,4 +1,4 @@
-"""Prompts, labels and time stamps, id for id."""
+"""Compares prompts, labels and time stamps id by id."""
 
 import json
 from pathlib import Path
@@ -124,9 +124,9 @@ def test_unusable_prompts_are_refused(qwen):
     [
         (0, 1, "Time 0000.0s:"),
         (12.34, 1, "Time 0012.3s:"),
-        (0.15, 1, "Time 0000.1s:"),  # 0.15 is stored as a little less.
-        (0.25, 1, "Time 0000.2s:"),  # Half to even.
-        (12.34, 2, "Time 0024.6s:"),  # Rounded before it is stretched.
+        (0.15, 1, "Time 0000.1s:"),  # 0.15 is stored as a slightly smaller number.
+        (0.25, 1, "Time 0000.2s:"),  # Halves are rounded to even.
+        (12.34, 2, "Time 0024.6s:"),  # The time is rounded before it is scaled.
         (9999.94, 1, "Time 9999.9s:"),
         (9999.96, 1, "Time 010000s:"),
         (4999.98, 2, "Time 010000s:"),

@@ -1,4 +1,4 @@
-"""Content hashes: of bytes alone, and each file read once."""
+"""Content hashes depend only on bytes, and each file is read once."""
 
 import hashlib
 import threading
@@ -15,7 +15,7 @@ from vxlpro_jax.utils.errors import InputError
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The names of the files that are read in full."""
+    """Records the names of the files that are read completely."""
     names = []
     read = contents_module._hash
 

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits are scaled by their type, not clipped."""
+"""Pictures with more than 8 bits are scaled by the range of their type instead of clipped."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ RAMP = np.tile(np.arange(256, dtype=np.uint8), (8, 1))
 
 
 def png(depth, pixels):
-    """A PNG of one channel (or three) of 16 bits, without Pillow, which writes fewer modes."""
+    """Writes a 16-bit PNG of one or three channels without Pillow, which supports fewer modes."""
     height, width = pixels.shape[:2]
     colour = 2 if pixels.ndim == 3 else 0
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)

@@ -1,4 +1,4 @@
-"""The store of features: what is written comes back, whoever dies meanwhile."""
+"""The feature store returns what was written, even if processes are killed."""
 
 import contextlib
 import json
@@ -173,7 +173,7 @@ def test_what_a_killed_process_leaves_is_swept_and_what_a_live_one_writes_is_not
 
 @pytest.fixture
 def shard(tmp_path):
-    """Of two clips."""
+    """A shard with the features of two clips."""
     with FeatureWriter(tmp_path, kind=SMALL) as writer:
         writer.write("a", [visual(20, seed=1)])
         writer.write("b", [visual(20, seed=2)])

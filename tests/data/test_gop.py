@@ -1,4 +1,4 @@
-"""Decoding from key frames on, leaving out what no taken frame needs, changes no bit."""
+"""Decoding from key frames, without frames that no sampled frame needs, changes no bit."""
 
 import time
 
@@ -41,7 +41,7 @@ def test_skipping_gives_the_bits_of_decoding_all(groups, rate, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", [g for g, (codec, *_) in GROUPS.items() if codec in SKIPPED])
 def test_what_is_skipped_is_not_needed(groups, tmp_path):
-    """Without a second try by decoding all."""
+    """The frames are right without the fallback of decoding the whole file."""
     codec, option, value, suffix = GROUPS[groups]
     path = encoded(
         tmp_path / f"a.{suffix}", codec=codec, options={option: value}, times=range(0, 6000, 40)
@@ -58,7 +58,7 @@ def test_what_is_skipped_is_not_needed(groups, tmp_path):
         for threads in (1, 4):
             source = decode._Source(media, packets=packets, sampling=sampling, threads=threads)
             taken = [frame.pixels for frame in decode._from_spans(source, np.array(picks))]
-            # Some key frames of "refresh" are none; nothing else is to be refused.
+            # Some key frames of "refresh" are not real ones; nothing else may be refused.
             assert len(taken) == len(picks) or "refresh" in groups
             np.testing.assert_array_equal(np.stack(taken), frames[picks[: len(taken)]])
 

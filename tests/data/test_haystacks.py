@@ -1,4 +1,4 @@
-"""Longer videos of the embedded task: real files, told truthfully."""
+"""Tests longer videos of the embedded task: real files with correct descriptions."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Crops of pictures, and pictures that cannot be used."""
+"""Tests crops of pictures, and pictures that cannot be used."""
 
 import io
 import math
@@ -43,7 +43,7 @@ def test_pinpoints_in_every_form():
 
 @pytest.mark.parametrize("size", [(40, 90), (90, 40), (64, 64), (200, 30), (5, 5)])
 def test_pinpoints_between_crops_are_tiled_as_in_the_release(tmp_path, size):
-    # A crop that reaches beyond the canvas is black there, as Pillow cuts it.
+    # A crop is black where it extends beyond the canvas, as in Pillow.
     pinpoints = "[(28, 56), (56, 28), (56, 56), (84, 28), (28, 84)]"
     grids = parse_pinpoints(pinpoints, size=SIZE)
     assert grids[:2] == (Grid(1, 2, (28, 56)), Grid(2, 1, (56, 28)))
@@ -60,7 +60,7 @@ def test_pinpoints_between_crops_are_tiled_as_in_the_release(tmp_path, size):
 
 
 def fitted_picture(file, *, canvas):
-    """The picture fitted into the canvas by the release's rule."""
+    """Returns the picture fitted into the canvas by the release's rule."""
     picture = Image.open(file).convert("RGB")
     across, down = canvas[0] / picture.width, canvas[1] / picture.height
     if across < down:
@@ -188,7 +188,7 @@ def test_missing_picture(tmp_path):
 
 
 def png(path, width, height, *extra: tuple[bytes, bytes], bits=1) -> None:
-    """A black PNG of one grey channel, well compressed, with `extra` chunks before its pixels."""
+    """Returns a compressed black grey-scale PNG with `extra` chunks before its pixels."""
     row = bytes(1 + -(-width * bits // 8))
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()

@@ -1,4 +1,4 @@
-"""Parts of ingest that need no TensorFlow: patterns, conversion of a shard, counts, workers."""
+"""Tests parts of ingest that need no TensorFlow: patterns, shard conversion, counts, workers."""
 
 import hashlib
 import json
@@ -77,7 +77,7 @@ def test_shard_size_over_http(tmp_path):
 
 
 def examples(*names, damage=None):
-    """One for each name; `bad` and `video` are bad."""
+    """Returns one example for each name; `bad` and `video` are bad."""
     for name in names:
         video = b"" if name == "video" else b"a.mp4"
         sample = {"id": name.encode(), "conversations": TALK, "video": video}
@@ -122,7 +122,7 @@ def part(*, kept, bad=0, read_bytes, damage=""):
 def test_lost_records_are_estimated_from_lost_bytes():
     whole = Tally().add(SourceShard("a", 1000), part(kept=98, bad=2, read_bytes=1000))
     assert (whole.lost, whole.bad_share(all_bytes=1000)) == (0, 0.02)
-    # Against the bytes of ten shards, the bad records of one are a tenth of the share.
+    # Relative to the bytes of ten shards, the bad records of one shard are a tenth of the share.
     assert whole.bad_share(all_bytes=10_000) == pytest.approx(0.002)
     half = whole.add(SourceShard("b", 1000), part(kept=50, read_bytes=500, damage="x"))
     assert half.lost == 50

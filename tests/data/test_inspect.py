@@ -1,4 +1,4 @@
-"""Inspection of batches: shares, record names, targets, pictures and the command."""
+"""Tests the inspection of batches: shares, record names, targets, pictures and the command."""
 
 import json
 import random
@@ -31,7 +31,7 @@ def tokenizer():
 
 @pytest.fixture
 def make_sample(tokenizer):
-    """A sample of so many groups, 2 s each, whose frames differ."""
+    """Makes a sample with a given number of groups of 2 s, whose frames differ."""
 
     def make(groups, *, answer="left", seed=0) -> Sample:
         frames = np.random.default_rng(seed).integers(0, 256, (groups, 4, SIZE, SIZE, 3), np.uint8)
@@ -63,7 +63,7 @@ def test_account_of_a_batch_made_by_hand(make_sample):
     assert usage.groups == view.Usage(5, 16)
     assert usage.groups.share == 5 / 16
     assert usage.text == view.Usage(sum(ids), 320)
-    # Groups take the places of the two image positions.
+    # Groups replace the two image positions.
     assert usage.slots == (sum(ids) - 2 + 5 * 26, 320 + 16 * 26)
     labels = np.concatenate([one.labels, two.labels, none.labels])
     assert usage.targets == np.count_nonzero(labels != IGNORE_LABEL)
@@ -274,19 +274,19 @@ def test_picture_grows_with_samples_and_colours_targets(make_sample, tokenizer, 
     assert width == same > 1000
     assert 200 < low < high < 2000
     assert learned > 300
-    # The legend's one word is all that is left.
+    # Only the one word of the legend is left.
     assert 0 < found[2][1] < learned / 4
     assert [file.name for file in tmp_path.iterdir()] == ["batch0.png"]
 
 
 def without_targets(sample):
-    """The same sample without targets."""
+    """Returns the sample without targets."""
     turns = [[text.TextSpan(joined(turn), "context")] for turn in sample.turns]
     return sample._replace(turns=turns)
 
 
 def _count(image):
-    """Number of pixels in the colour of targets."""
+    """Returns the number of pixels in the colour of targets."""
     pixels = np.asarray(image.convert("RGB")).astype(int)
     return np.count_nonzero(np.abs(pixels - LEARNED).max(-1) < 8)
 
@@ -336,7 +336,7 @@ def test_command_without_text_and_with_a_bad_record(tmp_path, capsys):
         *("--config.data.bad_sample_quota=0.4", f"--out={tmp_path / 'out'}"),
         *("--config.eval_every=0", f"--config.data.cache_dir={tmp_path}"),
     ]
-    for _ in range(2):  # What an earlier start has listed does not count.
+    for _ in range(2):  # Records that an earlier start has listed do not count.
         command.main(argv)
         told = capsys.readouterr().out
         assert "bad             1 " in told

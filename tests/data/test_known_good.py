@@ -1,4 +1,4 @@
-"""A mistake of the program, or a library's changed interface, is never counted as a bad file."""
+"""A bug of the program, or a changed interface of a library, never counts as a bad file."""
 
 import re
 
@@ -21,7 +21,7 @@ from vxlpro_jax.data.video.reader import read_video, stream_video
 
 ASK = {"max_frames": 4, "size": 32}
 
-# Run by every Python process that has its folder in PYTHONPATH.
+# Every Python process with this folder in PYTHONPATH runs this file.
 CHANGED_PYAV = """
 import av
 def changed(*_, **__):
@@ -32,7 +32,7 @@ av.open = changed
 
 @pytest.fixture(autouse=True)
 def unchecked():
-    """No clip has been checked in this process, and none will have been."""
+    """Resets the check of the known-good clip before and after the test."""
     check_decoding.cache_clear()
     yield
     check_decoding.cache_clear()
@@ -40,7 +40,7 @@ def unchecked():
 
 @pytest.fixture
 def changed_pyav(tmp_path, monkeypatch):
-    """In processes that are started from now on, `av.open` does not take what it used to."""
+    """Makes `av.open` refuse its usual arguments in processes that are started from now on."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(CHANGED_PYAV)
@@ -140,7 +140,7 @@ def test_another_format_of_arrays_is_a_bad_file(version, tmp_path):
 def test_fault_in_a_decoder_process_has_its_traceback(changed_pyav, write_video):
     path = write_video([0, 40, 80])
     with DecoderPool(1, time_limit=60) as pool:
-        for _ in range(2):  # It is ready for another file, and says the same of that.
+        for _ in range(2):  # The decoder accepts another file, and reports the same error for it.
             with pytest.raises(ProgramError, match="not because of its file") as error:
                 pool.read(path, **ASK)
             assert "Traceback" in str(error.value)

@@ -1,4 +1,4 @@
-"""A wrong root is found before anything is decoded; single missing files are not its matter."""
+"""A wrong root is found before anything is decoded; single missing files are not reported here."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Mixtures: which records are taken, how often they come, and in which order."""
+"""Tests mixtures: which records are selected, how often they occur, and in which order."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from vxlpro_jax.utils.errors import InputError
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes `a.json` of 5 texts and `sub/b.jsonl` of 10 and a mixture of the given YAML."""
+    """Writes `a.json` with 5 texts, `sub/b.jsonl` with 10, and a mixture of the given YAML."""
     (tmp_path / "sub").mkdir()
     for name, letter, count in (("a.json", "a", 5), ("sub/b.jsonl", "b", 10)):
         samples = [{"id": f"{letter}{i}", "conversations": chat("Hi", "Ho")} for i in range(count)]
@@ -80,7 +80,7 @@ def test_random_takes_a_share_by_the_seed():
     assert 30 < sum(i < 500 for i in first) < 70
     assert first == list(Strategy("random", 10, True).choose(1000, seed=1))
     assert set(first) < set(Strategy("random", 200).choose(1000, seed=1))
-    # The same in every version of numpy: a run that goes on must find its records.
+    # The draw is the same in every version of numpy: a resumed run must find its records.
     assert list(Strategy("random", 3).choose(20, seed=5)) == [4, 7, 8]
 
 

@@ -1,4 +1,4 @@
-"""The file that was named is read, and no other: not by pattern, playlist, list or link."""
+"""Only the named file is read, and no others through patterns, playlists, lists or links."""
 
 import io
 import socket
@@ -46,7 +46,7 @@ def test_a_pattern_of_files_is_missing(name, read, tmp_path):
 
 
 def lists(address, video):
-    """Files that name another one, by the form of the list."""
+    """Files that name another file, by the form of the list."""
     live = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
     return {
         "hls": f"{live}{video}\n#EXT-X-ENDLIST\n",
@@ -99,7 +99,7 @@ def test_a_playlist_says_that_it_is_one(tmp_path):
 
 
 def test_a_movie_that_refers_to_another_opens_none(write_video, tmp_path):
-    """The data reference of a QuickTime file may be an alias of another file."""
+    """The data reference of a QuickTime file can be an alias of another file."""
     video = write_video(range(0, 400, 40), name="private.mp4")
     data = video.read_bytes()
     alias = b"/" + str(video).encode() + bytes(200)

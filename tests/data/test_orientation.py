@@ -1,4 +1,4 @@
-"""Frames are shown as the display matrix says, mirrored ones too."""
+"""Frames are oriented by the display matrix, including mirrored ones."""
 
 import itertools
 import struct
@@ -18,7 +18,7 @@ SYMMETRIES = [
 
 
 def quarters(path, matrix, *, scale=1 << 16):
-    """Writes four coloured quarters with a display matrix [[a, b], [c, d]]."""
+    """Writes frames of four coloured quarters with a display matrix [[a, b], [c, d]]."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=5)
         stream.width = stream.height = SIDE
@@ -37,14 +37,14 @@ def quarters(path, matrix, *, scale=1 << 16):
 
 
 def shown(path):
-    """Colours in the middle of each quarter, [2,2,3]."""
+    """Returns the colours in the middle of each quarter, [2,2,3]."""
     (frame,) = read_video(path, max_frames=1, size=SIDE).frames
     quarter = SIDE // 4
     return frame[quarter :: 2 * quarter, quarter :: 2 * quarter]
 
 
 def moved(matrix):
-    """Where the definition of the matrix puts each quarter: x' = a x + c y, y' = b x + d y."""
+    """Moves each quarter by the definition of the matrix: x' = a x + c y, y' = b x + d y."""
     a, b, c, d = matrix
     result = np.empty_like(COLOURS)
     for row, column in itertools.product((0, 1), repeat=2):

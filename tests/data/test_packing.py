@@ -1,4 +1,4 @@
-"""Packing: nothing is lost, nothing overflows, every sample has its turn, and rows are full."""
+"""Packing loses no sample, never overflows, delays no sample forever, and fills rows."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def stream(sizes):
 
 
 def lengths(count, *, most, rng):
-    """Groups of clips of which most are short and some as long as a row."""
+    """Returns numbers of groups of clips: most are short, some are as long as a row."""
     return np.clip(np.exp(rng.normal(2.5, 1.0, count)).astype(int), 0, most)
 
 

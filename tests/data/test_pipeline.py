@@ -1,4 +1,4 @@
-"""Batches: shapes, order, resumption, processes, workers and bad records."""
+"""Tests batches: shapes, order, resumption, processes, workers and bad records."""
 
 import collections
 import dataclasses
@@ -31,7 +31,7 @@ def embedded(cache):
 
 @pytest.fixture
 def pipeline():
-    """`build_pipeline` at a small image size, closed when the test ends."""
+    """Calls `build_pipeline` with a small image size; closes the pipeline when the test ends."""
     opened = []
 
     def build(data, *, seed=0, **options):
@@ -183,7 +183,7 @@ def test_processes_share_a_batch_row_by_row(embedded, pipeline):
 
 
 def bad_data(tmp_path, cache, *, broken, quota, **options):
-    """The first 96 clips of the embedded set, those numbered `broken` cut off."""
+    """Writes the first 96 clips of the embedded set; those numbered `broken` are truncated."""
     synthetic, root = synthetic_set(cache), tmp_path / f"without{len(broken)}"
     root.mkdir()
     records = json.loads(synthetic.train.read_text())[:96]
@@ -207,7 +207,7 @@ def test_bad_records_are_named_and_replaced(num_workers, cache, pipeline, tmp_pa
     ours, theirs = (
         [code for batch in take(it, 4) for code in row_codes(batch)] for it in (damaged, whole)
     )
-    # Each row passes over its own bad records and goes on with what its stream has next.
+    # Each row skips its own bad records and continues with the next record of its stream.
     missing = collections.Counter(theirs[:96]) - collections.Counter(ours)
     assert len(missing) == len(broken)
     for row in range(48):
@@ -297,7 +297,7 @@ def test_settings_that_do_not_fit(changes, options, sentence, embedded, pipeline
 
 @pytest.fixture
 def mixed(write_video, tmp_path):
-    """Thirty clips of unequal length with unequal texts, one of them broken."""
+    """Writes thirty clips of unequal length with unequal texts; one clip is broken."""
     samples = []
     for number in range(30):
         frames = 1 + number * 7 % 23
@@ -316,7 +316,7 @@ def mixed(write_video, tmp_path):
 
 
 def answers(batches):
-    """The answer of each sample, batch by batch and row by row."""
+    """Returns the answer of each sample, batch by batch and row by row."""
     tokenizer = tokenizer_for(DataConfig())
     found = []
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Videos read in processes: the same frames, and nothing else harmed when one hangs or dies."""
+"""Processes read the same frames, and one that hangs or dies does not affect other files."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ ASK = {"max_frames": 6, "size": 48}
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory):
-    """A video that takes long enough to decode for its reader to be caught at it."""
+    """A video that takes so long to decode that its reader can be killed meanwhile."""
     path = tmp_path_factory.mktemp("long") / "long.mp4"
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (40, 256, 320, 3), np.uint8)
@@ -33,7 +33,7 @@ def long_video(tmp_path_factory):
 
 
 def decoders(parent="self") -> set[int]:
-    """The decoder processes that a process has started."""
+    """Returns the decoder processes that a process has started."""
     children = set()
     for task in Path(f"/proc/{parent}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -42,7 +42,7 @@ def decoders(parent="self") -> set[int]:
 
 
 def is_decoder(pid: int) -> bool:
-    """False once it has ended."""
+    """Returns whether a process is a running decoder."""
     try:
         return b"vxlpro_jax.data.video.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
@@ -189,7 +189,7 @@ def test_nothing_is_left_open(long_video, write_video):
             with whoever_reads(long_video, gets=signal.SIGKILL, times=1):
                 pool.read(long_video, **ASK)
             pool.read(path, **ASK)
-        assert open_files() - before <= 2 * 2  # A socket and what subprocess may keep of each.
+        assert open_files() - before <= 2 * 2  # Two per decoder, one of them a socket.
         started = decoders()
     assert open_files() == before
     assert started

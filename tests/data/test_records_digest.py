@@ -1,4 +1,4 @@
-"""What identifies the records of data files: their content and order, not where they lie."""
+"""The digest of data files depends on the content and order of records, not on their paths."""
 
 import json
 

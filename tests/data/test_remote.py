@@ -1,4 +1,4 @@
-"""Data files, videos and shards behind real servers: what is read, and what is said when not."""
+"""Tests data files, videos and shards on real servers: reads, and messages on failure."""
 
 import json
 import pickle
@@ -164,7 +164,7 @@ def test_a_changed_file_has_another_fingerprint(s3):
     file = StoredFile(s3, "changing.mp4")
     prints = []
     for content in (b"one", b"two", b"two"):
-        time.sleep(1.1 if prints else 0)  # Another second, which servers tell too.
+        time.sleep(1.1 if prints else 0)  # Servers report another modification time.
         fsspec.filesystem("s3").pipe("videos/changing.mp4", content)
         prints.append(fingerprint(file))
     assert prints[0] != prints[1] == prints[2]

@@ -1,4 +1,4 @@
-"""Records to samples: what a record of several pictures becomes."""
+"""Tests how a record of several pictures becomes a sample."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""LLaVA-format files: what is read, what is refused, and where paths may lead."""
+"""Tests LLaVA-format files: accepted and refused records, and permitted paths."""
 
 import gzip
 import json
@@ -417,7 +417,7 @@ def test_kinds_of_files(name, between, tmp_path):
 @pytest.mark.parametrize(
     "data",
     [b"", b"no gzip", gzip.compress(b"[" + b" " * 99)[:-9]],
-    ids=["empty", "no gzip", "cut off"],  # gzip writes the time, and xdist compares names.
+    ids=["empty", "no gzip", "cut off"],  # Names with gzip data would vary.
 )
 def test_damaged_gzip_is_told(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""Of several video streams, the video is read: the default one or the best, not the first."""
+"""Among several video streams the default or best one is read, not simply the first."""
 
 from fractions import Fraction
 
@@ -16,7 +16,7 @@ NONE, DEFAULT = Disposition(0), Disposition.default
 
 
 def written(path, *streams):
-    """Writes streams of one shade each: (shade, number of frames, side, disposition, codec)."""
+    """Writes streams, each of one shade: (shade, number of frames, side, disposition, codec)."""
     with av.open(str(path), "w", options=DEFAULT_MODE.get(path.suffix)) as container:
         added = []
         for shade, count, side, disposition, codec in streams:

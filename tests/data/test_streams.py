@@ -1,4 +1,4 @@
-"""Streams give what `read_video` gives, in little memory, and let go of the file."""
+"""Streams give the same frames as `read_video`, in little memory, and close the file."""
 
 import io
 import os
@@ -50,7 +50,7 @@ def array(path):
 
 
 def started_late(path):
-    """A file that begins within a group: its first packets give no frames."""
+    """A file that begins inside a group of pictures: its first packets give no frames."""
     codec, option, value, _ = GROUPS["open ts"]
     encoded(path, codec=codec, options={option: value}, times=STEADY)
     with av.open(str(path)) as container:
@@ -60,7 +60,7 @@ def started_late(path):
 
 
 def with_silent_packet(path, whole):
-    """The file `whole`, but packet 40 is one that is in order and gives no frame."""
+    """The file `whole`, but packet 40 is a valid packet that gives no frame."""
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for index, packet in enumerate(p for p in source.demux(video=0) if p.size):
@@ -126,7 +126,7 @@ LONG = 10_000
 
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory):
-    """10,000 frames of 32 x 32: one group of frames, over and over."""
+    """10,000 frames of 32 x 32: one group of frames, repeated."""
     folder = tmp_path_factory.mktemp("long")
     options = {"x264-params": "keyint=100:scenecut=0:bframes=2"}
     part = encoded(
@@ -163,7 +163,7 @@ with stream_video({str(long_clip)!r}, max_frames={LONG}, size=64, threads=1) as 
     output, _ = helpers.python("-c", program).communicate(timeout=120)
     frames, groups, grown = map(int, output.split())
     assert (frames, groups) == (LONG, LONG // 4)
-    assert grown < 24  # MiB; all frames are 117.
+    assert grown < 24  # The limit is in MiB; all frames take 117.
 
 
 def open_files(path):
@@ -181,13 +181,13 @@ def test_closing_early_lets_go_of_file_and_decoder(kind, tmp_path, write_video):
     path = made(kind, tmp_path, write_video).resolve()
     running = threads_here()
     with stream_video(path, max_frames=60, size=24, threads=4) as stream:
-        assert not open_files(path)  # Until the first frame is asked for.
+        assert not open_files(path)  # This holds until the first frame is requested.
         next(stream)
         assert open_files(path)
         if path.suffix in (".mp4", ".avi"):
             assert threads_here() > running
     assert not open_files(path)
-    assert threads_here() <= running  # Those of earlier tests may end meanwhile.
+    assert threads_here() <= running  # Threads of earlier tests may end meanwhile.
     assert next(stream, None) is None
     never = stream_video(path, max_frames=60, size=24)
     never.close()

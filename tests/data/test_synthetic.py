@@ -1,4 +1,4 @@
-"""The embedded set: real files, told truthfully, written once."""
+"""Tests the embedded set: real files with correct descriptions, which are written once."""
 
 import itertools
 import json
@@ -72,7 +72,7 @@ def test_files_show_the_frames_that_were_drawn(embedded):
 
 
 def asked(kind: str, *, split: str):
-    """The clips of a split with a question of `kind`, and what is answered."""
+    """Returns the clips of a split with a question of `kind`, and the answers."""
     for index in range(SIZES["eval"]):
         clip = make_clip(index, split=split)
         found = {q.text: q.answer for q in clip.questions if q.kind == kind}
@@ -85,7 +85,7 @@ def colour_mask(frame: np.ndarray, colour: str) -> np.ndarray:
 
 
 def colour_of(frame: np.ndarray) -> str:
-    """The colour that fills most of a frame, or nothing."""
+    """Returns the colour that fills most of a frame, or None."""
     largest = max(COLOURS, key=lambda colour: colour_mask(frame, colour).sum())
     return largest if colour_mask(frame, largest).any() else ""
 
@@ -96,7 +96,7 @@ def test_directions_are_true():
         colour = colour_of(clip.frames[0])
         first, last = (np.argwhere(colour_mask(clip.frames[i], colour)).mean(0) for i in (0, -1))
         moved = (last - first)[::-1] / clip.frames[0].shape[1::-1]
-        # Its middle goes 0.7, but part of it lies outside at both ends.
+        # Its middle moves by 0.7, but it is partly outside the frame at both ends.
         np.testing.assert_allclose(moved, np.multiply(DIRECTIONS[way], 0.6), atol=0.12)
 
 
@@ -123,7 +123,7 @@ def test_numbers_are_true():
 def test_shapes_of_one_radius_fill_one_share_of_every_canvas(shape, size):
     figure = Figure(shape, "red", (0.5, 0.5), 0.14)
     share = colour_mask(Canvas(*size, grey=128).draw([figure]), "red").mean()
-    # Pillow paints the pixels on an edge too; four shapes are a third more than three.
+    # Pillow also fills pixels on an edge; four shapes have a third more pixels than three.
     assert share == pytest.approx(np.pi * 0.14**2, rel=0.12)
 
 
@@ -151,7 +151,7 @@ def test_the_card_lies_where_the_depth_says():
 
 
 def flashes(split: str) -> set[tuple[str, ...]]:
-    """What the flashing clips of a split show: the colour of every frame."""
+    """Returns the colour of every frame of the flashing clips of a split."""
     return {tuple(map(colour_of, clip.frames)) for clip, _ in asked("order", split=split)}
 
 
@@ -159,7 +159,7 @@ def flashes(split: str) -> set[tuple[str, ...]]:
 def test_held_out_combinations_are_new():
     train, held_out = flashes("train"), flashes("eval")
     assert not train & held_out
-    assert len(held_out) == 16 / 2  # Each is asked for either flash's time.
+    assert len(held_out) == 16 / 2  # Questions ask for the time of either flash.
     for shown, _ in synthetic._KINDS[:3]:
         assert not set(shown("train")) & set(shown("eval"))
 

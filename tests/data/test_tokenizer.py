@@ -1,4 +1,4 @@
-"""Tokenizer files, text round trips and streaming."""
+"""Tests tokenizer files, text round trips and streaming."""
 
 import json
 import random
@@ -139,7 +139,7 @@ def test_a_tokenizer_without_the_chat_tokens_is_refused(tmp_path):
 
 @pytest.fixture
 def parts(tmp_path):
-    """The tiny tokenizer as `vocab.json` and `merges.txt`."""
+    """Writes the tiny tokenizer as `vocab.json` and `merges.txt`."""
     model = json.loads((TINY_TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
     merges = [" ".join(pair) for pair in model["merges"]]

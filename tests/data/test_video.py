@@ -1,4 +1,4 @@
-"""Frames of real files: which, when, upright, and what happens to broken ones."""
+"""Tests frames of real files: selection, times, orientation, and broken files."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from vxlpro_jax.data.video.containers import MOST_PIXELS
 from vxlpro_jax.data.video.reader import Video, group_video, read_video
 from vxlpro_jax.utils.errors import InputError
 
-STEADY = range(0, 60 * 40, 40)  # 60 frames, 25 a second.
+STEADY = range(0, 60 * 40, 40)  # 60 frames, 25 per second.
 
 
 @pytest.mark.parametrize("max_frames", [1, 2, 4, 7, 8, 16, 59, 60, 61, 500])
@@ -46,7 +46,7 @@ def test_other_containers(name, codec, write_video, codes):
 def test_a_bare_stream_counts_frames_and_uses_its_rate(write_video, codes):
     path = write_video(STEADY, name="a.h264")
     with av.open(str(path)) as container:
-        assert container.streams.video[0].frames == 0  # No header to trust.
+        assert container.streams.video[0].frames == 0  # It declares no number of frames.
     video = read_video(path, max_frames=4, size=64)
     assert codes(video.frames) == [0, 19, 39, 59]
     np.testing.assert_allclose(video.times, np.array([0, 19, 39, 59]) / 25)
@@ -64,7 +64,7 @@ def test_variable_rate_gives_presentation_times(write_video, codes):
 def test_rotation_metadata_turns_frames_upright(rotation, write_video, codes):
     frames = range(0, 100 * 40, 40)
     turned = read_video(write_video(frames, rotation=rotation), max_frames=100, size=64).frames
-    # The file asks for a turn against the clock, so turning back shows what was drawn.
+    # The file requests a counterclockwise rotation, so rotating back restores the drawn frame.
     assert codes(np.rot90(turned, k=-rotation // 90, axes=(1, 2))) == list(range(100))
     assert codes(turned) != list(range(100))
 
@@ -152,7 +152,7 @@ def slides():
 
 
 def colours(frames):
-    """The index that each slide's colour tells."""
+    """Returns the index that each slide's colour encodes."""
     return np.rint(frames[:, 4, 4, 0] / 30).astype(int).tolist()
 
 
@@ -177,7 +177,7 @@ def test_a_folder_of_frames(tmp_path):
     (tmp_path / "notes.txt").write_text("not a frame")
     (tmp_path / ".hidden.png").write_bytes(b"nor this")
     video = read_video(tmp_path, max_frames=20, size=8)
-    assert colours(video.frames) == list(range(8))  # 5 .. 12 by number, not by letter.
+    assert colours(video.frames) == list(range(8))  # 5 .. 12 are sorted by number.
     np.testing.assert_array_equal(video.times, np.arange(8))
     assert colours(read_video(tmp_path, max_frames=3, size=8).frames) == [0, 3, 7]
     slow = read_video(tmp_path, max_frames=20, size=8, fps=0.5)
@@ -206,7 +206,7 @@ def test_a_huge_array_is_not_loaded(tmp_path):
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": (count, 360, 640, 3)}
         )
-        file.truncate(file.tell() + count * step)  # 276 GB, of which the disk holds nothing.
+        file.truncate(file.tell() + count * step)  # A sparse file of 276 GB.
     assert read_video(path, max_frames=3, size=8).times.tolist() == [0, 199_999, 399_999]
     with path.open("r+b") as file:
         file.truncate(count * step)
@@ -430,7 +430,7 @@ def test_damage_in_the_middle(write_video):
 
 
 def broken_files(folder, whole):
-    """Files broken in ways that data sets know, and the kind that each is."""
+    """Files broken in ways that occur in data sets, with the kind of each fault."""
     noise = np.random.default_rng(0).bytes(20_000)
     contents = {
         "zero-bytes.mp4": (b"", "empty"),

@@ -1,4 +1,4 @@
-"""Times as players show them: joined recordings, late starts, bare streams, wrong headers."""
+"""Times equal those of players: joined recordings, late starts, raw streams, wrong headers."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ H264 = {"x264-params": "keyint=10:bframes=3:scenecut=0"}
 def recording(
     path, *, first=0, count=COUNT, rate=10, start=0.0, codec="libx264", options=None, muxer=None
 ):
-    """Frames from `first` on, the first shown at `start` seconds."""
+    """Returns frames from index `first` on, the first of which is shown at `start` seconds."""
     muxer = (muxer or {}) | {"avoid_negative_ts": "disabled"}
     with av.open(str(path), "w", options=muxer) as container:
         stream = container.add_stream(codec, rate=Fraction(rate), options=options or {})
@@ -58,7 +58,7 @@ def test_joined_recordings_go_on(second, suffix, codec, options, read, tmp_path,
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     video = read(path, max_frames=200, size=64)
     shown = codes(video.frames)
-    if second > 100:  # A gap is none of these: the file says that nothing is shown meanwhile.
+    if second > 100:  # A gap is different: the file declares that nothing is shown meanwhile.
         assert shown[-1] == 2 * COUNT - 1
         return
     assert shown[0] == 0
@@ -82,7 +82,7 @@ def test_three_recordings_in_a_row(tmp_path, codes):
 @READERS
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
 def test_the_clock_of_a_transport_stream_wraps(codec, read, tmp_path, codes):
-    """It has 33 bits, at 90 kHz; the wrap is within the recording."""
+    """The clock has 33 bits at 90 kHz and wraps around within the recording."""
     start = round(2**33 / 90_000 - 2, 1)
     path = recording(tmp_path / "a.ts", start=start, codec=codec, muxer={"mpegts_copyts": "1"})
     video = read(path, max_frames=200, size=64)
@@ -132,7 +132,7 @@ def test_the_rate_of_a_bare_stream(rate, suffix, codec, options, read, tmp_path,
 
 
 def declare(data, suffix, *, times=1000):
-    """Multiplies the length that a file's header declares."""
+    """Multiplies the duration in a file's header."""
     data = bytearray(data)
     if suffix == "avi":
         for place in (data.index(b"avih") + 24, data.index(b"strh") + 40):
@@ -177,7 +177,7 @@ def test_a_header_that_declares_too_much(suffix, codec, read, tmp_path, codes, c
     assert codes(video.frames) == list(range(COUNT))
     np.testing.assert_allclose(video.times, np.arange(COUNT) / 10, atol=0.01)
     notes = [record.getMessage() for record in caplog.records]
-    if codec != "libx264" or suffix == "mkv":  # FFmpeg corrects the length of mp4 by itself.
+    if codec != "libx264" or suffix == "mkv":  # FFmpeg itself corrects the duration of mp4 files.
         assert len(notes) == 1
         assert re.search(rf"{re.escape(str(path))} declares .* holds (3\.9|4\.0) s;", notes[0])
 
@@ -198,7 +198,7 @@ def test_a_file_that_is_cut_off_whatever_it_declares(suffix, codec, part, times,
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("frames_between", [0, 1, 3])
 def test_frames_that_avi_stores_out_of_order(codec, frames_between, read, tmp_path, codes):
-    """AVI tells when to decode a frame, not when to show it."""
+    """AVI stores the decoding time of a frame, not its display time."""
     path = recording(tmp_path / "a.avi", codec=codec, options={"bf": str(frames_between)})
     video = read(path, max_frames=200, size=64)
     assert codes(video.frames) == list(range(COUNT))
