@@ -1,4 +1,4 @@
-"""Which process this is, by environment: the contract, Open MPI, Slurm, TPU pods, mistakes."""
+"""Detects the process from the environment: the contract, Open MPI, Slurm, TPU pods, mistakes."""
 
 import pytest
 
@@ -10,7 +10,7 @@ CONTRACT = {
     "VXLPRO_NUM_PROCESSES": "4",
     "VXLPRO_PROCESS_ID": "2",
 }
-# As Slurm 23 sets them in a task of `srun` on two nodes with two tasks each.
+# The variables of Slurm 23 in a task of `srun` on two nodes with two tasks each.
 SLURM = {
     "SLURM_JOB_ID": "123456",
     "SLURM_NTASKS": "4",
@@ -42,10 +42,10 @@ SLICES = TPU | {
         (CONTRACT, Cluster("host-a:1234", 4, 2)),
         ({"VXLPRO_NUM_PROCESSES": "1", "VXLPRO_PROCESS_ID": "0"}, None),
         (SLURM, Cluster("gpu07:62016", 4, 3)),
-        # Older versions do not count the tasks of the step.
+        # Older versions do not set the number of tasks of the step.
         (SLURM | {"SLURM_STEP_NUM_TASKS": ""}, Cluster("gpu07:62016", 4, 3)),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
-        # A batch script, outside `srun`, is one process however many tasks it may start.
+        # A batch script outside `srun` is one process, however many tasks it may start.
         ({"SLURM_JOB_ID": "123456", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),
         (TPU, Cluster("t0:8482", 4, 1)),
         (SLICES, Cluster("t0.first:8482", 8, 5)),

@@ -1,4 +1,4 @@
-"""Several processes on this host: the losses of one, kills, SIGTERM, damage, who is named."""
+"""Tests several processes on this host: equal losses, kills, SIGTERM, damage, and messages."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 DRIVER = Path(__file__).parents[1] / "support" / "distributed_driver.py"
 HOST = socket.gethostname()
-# Seconds: of VXLPRO_TIMEOUT; half of it is the silence after which a process is gone.
+# VXLPRO_TIMEOUT in seconds; a process counts as lost after half of it without a heartbeat.
 PATIENT, HASTY = 30, 10
 
 
@@ -40,7 +40,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start():
-    """Starts the driver in so many processes; one compilation serves all of a number."""
+    """Starts the driver in `count` processes; runs with the same `count` share a compilation."""
 
     def build(count, *arguments, timeout=PATIENT, **environment):
         port = free_port()
@@ -62,13 +62,13 @@ def start():
 
 
 def ended(processes):
-    """Exit code, stdout and stderr of each."""
+    """Returns the exit code, stdout and stderr of each process."""
     texts = [process.communicate() for process in processes]
     return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
 def finish(processes):
-    """Stdout of each; none may fail."""
+    """Returns the stdout of each process, none of which may fail."""
     done = ended(processes)
     for code, _, error in done:
         assert code == 0, error
@@ -96,7 +96,7 @@ def losses(workdir, *, steps=STEPS):
 
 @pytest.fixture(scope="module")
 def alone(start, data, tmp_path_factory):
-    """The folder of one process's run."""
+    """The folder of a run of one process."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     finish(start(1, "train", workdir, data))
     return workdir
@@ -104,7 +104,7 @@ def alone(start, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def preempted(start, data, tmp_path_factory):
-    """A run of two processes of which one got SIGTERM while they compiled: ends, metrics, steps.
+    """A run of two processes, one of which got SIGTERM while compiling: ends, metrics, steps.
 
     A copy of the folder is beside it, called `again`.
     """
@@ -120,14 +120,14 @@ def preempted(start, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def continued(start, data, preempted):
-    """The folder of that run, started again, and what its processes printed."""
+    """The folder of that run after a second start, and the output of its processes."""
     workdir, *_ = preempted
     return workdir, finish(start(2, "train", workdir, data))
 
 
 @pytest.fixture(scope="module")
 def killed(start, data, tmp_path_factory):
-    """A run of two processes of which one was killed midway."""
+    """A run of two processes, one of which was killed midway."""
     workdir = tmp_path_factory.mktemp("killed") / "run"
     processes = start(2, "train", workdir, data)
     until((workdir / "checkpoints" / "4").is_dir, processes)
@@ -164,7 +164,7 @@ def test_four_processes_have_the_losses_of_one(four, alone):
 
 @pytest.mark.parametrize(("count", "tensor"), [(2, 2), (1, 1)])
 def test_fewer_processes_restore_what_four_saved(start, data, four, alone, tmp_path, count, tensor):
-    """On other meshes, too: of two processes each reads all rows."""
+    """This also holds on other meshes, on which each of two processes reads all rows."""
     workdir = shutil.copytree(four, tmp_path / "run")
     out = finish(start(count, "train", workdir, data, tensor))
     assert "Continues at step " in out[0]
@@ -194,7 +194,7 @@ def test_a_killed_run_continues_with_the_same_losses(start, data, killed, contin
 
 @pytest.mark.parametrize("victim", [0, 2])
 def test_every_process_names_the_killed_one(start, victim):
-    """Also process 0, without which JAX aborts the others, and while nothing fails by itself."""
+    """This includes process 0, without which JAX aborts the others, and waits that cannot fail."""
     processes = start(3, "wait", timeout=HASTY)
     for process in processes:
         assert process.stdout.readline() in ("ready\n")
@@ -232,7 +232,7 @@ def test_a_preempted_run_continues_where_it_was_saved(preempted, continued):
 
 
 def test_sigterm_to_a_single_process_saves_and_exits_with_75(start, data, alone, tmp_path):
-    """While it compiles; then at the end the losses are exactly those of the uninterrupted run."""
+    """SIGTERM comes while it compiles; the final losses equal those of the uninterrupted run."""
     run = tmp_path / "run"
     (process,) = start(1, "train", run, data)
     until((run / "checkpoints").is_dir, [process])
@@ -245,7 +245,7 @@ def test_sigterm_to_a_single_process_saves_and_exits_with_75(start, data, alone,
 
 
 def test_sigterm_again_before_the_continued_run_saves_on_its_way(start, data, preempted, continued):
-    """While it compiles; the third launch goes on to the end."""
+    """SIGTERM comes while it compiles; the third launch runs to the end."""
     workdir, *_, steps = preempted
     run = workdir.with_name("again")
     command = ("train", run, data, "1", str(STEPS))
@@ -283,8 +283,8 @@ def test_only_process_0_prints(continued):
 
 
 def test_gather_returns_every_value_and_files_are_named_by_process(start):
-    """Also: at the end the default handler of SIGTERM is back, by which this driver ends; and a
-    proxy for the outer world, which is down here, is not asked for process 0.
+    """At the end the default handler of SIGTERM is restored, which ends this driver. The HTTP
+    proxy, which does not exist, is not used to reach process 0.
     """
     done = ended(start(3, "gather", timeout=HASTY, http_proxy="http://127.0.0.1:9"))
     assert [code for code, *_ in done] == [-signal.SIGTERM] * 3, done
@@ -329,12 +329,12 @@ def test_no_thread_is_left(alone, data, no_mesh):
 @pytest.mark.parametrize(
     ("processes", "expected"),
     [
-        # Four processes of two devices: a row a device, a process, two of them, for all.
+        # Four processes with two devices: one row per device, per process, per two, and for all.
         ([[0], [0], [1], [1], [2], [2], [3], [3]], [(0, 4), (1, 4), (2, 4), (3, 4)]),
         ([[0, 0], [1, 1], [2, 2], [3, 3]], [(0, 4), (1, 4), (2, 4), (3, 4)]),
         ([[0, 0, 1, 1], [2, 2, 3, 3]], [(0, 2), (0, 2), (1, 2), (1, 2)]),
         ([[0, 0, 1, 1, 2, 2, 3, 3]], [(0, 1)] * 4),
-        # Neighbours in the mesh need not be of one process.
+        # Neighbours in the mesh may belong to different processes.
         ([[0], [1], [0], [1]], [(0, 2), (1, 2)]),
     ],
 )
@@ -359,7 +359,7 @@ def largest(folder):
 
 
 def flip(path):
-    """One bit of a byte in its middle."""
+    """Flips one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -386,7 +386,7 @@ def run(alone, tmp_path, no_mesh):
 
 @pytest.fixture
 def restore(data):
-    """What a run restores of a folder: its state, and the data's position."""
+    """Returns what a run restores from a folder: its state and the position in the data."""
     config = run_config(data)
     mesh = make_mesh(config.mesh)
     abstract = abstract_state(RunPlan(config), mesh=mesh)

@@ -1,4 +1,4 @@
-"""The rendezvous of processes, which are threads here, over real sockets."""
+"""Tests the rendezvous over real sockets, with threads in place of processes."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ def port():
 
 
 def rendezvous(clusters, *, timeout=20.0):
-    """Runs the rendezvous of each process; returns what each of them returns or raises."""
+    """Runs the rendezvous of each process; returns the result or the exception of each."""
 
     def call(cluster):
         try:
@@ -36,7 +36,7 @@ def members(port, *indices, count=3):
 
 def test_every_process_learns_the_host_of_each(port):
     assert rendezvous(members(port, 2, 0, 1)) == [[socket.gethostname()] * 3] * 3
-    # The port is free again at once, for JAX to listen at.
+    # The port is free again immediately, so that JAX can listen on it.
     assert rendezvous(members(port, 0, 1, count=2)) == [[socket.gethostname()] * 2] * 2
 
 
@@ -107,7 +107,7 @@ def test_a_port_in_use_is_named(port):
 
 
 def connected(port):
-    """Connects as soon as someone listens."""
+    """Connects as soon as a process listens."""
     while True:
         try:
             return socket.create_connection(("localhost", port), timeout=20)

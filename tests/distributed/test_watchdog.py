@@ -1,4 +1,4 @@
-"""The limits of the watchdog, measured with a clock that the test sets."""
+"""Tests the limits of the watchdog with a clock that the test sets."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def watchdog(clock):
 
 
 def limit(watchdog, clock):
-    """Seconds after which the step is overdue, to a tenth."""
+    """Returns the seconds after which the step is overdue, to a tenth."""
     began = clock.now
     while not watchdog.is_overdue():
         clock.now += 0.1
@@ -60,7 +60,7 @@ def test_quick_steps_may_take_the_timeout(watchdog, clock):
 
 
 def test_slow_steps_may_take_ten_medians(watchdog, clock):
-    """Neither the first step nor an outlier counts."""
+    """Neither the first step nor an outlier affects the limit."""
     steps(watchdog, clock, 90, 3, 4, 5, 4, 9)
     assert limit(watchdog, clock) == pytest.approx(40, abs=0.2)
 

@@ -1,4 +1,4 @@
-"""Scoring of invented records and answers."""
+"""Fixtures that score invented records and answers."""
 
 import json
 
@@ -8,7 +8,7 @@ from scoring import score_files
 
 @pytest.fixture
 def write_files(tmp_path):
-    """Writes annotations and predictions (a list by place, or a dict by id); returns both paths."""
+    """Writes annotations and predictions (a list in order, or a dict by id); returns both paths."""
 
     def write(records, answers, *, name="annotations.json"):
         annotations, predictions = tmp_path / name, tmp_path / "predictions.jsonl"
@@ -25,7 +25,7 @@ def write_files(tmp_path):
 
 @pytest.fixture
 def scored(write_files):
-    """Scores invented records; returns what `score --json` prints, less benchmark and profile."""
+    """Scores invented records; returns `score --json` without benchmark and profile."""
 
     def run(benchmark, records, answers, *, profile="official", name="annotations.json"):
         annotations, predictions = write_files(records, answers, name=name)

@@ -1,4 +1,4 @@
-"""Replies that no benchmark's author expected: each is scored, in a short time, and as JSON."""
+"""Replies that no benchmark's author expected are scored quickly and written as JSON."""
 
 import json
 import random
@@ -10,7 +10,7 @@ import pytest
 from vxlpro_jax.evals import registry
 from vxlpro_jax.evals.results import Results
 
-# Of a model that goes round in circles, so long that going back and forth in them takes hours.
+# Replies of a model that repeats itself, so long that backtracking would take hours.
 CIRCLES = [
     *("1" * 50_000, "1" + " " * 50_000, "1 - " * 9000, "1-" * 9000, "0." * 20_000, "1:" * 20_000),
     *("start 1 " * 9000, "from " * 20_000, "5 m 5 s " * 5000, "1 minutes " * 5000, "A" * 50_000),
@@ -27,7 +27,7 @@ ODD = ["", " ", "\0", "\ud800", "\u2028B", "\ufeffA", "\u0130", "\uff21", "\u066
 
 
 def soup(number):
-    """Pieces of replies in any order."""
+    """Returns pieces of replies in random order."""
     pieces = [*"ABCD12390", *".:-,;()[]{}'\"\n \t!?%s", " to ", "start", "end", "12", "yes", "null"]
     return "".join(random.Random(number).choices(pieces, k=number % 40))
 
@@ -45,5 +45,5 @@ def test_every_reply_is_scored_in_a_short_time(name, profile, tmp_path):
         scored = benchmark.score_all([record], {record.id: reply}, profile=profile)
         found = Results.of(benchmark, scored, profile=profile).to_json()
         json.dumps(found, allow_nan=False)
-        json.dumps(found, indent=1)  # Written in Python, which nests less deep than C.
+        json.dumps(found, indent=1)  # The encoder in Python allows less nesting than that in C.
     assert time.monotonic() - started < 20

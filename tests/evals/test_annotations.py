@@ -1,4 +1,4 @@
-"""Annotation files: JSON, JSON lines and Parquet, and the sentence that names a bad field."""
+"""Tests annotation files: JSON, JSON lines and Parquet, and messages that name a bad field."""
 
 import contextlib
 import json
@@ -107,7 +107,7 @@ def parquet(folder, rows):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_damaged_parquet_is_told(seed, tmp_path):
-    """Damage in the middle of a file is a sentence, or leaves values that are rows still."""
+    """Damage in the middle of a file gives an error message or readable rows."""
     draw, file = random.Random(seed), parquet(tmp_path, RECORDS)
     data = bytearray(file.read_bytes())
     for _ in range(draw.choice([1, 3])):
@@ -162,7 +162,7 @@ def test_odd_values_of_any_field_are_told_or_scored(name, odd, tmp_path):
 
 
 def paths_of(value, path=()):
-    """The way to each part of a value of JSON."""
+    """Returns the path of each part of a JSON value."""
     steps = enumerate(value) if isinstance(value, list) else ()
     for step, part in value.items() if isinstance(value, dict) else steps:
         yield (*path, step)

@@ -1,4 +1,4 @@
-"""Charades-STA: both parsers case by case, duplicates, IoU at its limits."""
+"""Tests Charades-STA: both parsers case by case, duplicates, IoU at the thresholds."""
 
 import json
 
@@ -30,13 +30,13 @@ def query(start=2.0, end=6.0, *, caption="person sits.", video="A.mp4"):
         ("start: 2.6s\nend: 9", (2, 9), (2, 9)),
         ("It starts at 4.5! It ends at 10?", (4.5, 10), (4.5, 10)),
         ("Starts at 4. Ends at 10.", None, None),
-        # Without a keyword only the newer parser looks at sentences.
+        # Without a keyword, only the newer parser looks at sentences.
         ("4\n10", None, (4, 10)),
         ("between 4 and\n10 - 12", (10, 12), (10, 12)),
         ("10 - 12\nit happens in 3 - 5", (10, 12), (3, 5)),
         ("1 - 2, then 5 - 9", (1, 2), (1, 2)),
         ("A specific example is : 20.8 - 30.0 seconds\n1 - 2", (1, 2), (1, 2)),
-        ("tomorrow 3 stop 5", None, None),  # "to" becomes "-" inside of words.
+        ("tomorrow 3 stop 5", None, None),  # "to" becomes "-" even inside words.
         ("2 sto 5", None, (2, 5)),
         ("9. - 12.", (9, 12), None),
         ("5 - 9..", None, (5, 9)),
@@ -52,7 +52,7 @@ def test_parsers(answer, legacy, official):
 
 def test_iou_is_over_the_hull_and_thresholds_are_inclusive(scored):
     records = [query(0, 10, caption=str(i)) for i in range(4)]
-    # 0.5 and 0.7 exactly, 0.3 within a longer answer, disjoint.
+    # IoUs: exactly 0.5 and 0.7, 0.3 inside a longer answer, and disjoint.
     answers = ["0 - 5", "0 - 7", "7 - 17", "20 - 30"]
     found = scored("charades_sta", records, answers)
     assert [item["iou"] for item in found["per_item"]] == pytest.approx([0.5, 0.7, 3 / 17, 0])

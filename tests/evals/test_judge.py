@@ -1,4 +1,4 @@
-"""A judge model behind a real server: what it is asked, what its replies come to, and failures."""
+"""Tests a judge model on a real server: its requests, the ratings from its replies, failures."""
 
 import contextlib
 import http.server
@@ -88,7 +88,7 @@ def test_refusals_are_told_at_once_and_silence_at_last():
         with pytest.raises(errors.Failure, match="did not answer in 6 tries"):
             judge_at(server).ask(QUESTION)
     with pytest.raises(errors.Failure, match="did not answer"):
-        judge_at(server).ask(QUESTION)  # Nothing listens there now.
+        judge_at(server).ask(QUESTION)  # Nothing listens on this port now.
 
 
 def no_bar(items, **_):
@@ -97,7 +97,7 @@ def no_bar(items, **_):
 
 @pytest.fixture
 def judged(tmp_path):
-    """Lets a server judge answers (by place) to invented records; the results."""
+    """Lets a server judge answers (in order) to invented records; returns the results."""
 
     def run(name, server, answers):
         benchmark = registry.find(name)
@@ -181,9 +181,9 @@ def test_a_judge_rates_what_the_rules_of_tempcompass_do_not_match(judged, name, 
         metrics = found["metrics"]
         assert metrics["judged/accuracy"] == pytest.approx(200 / 3)
         assert (metrics["judged/aspect/order"], metrics["judged/aspect/speed"]) == (100, 0)
-        # Without the judge it is still wrong.
+        # Without the judge it still counts as wrong.
         assert metrics["overall"] == pytest.approx(100 / 3)
-        # Nothing is asked of what is matched or empty.
+        # Answers that match, or are empty, are not sent to the judge.
         found = judged(name, server, [*matched, None])
         assert found["metrics"]["judged/accuracy"] == pytest.approx(100 / 3)
         assert len(server.asked) == 1
@@ -229,7 +229,7 @@ def test_vstar_is_right_from_a_rating_of_2(judged, tmp_path):
             f"Question: What is thrown?\nRight answer: a ball\nAnswer: {answer}"
             for answer in ("ball", "stone")
         }
-        # What was asked is not asked again; another answer is.
+        # The same answer is not sent again; another answer is.
         assert judged("vstar_what", server, ["ball", "stone"]) == found
         assert len(server.asked) == 2
         judged("vstar_what", server, ["ball", "leaf"])
@@ -256,7 +256,7 @@ def test_benchmarks_whose_answers_a_judge_can_rate():
 
 
 def test_the_command_takes_the_judge_by_flag(tmp_path, monkeypatch):
-    """Results without the judge are there even if it refuses; no model is loaded for it."""
+    """Results without the judge are written even if it refuses, and no model is loaded."""
     name, out = "vstar_what", tmp_path / "out"
     annotations = published_files.write_annotations(name, tmp_path)
     journal = Journal(out, name="answers", shard=Shard())
@@ -282,7 +282,7 @@ def test_the_command_takes_the_judge_by_flag(tmp_path, monkeypatch):
 
 
 class _RawServer:
-    """Sends the same bytes to everyone who connects, or what `talk(connection)` does."""
+    """Sends the same bytes to every client, or calls `talk(connection)`."""
 
     def __init__(self, talk):
         self._talk = talk if callable(talk) else lambda connection: connection.sendall(talk)
@@ -306,7 +306,7 @@ class _RawServer:
                 self._talk(connection)
 
     def _reads_request(self, connection):
-        """Whether a whole request came before the client closed, which gives b"" for ever."""
+        """Returns whether a complete request arrived before the client closed the connection."""
         data, missing = b"", 1
         while missing > 0:
             if not (more := connection.recv(65536)):
@@ -319,7 +319,7 @@ class _RawServer:
 
     def close(self):
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # Ends `accept`, which `close` does not.
+            self._listener.shutdown(socket.SHUT_RDWR)  # This ends `accept`, unlike `close`.
         self._listener.close()
 
 
@@ -435,7 +435,7 @@ def test_time_and_size_of_an_exchange_are_limited(talk, raw):
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
 def test_what_a_refusal_says_of_itself_is_not_repeated(status, raw):
-    """A server may repeat what it was sent."""
+    """A server may repeat the request, including the key."""
     server = raw(f"HTTP/1.1 {status} {KEY}\x1b[2J\r\nContent-Length: 0\r\n\r\n".encode())
     with pytest.raises(InputError, match=f"HTTP {status}") as told:
         judge_at(server).ask(QUESTION)
@@ -500,7 +500,7 @@ def test_where_requests_go(url, path):
 
 
 def test_proxies_never_see_the_key(monkeypatch):
-    """One for http is not used; one for https would only be asked for a tunnel."""
+    """A proxy for http is not used; one for https would only provide a tunnel."""
     seen = []
 
     def talk(connection):

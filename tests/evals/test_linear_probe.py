@@ -1,4 +1,4 @@
-"""Linear read-outs: exact on linear data, by either form of the equations, and honest on noise."""
+"""Linear probes are exact on linear data, in both forms of the equations, and fail on noise."""
 
 import numpy as np
 import pytest
@@ -34,5 +34,5 @@ def test_accuracy_of_separable_classes_and_of_noise():
     told = noise + 5 * np.eye(4, 20)[labels]
     arguments = {"labels": labels, "num_train": 400, "num_classes": 4}
     assert linear_probe.accuracy(told, **arguments) > 0.95
-    # Five standard deviations of a quarter of 200.
+    # Five standard deviations of a share of a quarter among 200.
     assert abs(linear_probe.accuracy(noise, **arguments) - 0.25) < 0.16

@@ -1,4 +1,4 @@
-"""LongVideoBench: letters, guesses, and both published forms of record."""
+"""Tests LongVideoBench: letters, guesses, and both published forms of records."""
 
 import json
 
@@ -98,7 +98,7 @@ def test_a_right_choice_that_is_no_option_is_named(scored):
 
 
 def test_author_frames():
-    # 10.5 s at 25 fps are 262 frames; of at most 4, every 65th; of at most 100, ten.
+    # 10.5 s at 25 fps are 262 frames; a limit of 4 takes every 65th, a limit of 100 takes ten.
     indices = longvideobench.frame_indices(duration=10.5, fps=25, max_frames=4)
     assert indices == [0, 65, 130, 195]
     indices = longvideobench.frame_indices(duration=10.5, fps=25, max_frames=100)

@@ -1,4 +1,4 @@
-"""The file that annotations name, and no other that is called alike."""
+"""Annotations find the file that they name, and no other with a similar name."""
 
 import unicodedata
 
@@ -16,7 +16,7 @@ def found(root, name, kind=VIDEO, **options):
 
 @pytest.fixture
 def files(tmp_path):
-    """Makes empty files below a folder and returns it."""
+    """Makes empty files below a folder and returns the folder."""
 
     def make(*names):
         root = tmp_path / "videos"

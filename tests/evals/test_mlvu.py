@@ -1,4 +1,4 @@
-"""MLVU: letters, gold, macro and micro means."""
+"""Tests MLVU: letters, reference answers, macro and micro means."""
 
 import json
 
@@ -89,7 +89,7 @@ def test_macro_is_the_mean_over_tasks_and_micro_over_questions(scored):
     assert found == pytest.approx(
         {"macro": (100 / 3 + 100) / 2, "micro": 50, "task/count": 100 / 3, "task/needle": 100}
     )
-    # lmms-eval divides by its seven tasks, and by nine of the test set.
+    # lmms-eval divides by its seven tasks, and for the test set by nine.
     legacy = scored("mlvu_dev", records, answers, profile="legacy2025")["metrics"]
     assert legacy == pytest.approx({**found, "macro": (100 / 3 + 100) / 7})
     legacy = scored("mlvu_test", [six_options(0)], {"AR_0": "A"}, profile="legacy2025")["metrics"]

@@ -1,4 +1,4 @@
-"""Numbers in replies of other languages: read whole by every parser of spans."""
+"""Numbers in replies of other languages are read completely by every parser of spans."""
 
 # Other scripts are the point here.
 # ruff: noqa: RUF001

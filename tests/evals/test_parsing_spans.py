@@ -1,4 +1,4 @@
-"""Spans in replies of any wording."""
+"""Tests parsing of spans in replies of any wording."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_iou():
     assert temporal_iou((0, 10), TimeSpan(5, 15)) == pytest.approx(1 / 3)
     assert temporal_iou((0, 10), TimeSpan(20, 30)) == 0
     assert temporal_iou((5, 5), TimeSpan(5, 5)) == 0
-    # As it stands: a reversed span overlaps nothing.
+    # A reversed span is kept, and overlaps nothing.
     assert temporal_iou((2, 10), TimeSpan(9, 3)) == 0
 
 

@@ -21,7 +21,7 @@ from vxlpro_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-# The tiny tokenizer spells most words, so prompts are long.
+# The tiny tokenizer splits most words into letters, so prompts are long.
 CONFIG = dataclasses.replace(
     helpers.MICRO, decoder=dataclasses.replace(helpers.MICRO.decoder, max_positions=8192)
 )
@@ -40,7 +40,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture
 def flags(model, videos, tmp_path):
-    """The flags of a run of a benchmark into `out`."""
+    """Returns the flags of a run of a benchmark with the output folder `out`."""
 
     def make(name, *more, out="out"):
         annotations = published_files.write_annotations(name, tmp_path)
@@ -105,13 +105,13 @@ def test_every_benchmark_end_to_end(name, flags, tmp_path, capsys):
         assert line["frames"] == pytest.approx(np.arange(0, length, step).tolist())
         score = benchmark.score(record, line["answer"], "official")
         assert (item["parsed"], item["correct"]) == (score.parsed, score.correct)
-    # The score command says the same of what was written.
+    # The score command computes the same from the written predictions.
     scored = score_files(name, annotations=annotations, predictions=out / "predictions.jsonl")
     assert scored.metrics == found["metrics"]
     assert found["unreadable"] == {}
     table = capsys.readouterr().out
     assert table.strip() == (out / "results.md").read_text().strip()
-    # These are not all questions of the published file.
+    # These are not all the questions of the published file.
     assert found["published"] == {}
     assert ("Published figures are left out" in table) == (benchmark.published is not None)
 
@@ -140,7 +140,7 @@ def test_subtitles_that_cannot_be_used_do_not_cost_the_question(flags, tmp_path)
 
 
 def test_system_message_and_prefill_are_read(flags, tmp_path, monkeypatch):
-    """What the decoder reads is the whole prompt, and its reply has begun."""
+    """The decoder reads the whole prompt, including the beginning of the reply."""
     read = []
     prefill = Engine.prefill
 
@@ -173,7 +173,7 @@ def finished(process):
 
 
 def test_killed_and_resumed_and_in_two_processes_as_in_one(flags, tmp_path):
-    count = 24  # So many that the process is killed amid them.
+    count = 24  # There are so many that the process is killed before the end.
     queries = [
         {"video": f"{'aab'[i % 3]}.mp4", "caption": f"person does {i:02}.", "timestamp": [1, 3]}
         for i in range(count)
@@ -199,7 +199,7 @@ def test_killed_and_resumed_and_in_two_processes_as_in_one(flags, tmp_path):
     assert 0 < len(before) < count
     assert not (tmp_path / "killed" / "results.json").exists()
     with journal.open("a") as file:
-        file.write('{"key": "23", "id": 23, "answ')  # As a write that is cut off leaves it.
+        file.write('{"key": "23", "id": 23, "answ')  # An interrupted write leaves such a line.
     evaluate.main(argv("killed"))
     after = journal.read_text().splitlines()
     assert after[: len(before) - 1] == before[:-1]
@@ -236,7 +236,7 @@ def test_a_finished_run_loads_no_model_and_other_settings_are_refused(flags, tmp
 
 
 def test_tokens_of_videos_are_kept_between_runs(flags, tmp_path, monkeypatch):
-    """Also with frames at a fixed rate; another number of them is encoded anew."""
+    """This also holds with frames at a fixed rate; another number of frames is encoded again."""
     cached = ("charades_sta", "--token_cache", tmp_path / "tokens")
     evaluate.main(flags(*cached))
     encoded = []

@@ -1,4 +1,4 @@
-"""The benchmark `questions`: its form, what it asks, how it scores, and mistakes in its files."""
+"""Tests the benchmark `questions`: its format, prompts, scores, and mistakes in its files."""
 
 import contextlib
 import json
@@ -146,7 +146,7 @@ def test_a_broken_line_is_named(tmp_path):
 
 
 def read_or_refuse(tmp_path, records):
-    """The first question, or None if the file is refused by name."""
+    """Returns the first question, or None if an error that names the file refuses it."""
     with contextlib.suppress(InputError):
         return read(tmp_path, records)[0]
     with pytest.raises(InputError, match=r"own\.json"):
@@ -161,7 +161,7 @@ VALUES = [
 
 
 def test_any_field_of_any_kind_is_read_or_refused(tmp_path):
-    """Fuzzing: a thousand records with fields of the wrong kind, and replies of all kinds."""
+    """Fuzzing: a thousand records with fields of the wrong type, and replies of all types."""
     rng = random.Random(0)
     refused = 0
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""The figures of stage 1, on a micro model and real files."""
+"""Tests the metrics of stage 1 on a micro model and real files."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ SIZES = recot_eval.Sizes(groups=6, probe_train=12, probe_test=8)
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Clips without any text, other ones held out."""
+    """A config of clips without text, with other clips held out."""
     folder = tmp_path_factory.mktemp("data")
     for name, seed in (("train", 1), ("eval", 2)):
         write_clip(folder / f"{name}.mp4", frames=8, seed=seed)
@@ -43,7 +43,7 @@ def test_report_and_picture(config, tmp_path):
     errors = report["reconstruction"]
     assert list(errors) == ["model", "copy_mean", "interpolate", "untrained"]
     assert all(np.isfinite(error) and error > 0 for error in errors.values())
-    # A decoder that has learned nothing restores nothing.
+    # An untrained decoder restores nothing.
     assert errors["model"] > 0.9
     assert report["masks"].keys() == {"own", "random"}
     assert recot_eval.evaluate(params, **arguments) == report
@@ -72,7 +72,7 @@ def test_pattern_of_masks_that_never_vary():
 
 
 def mean(frames):
-    """A compressor that forgets the order: [G, f, S, S, 3] -> [G, 64, 3]."""
+    """Compresses by the mean, which loses the order: [G, f, S, S, 3] -> [G, 64, 3]."""
     return blocks(frames).mean(1)
 
 
@@ -82,7 +82,7 @@ def blocks(frames):
 
 
 def concatenate(frames):
-    """One that keeps everything: [G, f, S, S, 3] -> [G, 64, 12]."""
+    """Keeps all frames: [G, f, S, S, 3] -> [G, 64, 12]."""
     return blocks(frames).transpose(0, 2, 1, 3).reshape(len(frames), 64, 12)
 
 
@@ -99,7 +99,7 @@ def test_compressor_with_order_can():
     assert recot_eval.shuffle_similarity(concatenate, frames) < 0.99
     probed = recot_eval.direction_probe(concatenate, sizes, side=32)
     assert probed["compressed"] > 0.9
-    # Five standard deviations of a quarter of 400.
+    # Five standard deviations of a share of a quarter among 400.
     assert abs(probed["single_frame"] - 0.25) < 0.11
 
 

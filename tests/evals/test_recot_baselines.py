@@ -1,4 +1,4 @@
-"""Guesses from the visible tokens of a place, against loops."""
+"""Compares guesses from the visible tokens of a position with loops."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ def targets():
 
 @pytest.fixture
 def visible():
-    """Every pattern of four frames occurs, the empty one too."""
+    """Masks with every pattern of four frames, including the empty one."""
     bits = np.arange(GROUPS * PLACES)[:, None] >> np.arange(FRAMES) & 1
     return bits.reshape(GROUPS, PLACES, FRAMES).transpose(0, 2, 1).astype(np.float32)
 
 
 def each_place(targets, visible, guess):
-    """`guess(frames seen, their tokens)` gives [f, C]; where nothing is seen, the group's mean."""
+    """Applies `guess(visible frames, their tokens)` -> [f, C]; without any, the group's mean."""
     expected = np.zeros_like(targets)
     for group in range(GROUPS):
         mean = targets[group][visible[group] == 1].mean(0)

@@ -1,4 +1,4 @@
-"""Benchmarks are found: in the folder, by entry point, and by path; adding one takes one file."""
+"""Benchmarks are found in the folder, by entry point and by path; adding one takes one file."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from vxlpro_jax import score
 from vxlpro_jax.evals import benchmarks, registry
 from vxlpro_jax.utils.errors import InputError
 
-# A whole benchmark: its one question is answered right by "yes".
+# A complete benchmark with one question, whose right answer is "yes".
 DUMMY = '''
 """Whether it is so."""
 from vxlpro_jax.evals.annotations import read_rows
@@ -35,7 +35,7 @@ BENCHMARKS = (
 
 @pytest.fixture
 def dummy(tmp_path):
-    """The file of a benchmark, in a folder of its own."""
+    """The file of a benchmark, in a separate folder."""
     folder = tmp_path / "dummies"
     folder.mkdir()
     (folder / "dummy_benchmark.py").write_text(DUMMY)
@@ -43,7 +43,7 @@ def dummy(tmp_path):
 
 
 def write_distribution(folder, *, value):
-    """Metadata of an installed package with an entry point, as an installer leaves them."""
+    """Writes the metadata of an installed package with an entry point, as an installer does."""
     info = folder / "others-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
@@ -51,7 +51,7 @@ def write_distribution(folder, *, value):
 
 
 def scored(name, tmp_path, capsys):
-    """The metrics that the score command prints of one right and one wrong answer."""
+    """Returns the metrics that the score command prints for one right and one wrong answer."""
     (tmp_path / "a.json").write_text(json.dumps([{"video": "a.mp4"}, {"video": "b.mp4"}]))
     answers = [{"id": 0, "prediction": "yes"}, {"id": 1, "prediction": "no"}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, answers)))
@@ -131,7 +131,7 @@ def test_unknown_names_and_chains():
 
 
 def test_every_benchmark_has_a_name_of_its_own_module():
-    """Names on the command line, which stay as they are."""
+    """These names are used on the command line and must not change."""
     assert list(registry.find_all()) == [
         *("charades_sta", "longvideobench", "mlvu_dev", "mlvu_test", "questions"),
         *("tempcompass_multi_choice", "tempcompass_yes_no", "tempcompass_caption_matching"),

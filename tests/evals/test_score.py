@@ -1,4 +1,4 @@
-"""The scoring command: its contract, and what it says of files that it cannot use."""
+"""Tests the scoring command: its contract, and its messages about unusable files."""
 
 import json
 
@@ -31,7 +31,7 @@ def flags(benchmark, files):
 
 
 def test_command_prints_metrics_and_every_item_as_json_and_draws(write_files, tmp_path):
-    # IoUs: 2..6 against 2..6 is 1, 4..8 against 6..10 is 2 of 6, and nothing.
+    # IoUs: 2..6 with 2..6 gives 1, 4..8 with 6..10 gives 2/6, and the last has no answer.
     files = write_files(QUERIES, {0: "2 - 6", 1: "6 - 10", 2: None})
     picture = tmp_path / "spans.png"
     out, _ = run(*flags("charades_sta", files), "--json", "--plot", picture)

@@ -1,4 +1,4 @@
-"""Subtitles shown with sampled frames."""
+"""Tests subtitles shown with sampled frames."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The embedded benchmark: what is asked, its scores and chance, and the command."""
+"""Tests the embedded benchmark: its questions, scores, chance levels and command."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""TempCompass: the authors' matching rules, both forms of file, aspects and match rate."""
+"""Tests TempCompass: the authors' matching rules, both file formats, aspects and match rate."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_yes_no_is_what_the_reply_begins_with(scored):
         (CAPTIONS, "A.", "A", True),
         (CAPTIONS, " A</s>", "A", True),
         (CAPTIONS, "B", "B", False),
-        # A sentence ends at its own ": ".
+        # A sentence ends at its first ": ".
         (CAPTIONS, "a dog runs", "a dog runs", False),
         (CAPTIONS, "a dog runs: fast", None, False),
         (CAPTIONS, "Caption A: a cat", None, False),

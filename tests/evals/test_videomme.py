@@ -1,4 +1,4 @@
-"""Video-MME: letters, denominators, prompts with and without subtitles."""
+"""Tests Video-MME: letters, denominators, prompts with and without subtitles."""
 
 import json
 
@@ -36,7 +36,7 @@ def score_answers(scored, answers, *, profile="official", gold="B", benchmark="v
         ("Answer: C", "C", "A"),
         ("Option: D", "D", "D"),
         ("The correct answer C", "C", "C"),
-        # "The best option is" is fused with the next phrase and is not deleted.
+        # "The best option is" is joined to the next phrase and is therefore not deleted.
         ("The best option is D", "D", "D"),
         ("Best answer: C", "B", "B"),
         ("Best answer:Best option:", None, None),

@@ -1,4 +1,4 @@
-"""VNBench: letters, four tries, and means over types."""
+"""Tests VNBench: letters, four tries, and means over types."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""V-STaR: spans of exactly two numbers, boxes by second, and the means over rows."""
+"""Tests V-STaR: spans of exactly two numbers, boxes by second, and the means over rows."""
 
 import json
 
@@ -82,11 +82,11 @@ def test_when_counts_every_row_and_groups_by_duration_and_domain(scored):
         ("Here: {'12': [0, 0, 10, 5], '13': [0, 0, 5, 10]}", 0.5),
         ('[{"12": [0, 0, 10, 10]}, {"13": [0, 0, 10, 10]}]', 1),
         ("[[12, [0, 0, 10, 10]], [13, [20, 20, 30, 30]]]", 0.5),
-        # Of several boxes the best; of one with the wrong sides none.
+        # The best of several boxes counts; a box with reversed sides does not.
         ('{"12": [[0, 0, 10, 5], [0, 0, 10, 10]], "13": [10, 10, 0, 0]}', 0.5),
-        # The name of a second must be as annotated.
+        # The key of a second must equal the annotated one.
         ('{"12.0": [0, 0, 10, 10], "13": [0, 0, 10, 10]}', 0.5),
-        # Brackets are mended for objects only.
+        # Brackets are repaired only for objects.
         ('{"12": {"x": 1}, "13": [0, 0, 10, 10], "14": {"y": {}', 0.5),
         ('{"12": [0, 0, 10, 10}', 0),
         ('{"12": [0, 0, 10, 10], "13": {"x": {"y": 1}}', 0.5),
@@ -99,10 +99,10 @@ def test_when_counts_every_row_and_groups_by_duration_and_domain(scored):
         ("", 0),
         ("[" * 100_000 + "]" * 100_000, 0),
         ("[" * 100_000, 0),
-        # What begins first counts, up to the last bracket of its kind.
+        # The first opening bracket counts, up to the last closing bracket of its kind.
         ('{"12": [0, 0, 10, 10]} [see', 0.5),
         ('see [1]: {"12": [0, 0, 10, 10]}', 0),
-        # No finite box is no box; beside it others count, but not beside one of text.
+        # A box that is not finite is ignored and others count, but none count beside a box of text.
         ('{"12": [NaN, 0, 10, 10], "13": [0, 0, 1e999, 10]}', 0),
         ('{"12": [[0, 0, Infinity, 10], [0, 0, 10, 10]]}', 0.5),
         ('{"12": [[0, 0, 10, 10], ["0", 0, 10, 10]]}', 0),
@@ -122,7 +122,7 @@ def test_what_was_parsed_of_boxes_is_json(scored):
 
 
 def test_where_means_over_rows_of_means_over_boxes(scored):
-    # IoUs 1 and 0.1; 0.5 and missing; none.
+    # IoUs: 1 and 0.1; 0.5 and missing; none at all.
     answers = ['{"12": [0, 0, 10, 10], "13": [0, 0, 10, 1]}', '{"12": [0, 0, 10, 5]}', None]
     metrics = scored("vstar_where", [row()] * 3, answers)["metrics"]
     assert metrics == pytest.approx(

@@ -1,4 +1,4 @@
-"""V-STaR's figures over what, when and where: invented results, and the published table."""
+"""Tests V-STaR's metrics over what, when and where: invented results, and the published table."""
 
 import json
 import math
@@ -54,7 +54,7 @@ ROW = {
 
 @pytest.fixture
 def results(write_files, tmp_path):
-    """Writes what the scoring command prints of answers to as many equal rows; the path."""
+    """Writes the scoring command's output for answers to equal rows; returns the path."""
 
     def write(part, answers, *, rights=None):
         annotations, predictions = write_files([ROW] * len(answers), answers)

@@ -1,4 +1,4 @@
-"""Damaged and odd inputs for every parser."""
+"""Fuzzing of every parser with damaged and odd inputs."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Long runs: `python -m tests.fuzz --seed 1 --count 20000` divides the count over all parsers.
+"""Runs the fuzzing for long: `python -m tests.fuzz --seed 1 --count 20000`, over all parsers.
 
-Each parser runs in a process of its own, so that what kills the process, or hangs, is its fault.
+Each parser runs in its own process, so that a crash or a hang can be attributed to it.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def main() -> int:
 
 
 def run(name: str, *, seed: int, count: int) -> Counter[str]:
-    """Checks `count` inputs of a parser, prints and returns how many were read and refused.
+    """Checks `count` inputs of a parser; prints and returns the numbers of read and refused ones.
 
     Raises:
-        Exception: what the parser should not have raised, for the simplest such input found.
+        Exception: an unexpected exception of the parser, for the simplest such input found.
     """
     fuzzed, ends = parser(name), Counter()
 

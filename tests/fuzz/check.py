@@ -1,4 +1,4 @@
-"""Gives one input to a parser and tells whether it held."""
+"""Gives one input to a parser and checks its behaviour."""
 
 import faulthandler
 import resource
@@ -13,19 +13,19 @@ from vxlpro_jax.utils.cli import one_line
 from vxlpro_jax.utils.errors import Failure, InputError
 
 LONGEST_SECONDS = 60
-MOST_GROWTH = 2**30  # Bytes.
+MOST_GROWTH = 2**30  # In bytes.
 
 Files = Mapping[str, bytes]
 
 
 class Parser(NamedTuple):
-    """What reads one kind of input.
+    """A parser of one kind of input.
 
     Attributes:
-        name: its name.
-        cases: strategy of inputs, files by their names in a folder.
-        read: function that reads them in their folder. Besides returning it may only raise
-            InputError or Failure; of values that differ from what another reader finds it raises
+        name: name of the parser.
+        cases: strategy of inputs, each of which is a folder's files by name.
+        read: function that reads the folder. Apart from returning it may only raise
+            InputError or Failure; if another reader finds different values, it raises
             AssertionError.
     """
 
@@ -38,8 +38,8 @@ def check(parser: Parser, files: Files) -> bool:
     """Returns whether the input was read; False if it was refused in one sentence.
 
     Raises:
-        Exception: what the parser should not have raised.
-        AssertionError: the memory grew by more than `MOST_GROWTH`, or the message is none.
+        Exception: an unexpected exception of the parser.
+        AssertionError: the memory grew by more than `MOST_GROWTH`, or the message is no sentence.
     """
     before = _peak_bytes()
     faulthandler.dump_traceback_later(LONGEST_SECONDS, exit=True)

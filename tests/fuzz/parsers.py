@@ -1,4 +1,4 @@
-"""The fuzzed parsers: for each, good inputs to damage, and the function that reads them."""
+"""The fuzzed parsers: valid inputs, which are damaged, and the function that reads them."""
 
 import contextlib
 import functools
@@ -42,7 +42,7 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def _made(write: Callable[[Path], object], suffix: str) -> bytes:
-    """The bytes of the file that a function writes."""
+    """Returns the bytes of the file that a function writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"made{suffix}"
         write(path)
@@ -80,7 +80,7 @@ def _read_safetensors(folder: Path) -> None:
     if importlib.util.find_spec("safetensors"):
         import safetensors
 
-        # It refuses more; what both read is the same.
+        # It refuses more inputs; inputs that both read give the same.
         with contextlib.suppress(safetensors.SafetensorError):
             theirs = safetensors.safe_open(folder / "x.safetensors", framework="np")
             assert set(theirs.keys()) == set(ours)
@@ -285,7 +285,7 @@ def _read_tokenizer(folder: Path) -> None:
 
 
 def _one_alone(files: Files) -> st.SearchStrategy[Files]:
-    """One of the files, damaged, without the others."""
+    """Returns one of the files, damaged, without the others."""
     return st.sampled_from(sorted(files)).flatmap(
         lambda name: strategies.mutated(files[name]).map(lambda data: {name: data})
     )
@@ -374,11 +374,11 @@ def _replies() -> st.SearchStrategy[Files]:
 
 @contextlib.contextmanager
 def _server(reply: bytes) -> Iterator[str]:
-    """The address of a server that says `reply` to each request and closes the connection."""
+    """The address of a server that sends `reply` to each request and closes the connection."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with contextlib.suppress(OSError):  # The client may be gone.
+            with contextlib.suppress(OSError):  # The client may have closed the connection.
                 self.request.recv(65_536)
                 self.request.sendall(reply)
 
@@ -402,7 +402,7 @@ def _ask_judge(folder: Path) -> None:
 
 # ---- All ----------------------------------------------------------------------------------------
 
-# By name: the function that makes the strategy, and the one that reads.
+# By name: the function that makes the strategy, and the function that reads.
 _PARSERS: dict[str, tuple[Callable[[], st.SearchStrategy[Files]], Callable[[Path], object]]] = {
     "safetensors": (_safetensors_files, _read_safetensors),
     "torch.save": (_torch_file, _read_torch_file),
@@ -423,6 +423,6 @@ NAMES = tuple(name for name in _PARSERS if _HAS_TORCH or name != "torch.save")
 
 
 def parser(name: str) -> Parser:
-    """The parser of a name."""
+    """Returns a parser by name."""
     cases, read = _PARSERS[name]
     return Parser(name, cases(), read)

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# Numbers and texts at which parsers break: too large, not finite, negative, of another type or
-# script, not printable, deep.
+# Numbers and texts that often break parsers: too large, not finite, negative, of another type or
+# script, not printable, deeply nested.
 ODD_NUMBERS = (0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, -0.0, 1e308)
 NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
 ODD_TEXTS = (
@@ -19,7 +19,7 @@ ODD_TEXTS = (
 
 
 def odd_values() -> st.SearchStrategy[Any]:
-    """JSON values that belong nowhere."""
+    """Returns unexpected JSON values."""
     leaves = st.one_of(
         st.sampled_from((None, True, False, *ODD_NUMBERS, *NOT_FINITE)),
         st.sampled_from(ODD_TEXTS),
@@ -37,7 +37,7 @@ def odd_values() -> st.SearchStrategy[Any]:
 
 
 def _places(value: Any, path: tuple = ()) -> list[tuple]:
-    """Paths of all values below a JSON value."""
+    """Returns the paths of all values below a JSON value."""
     inner = []
     if isinstance(value, dict):
         inner = list(value.items())
@@ -73,7 +73,7 @@ def _edit(document: Any, path: tuple, *, how: str, value: Any) -> None:
 
 @st.composite
 def edited(draw: st.DrawFn, document: Any) -> Any:
-    """A JSON document with a few values replaced, dropped, wrapped or repeated."""
+    """Returns a JSON document with a few values replaced, dropped, wrapped or repeated."""
     document = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 3))):
         places = _places(document)
@@ -85,13 +85,13 @@ def edited(draw: st.DrawFn, document: Any) -> Any:
 
 
 def json_bytes(document: Any) -> bytes:
-    """JSON text, lone surrogates kept as escapes."""
+    """Returns JSON text, in which lone surrogates are escaped."""
     return json.dumps(document).encode()
 
 
 @st.composite
 def mutated(draw: st.DrawFn, data: bytes) -> bytes:
-    """Bytes with some flipped, set, cut, repeated, inserted or taken out."""
+    """Returns bytes, some of which are flipped, set, cut, repeated, inserted or removed."""
     result = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
         how = draw(st.sampled_from(("flip", "set", "cut", "repeat", "insert", "remove", "zero")))
@@ -120,7 +120,7 @@ def mutated(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def text_files(document: Any) -> st.SearchStrategy[bytes]:
-    """A JSON file of an edited document, or one whose bytes are damaged or encoded otherwise."""
+    """Returns a JSON file of an edited document, or one with damaged or re-encoded bytes."""
     good = json_bytes(document)
     recoded = st.sampled_from(("utf-8-sig", "utf-16", "utf-32")).map(
         lambda encoding: good.decode().encode(encoding)
@@ -130,7 +130,7 @@ def text_files(document: Any) -> st.SearchStrategy[bytes]:
 
 
 def one_of_files(files: Mapping[str, bytes]) -> st.SearchStrategy[dict[str, bytes]]:
-    """Files of which one is damaged."""
+    """Returns files, one of which is damaged."""
 
     def with_damage(name: str) -> st.SearchStrategy[dict[str, bytes]]:
         return mutated(files[name]).map(lambda data: {**files, name: data})

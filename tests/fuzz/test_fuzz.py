@@ -1,4 +1,4 @@
-"""The same damaged inputs for each parser every time; `python -m tests.fuzz` has others."""
+"""Gives each parser the same damaged inputs in every run; `python -m tests.fuzz` makes others."""
 
 import warnings
 
@@ -13,5 +13,5 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_inputs_are_read_or_refused_in_a_sentence(name):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Damaged pictures and videos warn.
+        warnings.simplefilter("ignore")  # Damaged pictures and videos cause warnings.
         assert run(name, seed=0, count=100).total() >= 50

@@ -1,4 +1,4 @@
-"""`torch.save` files as torch itself writes and reads them."""
+"""Writes and reads files of `torch.save` with torch itself."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +13,9 @@ def save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, np.ndarray] | None:
-    """The tensors as torch reads them; None where it refuses the file."""
+    """Returns the tensors as torch reads them; None if it refuses the file."""
     try:
         content = torch.load(path, weights_only=True)
-    except Exception:  # Of a damaged file it raises whatever its parser runs into.
+    except Exception:  # For a damaged file torch raises many kinds of exceptions.
         return None
     return {name: tensor.numpy() for name, tensor in content.items()}

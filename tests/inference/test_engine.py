@@ -1,4 +1,4 @@
-"""Answering with a micro model: determinism, sharing, sampling, padding, and mistakes."""
+"""Tests answers of a micro model: determinism, sharing, sampling, padding, and mistakes."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from vxlpro_jax.utils.jit import jit
 
 pytestmark = pytest.mark.slow
 
-# With the released number of visual tokens.
+# This model has the released number of visual tokens.
 MODEL = dataclasses.replace(MICRO, dts=DtsConfig())
 
 PROMPTS = ("What colour is the shape?", "Which way does it move, and how far?", "Why?")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     shapes = abstract_params(MODEL)
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
-    # What the last id attends to must outweigh the id itself.
+    # The tokens that the last id attends to must outweigh the id itself.
     for name in ("q", "k", "v", "out"):
         params["decoder"]["layers"]["attn"][name]["kernel"] *= 3
     write_params(folder / "params", leaves=params)
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A clip, a picture, and files that are neither."""
+    """A clip, a picture, and files of neither kind."""
     folder = tmp_path_factory.mktemp("files")
     write_clip(folder / "clip.mp4", frames=6)
     pixels = np.random.default_rng(0).integers(0, 256, (60, 110, 3), np.uint8)
@@ -184,7 +184,7 @@ def test_ask_follows_the_model_unless_options_say_otherwise(engine, files):
 
 
 def test_token_scores_are_those_that_the_decoder_reads_by(engine, encoded):
-    """The kept tokens are the highest scores; another question scores otherwise."""
+    """The kept tokens have the highest scores; another question gives other scores."""
     found = engine.token_scores(encoded, PROMPTS[0], keep_ratio=0.5)
     plan = engine.plan(encoded, PROMPTS[0], options=Options(keep_ratio=0.5))
     assert found.scores.shape == found.kept.shape == (2, 144)
@@ -218,7 +218,7 @@ def test_a_picture_is_answered_too(run, files):
 
 
 def test_fewer_frames_are_encoded_alike(engine, files, encoded):
-    """Groups do not see each other: the first four of six frames give the first group."""
+    """Groups are independent: the first four of six frames give the same first group."""
     frames = reader.read_video(files / "clip.mp4", max_frames=6, size=56).frames[:4]
     alone = engine.encode_groups(frames[None], times=np.zeros(1))
     np.testing.assert_allclose(alone.visual[0], encoded.visual[0], atol=1e-4)
@@ -228,7 +228,7 @@ def test_fewer_frames_are_encoded_alike(engine, files, encoded):
 
 
 def test_padding_does_not_change_the_logits(engine, encoded):
-    """The bucketed prefill against one without a single padded slot."""
+    """Compares the padded prefill with one that has no padded slot."""
     plan = engine.plan(encoded, PROMPTS[1], options=SHORT)
     state = engine.prefill(encoded, [plan], options=SHORT)
     asked = plan.question_ids
@@ -261,7 +261,7 @@ def test_padding_does_not_change_the_logits(engine, encoded):
 
 @pytest.mark.parametrize("kv_cache", ["model", "int8"])
 def test_chunks_do_not_change_the_answer(engine, encoded, monkeypatch, kv_cache):
-    """Five chunks against one; rounded keys and values are near."""
+    """Compares five chunks with one; rounded keys and values give similar results."""
     options = dataclasses.replace(SHORT, kv_cache=kv_cache)
     plan = engine.plan(encoded, PROMPTS[1], options=options)
     asked = plan.question_ids
@@ -280,7 +280,7 @@ def test_chunks_do_not_change_the_answer(engine, encoded, monkeypatch, kv_cache)
 
 
 def test_questions_share_what_was_state(engine, encoded):
-    """In any order and number; alone it is the answer to that question."""
+    """The order and number of questions do not matter; a single one gives its usual answer."""
     plans = [engine.plan(encoded, prompt, options=SHORT) for prompt in PROMPTS]
 
     def answers(state, order):
@@ -295,7 +295,7 @@ def test_questions_share_what_was_state(engine, encoded):
 
 
 def test_predictions_are_what_it_would_say_next(engine, encoded):
-    """At each place of a given reply, fed to it id by id."""
+    """The predictions at each position equal those when the reply is fed id by id."""
     plan, reply = engine.plan(encoded, PROMPTS[0], options=SHORT), "red"
     asked = plan.question_ids
     expected = [*engine.tokenizer.encode(reply), engine.tokenizer.im_end]
@@ -324,7 +324,7 @@ def test_streams_of_any_length_encode_as_arrays(engine, tmp_path, groups):
 
 
 def test_stamps_of_untouched_groups_are_dropped(engine):
-    """A few tokens of many groups: the text and the groups that are left are read, in order."""
+    """With a few tokens of many groups, the text and the remaining groups are read in order."""
     frames = np.random.default_rng(5).integers(0, 256, (24, 4, 56, 56, 3), np.uint8)
     many = engine.encode_groups(frames, times=np.arange(24.0))
     options = dataclasses.replace(SHORT, keep_ratio=0.005, max_context=5000)
@@ -350,9 +350,9 @@ def test_stamps_of_untouched_groups_are_dropped(engine):
 
 
 def test_tokens_of_a_video_are_kept_by_its_bytes(run, files, tmp_path, monkeypatch, caplog):
-    """A copy elsewhere is found, without being decoded; another number of frames is not.
+    """A copy of the file is found without decoding; another number of frames is not.
 
-    Damaged tokens are made again.
+    Damaged tokens are computed again.
     """
     options = ("--prompt=Why?", "--max_new_tokens=6", "--json", f"--token_cache={tmp_path}")
     plain = run("--prompt=Why?", "--max_new_tokens=6", "--json", "--max_frames=8")
@@ -393,7 +393,7 @@ def test_nothing_is_kept_of_a_video_that_breaks_midway(run, tmp_path, monkeypatc
 
 
 def test_memory_lowers_what_is_kept(engine):
-    """Until the plan fits; less than the weights cannot."""
+    """Fewer tokens are kept until the plan fits; less memory than the weights is refused."""
     free = engine.plan_groups(8, "Why?", options=SHORT)
     tight = dataclasses.replace(SHORT, hbm_gib=(free.memory.peak - 1) / 2**30)
     less = engine.plan_groups(8, "Why?", options=tight)
@@ -430,7 +430,7 @@ def test_tiny_top_p_is_greedy(engine, encoded):
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
 def test_one_of_the_choices_is_given(engine, encoded, temperature):
-    """One is the beginning of another, and one a single id."""
+    """One choice is the beginning of another, and one is a single id."""
     choices = ("left", "lefthand", "a", "2.0s to 3.0s")
     options = Options(max_new_tokens=32, temperature=temperature, choices=choices)
     plan = engine.plan(encoded, "Where?", options=options)
@@ -528,7 +528,7 @@ def test_wrong_options(run, arguments, said):
 
 
 def test_frames_that_cannot_fit(engine):
-    """130 groups need 1300 positions for their time stamps; the context is 1024."""
+    """130 groups need 1300 positions for their time stamps, but the context is 1024."""
     visual, stamps = np.zeros((130, 144, 32)), np.zeros((130, 10), np.int32)
     long = Encoded(visual, stamps, np.arange(130.0))
     with pytest.raises(InputError, match=r"130 groups .* 1300 positions.*: lower --max_frames"):
@@ -559,7 +559,7 @@ def test_unusable_picture(run, files):
 
 
 def damaged(folder, copy, damage):
-    """A copy of the model folder with one thing wrong."""
+    """Makes a copy of the model folder with one fault."""
     copy.mkdir()
     for file in folder.rglob("*"):
         target = copy / file.relative_to(folder)
@@ -604,7 +604,7 @@ def test_unusable_checkpoints(run, folder, tmp_path, damage, said):
 
 
 def test_process_ends_with_a_sentence(folder, files):
-    """The command itself, started in another folder."""
+    """The command is started as a process in another folder."""
     process = python(
         "-m",
         "vxlpro_jax.generate",

@@ -1,4 +1,4 @@
-"""A micro model on disk, a haystack on disk, and a stand-in for the model that sees colours."""
+"""Fixtures: a micro model and a haystack on disk, and a stand-in model that sees colours."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def micro_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def film(tmp_path_factory):
-    """A real mp4 of 40 grey frames, one a second."""
+    """A real mp4 of 40 grey frames, one per second."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     write_mp4(path, synthetic.scenes(40), fps=1)
     return path
@@ -37,7 +37,7 @@ def film(tmp_path_factory):
 
 @pytest.fixture
 def write_needles(tmp_path):
-    """Writes a list of records, and a picture for every name of a colour that they name."""
+    """Writes a list of records, and a picture for every colour that they name."""
 
     def write(records: list[dict]):
         for colour, rgb in COLOURS.items():
@@ -50,7 +50,7 @@ def write_needles(tmp_path):
 
 @pytest.fixture
 def colour_needles(write_needles):
-    """A list of one needle of each colour, with options."""
+    """A list with one needle of each colour, with options."""
     return write_needles(
         [
             {
@@ -70,9 +70,9 @@ class Predicted(NamedTuple):
 
 
 class Seer:
-    """Reads the colour off the mean of each of the first `reach` frames; knows no other trick.
+    """Stand-in model that answers with a colour, from the means of the first `reach` frames.
 
-    It says that it keeps `most_kept` visual tokens at most, and sees all.
+    It claims to keep at most `most_kept` visual tokens, but sees all frames.
     """
 
     inference_config = InferenceConfig()
@@ -122,7 +122,9 @@ class Seer:
         expected = [*self.tokenizer.encode(reply), end]
         said = self.tokenizer.encode(says)
         said = (said + [0] * len(expected))[: len(expected) - 1]
-        return Predicted(np.array(expected), np.array([*said, 0]))  # It never ends.
+        return Predicted(
+            np.array(expected), np.array([*said, 0])
+        )  # It predicts no end of the turn.
 
     def _colour(self, encoded) -> str:
         self.replies += 1
@@ -137,5 +139,5 @@ class Seer:
 
 @pytest.fixture
 def seer():
-    """Makes one: `reach` is how many frames it sees, after `dies_after` replies it is stopped."""
+    """The class `Seer`; it sees `reach` frames and is interrupted after `dies_after` replies."""
     return Seer

@@ -1,4 +1,4 @@
-"""The needle test on short synthetic clips, with a real model of random weights."""
+"""Tests the needle test on short synthetic clips, with a real model of random weights."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, tmp_path, monkeypatch):
-    """Runs the command on clips of 8 and 24 frames, two for each depth."""
+    """Runs the command on clips of 8 and 24 frames, two per depth."""
     monkeypatch.setattr(haystacks, "NEEDLE_FRAMES", (8, 24))
     monkeypatch.setattr(haystacks, "NEEDLE_DEPTHS", (0.0, 1.0))
     monkeypatch.setattr(haystacks, "NEEDLES", 2)

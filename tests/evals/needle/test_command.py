@@ -1,4 +1,4 @@
-"""The command: what it asks, what it keeps, and how it goes on."""
+"""Tests the command: its questions, its files, and resuming."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def run(micro_folder, film, colour_needles, tmp_path, monkeypatch):
-    """Runs the command with a stand-in for the model; returns its results and its replies."""
+    """Runs the command with a stand-in model; returns its results and its replies."""
 
     def run(engine, *arguments, mode="mcq", out=tmp_path / "out"):
         monkeypatch.setattr(Engine, "load", lambda _folder, dtype: engine)
@@ -46,7 +46,7 @@ def test_who_sees_all_is_always_right(run, seer, mode, tmp_path, capsys):
     assert results["accuracy"] == {"0.5": 1.0, "1": 1.0}
     assert len(replies) == engine.replies == 3 * 3 * 4 * 2
     assert len({(r["frames"], r["depth"], r["needle"], r["keep_ratio"]) for r in replies}) == 72
-    # The haystack, and per needle its group and, of 21 frames, the last one.
+    # The haystack, and for each needle its group and the last group of 21 frames.
     assert engine.encoded_groups == 10 + 4 * (3 + 5 + 3)
     assert "| 0% | 1.000 | 1.000 | 1.000 |" in capsys.readouterr().out
     assert (tmp_path / "out" / "needle.png").read_bytes().startswith(b"\x89PNG")
@@ -57,7 +57,7 @@ def test_who_sees_all_is_always_right(run, seer, mode, tmp_path, capsys):
 def test_who_sees_the_beginning_finds_only_what_lies_there(run, seer, mode):
     results, _ = run(seer(reach=11), mode=mode)
     right = {(cell["frames"], cell["depth"]): cell["accuracy"] for cell in results["grid"]}
-    # Who sees none names none, and picks A, which is right once in four.
+    # A model that sees no colour answers A, which is right in one of four cases.
     missed = 0.25 if mode == "mcq" else 0.0
     for (frames, depth), accuracy in right.items():
         assert accuracy == (1.0 if depth * (frames - 1) < 11 else missed)
@@ -69,7 +69,7 @@ def test_a_second_start_asks_only_what_is_missing(run, seer, tmp_path):
     kept = tmp_path / "out" / "replies-0-of-1.jsonl"
     whole = kept.read_bytes()
     assert whole.count(b"\n") == 30
-    kept.write_bytes(whole[:-9])  # Torn: the last reply is asked again.
+    kept.write_bytes(whole[:-9])  # The last line is truncated, so its question is asked again.
     second = seer()
     results, replies = run(second)
     assert second.replies == 72 - 29
@@ -78,7 +78,7 @@ def test_a_second_start_asks_only_what_is_missing(run, seer, tmp_path):
     third = seer()
     assert run(third) == (results, replies)
     assert third.replies == third.encoded_groups == 0
-    # Another length is asked beside what is there.
+    # Another length is added to the existing results.
     wider, replies = run(third, "--frames=8,12")
     assert third.replies == 24
     assert {cell["frames"] for cell in wider["grid"]} == {8, 12}
@@ -159,7 +159,7 @@ def test_needles_that_do_not_suit_the_mode(run, seer, write_needles):
 
 
 def test_a_killed_process_goes_on(micro_folder, film, tmp_path, capsys):
-    """The real model and needles of our own, killed after some replies and started again."""
+    """The real model with our own needles is killed after some replies and started again."""
     arguments = [
         *("--checkpoint", micro_folder, "--mode=mcq", "--out", tmp_path / "out"),
         *("--cache_dir", tmp_path, "--haystack", film, "--frames=8,24"),
@@ -183,6 +183,6 @@ def test_a_killed_process_goes_on(micro_folder, film, tmp_path, capsys):
     assert len(replies) == len(cells) == 2 * 4 * 4 * 2
     assert {reply["reply"] for reply in replies} <= {"red", "green", "blue", "yellow"}
     tokens = MICRO.tokens_per_group
-    for reply in replies:  # Whole sixteenths.
+    for reply in replies:  # Multiples of 16.
         assert reply["kept"] == int(reply["frames"] / 4 * tokens * reply["keep_ratio"]) // 16 * 16
     assert "keep ratio 0.5, mean" in capsys.readouterr().out

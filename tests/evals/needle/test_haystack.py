@@ -1,4 +1,4 @@
-"""A haystack is encoded once, and hiding a needle equals encoding the edited video whole."""
+"""A haystack is encoded once, and hiding a needle equals encoding the whole edited video."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def test_places_run_from_the_first_frame_to_the_last(length):
 
 
 def test_a_needle_of_one_frame_lies_where_the_published_tests_put_it():
-    for depth in DEPTHS[:-1]:  # At 1 they put it behind the last frame.
+    for depth in DEPTHS[:-1]:  # At depth 1 the originals put it behind the last frame.
         for frames in (1, 200, 3000, 8192):
             at = haystack.place(depth, frames=frames + 1, length=1)
             assert at.start == int(depth * frames)
@@ -56,8 +56,8 @@ def test_hiding_equals_encoding_the_edited_video(micro_folder, film, frames, len
         edited[at.start : at.start + length] = needle
         groups = reader.group_video(Video(edited, times[:frames]))
         whole = engine.encode_groups(groups.frames, times=groups.times)
-        # The groups come in batches of other sizes, whose products are added up in another order:
-        # through all layers that makes some float32 roundings (1e-7) of the largest feature.
+        # The batches of groups have other sizes, so sums are added in another order: over all
+        # layers this gives a few float32 roundings (1e-7) of the largest feature.
         atol = 5e-6 * np.abs(whole.visual).max()
         np.testing.assert_allclose(hidden.visual, whole.visual, atol=atol)
         np.testing.assert_array_equal(hidden.stamp_ids, whole.stamp_ids)

@@ -1,4 +1,4 @@
-"""Prompts and verdicts of the two tests."""
+"""Tests prompts and scores of the two tests."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ OPTIONS = Options(keep_ratio=1.0, max_new_tokens=16)
 
 
 class Told:
-    """A model that replies what it is told to, and keeps the prompt."""
+    """A model that gives a preset reply and stores the prompt."""
 
     def __init__(self, reply, *, model):
         self.reply, self.tokenizer = reply, model.tokenizer

@@ -1,4 +1,4 @@
-"""Needle lists, and the needles and haystack that are drawn."""
+"""Tests needle lists, and the synthetic needles and haystack."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_a_picture_takes_one_frame_or_as_many_as_it_is_told(write_needles):
 
 
 def test_a_clip_takes_its_frames_at_the_rate_of_the_haystack(write_needles, tmp_path):
-    clip = write_clip(tmp_path / "clip.mp4", frames=12)  # Two a second.
+    clip = write_clip(tmp_path / "clip.mp4", frames=12)  # Two per second.
     path = write_needles([GOOD | {"media": "clip.mp4"}, GOOD | {"media": "clip.mp4", "frames": 4}])
     at_rate, four = read(path)
     every = reader.read_video(clip, max_frames=12, size=14).frames

@@ -1,4 +1,4 @@
-"""Accuracies of a grid, as a table, a CSV and a picture."""
+"""Tests the accuracies of a grid as a table, a CSV file and a picture."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ CAPTION = report.Caption("a-model", "mcq", 0.25)
 
 @pytest.fixture
 def published():
-    """Replies that give Video-XL-Pro's heat map: five needles a cell, one missed in four cells."""
+    """Replies that give Video-XL-Pro's heat map: five needles per cell, four cells with a miss."""
     cells = itertools.product(FRAMES, DEPTHS, map(str, range(5)), (1.0,))
     return [
         NeedleReply(
