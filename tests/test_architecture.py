@@ -1,4 +1,4 @@
-"""The rules of the package's imports, read from its syntax trees; the table is in `house`."""
+"""Tests the rules of the package's imports by its syntax trees; the table is in `house`."""
 
 import ast
 
@@ -30,7 +30,7 @@ def test_the_graph_has_no_cycle():
 
 
 def test_what_runs_without_jax_does_not_import_it():
-    """Indirectly, either: the environment of ingest and the machine of a judge may lack JAX."""
+    """Indirect imports count too: the environment of ingest or of a judge may lack JAX."""
     forbidden = {"jax", "jaxlib", "flax", "optax", "orbax"}
     ingest = [module for module in house.MODULES if module.startswith("vxlpro_jax.data.ingest.")]
     for modules in (ingest, ["vxlpro_jax.score"], ["vxlpro_jax.config.schema"]):
@@ -46,7 +46,7 @@ def test_no_module_imports_another_framework_or_what_is_outside():
         for name in house.imports_of(path)
         if name.split(".")[0] in forbidden
     }
-    # For the environment of launch/ingest.sh.
+    # It runs in the environment of launch/ingest.sh.
     assert wrong <= {"vxlpro_jax.data.ingest.tfrecord imports tensorflow"}
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of the accelerator runs and reports what its programs need."""
+"""The benchmark of the accelerator runs and reports time and memory of its programs."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_a_program_is_measured_with_full_inputs(what):
     parameters = sum(4 * x.size for x in jax.tree.leaves(abstract_params(PRESETS["tiny"])))
     assert parameters < float(gib) * 2**30 < 4 * parameters
     assert rate.endswith({"assemble": " visual tokens", "decode": " ids"}[what])
-    assert not most  # A CPU does not report it.
+    assert not most  # A CPU does not report its memory.
 
 
 def test_an_unknown_program_is_named():

@@ -1,4 +1,4 @@
-"""README and documentation: links, commands, flags, config fields, and the examples."""
+"""Tests README and documentation: links, commands, flags, config fields, and the examples."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ PAGES = sorted(page for folder in _FOLDERS for page in (ROOT / folder).glob("*.m
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(page.read_text())):
-        if "://" in target or target.startswith("#vxlpro_jax"):  # mkdocs checks those of the API.
+        if "://" in target or target.startswith("#vxlpro_jax"):  # mkdocs checks links to the API.
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path) if path else page
@@ -61,7 +61,7 @@ def test_citation_names_this_version():
 
 @functools.cache
 def _commands() -> dict[str, set[str]]:
-    """The flags that the pages give each command, by module or script."""
+    """Returns the flags that the pages use with each command, by module or script."""
     flags: dict[str, set[str]] = {}
     for page in PAGES:
         for line in re.sub(r"\\\n", " ", page.read_text()).splitlines():
@@ -99,7 +99,7 @@ def test_commands_of_the_pages_accept_their_flags(module):
 
 @pytest.mark.parametrize("script", _commands_of(scripts=True))
 def test_scripts_of_the_pages_know_their_flags(script):
-    """By their text, because some need packages that tests do not."""
+    """Flags are found in the script's text, because some scripts need packages that tests lack."""
     text = (ROOT / script).read_text()
     for flag in _commands()[script]:
         known = "read_run" in text if flag.startswith("config") else f'"--{flag}"' in text
@@ -139,7 +139,7 @@ def test_readme_and_page_show_the_example_that_is_run():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with runs/tiny, a model of random weights, and with a clip of the embedded task."""
+    """A folder with runs/tiny, a model of random weights, and a clip of the embedded task."""
     import jax
 
     from vxlpro_jax.checkpoints.params import copy_tokenizer, write_params
@@ -168,7 +168,7 @@ def home(tmp_path_factory):
 
 @pytest.mark.slow
 def test_asking_in_python(home):
-    """Random weights answer anything, so that only the lines without an answer are compared."""
+    """Random weights give arbitrary answers, so only the other lines are compared."""
     lines = _run(home, EXAMPLES / "ask.py").splitlines()
     *answers, first, last = (EXAMPLES / "ask.txt").read_text().splitlines()
     for shown in answers:

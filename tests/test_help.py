@@ -1,4 +1,4 @@
-"""`--help` of every command: it exits with 0, quickly, and imports no framework."""
+"""`--help` of every command exits with 0, quickly, and imports no framework."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Launch files: scripts that do what they say with a stand-in cluster, manifests, flags, image."""
+"""Tests launch files: scripts with stand-in clusters, manifests, compiler flags, and the image."""
 
 import contextlib
 import copy
@@ -40,7 +40,7 @@ def test_scripts_are_bash(script):
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """Writes a program that lists its arguments, does a little, and is found before any other."""
+    """Writes a stand-in program, first in PATH, that logs its arguments and runs `does`."""
     (tmp_path / "bin").mkdir()
 
     def write(name, does=""):
@@ -52,7 +52,7 @@ def stand_in(tmp_path):
 
 
 def run(script, *arguments, folder, **environment):
-    """Runs a launch script where the stand-ins are found; the finished process and their calls."""
+    """Runs a launch script with the stand-ins; returns the finished process and their calls."""
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", LAUNCH / script, *arguments],
@@ -105,7 +105,7 @@ TRAIN = ("--", "-m", "vxlpro_jax.train", "--config=a b.py")
 
 
 def words(line):
-    """Of a command as bash reads it."""
+    """Splits a command as bash does."""
     show = ["bash", "-c", 'eval "set -- $1"; printf "%s\\0" "$@"', "x", line]
     return subprocess.run(show, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
 
@@ -148,11 +148,11 @@ def test_tpu_mistakes_end_with_2_and_create_nothing(arguments, said, stand_in, t
     done, calls = run("tpu_queued_resource.sh", *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
-    assert "--dry_run" in done.stderr  # How it is used.
+    assert "--dry_run" in done.stderr  # The usage is printed.
     assert calls == []
 
 
-# What the TPU is, each time that one asks, and what its workers print, each time that they run.
+# Successive states of the TPU, and the successive outputs of its workers.
 CASES = {
     "well": ("WAITING_FOR_RESOURCES PROVISIONING ACTIVE", ["0 0"], 0, "create ssh ssh delete"),
     "failed": ("ACTIVE ACTIVE", ["0 1"], 1, "create ssh ssh delete"),
@@ -194,7 +194,7 @@ def test_tpu_is_always_deleted_and_asked_for_again_after_a_preemption(case, stan
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """A machine's metadata server: its `server.attributes` by name."""
+    """Metadata server of a machine, which serves `server.attributes` by name."""
 
     def do_GET(self):
         folder, _, name = self.path.rpartition("/")
@@ -207,12 +207,12 @@ class Metadata(http.server.BaseHTTPRequestHandler):
             self.wfile.write(value.encode())
 
     def log_message(self, *_):
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
 def pod(stand_in):
-    """Makes `gcloud` run what it is told on workers; each has its own metadata server."""
+    """Makes `gcloud` run commands on stand-in workers, each with its own metadata server."""
     with contextlib.ExitStack() as stack:
 
         def start(*workers):
@@ -237,7 +237,7 @@ def pod(stand_in):
 
 
 def worker(index, *, hosts, slice_id=None):
-    """What the metadata server of a worker tells."""
+    """Returns the attributes of the metadata server of a worker."""
     told = {"agent-worker-number": str(index), "worker-network-endpoints": ",".join(hosts)}
     if slice_id is not None:
         told["tpu-env"] = (
@@ -248,7 +248,7 @@ def worker(index, *, hosts, slice_id=None):
 
 
 def clusters(calls):
-    """Who each container is told that it is."""
+    """Returns the cluster that each container's environment describes."""
     runs = [call for call in calls if call.startswith("sudo docker run")]
     told = [dict(re.findall(r" --env=(\w+)=(\S*)", call)) for call in runs]
     assert all(set(environment) == set(CONTRACT) for environment in told)
@@ -314,12 +314,12 @@ ONE_OF = {
 
 
 def strict(**fields):
-    """Of an object that has these fields alone."""
+    """Returns the schema of an object with only these fields."""
     return {"type": "object", "properties": fields, "additionalProperties": False}
 
 
 TEXT, NUMBER, TEXTS = {"type": "string"}, {"type": "integer"}, {"items": {"type": "string"}}
-# JobSet's own fields, as far as they are used; what is within a Job is Kubernetes' own.
+# The used fields of JobSet; the fields within a Job are checked by Kubernetes' own schema.
 JOBSET = strict(
     apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
     kind={"const": "JobSet"},
@@ -356,7 +356,7 @@ def container_of(jobset):
 
 
 def check(jobset):
-    """Against the schemas; unknown fields are mistakes."""
+    """Checks a manifest against the schemas; unknown fields are errors."""
     jsonschema.validate(jobset, JOBSET)
     job = {
         "apiVersion": "batch/v1",
@@ -393,7 +393,7 @@ def test_mistakes_in_manifests_would_be_found(spoil):
     ("code", "action"), [(75, "RestartJobSetAndIgnoreMaxRestarts"), (2, "FailJobSet"), (1, None)]
 )
 def test_exit_codes_mean_what_the_contract_says(name, code, action):
-    """By the message of a Job that one of its `podFailurePolicy` rules has failed."""
+    """Exit codes map to actions by the message of a Job whose `podFailurePolicy` rule applied."""
     job, jobset = job_of(JOBSETS[name]), JOBSETS[name]
     rule = job["podFailurePolicy"]["rules"][0]
     matches = code in rule["onExitCodes"]["values"]
@@ -478,7 +478,7 @@ def test_the_installed_compilers_know_every_flag(name, code, more):
         text=True,
         check=True,
     )
-    # The TPU's compiler looks for no TPU, and minds no other process that has it loaded.
+    # The TPU's compiler then looks for no TPU and ignores other processes that use the library.
     without_tpu = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     shared = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     environment = {**without_tpu, **shared, name: sourced.stdout + more}

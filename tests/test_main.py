@@ -1,4 +1,4 @@
-"""`vxlpro COMMAND`: the list of commands, and that each is found."""
+"""Tests `vxlpro COMMAND`: the list of commands, each of which is found."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""Preflight prints the figures of each check that passes, and finds each thing that is wrong."""
+"""Preflight prints measurements of each check that passes, and finds each fault."""
 
 import functools
 import json
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def flags(data, tmp_path):
-    """The flags of a run in which nothing is wrong."""
+    """Returns the flags of a run without faults."""
     return [
         CONFIG,
         f"--config.data.path={data}",
@@ -44,7 +44,7 @@ def flags(data, tmp_path):
 
 
 def findings(out: str) -> dict[str, tuple[str, str]]:
-    """Parses what is printed: by check, `ok` or `FAILED`, and the detail."""
+    """Parses the output: by check, `ok` or `FAILED`, and the detail."""
     own = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
     lines = [re.fullmatch(r"(ok|FAILED) +(\S+) +(.*)", line) for line in own]
     assert all(lines), out
@@ -52,7 +52,7 @@ def findings(out: str) -> dict[str, tuple[str, str]]:
 
 
 def check(capsys, *flags):
-    """Runs the command in this process; returns its exit code and what it printed."""
+    """Runs the command in this process; returns its exit code and output."""
     code = preflight.main(["preflight", *last_of_each(flags)])
     return code, findings(capsys.readouterr().out)
 

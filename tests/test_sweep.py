@@ -1,4 +1,4 @@
-"""Sweeps: what is planned, that failures do not stop the rest, clusters, and the tables."""
+"""Tests sweeps: the plan, failures, which do not stop other runs, clusters, and the tables."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ FIGURES = {"accuracy": {"order": 0.5, "count": 1.0}}
 
 
 def planned(group: str, workdir) -> dict[str, Run]:
-    """The first seed's runs of a group of variants."""
+    """Returns the first seed's runs of a group of variants."""
     given = sweep.parse_arguments(["sweep", f"{ABLATIONS}{group}"])
     runs = plan(given.sweep, given.variants, workdir=workdir)
     assert len(runs) == 3 * len(given.variants)
@@ -38,7 +38,7 @@ def planned(group: str, workdir) -> dict[str, Run]:
 
 
 def parse_run(command):
-    """The parsed flags of a planned command."""
+    """Parses the flags of a planned command."""
     python, _, module, *arguments = command
     assert python == sys.executable
     if module == "vxlpro_jax.train":
@@ -130,7 +130,7 @@ def test_only_selects_variants_by_name(capsys):
 
 
 def writing(path, content, **fields) -> Step:
-    """A step that writes JSON to `path` and counts how often it ran."""
+    """Makes a step that writes JSON to `path` and counts its executions."""
     text = (
         f"import json, pathlib; p = pathlib.Path({str(path)!r});"
         "p.parent.mkdir(exist_ok=True, parents=True);"
@@ -141,13 +141,13 @@ def writing(path, content, **fields) -> Step:
 
 
 def ending(code, path, **fields) -> Step:
-    """A step that ends with an exit code and leaves nothing."""
+    """Makes a step that ends with an exit code and writes nothing."""
     text = f"print('no luck'); raise SystemExit({code})"
     return Step("stage2", (sys.executable, "-c", text), path / "never", **fields)
 
 
 def two_runs(folder, code=1, **fields) -> list[Run]:
-    """One that goes well, and one whose first step ends with a code."""
+    """Makes a run that succeeds, and one whose first step ends with an exit code."""
     runs = []
     for name in ("good", "bad"):
         own = folder / name
@@ -174,7 +174,7 @@ def test_a_failure_stops_only_its_own_run_and_keeps_finished_steps(tmp_path):
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    """Puts a cluster's client on PATH: a script that lists its arguments and does a little."""
+    """Puts a stand-in client of a cluster on PATH: a script that logs its arguments."""
     folder, calls = tmp_path / "bin", tmp_path / "calls"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -195,7 +195,7 @@ def client(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cluster(client, tmp_path, monkeypatch):
-    """A Slurm that runs each job at once, in its own file of output; the queue is a file."""
+    """A stand-in for Slurm that runs each job immediately; the queue is a file."""
     queue = tmp_path / "queue"
     queue.write_text("")
     client("sbatch", 'out=$(sed -n "s/^#SBATCH --output=//p" "$2"); bash "$2" >> "$out" 2>&1\n'
@@ -287,7 +287,7 @@ def test_a_missing_client_or_template_is_named(tmp_path, monkeypatch):
 
 @pytest.fixture
 def kubernetes(client, tmp_path, monkeypatch):
-    """A kubectl whose `get` prints a file."""
+    """A stand-in for kubectl whose `get` prints a file."""
     state = tmp_path / "state"
     state.write_text("")
     client("kubectl", f"[[ $1 != get ]] || cat {state}")
@@ -327,7 +327,7 @@ def test_gke_gets_a_jobset_for_each_run(tmp_path, kubernetes, capsys):
 
 
 def start(jobset: str, folder) -> subprocess.Popen:
-    """A pod's container, as far as it is a command in the checkout with an environment."""
+    """Starts the command of a pod's container in the checkout, with its environment."""
     job = yaml.safe_load(jobset)["spec"]["replicatedJobs"][0]["template"]["spec"]
     container = job["template"]["spec"]["containers"][0]
     (folder / "bin").mkdir(exist_ok=True)
@@ -398,7 +398,7 @@ def test_dry_runs_of_clusters_change_nothing(launcher, tmp_path, monkeypatch, ca
 def test_needles_are_averaged_over_the_grid():
     grid = [{"frames": 8, "depth": depth, "accuracy": depth} for depth in (0.0, 0.5, 1.0)]
     assert measures.of_needles({"grid": grid}) == {"needles": 0.5}
-    assert measures.of_needles({"needle_grid": grid}) == {"needles": 0.5}  # Of earlier versions.
+    assert measures.of_needles({"needle_grid": grid}) == {"needles": 0.5}  # From earlier versions.
 
 
 def test_tables_hold_mean_and_spread(tmp_path):

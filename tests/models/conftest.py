@@ -1,4 +1,4 @@
-"""Fixtures of the parity tests: float64, a small configuration and its oracle."""
+"""Fixtures of the parity tests: float64, a small config and the reference model."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def in_float64(float64):
 
 @pytest.fixture(scope="session")
 def config() -> ModelConfig:
-    """Grouped heads, an 8x8 grid with two pixels left over, widths that are all different."""
+    """A config with grouped heads, an 8x8 grid with two pixels left over, and distinct widths."""
     return ModelConfig(
         vision=VisionConfig(
             width=64, depth=2, num_heads=4, mlp_width=88, image_size=66, patch_size=8
@@ -25,7 +25,7 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def bridge():
-    """The reference in torch; tests that use it are skipped where torch is not installed."""
+    """The torch reference; tests that use it are skipped if torch is not installed."""
     return pytest.importorskip("torch_reference.bridge")
 
 

@@ -1,4 +1,4 @@
-"""Decoder against the oracle over more than 512 positions, with and without a cache."""
+"""Compares the decoder with the reference over more than 512 positions, with and without cache."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def every_position(x):
 
 
 def decoder(config, params, *, backend="auto"):
-    """Logits of embeddings, jitted."""
+    """Computes logits of embeddings, jitted."""
     model = Qwen2(config.decoder, backend)
 
     @jax.jit
@@ -47,7 +47,7 @@ def decoder(config, params, *, backend="auto"):
 
 
 def extend_with(model, params):
-    """`Qwen2.extend` by all positions of a piece, jitted."""
+    """Calls `Qwen2.extend` with all positions of a piece, jitted."""
 
     @jax.jit
     def extend(x, cache):
@@ -72,7 +72,7 @@ def test_logits_equal_torch(config, embeddings, tied, backend):
 
 @pytest.mark.parametrize("backend", ["xla", "chunked"])
 def test_samples_of_a_row_do_not_see_each_other(config, oracle, params, embeddings, backend):
-    """Two samples and padding in one row give what each gives alone."""
+    """Two samples and padding in one row give the same logits as each sample alone."""
     bounds = (0, 290, 521)
     row = embeddings[:1]
     segments = np.zeros((1, LENGTH), np.int32)
@@ -88,7 +88,7 @@ def test_samples_of_a_row_do_not_see_each_other(config, oracle, params, embeddin
 
 @pytest.mark.slow
 def test_cache_equals_full_forward(config, params, embeddings):
-    """Prefill of rows of unequal length, then one position at a time."""
+    """Prefills rows of unequal length, then decodes one position at a time."""
     model, lengths, steps = Qwen2(config.decoder), np.array([520, 512], np.int32), 6
     full = decoder(config, params)(embeddings)
     extend = extend_with(model, params)
@@ -111,7 +111,7 @@ def test_cache_equals_full_forward(config, params, embeddings):
 @pytest.mark.slow
 @pytest.mark.parametrize("pieces", [(521,), (1, 520), (128, 128, 265), (300, 1, 1, 219)])
 def test_chunked_prefill_equals_one_pass(config, params, embeddings, pieces, monkeypatch):
-    """Whatever the chunks; the cache is read in blocks that do not divide them."""
+    """This holds for all chunk lengths; the cache is read in blocks that do not divide them."""
     monkeypatch.setattr(kv_cache, "BLOCK", 96)
     model = Qwen2(config.decoder)
     cache = KVCache.empty(config.decoder, batch=2, slots=LENGTH, dtype=embeddings.dtype)
@@ -130,7 +130,7 @@ def test_chunked_prefill_equals_one_pass(config, params, embeddings, pieces, mon
 
 @pytest.mark.slow
 def test_an_int8_cache_is_close_to_an_exact_one(config, params, embeddings):
-    """Each head's vector is rounded to a 127th of its largest number; the pieces read it back."""
+    """Each head's vector is rounded to a 127th of its maximum; later pieces read it back."""
     extend, exact, rounded = extend_with(Qwen2(config.decoder), params), [], []
     for kind, found in (("model", exact), ("int8", rounded)):
         cache = KVCache.empty(
@@ -175,7 +175,7 @@ def test_unscanned_layers_equal_scanned_ones(config, params, embeddings):
 
 
 def test_depth_does_not_change_the_program(config, params):
-    """Layers are scanned: the jaxpr of six layers is as long as that of two."""
+    """Layers are scanned, so the jaxpr of six layers is as long as that of two."""
 
     def equations(depth):
         sizes = dataclasses.replace(config.decoder, depth=depth)

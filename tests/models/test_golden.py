@@ -1,4 +1,4 @@
-"""The released code's numbers, through conversion and `checkpoints_convert.golden`."""
+"""Compares converted weights with the released code's numbers by `checkpoints_convert.golden`."""
 
 import jax
 import pytest
@@ -36,7 +36,7 @@ def test_every_stage_and_gradient_equals_golden_numbers_in_float64(golden_folder
     ("name", "dtype"), [("f16", "float64"), ("image3", "float64"), ("f8", "float32")]
 )
 def test_every_stage_equals_golden_numbers(golden_folder, model_folder, name, dtype):
-    """Without gradients, which take most of a minute to compile for each shape and type."""
+    """Gradients are left out, because they take most of a minute to compile per shape and dtype."""
     without = ("grad_names", "grad_norms", "loss")
     stages = compare(golden_folder, model_folder, name, dtype=dtype, without=without)
     assert {"before_rotary", "scores", "kept", "last_logits_head", "generated"} <= stages

@@ -1,4 +1,4 @@
-"""ReCoT: who is hidden, what the compressor sees, and whom the gradient reaches."""
+"""Tests ReCoT: the hidden tokens, the compressor's input, and the parameters with gradients."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ KEY = jax.random.key(3)
 
 @pytest.fixture(scope="module")
 def config(config):
-    """On a grid of a third of the released one."""
+    """A config whose grid is a third of the released one."""
     return dataclasses.replace(config, dts=DtsConfig(grid=8))
 
 
@@ -32,7 +32,7 @@ def frames():
 
 @functools.cache
 def parameters(config, options=OPTIONS):
-    """No parameter is zero, as some of the compressor are at the start."""
+    """Returns parameters without zeros; some of the compressor's are initialised with zeros."""
     with jax.enable_x64(False):
         init = jax.jit(lambda key: recot.init_params(config, options=options, key=key))
         params = init(jax.random.key(0))
@@ -131,7 +131,7 @@ POLICY = Policy(scores, queries=("dummy",))
 
 @pytest.mark.slow
 def test_a_policy_is_added_by_one_file(config, frames, monkeypatch, tmp_path):
-    """With a learned query of its own, which has a sharding and gets a gradient."""
+    """The policy has its own learned query, which has a sharding and gets a gradient."""
     policies = "vxlpro_jax.ops.mask_policies"
     add_module(monkeypatch, tmp_path, package=policies, name="dummy", source=DUMMY_POLICY)
     options = dataclasses.replace(OPTIONS, policy="dummy")

@@ -1,4 +1,4 @@
-"""Selection: scores, ties, equal scores and counts."""
+"""Tests selection: scores, ties, equal scores and counts."""
 
 import functools
 
@@ -16,7 +16,7 @@ RATIOS = (0.5, 0.83)
 
 @pytest.fixture(scope="module")
 def scene(config):
-    """One row of two samples, one and three groups, then a group of padding."""
+    """One row with two samples, of one and three groups, and a group of padding."""
     rng = np.random.default_rng(0)
     width = config.decoder.width
     counts = token_selection.num_kept(np.array([[144, 3 * 144]]), ratio=np.array([RATIOS]))
@@ -36,7 +36,7 @@ def select(params, scene):
 
 
 def samples_of(scene):
-    """(groups, words) of each sample."""
+    """Yields (groups, words) of each sample."""
     return ((slice(0, 1), slice(0, 4)), (slice(1, 4), slice(5, 12)))
 
 
@@ -59,7 +59,7 @@ def test_segments_of_unequal_length(oracle, params, scene):
 
 
 def reference_rotation(visual):
-    """The full-width rotary written out as 2x2 rotations."""
+    """Computes the full-width rotary embedding with explicit 2x2 rotations."""
     length, width = visual.shape
     rotated = torch.empty_like(visual)
     at = torch.arange(length, dtype=visual.dtype)
@@ -72,7 +72,7 @@ def reference_rotation(visual):
 
 
 def test_a_sample_does_not_depend_on_its_neighbours(params, scene):
-    """Not to the last bit: scores of the first sample when everything else is replaced."""
+    """Scores of the first sample stay equal in every bit when everything else is replaced."""
     rng = np.random.default_rng(1)
     other = {**scene, "windows": scene["windows"].copy(), "text": scene["text"].copy()}
     other["windows"][:, 1:] = 50 * rng.standard_normal(other["windows"][:, 1:].shape)
@@ -108,7 +108,7 @@ def test_equal_scores_have_a_finite_gradient(params, scene):
 
 @pytest.mark.parametrize("levels", [1, 2, 7, 1000])
 def test_ties_go_to_the_lower_index(levels):
-    """Against a stable sort of each segment, with many equal scores and with few."""
+    """Compares with a stable sort of each segment, with many equal scores and with few."""
     rng = np.random.default_rng(levels)
     sizes, padding = (40, 5, 200), 11
     segments = np.repeat([1, 2, 3, 0], [*sizes, padding]).astype(np.int32)[None]
@@ -141,7 +141,7 @@ def test_count_follows_exact_arithmetic():
 
 @pytest.mark.slow
 def test_straight_through_changes_only_the_gradient(params, scene):
-    """It is that of the scores and of a product with the tokens, whose value stays one."""
+    """The gradient is that of the scores plus that of a gate on the tokens, whose value is one."""
     weights = np.random.default_rng(2).standard_normal(scene["windows"].shape)
 
     @functools.partial(jax.jit, static_argnames="gradient")
@@ -168,7 +168,7 @@ def test_straight_through_changes_only_the_gradient(params, scene):
 
 @pytest.mark.slow
 def test_groups_behind_skipped_ones_are_rotated_as_if_those_were_there(params, scene):
-    """The second sample's three groups as the second, third and sixth of six."""
+    """The second sample's three groups are the second, third and sixth of six."""
     selector = params["selector"]
     skipped = np.array([[0, 1, 1, 3, 0]], np.int32)
     long = {name: np.asarray(value) for name, value in scene.items()}

@@ -1,4 +1,4 @@
-"""Tower, resize, DTS and projector against the oracle."""
+"""Compares tower, resize, DTS and projector with the reference."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The whole model against the oracle: every kind of sample, alone and packed; gradients."""
+"""Compares the model with the reference: all kinds of samples, alone and packed; gradients."""
 
 import functools
 
@@ -42,7 +42,7 @@ def rows(samples):
 
 
 def total_loss(params, batch: Batch, *, config):
-    """Sum over the batch's targets, and their number."""
+    """Returns the sum over the batch's targets, and their number."""
 
     def predict(model):
         return model.logits(model(batch.frames, batch.text))
@@ -54,13 +54,13 @@ def total_loss(params, batch: Batch, *, config):
 
 @pytest.fixture(scope="module")
 def loss_and_gradient(config):
-    """Compiled once for the shapes that every test packs into."""
+    """A function that is compiled once for the shapes that all tests pack into."""
     return jax.jit(jax.value_and_grad(functools.partial(total_loss, config=config), has_aux=True))
 
 
 @pytest.fixture(scope="module")
 def stages(config):
-    """What selection leaves, the decoder's input and all logits; compiled once."""
+    """A function for the selected tokens, the decoder's input and all logits; compiled once."""
 
     @jax.jit
     def run(params, batch):
@@ -79,7 +79,7 @@ def packed(rows, config) -> Batch:
 
 
 def oracle_loss_and_gradient(oracle, samples):
-    """Sum over the targets of all samples."""
+    """Returns the sum over the targets of all samples, and its gradients."""
     oracle.zero_grad()
     total = sum(oracle(s).loss * sum(label >= 0 for label in s.labels) for s in samples)
     total.backward()
@@ -88,7 +88,7 @@ def oracle_loss_and_gradient(oracle, samples):
 
 
 def assert_gradients_agree(ours, theirs, *, rtol=1e-7, atol=1e-10):
-    """By norm of the difference, a gradient that torch does not have being zero."""
+    """Compares norms of differences; a gradient that torch does not have counts as zero."""
     ours = by_torch_name(ours)
     assert ours.keys() == theirs.keys()
     for name, grad in theirs.items():
@@ -128,7 +128,7 @@ def test_packed_loss_and_gradients_equal_torch(config, oracle, params, rows, los
 def test_gradient_of_a_sample_ignores_its_neighbours(
     config, oracle, params, rows, samples, loss_and_gradient
 ):
-    """Only one of five samples has targets: the gradient is that sample's own."""
+    """If only one of five samples has targets, the gradient is that of this sample alone."""
     batch = packed(rows, config)
     mine = batch.text.token_segments[0] == 3
     labels = np.full_like(batch.labels, -100)
@@ -142,7 +142,7 @@ def test_gradient_of_a_sample_ignores_its_neighbours(
 def test_text_alone_leaves_the_visual_half_without_gradient(
     config, oracle, params, samples, loss_and_gradient
 ):
-    """Text-only samples, which crash the release, train; a row may even be empty."""
+    """Text-only samples, which crash the release, can be trained on; a row may even be empty."""
     rows = [[samples["text"], samples["text"], samples["text"]], []]
     (ours, _), grads = loss_and_gradient(params, packed(rows, config))
     theirs, expected = oracle_loss_and_gradient(oracle, [samples["text"]] * 3)
@@ -154,7 +154,7 @@ def test_text_alone_leaves_the_visual_half_without_gradient(
 
 
 def test_prefill_and_decode_steps_equal_torch(config, oracle, params, samples):
-    """Greedy ids of two padded rows at once."""
+    """Compares greedy ids of two padded rows decoded together."""
     rows = [[samples["frames_not_in_fours"]], [samples["text"]]]
     batch, steps = packed(rows, config), 5
     slots = SLOTS + 154 * GROUPS + steps
@@ -204,7 +204,7 @@ def test_the_image_position_is_replaced_in_place(config, params, samples):
 
 
 def test_skipped_groups_shift_later_positions(config, params):
-    """The second, third and last of six groups: ids and tokens stand where they do among all."""
+    """The second, third and last of six groups keep their positions among all six."""
     taken = [1, 2, 5]
     sample = random_sample(np.random.default_rng(5), config=config, frames=24, keep_ratio=1.0)
     long = pack([[sample]], size=config.vision.image_size, groups=6, slots=SLOTS).text

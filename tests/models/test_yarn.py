@@ -1,4 +1,4 @@
-"""YaRN against transformers' Qwen2."""
+"""Compares YaRN with transformers' Qwen2."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def their_config(form):
 
 
 def forms(block):
-    """The block as configs of transformers 4 and 5 hold it."""
+    """Returns the block in the forms of transformers 4 and 5."""
     return [{"rope_scaling": block}, {"rope_parameters": {**block, "rope_theta": 1e4}}]
 
 

@@ -1,4 +1,4 @@
-"""Attention: every backend equals the definition, written out in float64 NumPy."""
+"""Every attention backend equals the definition, implemented in float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ BACKENDS = ("xla", "chunked", "auto")
 
 
 def naive(q, k, v, q_positions=None, q_segments=None, kv_segments=None):
-    """One query at a time: a loop over rows, queries and heads."""
+    """Computes one query at a time, in a loop over rows, queries and heads."""
     out = np.zeros(q.shape)
     repeat = q.shape[2] // k.shape[2]
     for b, t, n in np.ndindex(q.shape[:3]):
@@ -50,7 +50,7 @@ def self_causal(rows, length):
 
 
 def segments_of(rows, length, rng):
-    """Contiguous segments from 1, zeros behind."""
+    """Returns contiguous segments numbered from 1, followed by zeros."""
     out = np.zeros((rows, length), np.int32)
     for row in out:
         cuts = np.sort(rng.choice(np.arange(1, length), 3, replace=False))
@@ -87,7 +87,7 @@ def test_causal_attention_within_segments_equals_the_definition(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_queries_may_have_any_positions_among_the_keys(backend):
-    """As in decoding: few queries, each row at its own place in the cache."""
+    """As in decoding, there are few queries, and each row has its own position in the cache."""
     q, k, v = inputs(queries=3, keys=50)
     positions = np.array([[4, 5, 6], [47, 48, 49]], np.int32)
     out = attention(q, k, v, causal=True, q_positions=positions, backend=backend)
@@ -116,7 +116,7 @@ def test_a_query_without_keys_is_finite_and_does_not_change_others(backend):
     ("queries", "keys"), [(1, 1), (511, 511), (512, 512), (1100, 513), (5, 1030)]
 )
 def test_chunks_of_any_length_forward_and_backward(queries, keys):
-    """Causal, with rows of unequal segments, so that whole blocks of keys are seen by none."""
+    """Attention is causal and rows have unequal segments, so no query sees some blocks of keys."""
     q, k, v = inputs(queries=queries, keys=keys, heads=4, kv_heads=2, width=4)
     rng = np.random.default_rng(3)
     at = np.sort(rng.integers(0, keys, (2, queries), np.int32), axis=1)
@@ -148,7 +148,7 @@ def test_chunks_of_any_length_forward_and_backward(queries, keys):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("queries", "cut"), [(37, 21), (600, 900), (1, 3)])
 def test_parts_merge_to_the_whole(backend, queries, cut):
-    """Keys in two pieces of rows with unequal lengths, one of which sees no key of the second."""
+    """Keys of rows with unequal lengths are in two pieces; one row sees no key of the second."""
     q, k, v = inputs(queries=queries, keys=1100, heads=4, kv_heads=2, width=4)
     lengths = np.array([cut, 1050], np.int32)
     first = attention_part(
@@ -201,7 +201,7 @@ def test_splash_parts_interpreted_equal_the_definition(is_causal):
 @pytest.mark.parametrize("has_segments", [False, True])
 @jax.enable_x64(False)
 def test_splash_kernel_interpreted_equals_the_definition(has_segments):
-    """In float32, which is what it computes in."""
+    """The comparison is in float32, in which the kernel computes."""
     length, width = 256, 128
     q, k, v = (
         jnp.asarray(x, jnp.float32)
@@ -299,7 +299,7 @@ def test_gradients_of_all_backends_agree_with_finite_differences():
 
 @pytest.mark.parametrize("limit", [2, 1, 0.5])
 def test_auto_bounds_the_logits_by_rows_and_then_by_chunks(monkeypatch, limit):
-    """`limit` is how many rows' logits fit: all but one, one, and none."""
+    """`limit` is the number of rows whose logits fit: all but one, one, and none."""
     q, k, v = inputs(rows=3, queries=1024, keys=30)
     row_size = 4 * 1024 * 30
     monkeypatch.setattr(dispatch, "_CPU_LOGITS_BYTES", int(limit * 4 * row_size))
@@ -308,7 +308,7 @@ def test_auto_bounds_the_logits_by_rows_and_then_by_chunks(monkeypatch, limit):
 
 
 def largest_intermediate(function, *args):
-    """Elements of the largest array with a key axis (30), other than keys, in the program."""
+    """Returns the size of the program's largest array with a key axis (30), except the keys."""
 
     def walk(jaxpr):
         for equation in jaxpr.eqns:
@@ -323,7 +323,7 @@ def largest_intermediate(function, *args):
 
 @pytest.mark.parametrize("has_segments", [True, False])
 def test_chunks_of_scanned_layers_take_memory_linear_in_the_length(has_segments):
-    """JAX takes out of a scan what is the same for all layers, such as the masks of all chunks."""
+    """JAX hoists values that are equal for all layers, such as the chunks' masks, out of a scan."""
 
     def loss(x, scales):
         ones = jnp.ones(x.shape[:2], jnp.int32) if has_segments else None

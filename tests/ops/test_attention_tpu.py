@@ -1,4 +1,4 @@
-"""The TPU's attention kernel, compiled forward and backward for TPUs that are not there."""
+"""The TPU's attention kernel is compiled, forward and backward, for absent TPUs."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ print(compiled.as_text().count("tpu_custom_call"), compiled.memory_analysis().te
 
 
 def compiled(length, *, fsdp, context, segmented):
-    """Kernels in the program, and its temporary bytes on a device."""
+    """Returns the number of kernels in the program, and its temporary bytes per device."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     words = map(str, (length, fsdp, context, int(segmented)))
@@ -66,10 +66,10 @@ def compiled(length, *, fsdp, context, segmented):
 )
 def test_splash_compiles_forward_and_backward_for_tpus(fsdp, context, segmented):
     kernels, _ = compiled(2048, fsdp=fsdp, context=context, segmented=segmented)
-    assert kernels >= 3  # forward, and the gradients of queries and of keys
+    assert kernels >= 3  # The forward kernel, and the gradients of queries and of keys.
 
 
 def test_splash_holds_no_logits_in_memory():
-    """Those of one row of 32,768 would take 64 GiB."""
+    """The logits of one row of 32,768 would take 64 GiB."""
     _, temporary = compiled(32_768, fsdp=4, context=1, segmented=False)
     assert temporary < 2**29

@@ -1,4 +1,4 @@
-"""The time-halving convolution against XLA's own on an explicitly padded input."""
+"""Compares the time-halving convolution with XLA's on an explicitly padded input."""
 
 import jax
 import jax.numpy as jnp

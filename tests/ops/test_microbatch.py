@@ -1,4 +1,4 @@
-"""Parts: what is computed a few at a time equals the whole, and no more exists at once."""
+"""Computing in parts equals computing the whole, and only one part is in memory at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ WIDTH = 64
 
 
 def wide(weights, x):
-    """[f, 1] -> [f, 2] through something wide."""
+    """Maps [f, 1] -> [f, 2] with a wide intermediate array."""
     return jnp.tanh(x @ weights)[:, :2] * x
 
 
@@ -63,7 +63,7 @@ def test_intermediate_values_are_at_most_a_microbatch(microbatch, most):
 
 
 def test_gradients_of_many_microbatches_are_added_in_float32():
-    """Steps of 1 are lost in bfloat16 from 256 on."""
+    """In bfloat16, sums from 256 on would lose steps of 1."""
 
     def loss(weights):
         return microbatched_map(

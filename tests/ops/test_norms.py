@@ -1,4 +1,4 @@
-"""Normalisations against float64 formulas, and their precision in bfloat16."""
+"""Compares normalisations with float64 formulas, and tests their precision in bfloat16."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +41,7 @@ def test_group_norm_pools_over_its_axes_and_group(axes):
 
 @pytest.mark.parametrize("norm", ["layer", "rms", "group"])
 def test_bfloat16_is_computed_in_float32(norm):
-    """With a mean of 300, variance in bfloat16 would be lost."""
+    """With a mean of 300, a variance computed in bfloat16 would be lost."""
     x = jnp.asarray(RNG.normal(300, 4, (1, 256, 64)), jnp.bfloat16)
     ones, none = jnp.ones(64, jnp.bfloat16), jnp.zeros(64, jnp.bfloat16)
     call = {

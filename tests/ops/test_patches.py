@@ -1,4 +1,4 @@
-"""Resize, DTS layouts and pooling by their formulas."""
+"""Compares resizing, DTS layouts and pooling with their formulas."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def bilinear(grid, side):
-    """Half-pixel centres, corners clamped, no antialiasing: [h, h, C] -> [side, side, C]."""
+    """Resizes with half-pixel centres, no antialiasing: [h, h, C] -> [side, side, C]."""
     size = len(grid)
     at = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
     low = np.floor(at).astype(int)

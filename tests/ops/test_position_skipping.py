@@ -1,4 +1,4 @@
-"""Position skipping: what is drawn, and where a decoder's positions then are."""
+"""Tests position skipping: the drawn skips, and the resulting positions of the decoder."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0]]
 
 @pytest.fixture(scope="module")
 def draws():
-    """[1000, 3, 6]."""
+    """Skips of 1000 keys: [1000, 3, 6]."""
     keys = jax.random.split(jax.random.key(0), 1000)
     draw = jax.vmap(lambda key: draw_skips(key, SEGMENTS, num_segments=2, longest=LONGEST))
     return np.asarray(draw(keys))
@@ -34,10 +34,10 @@ def test_groups_stay_in_order_and_within_the_longest_video(draws):
 
 
 def test_half_of_the_samples_skip_nothing_and_other_lengths_are_log_uniform(draws):
-    """The last group ends the longer video, of which `length` tells."""
+    """The last group is at the end of the longer video, so it shows the length of that."""
     for sample in samples(draws):
         own = sample.shape[1]
-        if own == 1:  # It has its place at the start.
+        if own == 1:  # A single group stays at the start.
             assert not sample.any()
             continue
         length = np.log(sample[:, -1] + own + 0.5)
@@ -46,7 +46,7 @@ def test_half_of_the_samples_skip_nothing_and_other_lengths_are_log_uniform(draw
 
 
 def test_the_first_group_is_first_and_others_lie_anywhere(draws):
-    """Of a video of five pieces the three in the middle split what is skipped uniformly."""
+    """The middle three of five groups are uniformly distributed over the skipped range."""
     sample = list(samples(draws))[3]
     sample = sample[sample[:, -1] > 100]
     places = sample / sample[:, -1:]

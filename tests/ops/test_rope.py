@@ -1,4 +1,4 @@
-"""Rotary embeddings against their definition in complex numbers, in float64 NumPy."""
+"""Compares rotary embeddings with their definition by complex numbers in float64 NumPy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def turns(positions, width, theta):
-    """exp(i p theta^(-2j/width)): [..., width/2]."""
+    """Returns exp(i p theta^(-2j/width)): [..., width/2]."""
     return np.exp(1j * positions[..., None] * theta ** (-np.arange(0, width, 2) / width))
 
 

@@ -1,4 +1,4 @@
-"""Segment helpers against loops."""
+"""Compares the segment helpers with loops."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""The decoder's sequence against an oracle that appends to Python lists."""
+"""Compares the decoder's sequence with a reference that appends to Python lists."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ TEXT, VISUAL, SAMPLES = 30, 24, 3
 
 
 def random_row(rng):
-    """Up to three samples, with or without an image and with unequal lengths; padding behind."""
+    """Makes up to three samples of unequal lengths, with or without an image, and padding."""
     is_image, text = np.zeros(TEXT, bool), np.zeros(TEXT, np.int32)
     visual, kept = np.zeros(VISUAL, np.int32), rng.random(VISUAL) < 0.6
     at, visual_at = 0, 0
@@ -27,7 +27,7 @@ def random_row(rng):
 
 
 def random_gaps(rng, visual):
-    """Rising within each sample."""
+    """Returns gaps that increase within each sample."""
     gaps = np.zeros(VISUAL, np.int32)
     for sample in range(1, SAMPLES + 1):
         here = visual == sample
@@ -95,7 +95,7 @@ def test_random_rows_equal_a_loop_over_samples(compiled, has_gaps):
 
 
 def test_sequence_does_not_depend_on_padding(compiled):
-    """A row's layout is the same whatever stands in the mask of padded visual slots."""
+    """A row's layout does not depend on the mask of padded visual slots."""
     rng = np.random.default_rng(1)
     is_image, text, kept, visual = (np.stack(c) for c in zip(random_row(rng), strict=True))
     flipped = np.where(visual == 0, ~kept, kept)

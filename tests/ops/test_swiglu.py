@@ -1,4 +1,4 @@
-"""The gated hidden layer against its formula; `test_sharding` runs the form that meshes take."""
+"""Compares the gated hidden layer with its formula; `test_sharding` tests its form on meshes."""
 
 import jax
 import numpy as np

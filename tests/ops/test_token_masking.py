@@ -1,4 +1,4 @@
-"""Masks of ReCoT: counts, who is hidden, and the gradient that reaches the scores."""
+"""Tests ReCoT's masks: counts, the hidden tokens, and the gradient of the scores."""
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def test_high_scores_stay_more_often_and_scale_does_not_matter(ranked):
 
 
 def test_gradient_pushes_scores_towards_what_the_loss_wants(ranked):
-    """A loss that gains from one more visible token raises every score, most near the boundary."""
+    """If a loss falls with more visible tokens, all scores rise, most near the threshold."""
     ratio = np.full(CLIPS, 0.5)
     grads = jax.grad(lambda x: token_masking.choose_visible(x, ratio=ratio).sum())(
         jnp.asarray(ranked)

@@ -1,4 +1,4 @@
-"""Which tokens stay: counts, ranks, ties, normalisation."""
+"""Tests the selection of tokens: counts, ranks, ties, normalisation."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def test_keep_highest_is_a_stable_sort_of_each_segment():
     for _ in range(20):
         sizes = rng.integers(1, 30, 3)
         segments = np.concatenate([np.repeat([1, 2, 3], sizes), np.zeros(100 - sizes.sum(), int)])
-        scores = rng.integers(0, 4, 100).astype(np.float32)  # Few values: many ties.
+        scores = rng.integers(0, 4, 100).astype(np.float32)  # Few distinct values give many ties.
         counts = np.array([rng.integers(0, size + 1) for size in sizes])
         expected = np.zeros(100, bool)
         for segment, count in enumerate(counts, 1):

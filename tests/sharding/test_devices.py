@@ -1,4 +1,4 @@
-"""Eight devices against one, and meshes of a TPU topology."""
+"""Compares eight devices with one, and tests meshes of a TPU topology."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 DRIVER = Path(__file__).parents[1] / "support" / "sharding_driver.py"
 MESHES = ("2,2,2,1", "1,8,1,1", "1,2,1,4")  # data, fsdp, tensor, context
-# Float32 on the first mesh alone: a wrong gradient shows in float64 too, and better.
+# Only the first mesh uses float32: float64 shows wrong gradients more clearly.
 CASES = (
     ("answer", MESHES[0]),
     *itertools.product(("answer, skipping, in float64", "recot in float64"), MESHES),
@@ -60,7 +60,7 @@ def test_a_mesh_of_explicit_axes_gives_the_losses_of_one_device(runs):
 
 @EVERYWHERE
 def test_eight_devices_give_the_parameters_of_one(runs, task, mesh):
-    """Adam moves a weight by up to the rate, 1e-2; rounding, by a twentieth of that."""
+    """Adam changes a weight by up to the rate, 1e-2; rounding changes it by at most a twentieth."""
     assert runs[task]["meshes"][mesh]["furthest"] < (1e-10 if "float64" in task else 5e-4)
 
 

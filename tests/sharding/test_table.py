@@ -1,4 +1,4 @@
-"""The sharding table, and meshes."""
+"""Tests the sharding table and meshes."""
 
 import functools
 
@@ -21,7 +21,7 @@ from vxlpro_jax.utils.errors import InputError
 
 
 def leaves(config):
-    """Shapes of all parameters of both tasks, by path."""
+    """Returns the shapes of all parameters of both tasks, by path."""
     recot_init = functools.partial(recot.init_params, config, options=RecotConfig())
     pretrained = jax.eval_shape(recot_init, key=jax.random.key(0))
     return tree.flatten(pretrained) | tree.flatten(abstract_params(config))
@@ -41,14 +41,14 @@ def test_every_rule_matches_a_parameter():
 
 
 def test_large_parameters_are_sharded_over_both_axes():
-    """Of the released size, what is not sharded must be small enough to copy everywhere."""
+    """At the released size, parameters that are not sharded must be small enough to replicate."""
     for path, leaf in leaves(PRESETS["3b"]).items():
         if leaf.size > 4 * 2**20:
             assert {"fsdp", "tensor"} <= set(spec_of(path)), path
 
 
 def test_a_mesh_that_cannot_shard_a_large_parameter_is_refused():
-    """1152 channels do not divide by 256."""
+    """1152 channels are not divisible by 256."""
     params = abstract_params(PRESETS["3b"])
 
     def place(fsdp):

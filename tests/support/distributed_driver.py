@@ -20,9 +20,9 @@ HOURS = 10_000.0
 
 
 def run_config(data: Path):
-    """Stage 1 of a micro model: four records a batch, so that four processes have one each.
+    """Stage 1 of a micro model, with four records per batch, so that four processes have one each.
 
-    The large `eps` keeps AdamW from making much of rounding errors.
+    The large `eps` keeps AdamW from amplifying rounding errors.
     """
     from helpers import MICRO
 
@@ -52,7 +52,7 @@ def run_config(data: Path):
 def train(
     group: process_group.ProcessGroup, workdir: str, data: str, tensor: str = "1", every: str = "2"
 ) -> int:
-    """Devices along the axis `tensor`, all others along `fsdp`; saved every so many steps."""
+    """Trains with `tensor` devices on that axis and the rest on `fsdp`; saves `every` few steps."""
     from vxlpro_jax.config.schema import MeshConfig
     from vxlpro_jax.train import train
 
@@ -65,13 +65,13 @@ def train(
 
 
 def gather(group: process_group.ProcessGroup) -> None:
-    """Twice, as keys are removed in between; and a file that each has for itself."""
+    """Gathers twice, because keys are removed in between; prints the process's own file name."""
     told = [group.gather("names", f"{group.index}{name}") for name in "ab"]
     print(json.dumps({"gathered": told, "file": group.own_file("bad.jsonl")}), flush=True)
 
 
 def late(group: process_group.ProcessGroup) -> None:
-    """The last process does not come."""
+    """The last process does not reach the barrier."""
     if group.index == group.count - 1:
         time.sleep(HOURS)
     group.barrier("evaluation")
@@ -89,7 +89,7 @@ def stall(group: process_group.ProcessGroup) -> None:
 
 
 def fail(group: process_group.ProcessGroup) -> None:
-    """Process 1 has an error of its own, while the others wait for their devices."""
+    """Process 1 raises an error, while the others wait for their devices."""
     with Watchdog(group):
         if group.index == 1:
             raise FloatingPointError("Loss is nan")
@@ -97,7 +97,7 @@ def fail(group: process_group.ProcessGroup) -> None:
 
 
 def wait(group: process_group.ProcessGroup) -> None:
-    """Until it is killed, as devices do that wait for another process."""
+    """Waits until it is killed, like devices that wait for another process."""
     with Watchdog(group):
         print("ready", flush=True)
         time.sleep(HOURS)
@@ -112,7 +112,7 @@ def main() -> int | None:
         code = MODES[mode](group, *arguments)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if mode == "gather":
-        os.kill(os.getpid(), signal.SIGTERM)  # JAX would log it and go on.
+        os.kill(os.getpid(), signal.SIGTERM)  # JAX's handler would log it and continue.
     return code
 
 

@@ -1,4 +1,4 @@
-"""Videos of every kind of coding whose frames refer to each other, and plain ways to read them."""
+"""Writes videos of many codings with dependent frames, and reads them in simple ways."""
 
 from fractions import Fraction
 
@@ -35,14 +35,14 @@ CODE_BITS = 8
 
 
 def coded_frame(index: int, *, height: int, width: int) -> np.ndarray:
-    """`index` in binary: eight vertical bars, black or white, the highest bit at the left."""
+    """Draws `index` in binary: eight black or white vertical bars, the highest bit at the left."""
     bits = [(index >> bit) & 1 for bit in reversed(range(CODE_BITS))]
     bars = np.repeat(np.array(bits, np.uint8) * 255, width // CODE_BITS)
     return np.broadcast_to(bars[None, :, None], (height, width, 3)).copy()
 
 
 def encoded(path, *, codec, options, times, height=48, width=64):
-    """Writes noise that moves, so that frames refer to each other, shown at `times` (ms)."""
+    """Writes moving noise, so that frames depend on each other, shown at `times` (ms)."""
     noise = np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8)
     noise = np.kron(noise, np.ones((5, 5, 1), np.uint8))
     with av.open(str(path), "w") as container:
@@ -63,7 +63,7 @@ def encoded(path, *, codec, options, times, height=48, width=64):
 
 
 def all_decoded(path):
-    """Every frame and its time, by one plain thread."""
+    """Decodes every frame and its time in one thread."""
     frames, pts = [], []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -76,7 +76,7 @@ def all_decoded(path):
 
 
 def streamed(file, **ask):
-    """What `stream_video` gives, collected: as `read_video`."""
+    """Collects `stream_video` into the result of `read_video`."""
     with stream_video(file, **ask) as stream:
         times = stream.times.copy()
         return Video(np.stack(list(stream)), times)

@@ -1,4 +1,4 @@
-"""One of several processes that fill a cache: `feature_cache_driver.py CACHE DATA TENSOR`.
+"""Runs one of several processes that fill a cache: `feature_cache_driver.py CACHE DATA TENSOR`.
 
 Run by test_feature_cache.py; prints a sum of the features of each of this process's rows.
 """
@@ -25,7 +25,7 @@ from vxlpro_jax.utils.jit import jit
 
 
 def main(cache: str, data: Path, tensor: int) -> None:
-    """With so many devices along the axis `tensor`, all others along `fsdp`."""
+    """Reads features with `tensor` devices along that axis and all others along `fsdp`."""
     config = run_config(data)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, feature_cache=cache))
     with process_group.join(os.environ):

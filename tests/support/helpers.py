@@ -1,4 +1,4 @@
-"""What several tests share: a micro model, a small data set, and subprocesses that run commands."""
+"""Helpers of several tests: a micro model, a small data set, and subprocesses of commands."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ from vxlpro_jax.models.video_xl_pro import abstract_params
 
 ROOT = Path(__file__).parents[2]
 
-# Its vocabulary holds the shipped tokenizer's 382 ids; its grid is a third of the released one.
+# The vocabulary has the tiny tokenizer's 382 ids; the grid is a third of the released one.
 MICRO = ModelConfig(
     vision=VisionConfig(width=32, depth=1, num_heads=2, mlp_width=64, image_size=56),
     dts=DtsConfig(grid=8),
@@ -39,7 +39,7 @@ MICRO = ModelConfig(
 
 
 def write_model(folder: Path, *, model: ModelConfig = MICRO, scale: float = 0.3) -> Path:
-    """A model folder with random weights, normal with the deviation `scale`."""
+    """Writes a model folder with normal random weights of standard deviation `scale`."""
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: rng.normal(0, scale, x.shape).astype(np.float32), abstract_params(model)
@@ -51,7 +51,7 @@ def write_model(folder: Path, *, model: ModelConfig = MICRO, scale: float = 0.3)
 
 
 def write_clip(path: Path, *, frames: int, seed: int = 0) -> Path:
-    """A real mp4 of slowly changing noise, two frames a second."""
+    """Writes an mp4 of slowly changing noise at two frames per second."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (frames, 4, 4, 3), np.uint8)
     write_mp4(path, [np.kron(frame, np.ones((16, 16, 1), np.uint8)) for frame in coarse], fps=2)
@@ -59,7 +59,7 @@ def write_clip(path: Path, *, frames: int, seed: int = 0) -> Path:
 
 
 def write_sound(path: Path) -> Path:
-    """An mp4 that holds sound alone."""
+    """Writes an mp4 with only sound."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16_000)
         samples = np.zeros((1, 1024), np.float32)
@@ -71,7 +71,7 @@ def write_sound(path: Path) -> Path:
 
 
 def write_dataset(folder: Path) -> Path:
-    """Two clips of 3 and 8 frames, one picture, one text: exactly one batch of four."""
+    """Writes two clips of 3 and 8 frames, a picture and a text: exactly one batch of four."""
     write_clip(folder / "short.mp4", frames=3, seed=1)
     write_clip(folder / "long.mp4", frames=8, seed=2)
     pixels = np.random.default_rng(3).integers(0, 256, (56, 56, 3), np.uint8)
@@ -110,7 +110,7 @@ def python(*arguments, cwd=ROOT, **environment) -> subprocess.Popen:
 
 
 def free_port() -> int:
-    """A port that nothing on this host listens at."""
+    """Returns a port on which nothing on this host listens."""
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
 
@@ -120,12 +120,12 @@ def add_module(monkeypatch, folder: Path, *, package: str, name: str, source: st
     (folder / f"{name}.py").write_text(source)
     parent = importlib.import_module(package)
     monkeypatch.setattr(parent, "__path__", [*parent.__path__, str(folder)])
-    # The first entry is forgotten again when the test ends, and so is the attribute of the package.
+    # Both the first entry and the attribute of the package are removed when the test ends.
     monkeypatch.setitem(sys.modules, f"{package}.{name}", None)
     del sys.modules[f"{package}.{name}"]
     monkeypatch.setattr(parent, name, None, raising=False)
 
 
 def last_of_each(flags: Iterable[str]) -> list[str]:
-    """Flags of the form `--name=value`, of several with one name only the last."""
+    """Returns flags `--name=value`; of several with the same name, only the last."""
     return list({flag.partition("=")[0]: flag for flag in flags}.values())

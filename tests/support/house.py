@@ -1,7 +1,7 @@
-"""The rooms of the package, the imports that are allowed between them, and what is there.
+"""The folders ("rooms") of the package, the imports allowed between them, and their measures.
 
-`python tests/support/house.py` prints the number of entries of `vxlpro_jax/`, the storeys (the
-rooms on the longest path of imports), the arrows between rooms, and any cycles.
+`python tests/support/house.py` prints the number of entries of `vxlpro_jax/`, the longest path of
+imports between rooms, the number of imports between rooms, and any cycles.
 """
 
 import ast
@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "curation": _BELOW_EVALS,
     "aot": _BELOW_EVALS,
 }
-# Each may import every room. No room and no other command imports one.
+# Commands may import every room. No room and no other command imports a command.
 COMMANDS = (
     "compile",
     "evaluate",
@@ -52,7 +52,7 @@ COMMANDS = (
     "sweep",
     "train",
 )
-# The front door `vxlpro_jax/__init__.py` and the console script, which starts the commands.
+# The package's `vxlpro_jax/__init__.py` and the console script, which starts the commands.
 FRONT = ("", "__main__")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **ROOMS,
@@ -65,15 +65,15 @@ MAX_ENTRIES = 26
 
 
 def room_of(module: str) -> str:
-    """The folder or file below the package that a module is in; empty for the front door."""
+    """Returns the package's folder or file with a module; empty for the package's `__init__`."""
     return module.split(".")[1] if "." in module else ""
 
 
 @functools.cache
 def imports_of(path: Path, *, at_run_time: bool = False) -> frozenset[str]:
-    """Every module that a file may import, at its top or inside a function; aliases resolved.
+    """Returns all modules that a file may import, also inside functions, with aliases resolved.
 
-    With `at_run_time` the imports for type checkers alone (`if TYPE_CHECKING:`) are left out.
+    With `at_run_time`, imports only for type checkers (`if TYPE_CHECKING:`) are left out.
     """
     found: set[str] = set()
     source = ast.parse(path.read_text())
@@ -94,7 +94,7 @@ class _WithoutTyping(ast.NodeTransformer):
 
 
 def graph() -> dict[str, set[str]]:
-    """The modules of the package that each of them imports."""
+    """Returns the modules of the package that each module imports."""
     return {
         module: {name for name in imports_of(path) if name in MODULES} - {module}
         for module, path in MODULES.items()
@@ -102,7 +102,7 @@ def graph() -> dict[str, set[str]]:
 
 
 def all_imports_of(modules: Iterable[str]) -> set[str]:
-    """What some modules import directly and indirectly, with the packages that each import runs."""
+    """Returns all direct and indirect imports of modules, including their parent packages."""
     found: set[str] = set()
     pending = list(modules)
     while pending:
@@ -118,7 +118,7 @@ def all_imports_of(modules: Iterable[str]) -> set[str]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """The rooms, commands and front that each of them imports."""
+    """Returns the rooms, commands and front files that each of them imports."""
     found: dict[str, set[str]] = {room_of(module): set() for module in MODULES}
     for module, names in graph().items():
         found[room_of(module)] |= {room_of(name) for name in names} - {room_of(module)}
@@ -126,7 +126,7 @@ def arrows() -> dict[str, set[str]]:
 
 
 def in_cycles(edges: Mapping[str, set[str]]) -> list[str]:
-    """The nodes that are on a cycle or above one; empty if there is none."""
+    """Returns the nodes that are on a cycle or above one; empty if there is none."""
     left = dict(edges)
     while free := [node for node, names in left.items() if not names & left.keys()]:
         for node in free:
@@ -135,7 +135,7 @@ def in_cycles(edges: Mapping[str, set[str]]) -> list[str]:
 
 
 def storeys(edges: Mapping[str, set[str]]) -> list[str]:
-    """The longest path of imports, from the top down. There must be no cycle."""
+    """Returns the longest path of imports, from the top down. There must be no cycle."""
 
     @functools.cache
     def below(node: str) -> tuple[str, ...]:
@@ -145,14 +145,14 @@ def storeys(edges: Mapping[str, set[str]]) -> list[str]:
 
 
 def entries() -> list[str]:
-    """What `ls vxlpro_jax` shows in a fresh checkout."""
+    """Returns the output of `ls vxlpro_jax` in a fresh checkout."""
     return sorted(
         path.name for path in (ROOT / PACKAGE).iterdir() if not path.name.startswith((".", "__py"))
     )
 
 
 def main() -> None:
-    """Prints the figures."""
+    """Prints the measures."""
     edges = arrows()
     rooms = {room: names & ROOMS.keys() for room, names in edges.items() if room in ROOMS}
     print(f"{len(entries())} entries: {' '.join(entries())}")

@@ -1,4 +1,4 @@
-"""Runs of a small objective, which are quick to compile and go wrong at the steps that a test says.
+"""A small objective that compiles quickly and has bad gradients at the steps that a test sets.
 
 The objective is the mean colour of all frames.
 """
@@ -11,7 +11,7 @@ from helpers import MICRO
 
 from vxlpro_jax.config.schema import DataConfig, DtsConfig, OptimConfig, TrainConfig
 
-# A loss does not know its step, but the step's PRNG key follows from it.
+# A loss does not know its step, but the step determines its PRNG key.
 _OBJECTIVE = """
 import jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -47,13 +47,13 @@ OBJECTIVE = Mean
 def mean_config(
     folder: Path, *, data: Path, bad: Sequence[int] = (), fault: str = "jnp.nan"
 ) -> TrainConfig:
-    """The config of eight steps, each of which is saved.
+    """Returns the config of a run of eight steps, each of which is saved.
 
     Args:
         folder: where the objective's file is written.
         data: data file.
         bad: steps whose gradients are not finite.
-        fault: what they are.
+        fault: value of these gradients, as a Python expression.
     """
     file = folder / "mean.py"
     file.write_text(_OBJECTIVE.format(bad=tuple(bad), fault=fault))

@@ -1,4 +1,4 @@
-"""A data set with planted faults, and the precision and recall with which the rules find them.
+"""Makes a data set with planted faults, and measures the rules' precision and recall on it.
 
 `python tests/support/planted.py DIR` writes the set to DIR, prunes it to DIR/pruned and prints the
 precision and recall of each rule. Beside each planted fault the set has samples that resemble it
@@ -28,14 +28,14 @@ Frames = list[np.ndarray]
 
 
 class Planted(NamedTuple):
-    """Attributes: the `manifest`, and the rule that should drop each sample by id, or nothing."""
+    """Attributes: the `manifest`, and by sample id the rule that should drop it, or None."""
 
     manifest: Path
     expected: dict[str, str]
 
 
 class Encoding(NamedTuple):
-    """How a clip is written."""
+    """Encoding settings of a clip."""
 
     width: int = WIDTH
     height: int = HEIGHT
@@ -47,7 +47,7 @@ _PLAIN = Encoding()
 
 
 def scene(seed: int, *, side: int = 400) -> np.ndarray:
-    """A picture with the spectrum of natural ones: uint8 [side,side,3]."""
+    """Returns a picture with the spectrum of natural images: uint8 [side,side,3]."""
     rng = np.random.default_rng(seed)
     waves = np.hypot(*np.meshgrid(*[np.fft.fftfreq(side)] * 2))
     waves[0, 0] = 1
@@ -64,7 +64,7 @@ def window(picture: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def pan(seed: int, *, seconds: float = 4, start: float = 0, speed: float = 12) -> Frames:
-    """A camera that moves over a scene, in a direction of its own."""
+    """Returns frames of a camera that moves over a scene in a random direction."""
     picture, angle = scene(seed), np.random.default_rng(seed).uniform(0, 2 * math.pi)
     times = start + np.arange(round(seconds * FPS)) / FPS
     centre = 140 + speed * (times[:, None] - 2) * [math.cos(angle), math.sin(angle)]
@@ -74,7 +74,7 @@ def pan(seed: int, *, seconds: float = 4, start: float = 0, speed: float = 12) -
 def ball(
     seed: int, *, seconds: float = 4, radius: float = 9, path: Callable[[float], complex]
 ) -> Frames:
-    """A thing that moves before a scene; `path` is its place at a share of the time."""
+    """Returns frames of a ball that moves over a scene; `path` maps shares of time to places."""
     ground, count = window(scene(seed), 50, 50), round(seconds * FPS)
     frames = []
     for index in range(count):
@@ -96,7 +96,7 @@ def still(seed: int, *, seconds: float = 4, noise: float = 0) -> Frames:
 
 
 def slides(seeds: Iterable[int], *, seconds: float = 3, fade: int = 0) -> Frames:
-    """Pictures one after another, faded over so many frames."""
+    """Returns frames of successive pictures, faded into each other over `fade` frames."""
     pictures = [window(scene(seed), 50, 50).astype(float) for seed in seeds]
     frames: Frames = []
     for picture in pictures:
@@ -116,12 +116,12 @@ def mirrored(frames: Frames) -> Frames:
 
 
 def halved(frames: Frames) -> Frames:
-    """Half the rate, to be written at half of it."""
+    """Returns every other frame, to be written at half the rate."""
     return frames[::2]
 
 
 def write(path: Path, frames: Frames, *, how: Encoding = _PLAIN, fps: float = FPS) -> None:
-    """A real video file."""
+    """Writes a real video file."""
     with av.open(str(path), "w") as container:
         options = {"crf": str(how.crf)} if how.codec == "libx264" else {}
         stream = container.add_stream(how.codec, rate=Fraction(fps), options=options)
@@ -134,7 +134,7 @@ def write(path: Path, frames: Frames, *, how: Encoding = _PLAIN, fps: float = FP
 
 
 def plant(folder: Path) -> Planted:
-    """Writes the set."""
+    """Writes the data set."""
     folder.mkdir(parents=True, exist_ok=True)
     records, expected = [], {}
 
@@ -163,12 +163,12 @@ def chat(question: str, answer: str) -> list[dict]:
 
 
 def shows(name: str) -> dict:
-    """A sample about a clip that a language model alone cannot answer: each has its own."""
+    """Makes a sample that cannot be answered without its clip, with a unique answer."""
     return {"video": name, "conversations": chat("What is seen here?", f"It is {name}.")}
 
 
 def _films(folder: Path) -> _Made:
-    """Twelve that move, which stay, three of them much alike."""
+    """Plants twelve moving clips, three of which are similar; all should be kept."""
     circle = 0.5 + 0.5j
     paths = {
         "across": lambda t: complex(0.1 + 0.8 * t, 0.5),
@@ -176,18 +176,18 @@ def _films(folder: Path) -> _Made:
         "round": lambda t: circle + 0.3 * complex(math.cos(6.28 * t), math.sin(6.28 * t)),
     }
     clips = {f"pan{seed}": pan(seed) for seed in range(8)}
-    # One scene, and what moves there moves otherwise.
+    # The scene is the same, but the movement differs.
     clips |= {f"ball-{name}": ball(20, path=path, radius=14) for name, path in paths.items()}
     clips["later"] = pan(0, start=8)
     for name, frames in clips.items():
         write(folder / f"{name}.mp4", frames)
         yield name, "", shows(f"{name}.mp4")
-    # Other questions about a clip are no duplicates.
+    # Other questions about the same clip are not duplicates.
     yield "again", "", shows("pan3.mp4") | {"conversations": chat("What is seen here?", "A hill.")}
 
 
 def _copies(folder: Path) -> _Made:
-    """The same films encoded anew in seven ways, and two that only look so."""
+    """Plants the same clips re-encoded in seven ways, and two that only look like duplicates."""
     copies = {
         "smaller": (pan(0), Encoding(64, 48)),
         "wider": (pan(1), Encoding(192, 96)),
@@ -203,7 +203,7 @@ def _copies(folder: Path) -> _Made:
     write(folder / "copy-slow.mp4", halved(pan(6)), fps=FPS / 2)
     yield "copy-slow", "duplicate", shows("copy-slow.mp4")
     yield "copy-slow-again", "duplicate", shows("copy-slow.mp4")
-    # Word for word, and with other fields.
+    # Repeated samples: identical, and with other fields.
     yield "copy-said", "duplicate", shows("pan2.mp4") | {"source": "elsewhere"}
     write(folder / "mirrored.mp4", mirrored(pan(7)))
     yield "mirrored", "", shows("mirrored.mp4")
@@ -221,7 +221,7 @@ def _stills(folder: Path) -> _Made:
     for name, (frames, how) in static.items():
         write(folder / f"static-{name}.mp4", frames, how=how)
         yield f"static-{name}", "static", shows(f"static-{name}.mp4")
-    # Something small moves all the time; or for a third of it.
+    # A small object moves all the time, or for a third of it.
     write(folder / "small.mp4", ball(43, radius=6, path=lambda t: 0.5 + 0.4j + 0.2 * t))
     yield "small", "", shows("small.mp4")
     write(folder / "small-too.mp4", ball(43, radius=6, path=lambda t: 0.2 + 0.6j + 0.2j * t))
@@ -302,7 +302,7 @@ def _picture(name: str) -> dict:
 
 
 def _questions() -> _Made:
-    """Of two questions everyone knows the answer; of one it depends on the clip."""
+    """Plants two questions that can be answered without the clip, and one that cannot."""
     for index in range(8):
         clip = f"pan{index}.mp4"
         ways = ("left", "right", "up", "down")
@@ -317,9 +317,9 @@ def _questions() -> _Made:
 
 
 class Counting:
-    """Stands in for a model: who sees is nearly sure, who is blind knows how often which answer is.
+    """Stand-in model: sure of the reply with the video; blind, it uses the answers' frequencies.
 
-    `limit` is how many samples may be asked before it is interrupted.
+    It is interrupted after `limit` samples.
     """
 
     name = "counting"
@@ -346,7 +346,7 @@ class Counting:
 
 
 class Found(NamedTuple):
-    """Attributes: how many samples a rule should drop, dropped, and dropped rightly."""
+    """Attributes: the numbers of samples that a rule should drop, dropped, and dropped rightly."""
 
     planted: int
     dropped: int
@@ -362,7 +362,7 @@ class Found(NamedTuple):
 
 
 def found_by_rule(decisions: Path, expected: dict[str, str]) -> dict[str, Found]:
-    """How well each rule did."""
+    """Counts the samples that each rule should have dropped, dropped, and dropped rightly."""
     rows = [json.loads(line) for line in decisions.read_text(encoding="utf-8").splitlines()]
     pairs = [(expected[row["id"]], row["rule"]) for row in rows]
     return {
@@ -376,7 +376,7 @@ def found_by_rule(decisions: Path, expected: dict[str, str]) -> dict[str, Found]
 
 
 def table(found: dict[str, Found]) -> str:
-    """In Markdown."""
+    """Formats precision and recall as a Markdown table."""
     lines = ["| rule | planted | dropped | precision | recall |", "| --- | --- | --- | --- | --- |"]
     for rule, one in found.items():
         figures = f"{one.precision:.2f} | {one.recall:.2f}"

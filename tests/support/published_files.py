@@ -1,4 +1,4 @@
-"""Invented annotation files of the published shapes, and what is needed beside them."""
+"""Writes invented annotation files in the published formats, with their videos and subtitles."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def _tempcompass(question, answer):
 
 _CHOICE = _tempcompass("Where to?\nA. up\nB. down", "B. down")
 
-# The paths of the files that `write_videos` writes.
+# Paths of the files that `write_videos` writes.
 _QUESTIONS = [
     {"video": "1_plotQA/a.mp4", "question": "Which?", "options": ["cat", "dog"], "answer": "dog"},
     {"video": "1_plotQA/a.mp4", "question": "When?", "spans": [[0.5, 1.5]], "group": "time"},
@@ -107,7 +107,7 @@ ANNOTATIONS = {
 
 
 def write_videos(folder: Path) -> Path:
-    """`a.mp4` in a folder below and `b.mp4`, of 8 and 5 frames, two a second."""
+    """Writes `a.mp4` in a subfolder and `b.mp4`, of 8 and 5 frames at two per second."""
     (folder / "1_plotQA").mkdir(parents=True)
     write_clip(folder / "1_plotQA" / "a.mp4", frames=8, seed=1)
     write_clip(folder / "b.mp4", frames=5, seed=2)
@@ -115,7 +115,7 @@ def write_videos(folder: Path) -> Path:
 
 
 def write_annotations(name: str, folder: Path) -> Path:
-    """The annotations of a benchmark; beside captions the multiple-choice questions."""
+    """Writes the annotations of a benchmark; with captions also the multiple-choice questions."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps(ANNOTATIONS[name]))
     if name == "tempcompass_captioning":
@@ -124,7 +124,7 @@ def write_annotations(name: str, folder: Path) -> Path:
 
 
 def write_subtitles(folder: Path) -> Path:
-    """An SRT file for `a.mp4` alone."""
+    """Writes an SRT file for `a.mp4` only."""
     folder.mkdir()
     (folder / "a.srt").write_text(SRT)
     return folder

@@ -6,7 +6,7 @@ from vxlpro_jax.evals.results import Results
 
 
 def score_files(name, *, annotations, predictions, profile="official", chain=None):
-    """The results of files, as the score command has them."""
+    """Returns the results that the score command computes from files."""
     benchmark = registry.find(name, chain=chain)
     records = benchmark.read_unique(annotations)
     answers = read_predictions(predictions, ids=[record.id for record in records])

@@ -1,4 +1,4 @@
-"""Real servers on loopback: files over HTTP, and S3."""
+"""Runs real servers on loopback: files over HTTP, and S3."""
 
 import contextlib
 import http.server
@@ -16,9 +16,9 @@ from helpers import free_port
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, parts of files too if it has `ranges`; `asked` lists the requests.
+    """Serves a folder, with range requests if `ranges` is set; `asked` lists the requests.
 
-    What is under `/moved` is elsewhere, and what has `secret` in its path is refused.
+    Paths under `/moved` are redirected, and paths with `secret` are refused.
     """
 
     protocol_version = "HTTP/1.1"
@@ -71,9 +71,9 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 def http_files(
     folder: Path, *, ranges: bool = True, delay: float = 0.0, failing: int = 0
 ) -> Iterator[tuple[str, list[str]]]:
-    """The URL of a server of `folder`, and the requests that it has had.
+    """Yields the URL of a server of `folder`, and the list of its requests.
 
-    Each answer comes `delay` seconds late, and the first `failing` are HTTP 503.
+    Each answer is delayed by `delay` seconds, and the first `failing` answers are HTTP 503.
     """
     asked: list[str] = []
     attributes = {"ranges": ranges, "delay": delay, "failing": failing, "asked": asked}
@@ -93,7 +93,7 @@ def http_files(
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of an S3 server without buckets."""
+    """Yields the address of an S3 server without buckets."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -111,7 +111,7 @@ def s3_server() -> Iterator[str]:
 
 
 def put(url: str, data: bytes) -> None:
-    """Stores an object, or makes the bucket that `url` names."""
-    headers = {"Content-Type": "application/octet-stream"}  # Not a form, as urllib assumes.
+    """Stores an object, or creates the bucket that `url` names."""
+    headers = {"Content-Type": "application/octet-stream"}  # urllib would declare a form.
     request = urllib.request.Request(url, data, headers, method="PUT")
     urllib.request.urlopen(request, timeout=30).close()

@@ -1,4 +1,4 @@
-"""Trains a few steps on one device and on meshes of eight; prints what each gave as JSON.
+"""Trains a few steps on one device and on meshes of eight; prints the results as JSON.
 
 Run by test_devices.py in a process of its own, because the number of CPU devices is fixed once.
 """
@@ -24,20 +24,20 @@ from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.jit import jit
 
-# With 27 ids a row has 79 positions, which no number of devices cuts evenly.
+# With 27 ids a row has 79 positions, a prime, which no number of devices divides evenly.
 STEPS, ROWS, GROUPS, TEXT = 3, 8, 2, 27
 
 
 def main():
     vision = dataclasses.replace(MICRO.vision, image_size=28)
     model = dataclasses.replace(MICRO, vision=vision)
-    # A large eps: Adam would blow rounding up to full steps where the true gradient is zero.
+    # With a small eps, Adam would turn rounding into full steps where the true gradient is zero.
     optim_config = OptimConfig(lr=1e-2, warmup=0.5, weight_decay=0.01, eps=1e-2)
     recot = RecotConfig(decoder_width=16, decoder_depth=1, decoder_heads=2)
     config = TrainConfig(model=model, recot=recot, optim=optim_config, total_steps=STEPS)
     meshes = sys.argv[1:]
     results = {"answer": compare(config, meshes=meshes[:1])}
-    # In float64 nothing but a wrong gradient moves a parameter, and no token of a mask by rounding.
+    # In float64, rounding changes neither parameters noticeably nor tokens of a mask.
     with jax.enable_x64(True):
         exact = dataclasses.replace(config, compute_dtype="float64")
         gates = dataclasses.replace(model, selector_gradient="straight_through")
@@ -52,7 +52,7 @@ def main():
 
 
 def explicit_losses(config):
-    """Of a mesh whose axes are of the explicit kind, to which the step is one operation."""
+    """Returns losses on a mesh with explicit axes, which treats the step as one operation."""
     auto = make_mesh(MeshConfig(data=2, fsdp=2, tensor=1, context=2))
     mesh = Mesh(auto.devices, auto.axis_names, axis_types=(AxisType.Explicit,) * 4)
     params, batches = begin(config)
@@ -61,14 +61,14 @@ def explicit_losses(config):
 
 
 def begin(config):
-    """Parameters, and the batches of all steps."""
+    """Returns the parameters, and the batches of all steps."""
     params = jit(objective_of(config).init_params)(jax.random.key(0))
     batches = [random_batch(seed) for seed in range(STEPS)]
     return tree.cast(params, config.compute_dtype), batches
 
 
 def compare(config, *, meshes):
-    """One device's run, and beside it each mesh's, which encodes a group at a time."""
+    """Compares a run on one device with runs on each mesh, which encode a group at a time."""
     params, batches = begin(config)
     alone = train(config, params, batches)
     results = {"alone": alone["losses"], "meshes": {}}
@@ -118,7 +118,7 @@ def train(config, params, batches, *, mesh=None):
 
 
 def specs(state):
-    """After the last step: each parameter's and each moment's sharding and shard shape."""
+    """Returns sharding and shard shape of each parameter and moment after the last step."""
 
     def told(leaf):
         shard = leaf.sharding.shard_shape(leaf.shape)
@@ -139,7 +139,7 @@ def specs(state):
 
 
 def random_batch(seed):
-    """Unequal videos, one row without any, one image position a row."""
+    """Makes a batch of unequal videos, one row without video, one image position per row."""
     rng = np.random.default_rng(seed)
     group_segments = np.array([[1, 1], [1, 0], [0, 0], [1, 1]] * 2, np.int32)
     tokens = rng.integers(0, 400, (ROWS, TEXT), np.int32)

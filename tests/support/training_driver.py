@@ -1,6 +1,6 @@
 """Trains the micro model: `python training_driver.py WORKDIR DATA.json`.
 
-Run by test_train.py in a process of its own, which can be killed.
+test_train.py runs it in a separate process, which can be killed.
 """
 
 import sys
@@ -16,7 +16,7 @@ STEPS = 8
 
 
 def run_config(data: Path) -> TrainConfig:
-    """Four records, four a batch: every step sees both clips, the picture and the text."""
+    """Four records, four per batch: every step sees both clips, the picture and the text."""
     return TrainConfig(
         model=MICRO,
         data=DataConfig(

@@ -1,4 +1,4 @@
-"""Curves: the smoothed line, and pictures of runs with and without evaluations."""
+"""Tests curves: the smoothed line, and pictures of runs with and without evaluations."""
 
 import json
 

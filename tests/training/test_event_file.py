@@ -1,4 +1,4 @@
-"""Files for TensorBoard, read back by tensorboardX's protocol buffers and checksum."""
+"""Reads files for TensorBoard with tensorboardX's protocol buffers and checksum."""
 
 import struct
 import subprocess
@@ -12,7 +12,7 @@ from vxlpro_jax.training.event_file import EventFile
 
 
 def records(folder):
-    """Events of the only file, whose checksums are held to tensorboardX's."""
+    """Returns the events of the only file, after comparing checksums with tensorboardX's."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     from tensorboardX.record_writer import masked_crc32c
 

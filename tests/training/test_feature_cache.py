@@ -1,4 +1,4 @@
-"""Training on features kept on disk: the same as on frames, and never on stale ones."""
+"""Training on cached features equals training on frames, and never uses stale features."""
 
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ TOWER, TOWER_AND_DTS = freezing("^vision/"), freezing("^(vision|dts)/")
 
 @pytest.fixture
 def config(tmp_path):
-    """Two clips of unequal length, a picture and a text: one batch of four, and answers to learn.
+    """Two clips of unequal length, a picture and a text make one batch of four with targets.
 
     The picture's only tiling is the whole.
     """
@@ -97,7 +97,7 @@ def fill(config: TrainConfig) -> Run:
 
 
 def shards(config: TrainConfig) -> set[str]:
-    """Of all weights, beside the content hashes."""
+    """Returns the paths of the shards of all weights; content hashes have other files."""
     return {str(path) for path in Path(config.data.feature_cache).rglob("*.arrayrecord")}
 
 
@@ -110,7 +110,7 @@ def shards(config: TrainConfig) -> set[str]:
     ],
 )
 def test_loss_and_gradients_are_those_of_frames(objective, optim, kept, config, no_mesh):
-    """Features are kept in float32, and learned from in float64.
+    """Features are stored in float32, and training is in float64.
 
     The selector's gradients, in float32, are mostly rounding: up to 2 % off.
     """
@@ -296,7 +296,7 @@ def test_damaged_features_are_named_and_made_again(config, no_mesh):
 
 
 def fill_in_processes(count: int, *, tensor: int, cache: Path, data: Path) -> list[list[float]]:
-    """What each of so many processes read after they filled the cache together."""
+    """Fills the cache with several processes; returns the output of each."""
     driver, port = Path(__file__).parents[1] / "support" / "feature_cache_driver.py", free_port()
     processes = [
         python(

@@ -1,4 +1,4 @@
-"""FLOPs: beside what XLA counts, with whose help each formula is held to its program."""
+"""Compares the formulas for FLOPs with XLA's counts of the programs."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from vxlpro_jax.models import recot, video_xl_pro
 from vxlpro_jax.training import flops
 from vxlpro_jax.training.objective import objective_of
 
-# One layer each, because XLA counts the body of a loop once; wide enough for products to prevail.
+# One layer each, because XLA counts a loop's body once; wide, so that matrix products dominate.
 WIDE = ModelConfig(
     vision=VisionConfig(width=256, depth=1, num_heads=2, mlp_width=1024, image_size=112),
     dts=DtsConfig(grid=8),
@@ -33,7 +33,7 @@ GROUPS = 3
 
 
 def counted(function, *shapes):
-    """XLA's count of a function of parameters and arrays of these shapes."""
+    """Returns XLA's count for a function of parameters and arrays of these shapes."""
     params = jax.eval_shape(lambda: video_xl_pro.init_params(WIDE, key=jax.random.key(0)))
     compiled = jax.jit(function).lower(params, *shapes).compile()
     return compiled.cost_analysis()["flops"]
@@ -62,7 +62,7 @@ def test_compressor_and_projector_flops_are_those_of_xla():
 
 @pytest.mark.parametrize("length", [64, 512])
 def test_decoder_flops_are_those_of_xla(length):
-    """XLA's attention computes the half that a causal mask hides; the formula counts it not."""
+    """XLA's attention also computes the masked half, which the formula does not count."""
 
     def run(params, x, at):
         decode = video_xl_pro.VideoXLPro(WIDE).apply

@@ -1,4 +1,4 @@
-"""A disk that is full while a checkpoint is written."""
+"""Tests a disk that is full while a checkpoint is written."""
 
 import errno
 import logging

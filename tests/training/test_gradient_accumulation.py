@@ -1,4 +1,4 @@
-"""A batch in parts: gradients of the whole, each target counted once, wherever it stands."""
+"""A batch in parts has the gradients of the whole; each target counts once, in any part."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ KEY = jax.random.key(1)
 
 @pytest.fixture(scope="module")
 def batch():
-    """Parts of it have unequal numbers of targets, and one of eight has none."""
+    """A batch whose parts have unequal numbers of targets; one of eight has none."""
     batch = random_batch(0)
     batch["labels"][1] = -100
     batch["labels"][5, :20] = -100
@@ -38,7 +38,7 @@ def batch():
 
 
 def setup(objective):
-    """A loss in float64, and parameters."""
+    """Returns a loss in float64, and parameters."""
     found = objective_of(dataclasses.replace(CONFIG, objective=objective))
     params = tree.cast(jit(found.init_params)(jax.random.key(0)), "float64")
     return lambda params, batch, key: found.loss(params, batch, key=key), params
@@ -50,7 +50,7 @@ def run(loss_fn, params, batch, *, parts):
 
 @pytest.fixture(scope="module")
 def answers(batch):
-    """With all tokens kept nothing is drawn, so that parts and whole compute the same."""
+    """All tokens are kept, so nothing is random, and the parts compute the same as the whole."""
     with jax.enable_x64(True):
         loss_fn, params = setup("sft")
         found = {parts: run(loss_fn, params, batch, parts=parts) for parts in (1, 2, 8)}
@@ -73,7 +73,7 @@ def test_counts_of_the_parts_add_up(answers, parts):
 
 @jax.enable_x64(True)
 def test_hidden_tokens_weigh_alike_in_parts_and_whole(batch):
-    """Every part draws masks of its own; by hand, weighted by the tokens that they hide."""
+    """Every part draws its own masks; the expected sum is weighted by the hidden tokens."""
     loss_fn, params = setup("recot")
     found = run(loss_fn, params, batch, parts=2)
 
@@ -99,7 +99,7 @@ def test_hidden_tokens_weigh_alike_in_parts_and_whole(batch):
 
 
 def test_bfloat16_parameters_keep_float32_second_moments():
-    """bfloat16 weights and momentum; second moments in float32; types stay what they are."""
+    """Weights and momentum are bfloat16, second moments float32; the dtypes do not change."""
     config = dataclasses.replace(
         CONFIG,
         param_dtype="bfloat16",

@@ -1,4 +1,4 @@
-"""Losses against NumPy, with and without anything to count."""
+"""Compares losses with NumPy, with and without targets."""
 
 import jax
 import jax.numpy as jnp

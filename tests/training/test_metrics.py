@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a step whatever happens, rates from an injected clock."""
+"""Tests metrics.jsonl: one line per step in all cases, rates from an injected clock."""
 
 import json
 
@@ -12,7 +12,7 @@ from vxlpro_jax.utils.accelerators import GPUS
 
 
 class Clock:
-    """Seconds that only pass when told."""
+    """A clock that the test advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -77,7 +77,7 @@ def test_one_line_per_step_with_rates(tmp_path, open_writer, clock, capsys):
 
 
 def test_rates_of_steps_of_several_shapes_are_those_of_all_together(tmp_path, open_writer, clock):
-    """Only how long they took together is known."""
+    """Only their total time is known."""
     writer = open_writer()
     for step, tokens in ((1, 100), (2, 900)):
         writer.add(step, scalars() | {"tokens": jnp.asarray(tokens)}, data_wait=0.0)
@@ -145,7 +145,7 @@ def test_partial_line_of_a_kept_step_is_dropped_too(tmp_path, open_writer):
 def test_a_loss_that_is_not_finite_is_null_and_left_out_of_the_curves(
     tmp_path, open_writer, clock, loss, capsys
 ):
-    """So that readers of JSON in any language can read the file."""
+    """Standard JSON has no NaN, and readers in any language must be able to read the file."""
     writer = open_writer()
     for step, value in ((1, 1.0), (2, loss), (3, 1.0)):
         add(writer, clock, step, value)

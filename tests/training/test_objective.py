@@ -1,4 +1,4 @@
-"""Objectives: found by name, or in one Python file that holds a whole stage."""
+"""Objectives are found by name, or in one Python file that defines a whole stage."""
 
 import json
 
@@ -92,7 +92,7 @@ def test_batches_hold_text_only_where_it_is_read(name, reads_text):
 
 
 def test_a_stage_of_ones_own_is_one_file(tmp_path, no_mesh, capsys):
-    """Trained, stopped and resumed from the command line, by its config file alone."""
+    """It is trained, stopped and resumed from the command line with only its config file."""
     write_clip(tmp_path / "clip.mp4", frames=8)
     (tmp_path / "data.json").write_text(json.dumps([{"video": "clip.mp4"}]))
     (tmp_path / "colour.py").write_text(STAGE)

@@ -1,4 +1,4 @@
-"""Schedule, groups, decay and clipping on small trees with the model's own paths."""
+"""Tests schedule, groups, decay and clipping on small trees with the model's paths."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ def params_of(paths):
 
 
 def run(config, params, *, grads, steps=1, total_steps=10):
-    """The parameters after some steps along the same gradients."""
+    """Returns the parameters after some steps with the same gradients."""
     optimizer = optimizer_lib.optimizer(config, total_steps=total_steps)
 
     @jax.jit
@@ -75,7 +75,7 @@ def test_only_matrices_decay():
 
 @pytest.mark.slow
 def test_every_vector_and_table_of_the_model_is_spared_decay():
-    """Decay of the model's own tree: matrices that multiply and the embedding, nothing else."""
+    """In the model's tree, only matrices of products and the embedding decay."""
     params = jax.tree.map(lambda x: jnp.ones(x.shape[:1]), abstract_params(MICRO))
     config = OptimConfig(lr=0.1, warmup=0.0, weight_decay=1.0)
     after = run(config, params, grads=zeros_like(params))
@@ -114,7 +114,7 @@ def test_groups_scale_the_rate_and_the_first_match_wins():
 
 
 def test_muon_turns_each_matrix_of_a_stack_equally_in_all_directions():
-    """Whatever a gradient's scale and however its directions differ: orthogonal, of 0.2 rms."""
+    """For any scale and spectrum of the gradient, the update is orthogonal with an rms of 0.2."""
     rng = np.random.default_rng(0)
     shape = (2, 6, 24)
     grads = rng.standard_normal(shape) * np.array([1.0, 1e-3])[:, None, None]
@@ -147,14 +147,14 @@ def test_frozen_leaves_hold_no_state():
     config = OptimConfig(groups=(ParamGroup(pattern="^decoder/", lr_scale=0.0),))
     state = optimizer_lib.optimizer(config, total_steps=10).init(params)
     arrays = [x for x in jax.tree.leaves(state) if x.ndim]
-    assert len(arrays) == 2  # Both moments of the one trained leaf.
+    assert len(arrays) == 2  # These are both moments of the one trained leaf.
 
 
 # ---- Clipping -----------------------------------------------------------------------------------
 
 
 def test_clip_bounds_the_norm_of_trained_gradients():
-    """Frozen gradients, however large, must not shrink the others'."""
+    """Frozen gradients, however large, must not shrink the other gradients."""
     params = params_of((DECAY[0], DECAY[1]))
     groups = (ParamGroup(pattern="embed", lr_scale=0.0),)
     config = OptimConfig(lr=1.0, warmup=0.0, clip_norm=1.0, eps=1.0, groups=groups)
@@ -163,7 +163,7 @@ def test_clip_bounds_the_norm_of_trained_gradients():
         grads = tree.unflatten({DECAY[0]: jnp.full((2, 3), scale), DECAY[1]: jnp.full((2, 3), 1e6)})
         return np.asarray(run(config, params, grads=grads)[DECAY[0]] - 2.0)
 
-    clipped = 1 / np.sqrt(6)  # A gradient of norm 1; one Adam step of it with eps 1.
+    clipped = 1 / np.sqrt(6)  # One Adam step with eps 1 for a gradient of norm 1.
     np.testing.assert_allclose(moved(100.0), -clipped / (clipped + 1), rtol=1e-5)
     np.testing.assert_allclose(moved(0.1), -0.1 / 1.1, rtol=1e-5)
 

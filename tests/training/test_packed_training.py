@@ -1,4 +1,4 @@
-"""Packed rows from the pipeline: loss and gradients are those of the same samples unpacked."""
+"""Packed rows from the pipeline give loss and gradients of the same samples unpacked."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def config(tmp_path):
-    """Clips of 1 to 13 frames and texts, all of unequal length, up to four in a row of 24."""
+    """Clips of 1 to 13 frames and texts, all of unequal length; a row of 24 holds up to four."""
     samples = []
     for frames in range(1, 14):
         write_clip(tmp_path / f"{frames}.mp4", frames=frames, seed=frames)
@@ -51,7 +51,7 @@ def _conversation(turns):
 
 
 def apart(batch):
-    """The samples of a batch."""
+    """Returns the samples of a batch."""
     for row in range(len(batch["tokens"])):
         for segment in range(1, batch["token_segments"][row].max() + 1):
             seen = batch["group_segments"][row] == segment

@@ -1,4 +1,4 @@
-"""Profiles of some steps: what the flag says is traced, and nothing else."""
+"""Only the steps that the flag names are profiled."""
 
 import jax.numpy as jnp
 import pytest

@@ -1,4 +1,4 @@
-"""Data files that change under a run: moved is allowed, other records are refused."""
+"""Data files of a run may be moved, but other records are refused."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    """A config, and the folder of a run of it."""
+    """A config, and the folder of a run with it."""
     folder = tmp_path_factory.mktemp("run")
     config = mean_config(folder, data=write_dataset(folder))
     config = dataclasses.replace(config, total_steps=2, checkpoint_every=2)
@@ -33,7 +33,7 @@ def on(config, path):
 def test_other_records_are_refused_by_name(started, tmp_path, no_mesh):
     config, run = started
     records = json.loads(Path(config.data.path).read_text())
-    other = Path(config.data.path).with_name("other.json")  # Beside the files that it names.
+    other = Path(config.data.path).with_name("other.json")  # In the same folder as its videos.
     other.write_text(json.dumps(records[::-1]))
     with pytest.raises(InputError, match=r"other data: config\.data\.path had") as caught:
         train(on(config, other), workdir=run)

@@ -1,4 +1,4 @@
-"""Folders of runs made by earlier releases, and what may change when a run is resumed."""
+"""Tests run folders of earlier releases, and which fields may change when a run is resumed."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from vxlpro_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-# Another value of every field that is a word; all others have another number.
+# Another value for every text field; all other fields get another number.
 WORDS = {
     "objective": "recot",
     "param_dtype": "bfloat16",
@@ -49,7 +49,7 @@ def test_names_of_earlier_releases_are_read(tmp_path):
 
 
 def test_groups_that_match_nothing_may_go_but_stay_in_the_optimizer(tmp_path):
-    """Their rules have state in the checkpoints, which must be read into the same structure."""
+    """Their state is in the checkpoints, which must be read into the same structure."""
     write_workdir(planned(TOWER, UNUSED).config, workdir=tmp_path)
     resumed = resume_plan(planned(TOWER), workdir=tmp_path)
     assert resumed.config.optim.groups == (TOWER, UNUSED)
@@ -76,12 +76,12 @@ def test_the_tokenizer_may_move_but_not_change(tmp_path):
 
 
 def every_field():
-    """The paths of all fields that a run folder holds."""
+    """Returns the paths of all fields in a run folder."""
     return [row.path for row in schema_table.rows() if row.path != "model.preset"]
 
 
 def with_another(config, path):
-    """The config with another value of one field."""
+    """Returns the config with another value of one field."""
     value = config
     for name in path.split("."):
         value = getattr(value, name)
@@ -102,7 +102,7 @@ def with_value(config, names, value):
     first, *rest = names
     if rest:
         value = with_value(getattr(config, first), rest, value)
-    # Values that do not fit together are refused long before a folder is looked at.
+    # Inconsistent values are refused before the folder is read.
     changed = copy.copy(config)
     object.__setattr__(changed, first, value)
     return changed

@@ -1,6 +1,6 @@
-"""Gradients that are not finite: they change nothing, are counted, and a row of them ends the run.
+"""Gradients that are not finite change nothing, are counted, and several in a row end the run.
 
-The runs are of an objective of the test's own, whose loss goes wrong where the test says.
+The runs use a special objective, whose gradients are not finite at given steps.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a run takes from the config.json of `init_from`, and what it says of other sizes."""
+"""Tests the settings that a run takes from `init_from`, and messages about other sizes."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def test_keys_of_the_source_reach_data_run_and_export(source, tmp_path):
     assert written["torch_dtype"] == "float32"
     assert {"bos_token_id", "mm_use_im_start_end"} <= written.keys()
     assert (workdir / "tokenizer_config.json").exists()
-    # Of a run that is continued, its own folder counts.
+    # A resumed run uses its own folder.
     change_config(source, {"image_grid_pinpoints": [[112, 56]]})
     assert resume_plan(resolve(config_from(source)), workdir=workdir).pinpoints == plan.pinpoints
     (source / "params").rename(workdir / "params")

@@ -1,4 +1,4 @@
-"""Training end to end on real files: killed and resumed, frozen groups, refused restarts."""
+"""Tests training end to end on real files: kills and resumption, frozen groups, refusals."""
 
 import dataclasses
 import json
@@ -122,7 +122,7 @@ def test_run_folder_holds_config_tokenizer_checkpoints_and_curves(finished):
 def test_frozen_and_unused_parameters_stay_and_all_others_move(finished):
     before, after = params_at(finished, 6), params_at(finished, 8)
     still = {path for path in before if np.array_equal(before[path], after[path])}
-    # Of the selector's attention, the values are not used and the bias shifts all scores alike.
+    # The selector's attention uses no values, and its bias shifts all scores equally.
     unused = {"selector/window/v/kernel", "selector/window/v/bias", "selector/window/out/bias"}
     frozen = {path for path in before if path.startswith("vision/")}
     assert still == frozen | unused
@@ -133,7 +133,7 @@ def test_frozen_and_unused_parameters_stay_and_all_others_move(finished):
 
 @pytest.fixture(scope="module")
 def resumed(start, finished, tmp_path_factory):
-    """The folder of a run that was killed midway and started again, and the second's output."""
+    """The folder of a run that was killed and started again, and the second start's output."""
     workdir = tmp_path_factory.mktemp("killed") / "run"
     process = start(workdir)
     while process.poll() is None and not (workdir / "checkpoints" / "4").is_dir():
@@ -142,7 +142,7 @@ def resumed(start, finished, tmp_path_factory):
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
     assert len(rows(workdir)) < STEPS
-    # What a kill within a write leaves behind.
+    # A kill during a write leaves such lines.
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
     return workdir, finish(start(workdir))
@@ -271,7 +271,7 @@ def test_tiny_preset_says_what_it_is(tmp_path, capsys):
 
 
 def test_batch_of_these_tests_holds_clip_picture_and_text(data):
-    """What the runs above are fed: text-only rows have no group, the others their own."""
+    """In the batch of the runs above, text-only rows have no group, and the others have theirs."""
     config = run_config(data)
     iterator = build_pipeline(config.data, image_size=56, seed=0)
     batch = next(iterator)
@@ -280,7 +280,7 @@ def test_batch_of_these_tests_holds_clip_picture_and_text(data):
 
 
 def test_batches_of_two_shapes_train(data, tmp_path, no_mesh):
-    """One text in the bucket of four frames, three visual records in that of eight."""
+    """The bucket of four frames has one text, and that of eight has three visual records."""
     config = run_config(data)
     some = dataclasses.replace(config.data, batch_size=1, frame_buckets=(4,))
     config = dataclasses.replace(config, data=some, total_steps=5)
@@ -299,7 +299,7 @@ def test_batches_of_two_shapes_train(data, tmp_path, no_mesh):
 
 @pytest.fixture
 def stage1(tmp_path):
-    """Two clips without any text; a grid so small that the whole evaluation is quick."""
+    """A config with two clips without text; its small grid makes the whole evaluation quick."""
     for seed, name in enumerate(("train", "eval")):
         write_clip(tmp_path / f"{name}.mp4", frames=8, seed=seed)
         (tmp_path / f"{name}.json").write_text(json.dumps([{"video": f"{name}.mp4"}]))
@@ -323,7 +323,7 @@ def test_stage_1_is_evaluated_on_its_way_and_at_the_end(stage1, tmp_path, no_mes
     assert [figures["step"] for figures in told] == [2, 4]
     assert json.loads((run / "recot.json").read_text()) == told[-1]
     assert {"recot.png", "curves.png"} <= {path.name for path in run.iterdir()}
-    # A kill within the last evaluation, which the next start makes up for; then nothing is left.
+    # The start after a kill in the last evaluation repeats it; the one after that does nothing.
     for _ in range(2):
         (run / "recot.json").unlink(missing_ok=True)
         train(stage1, workdir=run)

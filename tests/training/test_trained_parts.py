@@ -1,4 +1,4 @@
-"""What is trained, by part, and patterns of parameter groups that match nothing."""
+"""Tests the list of trained parts, and patterns of parameter groups that match nothing."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The parser of command lines: repeated flags, and mistakes of any length on one line."""
+"""Tests the command-line parser: repeated flags, and mistakes of any length on one line."""
 
 import pytest
 

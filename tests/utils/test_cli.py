@@ -1,4 +1,4 @@
-"""Command lines: a mistake is one sentence on stderr and exit code 2, and nothing is written."""
+"""A mistake on the command line gives one sentence on stderr, exit code 2, and no files."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ UTF8 = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
 
 
 def run(main, argv, capsys):
-    """Exit code and stderr of a command run in this process."""
+    """Runs a command in this process; returns its exit code and stderr."""
     with pytest.raises(SystemExit) as exit_info:
         cli.run(lambda: main(argv))
     return exit_info.value.code, capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_output_that_nobody_reads_ends_the_command_without_a_traceback():
 
 
 def test_a_log_file_has_whole_lines_in_their_order(tmp_path):
-    """Without a terminal there is no carriage return, and `Done` comes after the bar."""
+    """Without a terminal there is no carriage return, and `Done` comes after the progress bar."""
     code = (
         "from vxlpro_jax.utils import cli\n"
         "def main():\n"

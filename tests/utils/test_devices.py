@@ -1,4 +1,4 @@
-"""A platform without a device."""
+"""Tests a platform without a device."""
 
 import jax
 import pytest

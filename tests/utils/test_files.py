@@ -1,4 +1,4 @@
-"""Folders that cannot be written."""
+"""Tests folders that cannot be written."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""The compiler options of CPUs."""
+"""Tests the compiler options for CPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from vxlpro_jax.utils.jit import jit
 
 
 def test_half_precision_layers_are_converted_one_at_a_time():
-    """Not all before the scan, which would hold every layer's weights in float32."""
+    """Converting all layers before the scan would hold all weights in float32."""
     depth, width = 12, 256
     layers = jax.ShapeDtypeStruct((depth, width, width), jnp.bfloat16)
     x = jax.ShapeDtypeStruct((4, width), jnp.bfloat16)

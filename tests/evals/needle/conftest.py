@@ -122,9 +122,7 @@ class Seer:
         expected = [*self.tokenizer.encode(reply), end]
         said = self.tokenizer.encode(says)
         said = (said + [0] * len(expected))[: len(expected) - 1]
-        return Predicted(
-            np.array(expected), np.array([*said, 0])
-        )  # It predicts no end of the turn.
+        return Predicted(np.array(expected), np.array([*said, 0]))  # It predicts no end.
 
     def _colour(self, encoded) -> str:
         self.replies += 1

@@ -1,8 +1,8 @@
-"""The released model restated in torch: the oracle of the tests and the rival of the benchmarks.
+"""The released model rewritten in torch: the reference of the tests and the benchmarks.
 
-Written from the release's behaviour alone, one sample at a time, sharing nothing with the package
-but its sizes. Parameters carry the release's names, and everything follows the parameters' type,
-so that a float64 model is float64 throughout. Where the release is wasteful it stays wasteful.
+It follows the release's behaviour, processes one sample at a time, and shares with the package only
+the sizes. Parameters have the release's names, and everything has the parameters' dtype,
+so that a float64 model is float64 throughout. Inefficiencies of the release are kept.
 """
 
 from torch_reference.dts import Dts

@@ -1,9 +1,9 @@
-"""The two ways in which torch users run softmax attention. Shapes: q, k, v [B, heads, T, width]."""
+"""The two usual softmax attentions of torch. Shapes: q, k, v [B, heads, T, width]."""
 
 import torch
 import torch.nn.functional as F
 
-# `eager` forms the logits; `sdpa` is torch's best kernel.
+# `eager` computes all logits; `sdpa` is torch's best kernel.
 KINDS = ("eager", "sdpa")
 
 

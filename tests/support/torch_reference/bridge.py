@@ -1,6 +1,6 @@
-"""Between the oracle and the package: parameters, gradients and batches.
+"""Converts parameters, gradients and batches between the reference and the package.
 
-Shapes: `B` rows, `G` groups a row, `T` text slots, `S` samples a row.
+Shapes: `B` rows, `G` groups per row, `T` text slots, `S` samples per row.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from vxlpro_jax.ops.token_selection import num_kept
 
 
 def randomized(config: ModelConfig, *, seed: int = 0, kind: str = "eager") -> VideoXLPro:
-    """A float64 oracle none of whose parameters is at zero or one."""
+    """Returns a float64 reference model whose parameters are all different from zero and one."""
     torch.manual_seed(seed)
     oracle = VideoXLPro(config, kind=kind).double()
     for param in oracle.parameters():
@@ -27,19 +27,19 @@ def randomized(config: ModelConfig, *, seed: int = 0, kind: str = "eager") -> Vi
 
 
 def to_params(tensors: dict[str, np.ndarray], *, config: ModelConfig) -> dict:
-    """Torch arrays by name -> nested dict of NumPy arrays."""
+    """Converts torch arrays by name -> nested dict of NumPy arrays."""
     leaves = mapping.to_params({name: _lazy(a) for name, a in tensors.items()}, config=config)
     return jax.tree.map(lambda leaf: leaf.whole(), leaves)
 
 
 def params_of(oracle: VideoXLPro) -> dict:
-    """The oracle's parameters as the package's tree."""
+    """Returns the reference's parameters as the package's tree."""
     state = {name: tensor.numpy() for name, tensor in oracle.state_dict().items()}
     return to_params(state, config=oracle.config)
 
 
 def by_torch_name(tree: dict) -> dict[str, np.ndarray]:
-    """A tree of parameters or gradients as torch arrays by name."""
+    """Converts a tree of parameters or gradients to torch arrays by name."""
     leaves = jax.tree.map(lambda x: _lazy(np.asarray(x)), tree)
     return {row.name: row.array for row in mapping.to_torch(leaves)}
 
@@ -59,12 +59,12 @@ class Batch(NamedTuple):
 
 
 def pack(rows: list[list[Sample]], *, size: int, groups: int, slots: int) -> Batch:
-    """Samples to one padded batch.
+    """Packs samples into one padded batch.
 
     Args:
         rows: the samples of each row.
         size: height and width of a frame.
-        groups: G; the padding is noise, not zeros, since nobody may look at it.
+        groups: G; the padding is noise instead of zeros, because nothing may depend on it.
         slots: T.
     """
     noise = np.random.default_rng(99)
@@ -94,7 +94,7 @@ def pack(rows: list[list[Sample]], *, size: int, groups: int, slots: int) -> Bat
 
 
 def _group(sample):
-    """uint8 [G, 4, H, W, 3]."""
+    """Returns uint8 [G, 4, H, W, 3]."""
     frames = sample.frames.numpy()
     if sample.is_picture:
         kept = frames[1:] if len(frames) > 1 else frames
@@ -112,7 +112,7 @@ def random_sample(
     keep_ratio: float = 0.8,
     is_picture: bool = False,
 ) -> Sample:
-    """A sample of random frames (or crops) and words, with the image after the second word."""
+    """Makes a sample of random frames (or crops) and words; the image follows the second word."""
     size, vocab = config.vision.image_size, config.decoder.vocab_size
     ids = rng.integers(0, vocab, words).tolist()
     labels = [IGNORE] * (words // 2) + ids[words // 2 :]

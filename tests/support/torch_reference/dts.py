@@ -38,7 +38,7 @@ class _SpatialAttention(nn.Module):
 
     def forward(self, x):
         y = self.norm(x)
-        # [G, t, C, h w]: the slots of a group do not see each other.
+        # [G, t, C, h w]: the slots of a group do not attend to each other.
         q, k, v = (conv(y).transpose(1, 2).flatten(3) for conv in (self.q, self.k, self.v))
         weights = (q.transpose(-1, -2) @ k * x.shape[1] ** -0.5).softmax(-1)
         out = v @ weights.transpose(-1, -2)
@@ -60,7 +60,7 @@ class _TemporalAttention(nn.Module):
         q, k, v = self.qkv(self.norm(sequences)).transpose(1, 2).chunk(3, -1)
         q, k = q * width**-0.25, k * width**-0.25
         logits = q @ k.transpose(-1, -2)
-        # The quirk: entry (i, j) gains the relative term of query j at key i.
+        # A quirk of the release: entry (i, j) gets the relative term of query j and key i.
         relative = torch.einsum("ntc,tsc->nts", q, self.relative_position_k(slots))
         weights = (logits + relative.transpose(-1, -2)).softmax(-1)
         out = weights @ v

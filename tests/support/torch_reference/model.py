@@ -17,7 +17,7 @@ IMAGE, IGNORE = -200, -100
 
 @dataclasses.dataclass(kw_only=True)
 class Sample:
-    """One conversation; no frames make it text alone.
+    """One conversation, which is text-only if it has no frames.
 
     Attributes:
         ids: prompt and answer, -200 at the image.
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclasses.dataclass(kw_only=True)
 class Stages:
-    """Every intermediate of one sample; the visual ones are None for text alone."""
+    """All intermediate values of one sample; the visual ones are None for text only."""
 
     vision_features: torch.Tensor | None = None
     interpolated: torch.Tensor | None = None
@@ -96,7 +96,7 @@ class VideoXLPro(nn.Module):
         return Stages(**stages, inputs_embeds=words, logits=logits, loss=loss)
 
     def encode(self, sample: Sample) -> dict[str, torch.Tensor]:
-        """Tower, resize, DTS and projector."""
+        """Applies tower, resize, DTS and projector."""
         frames = sample.frames
         features = self.model.vision_tower.vision_tower(frames)
         grid = to_dts_grid(features)
@@ -114,7 +114,7 @@ class VideoXLPro(nn.Module):
         }
 
     def select(self, stages, words, sample: Sample) -> dict[str, torch.Tensor]:
-        """Stamps, scores, rotation and what is kept (`visual`)."""
+        """Returns stamps, scores, rotation and the kept tokens (`visual`)."""
         grid = stages["projected"].transpose(1, 2).unflatten(-1, (24, 24))
         if sample.is_picture and len(grid) > 1:
             grid = grid[1:]
@@ -150,7 +150,7 @@ class VideoXLPro(nn.Module):
         return F.linear(self.model.norm(x)[0], head.weight)
 
     def greedy(self, embeddings, *, steps: int) -> list[int]:
-        """Continues [L, D] without a cache."""
+        """Decodes greedily after [L, D], without a cache."""
         ids = []
         for _ in range(steps):
             ids.append(int(self.decode(embeddings)[-1].argmax()))

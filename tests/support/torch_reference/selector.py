@@ -12,7 +12,7 @@ WINDOW = STAMPS + SLOTS
 class WindowAttention(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        # v_proj is in every checkpoint and never runs.
+        # v_proj is in every checkpoint but is never used.
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
             self.add_module(part, nn.Linear(width, width))
 
@@ -30,19 +30,19 @@ class WindowAttention(nn.Module):
 
 
 def is_slot(length: int) -> torch.Tensor:
-    """bool [154 G]: visual tokens, as opposed to stamps."""
+    """Returns bool [154 G]: True for visual tokens, False for stamps."""
     return torch.arange(length) % WINDOW >= STAMPS
 
 
 def normalized_scores(attended, text) -> torch.Tensor:
-    """Mean dot product with the text, min-max over the video; zeros if all are equal. [N]."""
+    """Returns mean dot products with the text, min-max normalised (zeros if all are equal): [N]."""
     scores = (attended[is_slot(len(attended))] @ text.T).mean(-1)
     span = scores.max() - scores.min()
     return (scores - scores.min()) / span if span > 0 else torch.zeros_like(scores)
 
 
 def highest(scores, *, ratio: float) -> torch.Tensor:
-    """Sorted indices of the tokens that stay; ties go to the lower index."""
+    """Returns the sorted indices of the kept tokens; ties go to the lower index."""
     count = int(len(scores) * ratio) // 16 * 16
     count = max(count, min(16, len(scores)))
     order = torch.sort(scores, descending=True, stable=True).indices

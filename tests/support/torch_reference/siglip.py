@@ -17,7 +17,7 @@ class SiglipTower(nn.Module):
         self.vision_model = _VisionModel(config, kind)
 
     def forward(self, frames):
-        """uint8 [F, H, W, 3] -> [F, P, C]. `post_layernorm` exists and never runs."""
+        """uint8 [F, H, W, 3] -> [F, P, C]. `post_layernorm` exists but is unused."""
         parts = self.vision_model
         patch = parts.embeddings.patch_embedding
         pixels = (frames.permute(0, 3, 1, 2).to(patch.weight.dtype) / 255 - 0.5) / 0.5
