@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains the tiny preset through its stages on this machine and measures it:
+# Trains all stages of the tiny preset on this machine and evaluates the model:
 #   bash launch/local.sh [DIR]
-# Started again it continues. PYTHON names an interpreter that has the package; without it one is
-# set up in .venv.
+# When started again, it resumes. PYTHON is an interpreter that has the package; without it, the
+# script creates one in .venv.
 set -euo pipefail
 dir=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ fi
 
 train() { "$python" -m vxlpro_jax.train --config="configs/$1.py" --workdir="$dir/$1" "${@:2}"; }
 train stage1
-# Half of the steps that stage 2 takes alone: stage 3 asks the same questions.
+# Half the steps of a run of stage 2 alone, because stage 3 trains on the same questions.
 train stage2 --config.init_from="$dir/stage1" --config.total_steps=700
 train stage3 --config.init_from="$dir/stage2"
 train stage3_long --config.init_from="$dir/stage3"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Asks for a Cloud TPU, waits for it, runs a command of the package on all its workers, again after
-# each preemption, and deletes it at the end, whatever happens:
+# Requests a Cloud TPU, waits for it, runs a command of the package on all its workers, starts again
+# after each preemption, and always deletes the TPU at the end:
 #   bash launch/tpu_queued_resource.sh --name=NAME --zone=ZONE --type=v5p-128 \
 #     --runtime=v2-alpha-tpuv5 --image=IMAGE --share=SERVER:/PATH [--slices=N] [--spot] [--dry_run] \
 #     -- -m vxlpro_jax.train --config=FILE --workdir=/mnt/runs/DIR
-# IMAGE is that of launch/Dockerfile. SERVER:/PATH is an NFS share (Filestore), mounted as /mnt/runs on
-# every worker: what is started again continues there. With --slices=N it asks for N of that type; the
-# command needs --config.mesh.num_slices=N too. With --dry_run it prints the commands. It ends with the
-# exit code of the training.
+# IMAGE is built from launch/Dockerfile. SERVER:/PATH is an NFS share (Filestore), which is mounted as
+# /mnt/runs on every worker, so that a restarted run resumes there. --slices=N requests N slices of that
+# type; the command then also needs --config.mesh.num_slices=N. --dry_run only prints the commands. The
+# exit code is that of the training.
 set -euo pipefail
 
 usage() {
@@ -36,8 +36,8 @@ done
 for needed in name zone type runtime image share; do
   [[ -n ${!needed:-} ]] || usage "--$needed is missing."
 done
-[[ $slices =~ ^[1-9][0-9]*$ ]] || usage "--slices=$slices is not how many there may be."
-[[ $# -gt 1 ]] || usage "Say behind -- what to run."
+[[ $slices =~ ^[1-9][0-9]*$ ]] || usage "--slices=$slices is not a positive number."
+[[ $# -gt 1 ]] || usage "Give the command to run after --."
 shift
 command=$(printf '%q ' "$@")
 
@@ -89,9 +89,9 @@ prepare() {
     sudo gcloud auth configure-docker ${image%%/*} --quiet && sudo docker pull --quiet $image"
 }
 
-# The next two run on each worker: options of docker with its rank, the number of workers, and where all
-# meet, from the metadata server of its machine, read as JAX reads it. Hosts are listed in the order of
-# their numbers, as `name` or as `name:number:address`; `tpu-env` has a line for each MEGASCALE variable.
+# The next two functions run on each worker. They print docker options with its rank, the number of
+# workers and the coordinator's address, from the metadata server of its machine, as JAX does. Hosts are
+# listed in order, as `name` or `name:number:address`; `tpu-env` has a line per MEGASCALE variable.
 attribute() {
   curl --silent --show-error --fail --noproxy "*" --retry 5 --retry-connrefused \
     --header "Metadata-Flavor: Google" \
@@ -107,17 +107,17 @@ process() {
     slice=$(attribute tpu-env) || return 1
     first=$(sed -n "s/^ *MEGASCALE_COORDINATOR_ADDRESS: *'\?\([^':]*\).*/\1/p" <<<"$slice")
     slice=$(sed -n "s/^ *MEGASCALE_SLICE_ID: *'\?\([0-9]*\).*/\1/p" <<<"$slice")
-    [[ -n $first && -n $slice ]] || { echo "error: $HOSTNAME is in no slice of several." >&2; return 1; }
+    [[ -n $first && -n $slice ]] || { echo "error: by its metadata, $HOSTNAME is in no slice." >&2; return 1; }
     index=$((index + slice * ${#hosts[@]}))
   fi
   echo "--env=VXLPRO_COORDINATOR=$first:8482 --env=VXLPRO_PROCESS_ID=$index" \
     "--env=VXLPRO_NUM_PROCESSES=$((${#hosts[@]} * slices))"
 }
 
-run() { # The code of the training: 2 of any worker, else 75 of any, else the largest.
+run() { # Exit code of the training: 2 if any worker has it, else 75, else the largest.
   local log codes
   log=$(mktemp)
-  # gcloud does not pass on the codes of several workers, so that each prints its own.
+  # gcloud does not return the exit codes of several workers, so each worker prints its own.
   on_all "$(declare -f attribute process)
     process=\$(process $slices) &&
     sudo docker run --rm --privileged --network=host --stop-timeout=300 --volume=/mnt/runs:/mnt/runs \

@@ -139,8 +139,8 @@ def test_tpu_dry_run_prints_every_command_and_runs_none(stand_in, tmp_path):
     [
         (TPU[1:] + TRAIN, "--name is missing"),
         ((*TPU, "--sopt", *TRAIN), "--sopt is not known"),
-        ((*TPU, "--slices=two", *TRAIN), "--slices=two is not how many"),
-        (TPU, "Say behind -- what to run"),
+        ((*TPU, "--slices=two", *TRAIN), "--slices=two is not a positive number"),
+        (TPU, "Give the command to run after --"),
     ],
 )
 def test_tpu_mistakes_end_with_2_and_create_nothing(arguments, said, stand_in, tmp_path):
