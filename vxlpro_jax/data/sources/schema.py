@@ -124,7 +124,9 @@ def check_record(sample: Any, where: str, *, content: bytes = b"") -> Record:
         raise _wrong(where, "conversations", f"cannot be used. {reason}") from error
     if places != visual.has_visual:
         there = f"has {IMAGE_MARK} but no video or image" if places else f"lacks {IMAGE_MARK}"
-        raise _wrong(where, "conversations", f"{there}: {IMAGE_MARK} marks the visual's place")
+        raise _wrong(
+            where, "conversations", f"{there}: {IMAGE_MARK} marks the position of the visual"
+        )
     return visual._replace(turns=turns)
 
 
@@ -138,7 +140,7 @@ def check_visual(sample: Any, where: str, *, content: bytes = b"") -> Record:
     video = _path(sample["video"], "video", where) if "video" in sample else ""
     images = _paths(sample["image"], "image", where) if "image" in sample else ()
     if video and images:
-        raise _wrong(where, "image", "stands beside field 'video': keep one of them")
+        raise _wrong(where, "image", "cannot be used beside field 'video': keep one of them")
     scale, duration = _scale(sample, where), _duration(sample.get("duration"))
     return Record(where, (), video, images, scale=scale, duration=duration, content=content)
 

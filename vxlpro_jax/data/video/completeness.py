@@ -50,7 +50,7 @@ def check_complete(
     if extent.cut or (is_short and not _is_whole(media, container)):
         raise media.bad(
             f"is cut off before the {declared:.1f} s that it declares: copy it again, remove it or,"
-            " if nothing is missing, write it anew (ffmpeg -i OLD -c copy NEW)",
+            " if nothing is missing, rewrite it (ffmpeg -i OLD -c copy NEW)",
             kind="cut_off",
         )
     if is_short:
