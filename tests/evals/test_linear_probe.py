@@ -1,4 +1,4 @@
-"""Linear probes are exact on linear data, in both forms of the equations, and fail on noise."""
+"""Linear probes are exact on linear data in both forms of the equations and at chance on noise."""
 
 import numpy as np
 import pytest

@@ -52,7 +52,7 @@ def run_config(data: Path):
 def train(
     group: process_group.ProcessGroup, workdir: str, data: str, tensor: str = "1", every: str = "2"
 ) -> int:
-    """Trains with `tensor` devices on that axis and the rest on `fsdp`; saves `every` few steps."""
+    """Trains with `tensor` devices on that axis and others on `fsdp`; saves every `every` steps."""
     from vxlpro_jax.config.schema import MeshConfig
     from vxlpro_jax.train import train
 
