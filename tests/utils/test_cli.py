@@ -85,6 +85,16 @@ def test_a_full_disk_is_a_sentence(number, capsys):
     assert "while writing runs/metrics.jsonl: free space" in error
 
 
+def test_a_device_without_memory_is_a_sentence(capsys):
+    import jax.numpy as jnp
+
+    code, error = run(lambda _: jnp.zeros(10**14).block_until_ready(), [], capsys)
+    assert code == 1
+    assert error.startswith("error: The device has too little memory (RESOURCE_EXHAUSTED")
+    assert "vxlpro_jax.compile" in error
+    assert error.count("\n") == 1
+
+
 def test_other_faults_of_the_system_keep_their_traceback():
     with pytest.raises(FileNotFoundError):
         cli.run(Path("/nowhere/at/all").unlink)

@@ -30,8 +30,8 @@ def run(main: Callable[[], int | None]) -> None:
         code = main()
     except (InputError, Failure, KeyboardInterrupt) as error:
         code = report_error(error)
-    except OSError as error:
-        if error.errno not in FULL_DISK and not _nobody_reads(error):
+    except Exception as error:
+        if _sentence(error) is None:
             raise
         code = report_error(error)
     sys.exit(code or 0)
@@ -41,22 +41,45 @@ def report_error(error: BaseException) -> int:
     """Prints the reason why a command ends, and returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if _nobody_reads(error):
+    if (known := _sentence(error)) is None:
+        traceback.print_exception(error)
+        return 1
+    if isinstance(known, _ReaderGone):
         _drop_output()
-        error = _ReaderGone("The program that read the output has ended, so this command ends too.")
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        error = full_disk(error.filename)
+    print(f"error: {one_line(str(known))}", file=sys.stderr)
+    return 2 if isinstance(known, InputError) else known.code
+
+
+def _sentence(error: BaseException) -> InputError | Failure | None:
+    """Returns the error that explains what happened in a sentence; None for an unexpected one."""
     if isinstance(error, InputError | Failure):
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else error.code
-    traceback.print_exception(error)
-    return 1
+        return error
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return full_disk(error.filename)
+    if _nobody_reads(error):
+        return _ReaderGone("The program that read the output has ended, so this command ends too.")
+    if _is_out_of_memory(error):
+        return Failure(
+            f"The device has too little memory ({error}): choose smaller batches or fewer frames."
+            " `python -m vxlpro_jax.compile` shows what fits without a device."
+        )
+    return None
 
 
 class _ReaderGone(Failure):
     """The reader of stdout has ended; the exit code is a shell's for a closed pipe."""
 
     code = 141
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether it is JAX's error for a full device; commands without JAX never raise it."""
+    jax = sys.modules.get("jax")
+    return (
+        jax is not None
+        and isinstance(error, jax.errors.JaxRuntimeError)
+        and str(error).startswith("RESOURCE_EXHAUSTED")
+    )
 
 
 def _nobody_reads(error: BaseException) -> bool:
