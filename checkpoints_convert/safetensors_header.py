@@ -102,10 +102,10 @@ def _checked_range(file: Path, name: str, tensor: Any, data_bytes: int) -> tuple
     if not isinstance(tensor.get("dtype"), str):
         raise _Damaged(file, f"{quote(name)} has no dtype")
     if not _are_sizes(tensor.get("shape")):
-        raise _Damaged(file, f"{quote(name)} has no shape of up to {_MOST_AXES} sizes")
+        raise _Damaged(file, f"{quote(name)} has no valid shape of at most {_MOST_AXES} sizes")
     offsets: Any = tensor.get("data_offsets")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _Damaged(file, f"{quote(name)} has no two ascending data_offsets")
+        raise _Damaged(file, f"{quote(name)} does not have two ascending data_offsets")
     if offsets[1] > data_bytes:
         raise _Damaged(file, f"{quote(name)} ends after the file's {data_bytes:,} bytes of data")
     return offsets[0], offsets[1]

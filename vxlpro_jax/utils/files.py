@@ -53,12 +53,15 @@ def parse_json(text: str, *, name: str) -> dict[str, Any]:
     Raises:
         InputError: the text is not a JSON object.
     """
+    remedy = "correct it, or copy it again."
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not valid JSON ({str(error)[:200]}).") from error
+    except RecursionError as error:
+        raise InputError(f"{name} is not valid JSON (nested too deeply): {remedy}") from error
+    except ValueError as error:
+        raise InputError(f"{name} is not valid JSON ({str(error)[:200]}): {remedy}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{name} does not hold a JSON object.")
+        raise InputError(f"{name} does not contain a JSON object: {remedy}")
     return content
 
 
