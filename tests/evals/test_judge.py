@@ -309,7 +309,7 @@ class _RawServer:
         """Returns whether a complete request arrived before the client closed the connection."""
         data, missing = b"", 1
         while missing > 0:
-            if not (more := connection.recv(65536)):
+            if not (more := connection.recv(65536)):  # Closed: it would return this forever.
                 return False
             data += more
             head, end, body = data.partition(b"\r\n\r\n")

@@ -51,7 +51,7 @@ def main():
 
 
 def first_loss(config):
-    """The loss of the first batch on one device."""
+    """Returns the loss of the first batch on one device."""
     params, batches = begin(config)
     key = jax.random.key(1)  # Key 0 happens to skip nothing.
     return float(jit(objective_of(config).loss)(params, batches[0], key=key).value)

@@ -137,8 +137,8 @@ def test_loss_and_gradients_are_those_of_frames(objective, optim, kept, config, 
         np.testing.assert_array_equal(on_features[key], on_frames[key])
     with jax.enable_x64(True):
         params = tree.cast(params, "float64")
-        told = jax.device_get([learn(on_features, params), learn(on_frames, params)])
-    (loss, grads), (expected, wanted) = told
+        runs = jax.device_get([learn(on_features, params), learn(on_frames, params)])
+    (loss, grads), (expected, wanted) = runs
     np.testing.assert_allclose(loss, expected, rtol=1e-7)
     assert any(leaf.any() for leaf in jax.tree.leaves(grads))
     same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)

@@ -28,7 +28,7 @@ def run(main: Callable[[], int | None]) -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         code = main()
-    except (InputError, Failure, KeyboardInterrupt) as error:
+    except KeyboardInterrupt as error:
         code = report_error(error)
     except Exception as error:
         if _sentence(error) is None:
