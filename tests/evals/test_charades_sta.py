@@ -108,7 +108,7 @@ def test_the_original_text_file(scored):
     assert found["metrics"]["mIoU"] == pytest.approx(75)
     with pytest.raises(InputError, match=r"line 2 is 'AB1CD 3\.2##x'"):
         scored("charades_sta", "A 1 2##a.\nAB1CD 3.2##x", [], name="test.txt")
-    with pytest.raises(InputError, match="hold no line"):
+    with pytest.raises(InputError, match="have no lines"):
         scored("charades_sta", "", [], name="test.txt")
 
 
