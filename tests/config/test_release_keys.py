@@ -195,7 +195,7 @@ def test_the_table_names_fields_and_functions_that_exist():
     for use in (*KEYS.values(), *VISION_KEYS.values()):
         if isinstance(use, Used):
             assert use.field in fields
-            assert use.field in limits.LIMITS
+            assert f"model.{use.field}" in limits.LIMITS
         if isinstance(use, Rule):
             module = release_rope if use.function.startswith("release_rope.") else release_keys
             assert callable(getattr(module, use.function.split(".")[-1]))

@@ -45,7 +45,7 @@ from vxlpro_jax.utils.errors import InputError
         ({"keep_ratio": ("low", 1.0)}, "config.keep_ratio is 'low': expected float"),
         ({"keep_ratio": (0.9, 0.5)}, "keep_ratio must be two numbers above 0, the lower one first"),
         ({"keep_ratio": (0.0, 0.5)}, "keep_ratio must be two numbers above 0"),
-        ({"pose_max_frames": -4}, "pose_max_frames must be 0 or more"),
+        ({"pose_max_frames": -4}, "pose_max_frames is -4: expected a whole number from 0"),
         ({"keep_ratio": (0.5,)}, "config.keep_ratio is .*: expected 2 values"),
     ],
 )

@@ -248,7 +248,7 @@ def _fields(
     for key, value in config.items():
         use, name = keys.get(key), f"config.json: {where}{key}"
         if isinstance(use, Used) and (use.required or value is not None):
-            limits.check(use.field, value, name=name)
+            limits.check(f"model.{use.field}", value, name=name)
             fields[use.field] = value
         if isinstance(use, Only) and value is not None and value not in use.values:
             known = " or ".join(map(limits.shown, use.values))

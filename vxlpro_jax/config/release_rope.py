@@ -83,7 +83,7 @@ def _block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         )
     if "rope_theta" in rest:
         limits.check(
-            "decoder.rope_theta", rest["rope_theta"], name=f"config.json: {name}.rope_theta"
+            "model.decoder.rope_theta", rest["rope_theta"], name=f"config.json: {name}.rope_theta"
         )
     return {"type": kind, **rest}
 
@@ -112,7 +112,9 @@ def _yarn(block: Mapping[str, Any], config: Mapping[str, Any], name: str) -> dic
     fields = {_YARN_FIELDS[key]: value for key, value in values.items()}
     for key, field in _YARN_FIELDS.items():
         if field in fields:
-            limits.check(f"decoder.yarn.{field}", fields[field], name=f"config.json: {name}.{key}")
+            limits.check(
+                f"model.decoder.yarn.{field}", fields[field], name=f"config.json: {name}.{key}"
+            )
     if "attention_factor" not in fields and all(scale is not None for scale in scales):
         fields["attention_factor"] = _attention_factor(fields["factor"], scales, name=name)
     return fields

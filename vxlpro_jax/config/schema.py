@@ -12,15 +12,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
 
 from vxlpro_jax.config import limits, release_keys, release_rope
-from vxlpro_jax.config.ranges import (
-    LARGEST_COUNT,
-    MOST_PROCESSES,
-    check_at_least,
-    check_at_most,
-    check_float_type,
-    check_seed,
-    check_share,
-)
 from vxlpro_jax.utils import nested
 from vxlpro_jax.utils.errors import InputError
 
@@ -66,7 +57,7 @@ class VisionConfig:
     """Recompute each layer in the backward pass to save activation memory."""
 
     def __post_init__(self):
-        limits.check_fields(self, path="vision.")
+        limits.check_fields(self, path="model.vision.")
         _require(
             1 <= self.grid <= _MOST_PATCHES,
             f"vision.image_size must hold 1 to {_MOST_PATCHES} times vision.patch_size",
@@ -90,7 +81,7 @@ class DtsConfig:
     """Side of the grid to which each frame's features are resized."""
 
     def __post_init__(self):
-        limits.check_fields(self, path="dts.")
+        limits.check_fields(self, path="model.dts.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +105,7 @@ class YarnConfig:
     """Round the bounds of the ramp between these two to whole channels."""
 
     def __post_init__(self):
-        limits.check_fields(self, path="decoder.yarn.")
+        limits.check_fields(self, path="model.decoder.yarn.")
 
     @property
     def scale(self) -> float:
@@ -160,7 +151,7 @@ class DecoderConfig:
     them on a CPU."""
 
     def __post_init__(self):
-        limits.check_fields(self, path="decoder.")
+        limits.check_fields(self, path="model.decoder.")
 
     @property
     def head_dim(self) -> int:
@@ -194,7 +185,7 @@ class ModelConfig:
     help to answer get higher scores."""
 
     def __post_init__(self):
-        limits.check_fields(self, path="")
+        limits.check_fields(self, path="model.")
         _require(self.vision.width % 32 == 0, "vision.width must be a multiple of 32 (GroupNorm)")
         for part, value in (("vision", self.vision), ("decoder", self.decoder)):
             fits = value.width % value.num_heads == 0
@@ -274,28 +265,24 @@ class RecotConfig:
     """Attention heads of the reconstruction decoder."""
 
     def __post_init__(self):
+        limits.check_fields(self, path="recot.")
         low, high = self.mask_ratio
         shares = 0.05 <= low <= high <= 0.95
         _require(shares, "recot.mask_ratio must be two of 0.05 to 0.95, the lower one first")
-        fits = self.decoder_heads > 0 and self.decoder_width % self.decoder_heads == 0
+        fits = self.decoder_width % self.decoder_heads == 0
         _require(fits, "recot.decoder_width must be a multiple of recot.decoder_heads")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """Default sampling of frames and tokens for questions, taken from how the model was trained.
-
-        max_frames: largest number of frames sampled from a video.
-
-    Attributes:
-        max_frames: number of frames that are sampled from a video at most.
-        fps: frames sampled per second of a video; 0 samples uniformly.
-        keep_ratio: share of the visual tokens that the selector keeps, in (0, 1].
-    """
+    """Default sampling of frames and tokens for questions, taken from how the model was trained."""
 
     max_frames: int = 128
+    """Largest number of frames sampled from a video."""
     fps: float = 0.0
+    """Sampling rate of videos in frames per second; 0 for uniformly spaced frames."""
     keep_ratio: float = 0.9
+    """Share of the visual tokens that the selector keeps, in (0, 1]."""
 
     def __post_init__(self):
         _require(self.max_frames > 0, "max_frames must be at least 1")
@@ -369,10 +356,7 @@ class DataConfig:
     """Share of unreadable records above which the run stops."""
 
     def __post_init__(self):
-        check_at_least(self, 0, "max_text_tokens", "fps", "frames_per_sample", "num_workers")
-        check_at_least(self, 1e-3, "seconds_per_file")
-        check_at_most(self, MOST_PROCESSES, "num_workers")
-        check_share(self, "bad_sample_quota")
+        limits.check_fields(self, path="data.")
         folder = self.feature_cache.replace("{cache_dir}", self.cache_dir)
         object.__setattr__(self, "feature_cache", folder)
 
@@ -415,11 +399,9 @@ class OptimConfig:
     """Parameter groups, `({"pattern": "^vision/", "lr_scale": 0.0},)`; the first match wins."""
 
     def __post_init__(self):
-        check_at_least(self, 0, "lr", "eps", "weight_decay")
-        check_share(self, "warmup")
+        limits.check_fields(self, path="optim.")
         _require(0 <= self.b1 < 1 and 0 <= self.b2 < 1, "optim.b1 and optim.b2 must be in [0, 1)")
         _require(self.clip_norm > 0, "optim.clip_norm must be above 0")
-        check_float_type(self, "momentum_dtype", also=("",))
         for group in self.groups:
             fits = math.isfinite(group.lr_scale) and group.lr_scale >= 0
             _require(fits, f"optim.groups: lr_scale of {group.pattern!r} must be 0 or more")
@@ -482,14 +464,10 @@ class TrainConfig:
     """Gradient accumulation steps: microbatches per step, whose gradients are averaged."""
 
     def __post_init__(self):
+        limits.check_fields(self, path="")
         low, high = self.keep_ratio
         fits = 0 < low <= high < math.inf
         _require(fits, "keep_ratio must be two numbers above 0, the lower one first")
-        check_seed(self)
-        check_at_least(self, 0, "pose_max_frames", "eval_every", "encode_microbatch")
-        check_at_least(self, 1, "total_steps", "checkpoint_every", "log_every", "grad_accum_steps")
-        check_at_most(self, LARGEST_COUNT, "total_steps", "pose_max_frames", "encode_microbatch")
-        check_float_type(self, "param_dtype", "compute_dtype")
 
     @property
     def mean_keep_ratio(self) -> float:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from vxlpro_jax.config.ranges import LARGEST_SEED
+from vxlpro_jax.config.limits import LARGEST_SEED
 from vxlpro_jax.config.schema import CacheType
 from vxlpro_jax.utils.errors import InputError
 
