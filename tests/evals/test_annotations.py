@@ -58,10 +58,10 @@ def test_parquet_without_pyarrow_says_what_to_do(tmp_path, monkeypatch):
         ("a.json", b"[{}] {", "are not JSON"),
         ("a.json", b"[" * 100_000, "are not JSON"),
         ("a.json", b"", "have no list of records"),
-        ("a.json", b"\xff", "are not UTF-8"),
+        ("a.json", b"\xff", "is not UTF-8"),
         ("a.parquet", b"no", "are not Parquet"),
-        ("b.json", None, r"b\.json cannot be read"),
-        ("b.parquet", None, r"b\.parquet cannot be read"),
+        ("b.json", None, r"b\.json does not exist"),
+        ("b.parquet", None, r"b\.parquet does not exist"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, name, content, sentence):

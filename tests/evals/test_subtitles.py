@@ -160,5 +160,5 @@ def test_what_cannot_be_used_is_told(text, what, read):
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="does not exist"):
         read_srt(tmp_path / "none.srt")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from vxlpro_jax.utils.errors import InputError, short_repr
+from vxlpro_jax.utils.files import read_bytes, read_text
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_SECONDS = 1e5
@@ -123,12 +124,10 @@ def files_digest(path: Path) -> str:
     """Returns a hash of the content of an annotation file, or of all files of a folder.
 
     Raises:
-        InputError: there is no such file.
+        InputError: a file cannot be read.
     """
-    try:
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files_of(path))).hexdigest()
-    except OSError as error:
-        raise InputError(f"Annotations {path} cannot be read ({error.strerror}).") from error
+    contents = (read_bytes(file, what="Annotation file") for file in files_of(path))
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def rows_of(records: Any, *, path: Path) -> list[AnnotationRow]:
@@ -156,7 +155,7 @@ def read_records(path: Path) -> Any:
     """
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    text = read_text(path, "Annotations")
+    text = read_text(path, what="Annotation file")
     try:
         values = list(_values(text))
     except (ValueError, RecursionError) as error:
@@ -181,35 +180,9 @@ def _after_space(text: str, start: int) -> int:
     return found.start() if found else len(text)
 
 
-def read_text(path: Path, what: str) -> str:
-    """Returns the text of a file.
-
-    Raises:
-        InputError: the file does not exist or is not UTF-8; the message says `what` it should be.
-    """
-    data = read_bytes(path, what)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{what} {path} are not UTF-8 text ({error}).") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def read_bytes(path: Path, what: str) -> bytes:
-    """Returns the content of a file.
-
-    Raises:
-        InputError: the file cannot be read; the message says `what` it should be.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{what} {path} cannot be read ({error.strerror}).") from error
-
-
 def _read_parquet(path: Path) -> list[dict]:
     if not path.is_file():
-        raise InputError(f"Annotations {path} cannot be read (No such file or directory).")
+        raise InputError(f"Annotation file {path} does not exist, or is not a file.")
     try:
         import pyarrow
         import pyarrow.parquet
@@ -296,7 +269,7 @@ def read_predictions(path: Path, *, ids: Sequence[Id], field: str = "prediction"
     known = set(ids)
     texts: dict[Id, str | None] = {}
     fields: set[str] = set()
-    for number, line in enumerate(read_text(path, "Predictions").split("\n"), start=1):
+    for number, line in enumerate(read_text(path, what="Prediction file").split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vxlpro_jax.evals.annotations import read_bytes
 from vxlpro_jax.evals.benchmark import Profile
 from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def read_srt(path: Path) -> list[Cue]:
         InputError: the file or its encoding cannot be read, it has no cue, or a cue's times are
             malformed.
     """
-    lines = re.split(r"\r\n|\r|\n", _decoded(read_bytes(path, "Subtitles"), path))
+    lines = re.split(r"\r\n|\r|\n", _decoded(read_bytes(path, what="Subtitle file"), path))
     times = list(_times(lines, path))
     if re.match(r"WEBVTT(\s|$)", lines[0]):
         texts = _webvtt_texts(lines, times)

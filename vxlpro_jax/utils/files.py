@@ -3,10 +3,12 @@
 Readers never see an incomplete file.
 """
 
+import contextlib
 import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,23 +21,63 @@ class _Readable(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-def read_text(path: _Readable) -> str:
-    """Reads UTF-8 text, with or without a byte order mark.
+def read_text(path: _Readable, *, what: str = "") -> str:
+    """Reads UTF-8 text, with or without a byte order mark; every line ends in `\\n`.
 
     Args:
         path: local or remote path.
+        what: what the file should be, which starts the error message.
 
     Raises:
-        InputError: the file is missing, cannot be read, or is not UTF-8.
+        InputError: as in `read_bytes`, or the file is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
+        text = read_bytes(path, what=what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (at byte {error.start}).") from error
+        raise InputError(
+            f"{_named(path, what)} is not UTF-8 text (at byte {error.start}): save it as UTF-8."
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: _Readable, *, what: str = "") -> bytes:
+    """Returns the content of a file; the arguments are those of `read_text`.
+
+    Raises:
+        InputError: the file is missing, is not a regular file, or cannot be read.
+    """
+    with _explained(path, what):
+        if isinstance(path, Path):
+            check_regular(path, what=what)
+        return path.read_bytes()
+
+
+def check_regular(path: Path, *, what: str = "") -> None:
+    """Refuses pipes, sockets and devices, whose content may have no end.
+
+    Raises:
+        InputError: the file is one of these.
+        OSError: its type cannot be found out.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(
+            f"{_named(path, what)} is a pipe or a device: copy its content to a file and name that."
+        )
+
+
+@contextlib.contextmanager
+def _explained(path: _Readable, what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{_named(path, what)} does not exist.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{_named(path, what)} cannot be read ({reason}).") from error
+
+
+def _named(path: _Readable, what: str) -> str:
+    return f"{what} {path}".strip()
 
 
 def read_json(path: _Readable) -> dict[str, Any]:

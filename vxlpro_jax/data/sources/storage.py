@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 from vxlpro_jax.data.errors import BadFile
 from vxlpro_jax.data.sources.paths import escapes_root, is_remote, is_web, redact_url
 from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import check_regular
 
 _BLOCK = 4 << 20  # Bytes per request.
 
@@ -107,6 +108,7 @@ def open_binary(file: str) -> Iterator[BinaryIO]:
             system, path = _filesystem(file)
             raw = _RemoteFile(system.open(path, "rb", block_size=_BLOCK), file)
         else:
+            check_regular(Path(file), what="Data file")
             raw = io.FileIO(file)
     with io.BufferedReader(raw) as stream:
         yield stream

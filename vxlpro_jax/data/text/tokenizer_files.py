@@ -134,7 +134,6 @@ def _add(vocab: dict[str, int], tokens: Iterable[tuple[str, int]], *, file: Path
 def _merges(file: Path) -> Iterable[tuple[str, str]]:
     # Not `splitlines`, which also splits at characters that tokens may contain.
     for number, line in enumerate(read_text(file).split("\n"), 1):
-        line = line.removesuffix("\r")
         if not line or (number == 1 and line.startswith("#version")):
             continue
         pair = line.split(" ")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vxlpro_jax.evals import metrics
-from vxlpro_jax.evals.annotations import AnnotationRow, read_rows, read_text
+from vxlpro_jax.evals.annotations import AnnotationRow, read_rows
 from vxlpro_jax.evals.benchmark import (
     Benchmark,
     Budget,
@@ -20,6 +20,7 @@ from vxlpro_jax.evals.benchmark import (
 from vxlpro_jax.evals.numerals import plain_numbers
 from vxlpro_jax.evals.parsing import TimeSpan, clock_seconds, ordered_span
 from vxlpro_jax.utils.errors import InputError
+from vxlpro_jax.utils.files import read_text
 
 _PROMPT = (
     "Please find the visual event described by a sentence in the video, determining its starting"
@@ -151,7 +152,7 @@ def _first_pair(times: Sequence[str]) -> TimeSpan | None:
 
 def _text_rows(path: Path) -> list[AnnotationRow]:
     rows = []
-    for number, line in enumerate(read_text(path, "Annotations").split("\n"), start=1):
+    for number, line in enumerate(read_text(path, what="Annotation file").split("\n"), start=1):
         if not line.strip():
             continue
         fields = _line_fields(line.strip())

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vxlpro_jax.evals.annotations import read_text
 from vxlpro_jax.evals.benchmarks.vstar import arithmetic_mean, log_geometric_mean
 from vxlpro_jax.evals.metrics import mean, percent
 from vxlpro_jax.utils import cli
 from vxlpro_jax.utils.arguments import ArgumentParser
 from vxlpro_jax.utils.errors import InputError, short_repr
+from vxlpro_jax.utils.files import read_text
 
 # IoU from which the authors count an answer as right when they combine questions.
 _RIGHT_WHEN, _RIGHT_WHERE = 0.3, 0.1
@@ -146,13 +146,12 @@ class _Read(NamedTuple):
 
 
 def _read(path: Path, value: Callable[[Mapping[str, Any]], Any]) -> _Read:
+    text = read_text(path, what="Result file")
     try:
-        found = json.loads(read_text(path, "Results"))
+        found = json.loads(text)
         values = {item["id"]: value(item) for item in found["per_item"]}
         return _Read(found["benchmark"], values)
     except (ValueError, RecursionError, LookupError, TypeError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = f"{type(error).__name__}: {error}"[:200]
         raise InputError(f"Results {path} cannot be used ({reason}): give results.json.") from error
 
