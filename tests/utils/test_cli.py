@@ -233,3 +233,10 @@ def test_generate_without_a_source_is_refused(capsys):
     assert code == 2
     assert "--video --image" in error
     assert "train" not in sys.argv[0]
+
+
+def test_a_prompt_in_another_encoding_is_refused(capsys):
+    """Python decodes a byte of the command line that is not UTF-8 to a lone surrogate."""
+    code, error = run(generate.main, ["--checkpoint=x", "--video=x", "--prompt=caf\udce9"], capsys)
+    assert code == 2
+    assert error == "error: --prompt 'caf\\udce9' is not UTF-8: type it again.\n"
