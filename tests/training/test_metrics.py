@@ -173,3 +173,19 @@ def test_curves_are_drawn_once_steps_are_written(tmp_path, open_writer, clock):
     writer.close()
     writer.draw()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_checkpoints_that_follow_one_another_share_a_drawing(
+    tmp_path, open_writer, clock, wall_time
+):
+    writer = open_writer()
+    drawings = []
+    for step in range(1, 8):
+        add(writer, clock, step, 3.0)
+        writer.flush()
+        clock.now += 9
+        wall_time.lap("checkpoint")
+        writer.draw_if_due()
+        drawings.append((tmp_path / "curves.png").exists())
+        (tmp_path / "curves.png").unlink(missing_ok=True)
+    assert drawings == [False, False, True, False, False, True, False]

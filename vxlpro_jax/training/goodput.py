@@ -35,9 +35,14 @@ class WallTime:
         return sum(self.seconds[kind] for kind in TRAINING)
 
     @property
+    def total(self) -> float:
+        """Seconds from the creation to the last lap."""
+        return sum(self.seconds.values())
+
+    @property
     def goodput(self) -> float:
         """Share of the wall time that steps took, in [0, 1]."""
-        return self.seconds["step"] / max(sum(self.seconds.values()), 1e-9)
+        return self.seconds["step"] / max(self.total, 1e-9)
 
     def write(self, path: Path) -> None:
         """Writes JSON: `goodput`, and `seconds` by kind since this process started."""
@@ -47,8 +52,7 @@ class WallTime:
 
     def __str__(self) -> str:
         """Formats one line for the console."""
-        total = sum(self.seconds.values())
         parts = ", ".join(
             f"{kind} {seconds:.0f} s" for kind, seconds in self.seconds.items() if seconds >= 0.5
         )
-        return f"Of {total:.0f} s, {self.goodput:.0%} were steps ({parts})."
+        return f"Of {self.total:.0f} s, {self.goodput:.0%} were steps ({parts})."

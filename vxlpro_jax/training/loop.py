@@ -104,7 +104,7 @@ def train(
                 if due.save and (not skipped.check() or due.ends):
                     run.checkpoints.save(state, run.data)
                     wall_time.lap("checkpoint")
-                    writer.draw()
+                    writer.draw_if_due()
                     wall_time.lap("report")
                 if is_preempted:
                     break

@@ -13,6 +13,8 @@ from vxlpro_jax.training.goodput import WallTime
 from vxlpro_jax.utils import accelerators
 from vxlpro_jax.utils.files import write_atomically
 
+_SECONDS_BETWEEN_DRAWINGS = 30.0  # One takes about a second, in which nothing is trained.
+
 
 class MetricsWriter:
     """Collects device scalars without waiting for them and writes them at each `flush`.
@@ -37,6 +39,7 @@ class MetricsWriter:
         self._peak_flops = _peak_flops()
         self._pending: list[dict[str, Any]] = []
         self._counted = wall_time.training
+        self._drawn_at = self._wall_time.total
 
     def add(self, step: int, metrics: dict[str, jax.Array], *, data_wait: float) -> None:
         """Queues one step's scalars; `data_wait` is the seconds that it waited for its batch."""
@@ -60,10 +63,16 @@ class MetricsWriter:
         print(_console_line(rows[-1], total_steps=self._total_steps), flush=True)
         self._wall_time.lap("report")
 
+    def draw_if_due(self) -> None:
+        """Draws `curves.png`, unless it was drawn in the last half minute."""
+        if self._wall_time.total - self._drawn_at >= _SECONDS_BETWEEN_DRAWINGS:
+            self.draw()
+
     def draw(self) -> None:
         """Draws `curves.png` from all written steps."""
         if self._files:
             self._files.draw()
+        self._drawn_at = self._wall_time.total
 
     def close(self) -> None:
         """Writes queued steps and closes the files."""

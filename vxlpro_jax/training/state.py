@@ -51,12 +51,10 @@ class TrainState:
 
 def abstract_state(plan: RunPlan, *, mesh: Mesh | AbstractMesh) -> TrainState:
     """Returns shapes, types and shardings of the state, without allocating it."""
-
-    def create():
-        params = plan.fresh_params(jax.random.key(0))
-        return TrainState.create(params, optimizer=plan.optimizer, seed=plan.config.seed)
-
-    shapes = jax.eval_shape(create)
+    create = functools.partial(TrainState.create, optimizer=plan.optimizer, seed=plan.config.seed)
+    dtype = jnp.dtype(plan.config.param_dtype)
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), plan.param_shapes)
+    shapes = jax.eval_shape(create, params)
     shardings = state_shardings(
         shapes, params=shapes.params, mesh=mesh, more_rules=plan.objective.sharding_rules
     )
