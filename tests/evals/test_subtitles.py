@@ -147,6 +147,8 @@ def test_a_file_may_have_no_cue(text, read):
         ("1\nnow\ntext", "have no line with '-->' between times"),
         ("1\n00:00:0x,000 --> 00:00:01,000\ntext", "have invalid times '00:00:0x,000"),
         ("1\n00:00:00,000 --> soon\ntext", "have invalid times '00:00:00,000 --> soon"),
+        (f"{SRT}\n4\n --> \ntext", "have invalid times ' --> '"),
+        (f"{SRT}\n4\n\u0660\u0661:02 -->\ntext", "have invalid times"),
         (f"{SRT}\n4\n-00:00:01,000 --> 00:00:01,000\ntext", "have invalid times '-00:00"),
         ("Привет".encode("cp1251"), "unknown encoding: save them as UTF-8"),
         ("字幕".encode("gbk"), "unknown encoding: save them as UTF-8"),

@@ -23,8 +23,9 @@ _TAG = re.compile(r"<[^<>]*>")
 _OVERRIDE = re.compile(r"\{\\[^{}]*\}")
 _CLOCK = r"(?:(\d{1,4})\s?:\s?)?(\d{1,2})\s?:\s?(\d{1,2})(?:\s?[,.]\s?(\d{1,3}))?"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?", re.ASCII)
-# A line with an arrow and a clock is meant as times, even if they cannot be parsed.
-_CLOCK_START = re.compile(r"\d\s?:", re.ASCII)
+# A line with an arrow and a clock, or with nothing but an arrow, is meant as times.
+_CLOCK_START = re.compile(r"\d\s?:")
+_WORD = re.compile(r"\w")
 _COUNTER = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
 # Byte order marks; UTF-32's begins with UTF-16's.
 _MARKS = {
@@ -134,7 +135,7 @@ def _times(lines: Sequence[str], path: Path) -> Iterator[_Times]:
             continue
         if found := _TIMES.fullmatch(line):
             yield _Times(number, _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:]))
-        elif _CLOCK_START.search(line):
+        elif _CLOCK_START.search(line) or not _WORD.search(line):
             raise InputError(f"Subtitles {path} have invalid times {line[:60]!r}: correct them.")
 
 
