@@ -101,7 +101,7 @@ class RunCheckpoints:
             " there from a copy, or delete that folder to start from the beginning."
         )
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for the last write.
 
         Raises:
@@ -109,6 +109,10 @@ class RunCheckpoints:
         """
         with full_disk_is_said(self._workdir):
             self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last write and frees the manager; raises what `wait` does."""
+        self.wait()
         self._manager.close()
 
     def _position(self, data: RunData, *, step: int) -> dict[str, Any]:

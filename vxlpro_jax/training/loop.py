@@ -71,61 +71,118 @@ def train(
         wall_time = WallTime()
         profiler = Profiler.from_flag(profile, folder=workdir / "profile")
         run = _Run.open(config, workdir=workdir, group=group)
-        state, config = run.first_state(), run.plan.config
-        first_step = int(state.step)
-        stepper = _Stepper(run, watchdog=watchdog, wall_time=wall_time)
-        writer = run.open_writer(first_step=first_step, wall_time=wall_time)
-        skipped = SkippedSteps(
-            workdir,
-            state=state,
-            group=group,
-            total_steps=config.total_steps,
-            before_end=writer.flush,
+        state = run.first_state()
+        loop = _Loop(
+            run,
+            first_step=int(state.step),
+            skipped_steps=int(state.skipped_steps),
+            evaluate=evaluate,
+            profiler=profiler,
+            watchdog=watchdog,
+            wall_time=wall_time,
         )
-        measure = functools.partial(evaluate, config=config, workdir=workdir, group=group)
         wall_time.lap("start")
-
-        step, is_preempted = first_step, False
-        for step in range(first_step + 1, config.total_steps + 1):
-            profiler.before(step)
-            watchdog.reads(step)
-            batch = next(run.data)
-            waited = wall_time.lap("data")
-            state, scalars = stepper.take(step, state=state, batch=batch)
-            profiler.after(step, scalars)
-            writer.add(step, scalars, data_wait=waited)
-            is_preempted = preemption.reached(step)
-            due = _Due.after(step, config=config, is_preempted=is_preempted)
-            skipped.add(step, scalars, files=run.data.files)
-            if due.report:
-                writer.flush()
-            # The next batch is taken after the save, so the saved position matches the saved step.
-            with watchdog.patient():
-                if due.save and (not skipped.check() or due.ends):
-                    run.checkpoints.save(state, run.data)
-                    wall_time.lap("checkpoint")
-                    writer.draw_if_due()
-                    wall_time.lap("report")
-                if is_preempted:
-                    break
-                if due.evaluate:
-                    measure(state)
-                    wall_time.lap("evaluation")
-
+        ended = loop.take_steps(state, preemption=preemption)
         with watchdog.patient():
-            run.close(writer, wall_time=wall_time)
+            return loop.finish(ended)
+
+
+class _Ended(NamedTuple):
+    """Attributes: the `state` after the last step, its number `step`, and whether SIGTERM came."""
+
+    state: TrainState
+    step: int
+    is_preempted: bool
+
+
+class _Loop:
+    """Takes the steps of a run; saves, evaluates and reports when they are due."""
+
+    def __init__(
+        self,
+        run: "_Run",
+        *,
+        first_step: int,
+        skipped_steps: int,
+        evaluate: Evaluate,
+        profiler: Profiler,
+        watchdog: Watchdog,
+        wall_time: WallTime,
+    ):
+        self._run, self._config = run, run.plan.config
+        self._first_step = first_step
+        self._profiler, self._watchdog, self._wall_time = profiler, watchdog, wall_time
+        self._stepper = _Stepper(run, watchdog=watchdog, wall_time=wall_time)
+        self._writer = run.open_writer(first_step=first_step, wall_time=wall_time)
+        self._skipped = SkippedSteps(
+            run.workdir,
+            count=skipped_steps,
+            group=run.group,
+            total_steps=self._config.total_steps,
+            before_end=self._write_pending,
+        )
+        self._evaluate = functools.partial(
+            evaluate, config=self._config, workdir=run.workdir, group=run.group
+        )
+
+    def take_steps(self, state: TrainState, *, preemption: Preemption) -> _Ended:
+        """Takes the remaining steps, or those until SIGTERM arrives; `state` is donated."""
+        step = self._first_step
+        for step in range(self._first_step + 1, self._config.total_steps + 1):
+            state = self._take(step, state)
+            is_preempted = preemption.reached(step)
+            self._do_what_is_due(step, state, is_preempted=is_preempted)
             if is_preempted:
-                print(f"Preempted: {workdir} is saved at step {step}; the same command continues.")
-                print(wall_time)
-                return PREEMPTED
-            if config.eval_every:
-                measure(state)
-            wall_time.lap("evaluation")
-            if group.is_first:  # Sweeps recognise a complete run by this file.
-                wall_time.write(workdir / "goodput.json")
-            print(wall_time)
-            names = "checkpoints, metrics.jsonl, curves.png and tensorboard/"
-            print(f"Done: {workdir} holds {names}.")
+                return _Ended(state, step, is_preempted=True)
+        return _Ended(state, step, is_preempted=False)
+
+    def _take(self, step: int, state: TrainState) -> TrainState:
+        self._profiler.before(step)
+        self._watchdog.reads(step)
+        batch = next(self._run.data)
+        waited = self._wall_time.lap("data")
+        state, scalars = self._stepper.take(step, state=state, batch=batch)
+        self._profiler.after(step, scalars)
+        self._writer.add(step, scalars, data_wait=waited)
+        self._skipped.add(step, scalars, files=self._run.data.files)
+        return state
+
+    def _do_what_is_due(self, step: int, state: TrainState, *, is_preempted: bool) -> None:
+        due = _Due.after(step, config=self._config, is_preempted=is_preempted)
+        if due.report:
+            self._writer.flush()
+        # The next batch is taken after the save, so the saved position matches the saved step.
+        with self._watchdog.patient():
+            if due.save and (not self._skipped.check() or due.ends):
+                self._run.checkpoints.save(state, self._run.data)
+                self._wall_time.lap("checkpoint")
+                self._writer.draw_if_due()
+                self._wall_time.lap("report")
+            if due.evaluate and not is_preempted:
+                self._evaluate(state)
+                self._wall_time.lap("evaluation")
+
+    def _write_pending(self) -> None:
+        self._writer.flush()
+        self._run.checkpoints.wait()
+
+    def finish(self, ended: _Ended) -> int:
+        """Waits for pending writes, evaluates a last time, and returns the exit code."""
+        run, workdir = self._run, self._run.workdir
+        run.close(self._writer, wall_time=self._wall_time)
+        if ended.is_preempted:
+            print(
+                f"Preempted: {workdir} is saved at step {ended.step}; the same command continues."
+            )
+            print(self._wall_time)
+            return PREEMPTED
+        if self._config.eval_every:
+            self._evaluate(ended.state)
+        self._wall_time.lap("evaluation")
+        if run.group.is_first:  # Sweeps recognise a complete run by this file.
+            self._wall_time.write(workdir / "goodput.json")
+        print(self._wall_time)
+        print(f"Done: {workdir} holds checkpoints, metrics.jsonl, curves.png and tensorboard/.")
         return 0
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 
 from vxlpro_jax.distributed.process_group import ProcessGroup
-from vxlpro_jax.training.state import TrainState
 from vxlpro_jax.training.step import Metrics
 from vxlpro_jax.utils.errors import InputError
 
@@ -28,23 +27,23 @@ class SkippedSteps:
         self,
         workdir: Path,
         *,
-        state: TrainState,
+        count: int,
         group: ProcessGroup,
         total_steps: int,
         before_end: Callable[[], None],
     ):
-        """Starts counting after the steps of `state`.
+        """Continues counting.
 
         Args:
             workdir: folder of the run.
-            state: state to continue from.
+            count: number of steps that the run has skipped so far.
             group: processes of the run.
             total_steps: number of steps of the run; not all of them may be skipped.
             before_end: function called before the run is ended.
         """
         self._path, self._group, self._before_end = workdir / _FILE, group, before_end
         self._most_in_a_row = min(_MOST_IN_A_ROW, total_steps)
-        self._count = int(state.skipped_steps)
+        self._count = count
         self._in_a_row = 0
         self._pending: tuple[int, Metrics, tuple[str, ...]] | None = None
 
