@@ -197,8 +197,9 @@ def test_errors_in_workers_are_raised_in_the_parent():
 def test_ingest_imports_only_its_own_requirements():
     """`launch/ingest.sh` runs in an environment without JAX and without the package."""
     code = (
-        "import sys; from vxlpro_jax.data.ingest import __main__;"
-        "print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+        "import sys; before = set(sys.modules); from vxlpro_jax.data.ingest import __main__;"
+        "names = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "print(*names - sys.stdlib_module_names)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -72,4 +72,4 @@ def test_splash_compiles_forward_and_backward_for_tpus(fsdp, context, segmented)
 def test_splash_holds_no_logits_in_memory():
     """The logits of one row of 32,768 would take 64 GiB."""
     _, temporary = compiled(32_768, fsdp=4, context=1, segmented=False)
-    assert temporary < 2**29
+    assert temporary < 2**30
