@@ -5,7 +5,7 @@ Shapes: `F` frames, or groups of frames, `f` frames of a microbatch, `N` microba
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
+
+_MOST_PADDING = 0.05
 
 Function = Callable[[Any, jax.Array], jax.Array]
 
@@ -31,32 +33,69 @@ def microbatched_map(
         function: function that maps parameters and a microbatch [f, ...] to [f, ...], entry by
             entry.
         params: tree of arrays, all of which the function uses.
-        x: [F, ...], which is sharded as `activations.shard_frames` does.
+        x: [F, ...], the entries of row after row. It is padded with zeros, so that every device
+            has as many entries, and sharded as `activations.shard_frames` does.
         microbatch: largest number of entries that a device works on at a time; 0 for all of them.
 
     Returns:
         [F, ...].
     """
-    x = activations.shard_frames(x)
-    axes = activations.frame_axes(len(x))
-    devices = activations.axis_size(axes)
-    count = _num_microbatches(len(x) // devices, size=microbatch)
+    devices = activations.axis_size(activations.FRAME_AXES)
+    rows = activations.axis_size(activations.BATCH_AXES)
+    rows = rows if len(x) % rows == 0 else 1
+    each = len(x) // rows
+    parts = _split(-(-each * rows // devices), size=microbatch)
+    padded = _pad_rows(x, rows=rows, length=devices // rows * parts.count * parts.entries)
+    mapped = _map_on_devices(function, params, padded, count=parts.count)
+    return _cut_rows(mapped, rows=rows, length=each)
+
+
+class _Parts(NamedTuple):
+    """Attributes: `count` of a device's microbatches, and `entries` of each."""
+
+    count: int
+    entries: int
+
+
+def _split(entries: int, *, size: int) -> _Parts:
+    """Splits a device's entries into equal microbatches of at most `size`, padding at most 5 %."""
+    for part in range(min(size or entries, entries), 0, -1):
+        count = -(-entries // part)
+        if count * part - entries <= entries * _MOST_PADDING:
+            return _Parts(count, part)
+    raise AssertionError("microbatches of one entry need no padding")
+
+
+def _pad_rows(x: jax.Array, *, rows: int, length: int) -> jax.Array:
+    """Pads each of the rows in [F, ...] with zeros, so that no entry leaves the row's devices."""
+    if len(x) == rows * length:
+        return activations.shard_frames(x)
+    cut = activations.shard_rows(rearrange(x, "(r f) ... -> r f ...", r=rows))
+    missing = length - cut.shape[1]
+    padded = jnp.pad(cut, ((0, 0), (0, missing), *[(0, 0)] * (cut.ndim - 2)))
+    return activations.shard_frames(rearrange(padded, "r f ... -> (r f) ..."))
+
+
+def _cut_rows(x: jax.Array, *, rows: int, length: int) -> jax.Array:
+    """Removes the padding of each row."""
+    if len(x) == rows * length:
+        return x
+    return rearrange(
+        rearrange(x, "(r f) ... -> r f ...", r=rows)[:, :length], "r f ... -> (r f) ..."
+    )
+
+
+def _map_on_devices(function, params, x, *, count) -> Any:
+    """Maps entries of all devices, each of which maps its own ones in `count` microbatches."""
     if count == 1:
         return function(params, x)
     on_device = functools.partial(_map_on_device, function, count)
-    if devices == 1:
+    axes = activations.frame_axes()
+    if activations.axis_size(axes) == 1:
         return on_device(params, x)
-    sharded = jax.shard_map(
+    return jax.shard_map(
         on_device, in_specs=(P(), P(axes)), out_specs=P(axes), axis_names=set(axes), check_vma=False
-    )
-    return sharded(params, x)
-
-
-def _num_microbatches(entries: int, *, size: int) -> int:
-    """Returns the smallest number of equal microbatches of at most `size` entries."""
-    if not size:
-        return 1
-    return next(n for n in range(1, entries + 1) if entries % n == 0 and entries // n <= size)
+    )(params, x)
 
 
 def _map_on_device(function, count, params, x):

@@ -33,9 +33,10 @@ def shard_frames(x: jax.Array) -> jax.Array:
     return _constrain(x, P(_dividing(FRAMES[0], x.shape[0])))
 
 
-def frame_axes(count: int) -> tuple[str, ...]:
-    """Returns the mesh axes over which `shard_frames` shards `count` frames or groups."""
-    return _dividing(FRAMES[0], count) or ()
+def frame_axes() -> tuple[str, ...]:
+    """Returns the mesh axes over which `shard_frames` shards as many frames as they divide."""
+    free = free_axes()
+    return tuple(axis for axis in FRAME_AXES if axis in free)
 
 
 def shard_rows(x: jax.Array) -> jax.Array:
