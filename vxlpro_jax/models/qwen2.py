@@ -18,6 +18,7 @@ from vxlpro_jax.models import kv_cache
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
 from vxlpro_jax.ops.attention.dispatch import attention
+from vxlpro_jax.ops.embedding import lookup
 from vxlpro_jax.ops.rope import rotate_heads
 from vxlpro_jax.ops.swiglu import swiglu
 from vxlpro_jax.sharding import activations
@@ -80,7 +81,7 @@ class Qwen2(nn.Module):
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Embeds ids, int32 [...] -> [..., D]; negative ids get the embedding of id 0."""
-        return self.embedding[jnp.maximum(ids, 0)]
+        return lookup(self.embedding, jnp.maximum(ids, 0))
 
     def __call__(
         self, x: jax.Array, *, positions: jax.Array, segments: jax.Array | None = None
