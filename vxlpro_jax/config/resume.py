@@ -42,6 +42,7 @@ NOTED = frozenset(
         "init_from",
         "optim.clip_norm",
         "optim.lr",
+        "optim.rounding",
         "total_steps",
     }
 )

@@ -27,6 +27,7 @@ _MOST_PATCHES = 256
 
 Layout = Literal["released", "temporal"]
 SelectorGradient = Literal["scores", "straight_through"]
+Rounding = Literal["stochastic", "master", "nearest"]
 CacheType = Literal["model", "int8"]
 
 
@@ -395,6 +396,10 @@ class OptimConfig:
     momentum_dtype: str = ""
     """Dtype of first moments and Muon's momentum; empty for float32. Second moments are always
     float32: they change by a thousandth per step, too little for bfloat16."""
+    rounding: Rounding = "stochastic"
+    """How parameters that `param_dtype` stores in less than float32 follow updates smaller than
+    their precision. `stochastic` rounds up or down at random, right on average; `master` keeps a
+    float32 copy in the optimizer state; `nearest` loses most updates of small learning rates."""
     groups: tuple[ParamGroup, ...] = ()
     """Parameter groups, `({"pattern": "^vision/", "lr_scale": 0.0},)`; the first match wins."""
 

@@ -10,6 +10,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vxlpro_jax.config.schema import OptimConfig, ParamGroup
 from vxlpro_jax.ops.precision import at_least_float32
+from vxlpro_jax.training.rounding import with_master
 
 # These are in every checkpoint but never used, so they get no gradient and must not decay either.
 _UNUSED = r"vision/post_ln/|selector/window/v/"
@@ -46,6 +47,9 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
         optax.scale_by_learning_rate(schedule(config, total_steps=total_steps)),
         optax.stateless(lambda updates, params: _scale_groups(updates, config)),
     )
+
+    if config.rounding == "master":
+        trained = with_master(trained)
 
     def labels(params):
         return _map_paths(

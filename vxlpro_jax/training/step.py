@@ -12,12 +12,15 @@ import optax
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 from vxlpro_jax.training import optimizer as optimizer_lib
+from vxlpro_jax.training import rounding
 from vxlpro_jax.training.flops import step_flops
 from vxlpro_jax.training.objective import Batch, Loss
 from vxlpro_jax.training.plan import RunPlan
 from vxlpro_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
+
+_ROUNDING = 2**31 - 1  # Far from the numbers of microbatches, which are folded into the same key.
 
 
 def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -39,7 +42,7 @@ def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainS
             loss_fn, state.params, batch, key=key, parts=config.grad_accum_steps
         )
         norm = optax.tree.norm(optimizer_lib.trained_only(grads, config=config.optim))
-        updated = _updated(state, grads, optimizer=plan.optimizer)
+        updated = _updated(state, grads, plan=plan, key=jax.random.fold_in(key, _ROUNDING))
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, state)
         flops = step_flops(
@@ -61,11 +64,12 @@ def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainS
     return step
 
 
-def _updated(
-    state: TrainState, grads: Any, *, optimizer: optax.GradientTransformation
-) -> TrainState:
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+def _updated(state: TrainState, grads: Any, *, plan: RunPlan, key: jax.Array) -> TrainState:
+    updates, opt_state = plan.optimizer.update(grads, state.opt_state, state.params)
+    if plan.config.optim.rounding == "stochastic":
+        params = rounding.apply_updates(state.params, updates, key=key)
+    else:
+        params = optax.apply_updates(state.params, updates)
     return dataclasses.replace(state, params=params, opt_state=opt_state)
 
 
