@@ -1,9 +1,17 @@
-"""Collectives are read from a program's text: loops multiply counts, a channel counts once."""
+"""Collectives and FLOPs are read from a program's text, with every iteration of its loops."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vxlpro_jax.aot import hlo
 from vxlpro_jax.aot.hlo import Collective
+from vxlpro_jax.aot.topology import topology_devices
+from vxlpro_jax.config.schema import MeshConfig
+from vxlpro_jax.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.slow
 
@@ -108,3 +116,47 @@ def test_attention_is_known_by_its_kernels():
 def test_a_program_without_attention_kernels_names_none():
     assert hlo.collectives("ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %p = f32[8] p()\n}\n") == {}
     assert hlo.collectives("") == {}
+
+
+# ---- FLOPs --------------------------------------------------------------------------------------
+
+
+def convolve(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (jnp.matmul, [(7, 16), (16, 64)]),
+        (functools.partial(jnp.einsum, "bnth,bnsh->bnts"), [(2, 3, 7, 16), (2, 3, 9, 16)]),
+        (convolve, [(2, 9, 9, 4), (3, 3, 4, 8)]),
+        (jax.grad(lambda x, k: convolve(x, k).sum(), (0, 1)), [(2, 9, 9, 4), (3, 3, 4, 8)]),
+    ],
+)
+def test_flops_are_those_of_the_compiler(function, shapes):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    compiled = jax.jit(function).lower(*arguments).compile()
+    assert hlo.flops(compiled.as_text()) == compiled.cost_analysis()["flops"]
+
+
+def test_flops_of_a_loop_count_every_iteration():
+    def power(x):
+        return jax.lax.fori_loop(0, 5, lambda _, y: y @ x, x)
+
+    compiled = jax.jit(power).lower(jax.ShapeDtypeStruct((16, 16), jnp.float32)).compile()
+    assert hlo.flops(compiled.as_text()) == 5 * 2 * 16**3
+
+
+def test_flops_of_a_matrix_product_on_a_tpu():
+    """A TPU computes it as a convolution, whose batch is a dimension of the window."""
+    mesh = make_mesh(MeshConfig(), devices=topology_devices("v5e:2x2"))
+    place = NamedSharding(mesh, PartitionSpec())
+    left, right = (
+        jax.ShapeDtypeStruct((2, 3, length, 72), jnp.bfloat16, sharding=place)
+        for length in (128, 256)
+    )
+    compiled = jax.jit(functools.partial(jnp.einsum, "bnth,bnsh->bnts")).lower(left, right)
+    assert hlo.flops(compiled.compile().as_text()) == 2 * 2 * 3 * 128 * 256 * 72

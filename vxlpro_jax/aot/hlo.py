@@ -1,8 +1,11 @@
-"""Reads the communication between devices from the text of a compiled program."""
+"""Reads FLOPs and the communication between devices from the text of a compiled program."""
 
 import math
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -35,31 +38,126 @@ def collectives(text: str) -> dict[str, Collective]:
 
     An operation that is split into a start and an end instruction with one channel counts once.
     """
-    entry, bodies = _computations(text)
     found: dict[tuple[str, str], Collective] = {}
-
-    def visit(name, times):
-        for line in bodies.get(name, ()):
-            result = _RESULT.match(line)
-            if not result:
-                continue
-            own_name, shape, operation = result.groups()
-            kind = operation.removesuffix("-start")
-            if kind in KINDS:
-                # On GPUs a single-instruction operation may share its channel with all others.
-                channel = _CHANNEL.search(line) if operation == kind else None
-                key = kind, channel[1] if channel else own_name
-                this = Collective(times, times * _bytes(shape, operation=operation))
-                found[key] = max(this, found.get(key, this))
-            rounds = times * _trips(line, bodies) if operation == "while" else times
-            for called in _called(line):
-                visit(called, rounds)
-
-    visit(entry, 1)
+    for one in _instructions(text):
+        kind = one.operation.removesuffix("-start")
+        if kind in KINDS:
+            # On GPUs a single-instruction operation may share its channel with all others.
+            channel = _CHANNEL.search(one.line) if one.operation == kind else None
+            key = kind, channel[1] if channel else one.name
+            size = one.times * _bytes(one.shape, operation=one.operation)
+            found[key] = max(Collective(one.times, size), found.get(key, Collective(0, 0)))
     total = dict.fromkeys((kind for kind, _ in found), Collective(0, 0))
     for (kind, _), (count, size) in found.items():
         total[kind] = Collective(total[kind].count + count, total[kind].bytes + size)
     return total
+
+
+def flops(text: str) -> int:
+    """Counts the FLOPs of matrix products and convolutions in one run, with every loop iteration.
+
+    A multiplication and an addition are two. Kernels of libraries and of Pallas do not count.
+    """
+    count = {"dot": _dot_flops, "convolution": _convolution_flops}
+    return sum(
+        one.times * count[one.operation](one)
+        for one in _instructions(text)
+        if one.operation in count
+    )
+
+
+class _Instruction(NamedTuple):
+    """An instruction of a program.
+
+    Attributes:
+        name: name of its result.
+        shape: shape of its result as text.
+        operation: name of its operation.
+        line: its whole text.
+        times: number of executions in one run of the program.
+        shapes: shapes of the results of its computation, by name.
+    """
+
+    name: str
+    shape: str
+    operation: str
+    line: str
+    times: int
+    shapes: Mapping[str, str]
+
+    def operand(self, index: int) -> list[int]:
+        """Returns the dimensions of an operand."""
+        names = self.line.partition(f" {self.operation}(")[2].partition(")")[0].split(", ")
+        return _dims(self.shapes[names[index].split()[-1].lstrip("%")])
+
+    def attribute(self, pattern: str) -> str:
+        """Returns the value of an attribute; empty if it is absent."""
+        found = re.search(rf"[ ,]{pattern}", self.line)
+        return found[1] if found else ""
+
+
+def _instructions(text: str) -> Iterator[_Instruction]:
+    """Yields the instructions of all computations that run, once for each place that calls one."""
+    entry, bodies = _computations(text)
+    results = {name: _results(lines) for name, lines in bodies.items()}
+
+    def visit(name, times):
+        shapes = {found[1]: found[2] for found in results.get(name, ())}
+        for found in results.get(name, ()):
+            line, operation = found.string, found[3]
+            yield _Instruction(found[1], found[2], operation, line, times, shapes)
+            rounds = times * _trips(line, bodies) if operation == "while" else times
+            for called in _called(line):
+                yield from visit(called, rounds)
+
+    yield from visit(entry, 1)
+
+
+def _results(lines: Sequence[str]) -> list[re.Match]:
+    return [found for found in map(_RESULT.match, lines) if found]
+
+
+def _dot_flops(one: _Instruction) -> int:
+    left = one.operand(0)
+    contracted = one.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
+    inner = math.prod(left[int(axis)] for axis in contracted.split(",") if axis)
+    return 2 * math.prod(_dims(one.shape)) * inner
+
+
+def _convolution_flops(one: _Instruction) -> int:
+    """Counts the products that do not meet padding; on TPUs matrix products are of this kind."""
+    inputs, kernel, outputs = re.split("_|->", one.attribute(r"dim_labels=(\S+?)(?:,|$)"))
+    sizes = (one.operand(0), one.operand(1), _dims(one.shape))
+    left, right, result = (
+        dict(zip(labels, dims, strict=True))
+        for labels, dims in zip((inputs, kernel, outputs), sizes, strict=True)
+    )
+    window = one.attribute(r"window=\{([^}]*)\}")
+    products = result["b"] * result["f"] * right["i"]
+    for axis in range(len(inputs) - 2):
+        name = str(axis)
+        products *= _window_products(
+            window, axis, left=left[name], kernel=right[name], result=result[name]
+        )
+    return 2 * products
+
+
+def _window_products(window: str, axis: int, *, left: int, kernel: int, result: int) -> int:
+    """Counts the pairs of a result and a kernel entry along an axis that meet an input entry."""
+
+    def of(name, default):
+        found = re.search(rf"(?:^| ){name}=(\S+)", window)
+        return found[1].split("x")[axis] if found else default
+
+    stride, spread, apart = (int(of(x, 1)) for x in ("stride", "lhs_dilate", "rhs_dilate"))
+    low = int(of("pad", "0_0").split("_")[0])
+    places = stride * np.arange(result)[:, None] + apart * np.arange(kernel) - low
+    meets = (places >= 0) & (places <= (left - 1) * spread) & (places % spread == 0)
+    return int(meets.sum())
+
+
+def _dims(shape: str) -> list[int]:
+    return [int(size) for size in _ARRAY.findall(shape)[0][1].split(",") if size]
 
 
 def attention_kernels(text: str) -> list[str]:

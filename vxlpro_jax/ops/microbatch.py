@@ -80,9 +80,8 @@ def _cut_rows(x: jax.Array, *, rows: int, length: int) -> jax.Array:
     """Removes the padding of each row."""
     if len(x) == rows * length:
         return x
-    return rearrange(
-        rearrange(x, "(r f) ... -> r f ...", r=rows)[:, :length], "r f ... -> (r f) ..."
-    )
+    cut = activations.shard_rows(rearrange(x, "(r f) ... -> r f ...", r=rows))[:, :length]
+    return rearrange(cut, "r f ... -> (r f) ...")
 
 
 def _map_on_devices(function, params, x, *, count) -> Any:
