@@ -7,6 +7,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from helpers import MICRO
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -15,6 +16,7 @@ from vxlpro_jax.aot import hlo
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.models.microbatched_encoder import compress_and_project, group_features
 from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.ops.microbatch import microbatched_map
 from vxlpro_jax.sharding.batch import batch_sharding
 from vxlpro_jax.sharding.mesh import make_mesh
 
@@ -33,7 +35,24 @@ def main():
         found = flops(axes, rows=fsdp, groups=groups, microbatch=microbatch)
         unit = group["in parts" if microbatch else "whole"]
         cases.append({"share": fsdp * groups / 8, "encoded": found / unit})
-    print(json.dumps({"group": group, "cases": cases}))
+    print(json.dumps({"group": group, "cases": cases, "furthest": furthest()}))
+
+
+def furthest():
+    """Returns the largest difference that padding makes in gradients of a simple map, float64."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        weights, x = jnp.asarray(rng.normal(size=(16, 64))), jnp.asarray(rng.normal(size=(14, 16)))
+
+        def loss(weights, x, microbatch):
+            y = microbatched_map(lambda w, x: jnp.tanh(x @ w), weights, x, microbatch=microbatch)
+            return (y * jnp.arange(14.0)[:, None]).sum()
+
+        gradient = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+        wanted = gradient(weights, x, 0)
+        with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, context=4))):
+            found = [gradient(weights, x, microbatch) for microbatch in (0, 1)]
+        return max(float(abs(a - b).max()) for g in found for a, b in zip(g, wanted, strict=True))
 
 
 def flops(axes, *, rows, groups, microbatch):
