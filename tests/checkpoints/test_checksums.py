@@ -195,18 +195,18 @@ def test_steps_of_training_are_held_against_their_manifest(tmp_path, params, is_
             read(directory)
 
 
-def test_files_beside_the_parameters_that_changed_are_named(written, tmp_path, capsys):
+def test_files_beside_the_parameters_that_changed_are_refused_by_name(written, tmp_path):
     shutil.copytree(written, tmp_path / "params")
     (tmp_path / "config.json").write_text('{"rope_theta": 1e6}')
     (tmp_path / "tokenizer.json").write_text("{}")
     checksums.write_provenance(tmp_path, {"made_by": "a test"})
     locate(tmp_path)
-    assert not capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"rope_theta": 1e7}')
-    locate(tmp_path)
-    assert "config.json in" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"^config\.json in .* is not what was written there"):
+        locate(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json") as caught:
+        locate(tmp_path)
+    assert "tokenizer.json" in str(caught.value)
+    (tmp_path / "provenance.json").unlink()
     locate(tmp_path)
-    assert "config.json, tokenizer.json in" in capsys.readouterr().err.replace(
-        "tokenizer.json, config.json", "config.json, tokenizer.json"
-    )

@@ -128,6 +128,7 @@ def test_export_of_what_is_no_checkpoint(tmp_path, release):
     config = json.loads((release / "config.json").read_text())
     config["num_hidden_layers"] = 5
     (tmp_path / "orbax" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "orbax" / "provenance.json").unlink()
     with pytest.raises(InputError, match=r"wrong shape: decoder/layers/attn/k/bias \(2, 8\)"):
         to_torch.convert(tmp_path / "orbax", tmp_path / "back")
     assert not (tmp_path / "back").exists()

@@ -8,7 +8,6 @@ folder, or `manifest` beside the `params/` of a training step, records what was 
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,11 +124,13 @@ def write_provenance(root: epath.PathLike, facts: Mapping[str, Any]) -> None:
     (folder / PROVENANCE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def note_changed_files(root: epath.PathLike) -> None:
-    """Prints names of a model folder's files that were edited or damaged since it was made.
+def check_files(root: epath.PathLike) -> None:
+    """Checks the files beside the parameters of a model folder, such as config.json.
 
     Raises:
         Damaged: the list of digests differs from what was written.
+        InputError: a file was edited or damaged since the folder was made; the message says how to
+            use an edited one.
     """
     folder = epath.Path(root)
     file = folder / PROVENANCE
@@ -137,10 +138,10 @@ def note_changed_files(root: epath.PathLike) -> None:
     if not file.exists() or "files" not in _read_object(file):
         return
     if names := changed_files(folder, read_sealed(file)["files"]):
-        print(
-            f"note: {', '.join(names)} in {folder} changed after the folder was written; if"
-            " nobody edited them, copy the folder again.",
-            file=sys.stderr,
+        raise InputError(
+            f"{', '.join(names)} in {folder} is not what was written there: copy the folder again"
+            f" or, if you edited it on purpose, delete {PROVENANCE} beside it, which lists the"
+            " digests."
         )
 
 

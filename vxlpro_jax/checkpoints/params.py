@@ -16,7 +16,7 @@ import tensorstore as ts
 from etils import epath
 
 from vxlpro_jax.checkpoints.array_store import open_leaves, open_stores, reading, write_params
-from vxlpro_jax.checkpoints.checksums import Sums, note_changed_files
+from vxlpro_jax.checkpoints.checksums import Sums, check_files
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils import files, tree
 from vxlpro_jax.utils.errors import InputError
@@ -63,14 +63,15 @@ def locate(directory: epath.PathLike) -> Located:
     """Finds the parameters in a model folder, a training folder or one step of the latter.
 
     Raises:
-        InputError: `directory` is none of these, or a training folder without a complete step.
+        InputError: `directory` is none of these, or a training folder without a complete step, or a
+            model folder with a changed file.
     """
     folder = epath.Path(directory).resolve()
     if not folder.is_dir():
         raise missing_folder(directory)
     if _is_complete(folder):
         root = _root_of(folder)
-        note_changed_files(root)
+        check_files(root)
         return Located(folder / "params", root)
     steps = folder / "checkpoints"
     if not steps.is_dir():
