@@ -158,5 +158,7 @@ def test_flops_of_a_matrix_product_on_a_tpu():
         jax.ShapeDtypeStruct((2, 3, length, 72), jnp.bfloat16, sharding=place)
         for length in (128, 256)
     )
-    compiled = jax.jit(functools.partial(jnp.einsum, "bnth,bnsh->bnts")).lower(left, right)
-    assert hlo.flops(compiled.compile().as_text()) == 2 * 2 * 3 * 128 * 256 * 72
+    product = jax.jit(functools.partial(jnp.einsum, "bnth,bnsh->bnts"))
+    with jax.set_mesh(mesh):
+        compiled = product.lower(left, right).compile()
+    assert hlo.flops(compiled.as_text()) == 2 * 2 * 3 * 128 * 256 * 72

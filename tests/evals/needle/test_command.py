@@ -126,7 +126,7 @@ def test_a_stopped_run_leaves_results_of_the_lengths_that_are_done(run, seer, tm
         (("--keep_ratio=0",), "--keep_ratio has 0"),
         (("--frames=8,41",), "The haystack has 40 frames"),
         (("--haystack=nowhere.mp4",), "nowhere.mp4 does not exist"),
-        (("--needles=nowhere.json",), "nowhere.json cannot be read"),
+        (("--needles=nowhere.json",), "nowhere.json does not exist"),
     ],
 )
 def test_what_cannot_be_asked(run, seer, arguments, complaint):
