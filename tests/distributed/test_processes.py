@@ -177,7 +177,7 @@ def test_fewer_processes_restore_what_four_saved(start, data, four, alone, tmp_p
 def test_the_other_process_ends_in_time_and_names_the_killed_one(killed):
     _, ((code, _, error), (killed_code, *_)), seconds = killed
     assert killed_code == -signal.SIGKILL, "it ended before it was killed"
-    assert code == 80
+    assert code == 80, error
     assert seconds < PATIENT
     assert f"error: process 1 ({HOST}) is gone" in error
 

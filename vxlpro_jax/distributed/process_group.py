@@ -180,14 +180,15 @@ def _connect(
 ) -> ProcessGroup:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     _bypass_proxies(cluster.host)
-    # `heartbeat` detects a lost process sooner than JAX, which would abort the others.
     seconds = math.ceil(timeout)
     jax.distributed.initialize(
         *cluster,
         local_device_ids=local_devices,
         cluster_detection_method="deactivate",
         initialization_timeout=seconds,
-        heartbeat_timeout_seconds=seconds,
+        # JAX aborts the others when a process is lost. Its processes send a heartbeat every half of
+        # this time, so it may notice after the other half; `heartbeat` must do so before.
+        heartbeat_timeout_seconds=2 * seconds,
         shutdown_timeout_seconds=seconds,
     )
     return ProcessGroup(
