@@ -34,6 +34,8 @@ def main() -> None:
         print(_seconds_of(args.one, dtype=args.dtype))
         return
     folder = Path(params.locate(args.checkpoint).params)
+    if not (folder / checksums.FILE).exists():
+        sys.exit(f"error: {folder} has no {checksums.FILE}: convert the checkpoint again.")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unchecked-") as copy:
         unchecked = Path(copy) / "params"
         _link_without_checksums(folder, unchecked)
