@@ -120,6 +120,7 @@ def test_seed_decides_and_the_parts_given_do_not(tmp_path, helpers, parts):
     assert (first != draw("other", seed=4)).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_prefixed_dts(tmp_path, helpers, parts):
     prefixed = {f"module.sae.{name}": tensor for name, tensor in parts["dts"].items()}
     torch.save({"state_dict": prefixed}, tmp_path / "dts.pth")
@@ -161,6 +162,7 @@ def test_incomplete_parts_are_named(tmp_path, helpers, parts):
     fails("is not a Qwen2.5 folder")
 
 
+@pytest.mark.slow
 def test_parts_saved_by_transformers_5(tmp_path, helpers, parts):
     expected = assembled(tmp_path, helpers, name="before")
     tower = {

@@ -111,6 +111,7 @@ def test_a_decoder_gives_what_read_video_gives(write_video, tmp_path):
         assert_same(pool.read(path, **ASK), read_video(path, **ASK))
 
 
+@pytest.mark.slow
 def test_several_threads_share_the_decoders(write_video):
     paths = [write_video(range(0, 40 * n, 40), name=f"{n}.mp4") for n in range(4, 20)]
     with DecoderPool(2, time_limit=60) as pool, ThreadPoolExecutor(6) as threads:
@@ -120,6 +121,7 @@ def test_several_threads_share_the_decoders(write_video):
         assert_same(video, read_video(path, **ASK))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_is_killed_and_replaced(long_video, write_video):
     short = write_video([0, 40, 80])
     with DecoderPool(1, time_limit=1.5) as pool:
@@ -135,6 +137,7 @@ def test_a_decoder_that_hangs_is_killed_and_replaced(long_video, write_video):
         assert len(decoders()) == 1
 
 
+@pytest.mark.slow
 def test_a_decoder_that_dies_costs_nothing(long_video):
     with DecoderPool(1, time_limit=60) as pool:
         with whoever_reads(long_video, gets=signal.SIGKILL, times=1) as killed:
@@ -143,6 +146,7 @@ def test_a_decoder_that_dies_costs_nothing(long_video):
         assert_same(video, read_video(long_video, **ASK))
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_decoder_again_is_named(long_video, write_video):
     short = write_video([0, 40, 80])
     with DecoderPool(1, time_limit=60) as pool:
@@ -176,6 +180,7 @@ def test_a_file_that_needs_too_much_memory_is_named(tmp_path):
         assert len(pool.read(path, max_frames=8, size=64).frames) == 8
 
 
+@pytest.mark.slow
 def test_nothing_is_left_open(long_video, write_video):
     path = write_video([0, 40, 80])
 

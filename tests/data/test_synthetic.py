@@ -29,6 +29,8 @@ from vxlpro_jax.data.text.chat import encode_conversation
 from vxlpro_jax.data.video.reader import read_video
 from vxlpro_jax.utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def embedded(cache):
@@ -40,7 +42,6 @@ def few_clips(monkeypatch):
     monkeypatch.setattr(synthetic, "SIZES", {"train": 4, "eval": 2})
 
 
-@pytest.mark.slow
 def test_records_are_usable_and_fit_the_tiny_row(embedded):
     train, held_out = load_records(embedded.train), load_records(embedded.eval)
     assert len({record.video for record in train}) == SIZES["train"]
@@ -155,7 +156,6 @@ def flashes(split: str) -> set[tuple[str, ...]]:
     return {tuple(map(colour_of, clip.frames)) for clip, _ in asked("order", split=split)}
 
 
-@pytest.mark.slow
 def test_held_out_combinations_are_new():
     train, held_out = flashes("train"), flashes("eval")
     assert not train & held_out

@@ -45,6 +45,7 @@ def test_special_ids_are_qwens(qwen):
     assert ids == (151_643, 151_644, 151_645, 151_654)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen", "tiny"])
 def test_round_trip_of_any_text(name, request):
     tokenizer = request.getfixturevalue(name)

@@ -277,6 +277,7 @@ def wide(path, *, height, codec="mjpeg", pix_fmt="yuvj420p"):
     return path
 
 
+@pytest.mark.slow
 def test_16384_pixels_wide(tmp_path):
     thin = wide(tmp_path / "thin.mp4", height=64, codec="libx264", pix_fmt="yuv420p")
     assert read_video(thin, max_frames=4, size=32).frames.shape == (1, 32, 32, 3)

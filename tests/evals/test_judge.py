@@ -410,6 +410,7 @@ def flood(head, data):
     return talk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "talk",
     [

@@ -76,6 +76,7 @@ def test_what_is_hidden_does_not_reach_the_decoder(config, frames, layout):
     assert not np.allclose(first.predicted, third.predicted)
 
 
+@pytest.mark.slow
 def test_targets_are_normalised_tokens(config, frames):
     params = parameters(config)
     targets = apply(config, params, lambda m: m(m.features(frames), key=KEY)).targets

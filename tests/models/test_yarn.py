@@ -46,6 +46,7 @@ def forms(block):
     return [{"rope_scaling": block}, {"rope_parameters": {**block, "rope_theta": 1e4}}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("form", [0, 1])
 def test_hidden_states_are_those_of_transformers(block, form):
