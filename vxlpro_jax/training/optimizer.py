@@ -10,7 +10,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vxlpro_jax.config.schema import OptimConfig, ParamGroup
 from vxlpro_jax.ops.precision import at_least_float32
-from vxlpro_jax.training.rounding import with_master
+from vxlpro_jax.training import rounding
 
 # These are in every checkpoint but never used, so they get no gradient and must not decay either.
 _UNUSED = r"vision/post_ln/|selector/window/v/"
@@ -49,7 +49,7 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
     )
 
     if config.rounding == "master":
-        trained = with_master(trained)
+        trained = rounding.with_master(trained)
 
     def labels(params):
         return _map_paths(
@@ -57,6 +57,13 @@ def optimizer(config: OptimConfig, *, total_steps: int) -> optax.GradientTransfo
         )
 
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
+
+
+def apply_updates(params: Any, updates: Any, *, config: OptimConfig, key: jax.Array) -> Any:
+    """Adds updates to parameters, rounded as `config.rounding` says; `key` is a PRNG key."""
+    if config.rounding == "stochastic":
+        return rounding.apply_updates(params, updates, key=key)
+    return optax.apply_updates(params, updates)
 
 
 def updates_done(state: optax.OptState) -> jax.Array:

@@ -12,7 +12,6 @@ import optax
 from vxlpro_jax.ops.precision import at_least_float32
 from vxlpro_jax.sharding import activations
 from vxlpro_jax.training import optimizer as optimizer_lib
-from vxlpro_jax.training import rounding
 from vxlpro_jax.training.flops import step_flops
 from vxlpro_jax.training.objective import Batch, Loss
 from vxlpro_jax.training.plan import RunPlan
@@ -66,10 +65,7 @@ def make_train_step(plan: RunPlan) -> Callable[[TrainState, Batch], tuple[TrainS
 
 def _updated(state: TrainState, grads: Any, *, plan: RunPlan, key: jax.Array) -> TrainState:
     updates, opt_state = plan.optimizer.update(grads, state.opt_state, state.params)
-    if plan.config.optim.rounding == "stochastic":
-        params = rounding.apply_updates(state.params, updates, key=key)
-    else:
-        params = optax.apply_updates(state.params, updates)
+    params = optimizer_lib.apply_updates(state.params, updates, config=plan.config.optim, key=key)
     return dataclasses.replace(state, params=params, opt_state=opt_state)
 
 
