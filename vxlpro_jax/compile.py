@@ -1,10 +1,11 @@
 """Compiles a run's program for TPUs or GPUs that need not be present, and checks whether it fits.
 
 `python -m vxlpro_jax.compile --config=configs/stage2.py:3b --topology=v5p:4x4x4 [--num_slices N]
-[--what train|stage1|encode|assemble|prefill|decode] [--json FILE]` prints the memory on each device
-and the shortest possible time of a step. It needs `pip install -e '.[tpu]'`, or `'.[gpu]'` for
-`--topology=h100:8`. If the program does not fit, the command exits with 1 and names changes that
-would save memory. Answering a question runs `encode`, `assemble`, `prefill` and `decode`.
+[--what train|stage1|encode|assemble|prefill|decode] [--json FILE] [--hlo FILE]` prints the memory
+on each device and the shortest possible time of a step. It needs `pip install -e '.[tpu]'`, or
+`'.[gpu]'` for `--topology=h100:8`. If the program does not fit, the command exits with 1 and names
+changes that would save memory. Answering a question runs `encode`, `assemble`, `prefill` and
+`decode`.
 """
 
 import json
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"- {line}" for line in found.advice))
     if run.flags.json:
         write_atomically(Path(run.flags.json), json.dumps(found.figures, indent=2) + "\n")
+    if run.flags.hlo:
+        write_atomically(Path(run.flags.hlo), found.text)
     return 0 if found.figures["fits"] else 1
 
 
@@ -57,6 +60,9 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("json", "", "File to which the figures are written.", flag_values=values)
+    flags.DEFINE_string(
+        "hlo", "", "File to which the compiled program is written as text.", flag_values=values
+    )
 
 
 if __name__ == "__main__":

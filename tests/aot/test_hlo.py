@@ -16,7 +16,7 @@ from vxlpro_jax.sharding.mesh import make_mesh
 pytestmark = pytest.mark.slow
 
 PROGRAM = """\
-HloModule jit_step, is_scheduled=true
+HloModule jit_step, is_scheduled=true, num_partitions=4
 
 %add (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
@@ -65,15 +65,15 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 def test_collectives_are_counted_by_kind():
     assert hlo.collectives(PROGRAM) == {
-        "all-gather": Collective(7 + 1, 7 * 64 + 32),
-        "all-reduce": Collective(35, 35 * 32),
-        "collective-permute": Collective(1, 32),
+        "all-gather": Collective(7 + 1, 7 * 64 + 32, (7 * 64 + 32) * 3 // 4),
+        "all-reduce": Collective(35, 35 * 32, 35 * 2 * 24),
+        "collective-permute": Collective(1, 32, 32),
     }
 
 
 # As XLA for GPUs writes them: separate start and end, several arrays at once, one channel for all.
 GPU_PROGRAM = """\
-HloModule jit_step, is_scheduled=true
+HloModule jit_step, is_scheduled=true, replica_count=1, num_partitions=8
 
 %condition (p: (s32[], f32[8])) -> pred[] {
   ROOT %fusion.1 = pred[] fusion(%i), kind=kLoop, calls=%compare
@@ -100,11 +100,32 @@ ENTRY %main (p.0: bf16[2,4], p.1: f32[8]) -> f32[8] {
 
 def test_collectives_of_gpus_are_counted_once():
     assert hlo.collectives(GPU_PROGRAM) == {
-        "all-reduce": Collective(36 + 1, 36 * 32 + 40),
-        "all-gather": Collective(1, 32 + 64),
-        "reduce-scatter": Collective(1, 8),
-        "all-to-all": Collective(1, 64),
+        "all-reduce": Collective(36 + 1, 36 * 32 + 40, 36 * 2 * 28 + 70),
+        "all-gather": Collective(1, 32 + 64, 96 * 7 // 8),
+        "reduce-scatter": Collective(1, 8, 8 * 7),
+        "all-to-all": Collective(1, 64, 64 * 7 // 8),
     }
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("[2,4]<=[8]", 4),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("{{0}}", 1),
+        ("{}", 8),
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
+        ("mesh['axis_0'=8] {'axis_0':(1)2}", 2),
+    ],
+)
+def test_a_device_sends_what_a_ring_of_its_group_needs(groups, size):
+    program = (
+        "HloModule x, num_partitions=8\n\nENTRY %main (p: f32[8]) -> f32[64] {\n"
+        f"  ROOT %a = f32[64]{{0}} all-gather(%p), channel_id=1, replica_groups={groups}\n}}\n"
+    )
+    assert hlo.collectives(program)["all-gather"].sent == 256 * (size - 1) // size
 
 
 def test_attention_is_known_by_its_kernels():

@@ -27,10 +27,20 @@ _ATTENTION = {"cudnn": "__cudnn$fmha", "splash": '"tpu_custom_call"'}
 
 
 class Collective(NamedTuple):
-    """Number of executions of a kind of collective, and the bytes of their results per device."""
+    """Executions of a kind of collective in one run of a program.
+
+    Attributes:
+        count: number of executions.
+        bytes: bytes of their results per device.
+        sent: bytes that a device sends if the devices of a group form a ring.
+    """
 
     count: int
     bytes: int
+    sent: int
+
+
+_NONE = Collective(0, 0, 0)
 
 
 def collectives(text: str) -> dict[str, Collective]:
@@ -39,18 +49,50 @@ def collectives(text: str) -> dict[str, Collective]:
     An operation that is split into a start and an end instruction with one channel counts once.
     """
     found: dict[tuple[str, str], Collective] = {}
+    devices = _num_devices(text)
     for one in _instructions(text):
         kind = one.operation.removesuffix("-start")
         if kind in KINDS:
             # On GPUs a single-instruction operation may share its channel with all others.
             channel = _CHANNEL.search(one.line) if one.operation == kind else None
             key = kind, channel[1] if channel else one.name
-            size = one.times * _bytes(one.shape, operation=one.operation)
-            found[key] = max(Collective(one.times, size), found.get(key, Collective(0, 0)))
-    total = dict.fromkeys((kind for kind, _ in found), Collective(0, 0))
-    for (kind, _), (count, size) in found.items():
-        total[kind] = Collective(total[kind].count + count, total[kind].bytes + size)
+            size = _bytes(one.shape, operation=one.operation)
+            sent = _sent(kind, size, group=_group_size(one.line, devices=devices))
+            this = Collective(one.times, one.times * size, one.times * sent)
+            found[key] = max(this, found.get(key, _NONE))
+    total = dict.fromkeys((kind for kind, _ in found), _NONE)
+    for (kind, _), counted in found.items():
+        total[kind] = Collective(*map(sum, zip(total[kind], counted, strict=True)))
     return total
+
+
+def _sent(kind: str, size: int, *, group: int) -> int:
+    """Returns the bytes that a device sends in a ring, for results of `size` bytes a device."""
+    if kind == "collective-permute":
+        return size
+    if kind == "reduce-scatter":
+        return size * (group - 1)
+    return (2 if kind == "all-reduce" else 1) * size * (group - 1) // group
+
+
+def _num_devices(text: str) -> int:
+    header = text.partition("\n")[0]
+    counts = (re.search(rf"{name}=(\d+)", header) for name in ("num_partitions", "replica_count"))
+    return math.prod(int(found[1]) for found in counts if found)
+
+
+def _group_size(line: str, *, devices: int) -> int:
+    """Returns the number of devices that exchange data with one another."""
+    if grid := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(grid[1])
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return listed[1].count(",") + 1
+    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+        # A part of an axis is written as 'axis':(offset)size.
+        used = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes[2])
+        return math.prod(int(part or sizes[name]) for name, part in used)
+    return devices
 
 
 def flops(text: str) -> int:

@@ -42,10 +42,17 @@ class Target(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Figures of a program, as `--json` writes them, and advice if it does not fit."""
+    """Report on a program.
+
+    Attributes:
+        figures: content of the file that `--json` writes.
+        advice: changes that would save memory, if the program does not fit.
+        text: the compiled program; empty if compiling failed.
+    """
 
     figures: dict[str, Any]
     advice: list[str]
+    text: str
 
 
 def report_on(config: TrainConfig, target: Target) -> Report:
@@ -71,8 +78,9 @@ def report_on(config: TrainConfig, target: Target) -> Report:
         compiled, config=config, what=target.program, accelerator=accelerator, mesh=mesh
     )
     if figures["fits"]:
-        return Report(figures, [])
-    return Report(figures, list(memory_advice.advice(config, what=target.program, mesh=mesh)))
+        return Report(figures, [], compiled.text)
+    advice = list(memory_advice.advice(config, what=target.program, mesh=mesh))
+    return Report(figures, advice, compiled.text)
 
 
 class Memory(NamedTuple):
@@ -150,7 +158,7 @@ def make_report(
     """Collects the figures for `--json`: bytes, FLOPs and seconds of one step."""
     memory, sent = compiled.memory, hlo.collectives(compiled.text)
     work = memory_advice.work(config, what=what)
-    network_bytes = sum(kind.bytes for kind in sent.values())
+    network_bytes = sum(kind.sent for kind in sent.values())
     peak = mesh.size * accelerator.flops
     seconds = {
         "compute": work.executed / peak,
@@ -190,7 +198,7 @@ def format_table(report: dict[str, Any], *, topology: str) -> str:
         f"  {report['flops_per_step']:.3e} FLOPs per step,"
         f" {report['flops_executed']:.3e} including recomputation",
         *(
-            f"  {kind:<20}{value['count']:7d} calls, {value['bytes'] / _GIB:9.2f} GiB per device"
+            f"  {kind:<20}{value['count']:7d} calls send {value['sent'] / _GIB:9.2f} GiB per device"
             for kind, value in report["collectives"].items()
         ),
         *_attention(report["attention"]),
