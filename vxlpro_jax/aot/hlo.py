@@ -1,8 +1,10 @@
 """Reads FLOPs and the communication between devices from the text of a compiled program."""
 
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +21,15 @@ _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _LAYOUT = re.compile(r"\{[^}]*\}")
+_NAME = re.compile(r"%([\w.\-]+)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
+_FLOATS = ("bf16", "f16", "f32")
+
+# Products of two matrices in each attention kernel: splash attention's and cuDNN's.
+_SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+_CUDNN_PRODUCTS = {"fmhaSoftmax": 2, "fmhaSoftmaxBackward": 5}
 # Calls that identify a library; splash attention is the only Pallas kernel for TPUs in use.
 _ATTENTION = {"cudnn": "__cudnn$fmha", "splash": '"tpu_custom_call"'}
 
@@ -33,14 +41,16 @@ class Collective(NamedTuple):
         count: number of executions.
         bytes: bytes of their results per device.
         sent: bytes that a device sends if the devices of a group form a ring.
+        exposed: part of `sent` in operations during which nothing is computed.
     """
 
     count: int
     bytes: int
     sent: int
+    exposed: int
 
 
-_NONE = Collective(0, 0, 0)
+_NONE = Collective(0, 0, 0, 0)
 
 
 def collectives(text: str) -> dict[str, Collective]:
@@ -58,7 +68,8 @@ def collectives(text: str) -> dict[str, Collective]:
             key = kind, channel[1] if channel else one.name
             size = _bytes(one.shape, operation=one.operation)
             sent = _sent(kind, size, group=_group_size(one.line, devices=devices))
-            this = Collective(one.times, one.times * size, one.times * sent)
+            exposed = sent if one.operation == kind else 0
+            this = Collective(*(one.times * x for x in (1, size, sent, exposed)))
             found[key] = max(this, found.get(key, _NONE))
     total = dict.fromkeys((kind for kind, _ in found), _NONE)
     for (kind, _), counted in found.items():
@@ -96,16 +107,40 @@ def _group_size(line: str, *, devices: int) -> int:
 
 
 def flops(text: str) -> int:
-    """Counts the FLOPs of matrix products and convolutions in one run, with every loop iteration.
+    """Counts the FLOPs of products in one run of a device, with every loop iteration.
 
-    A multiplication and an addition are two. Kernels of libraries and of Pallas do not count.
+    A multiplication and an addition are two. Products are those of matrices and convolutions, and
+    those of `kernel_flops`.
     """
     count = {"dot": _dot_flops, "convolution": _convolution_flops}
-    return sum(
-        one.times * count[one.operation](one)
-        for one in _instructions(text)
-        if one.operation in count
+    products = (one for one in _instructions(text) if one.operation in count)
+    return kernel_flops(text) + sum(one.times * count[one.operation](one) for one in products)
+
+
+def kernel_flops(text: str) -> int:
+    """Counts the FLOPs of known attention kernels; causal attention counts half."""
+    calls = (one for one in _instructions(text) if one.operation == "custom-call")
+    return sum(one.times * _kernel_flops(one) for one in calls)
+
+
+def cycles(text: str) -> int:
+    """Sums the cycles that XLA estimates for one run on a TPU, with every loop iteration.
+
+    Pallas kernels count as none, and other platforms have no estimate.
+    """
+    found = (
+        (one.times, one.attribute(r'.*"estimated_cycles":"(\d+)"')) for one in _instructions(text)
     )
+    return sum(times * int(count) for times, count in found if count)
+
+
+def read_argument_bytes(text: str) -> int:
+    """Sums the sizes of the program's arguments that it reads at all."""
+    entry, bodies = _computations(text)
+    lines = bodies.get(entry, [])
+    uses = Counter(name for line in lines for name in _NAME.findall(line))
+    arguments = (one for one in _results(lines) if one[3] == "parameter" and uses[one[1]] > 1)
+    return sum(_bytes(one[2], operation="parameter") for one in arguments)
 
 
 class _Instruction(NamedTuple):
@@ -138,21 +173,24 @@ class _Instruction(NamedTuple):
         return found[1] if found else ""
 
 
-def _instructions(text: str) -> Iterator[_Instruction]:
-    """Yields the instructions of all computations that run, once for each place that calls one."""
+@functools.lru_cache(maxsize=1)
+def _instructions(text: str) -> list[_Instruction]:
+    """Returns the instructions of all computations that run, once for each place that calls one."""
     entry, bodies = _computations(text)
     results = {name: _results(lines) for name, lines in bodies.items()}
+    shapes = {name: {one[1]: one[2] for one in lines} for name, lines in results.items()}
+    found = []
 
     def visit(name, times):
-        shapes = {found[1]: found[2] for found in results.get(name, ())}
-        for found in results.get(name, ()):
-            line, operation = found.string, found[3]
-            yield _Instruction(found[1], found[2], operation, line, times, shapes)
+        for one in results.get(name, ()):
+            line, operation = one.string, one[3]
+            found.append(_Instruction(one[1], one[2], operation, line, times, shapes[name]))
             rounds = times * _trips(line, bodies) if operation == "while" else times
             for called in _called(line):
-                yield from visit(called, rounds)
+                visit(called, rounds)
 
-    yield from visit(entry, 1)
+    visit(entry, 1)
+    return found
 
 
 def _results(lines: Sequence[str]) -> list[re.Match]:
@@ -164,6 +202,26 @@ def _dot_flops(one: _Instruction) -> int:
     contracted = one.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
     inner = math.prod(left[int(axis)] for axis in contracted.split(",") if axis)
     return 2 * math.prod(_dims(one.shape)) * inner
+
+
+def _kernel_flops(one: _Instruction) -> int:
+    """Counts the products of an attention kernel by the shapes of its queries and keys."""
+    for name, products in _SPLASH_PRODUCTS.items():
+        if one.name.startswith(f"splash_mha_{name}"):
+            operands = _ARRAY.findall(one.attribute(r"operand_layout_constraints=\{(.*?\})\}"))
+            queries, keys = [_sizes(dims) for kind, dims in operands if kind in _FLOATS][:2]
+            pairs = math.prod(queries[:-1]) * keys[-2]
+            return _attention_flops(products, pairs * queries[-1], queries[-2] == keys[-2])
+    for name, products in _CUDNN_PRODUCTS.items():
+        if f'"__cudnn${name}"' in one.line:
+            queries, keys = one.operand(0), one.operand(1)
+            size = math.prod(queries) * keys[1]
+            return _attention_flops(products, size, "CAUSAL" in one.line)
+    return 0
+
+
+def _attention_flops(products: int, size: int, is_causal: bool) -> int:
+    return 2 * products * size // (2 if is_causal else 1)
 
 
 def _convolution_flops(one: _Instruction) -> int:
@@ -199,7 +257,11 @@ def _window_products(window: str, axis: int, *, left: int, kernel: int, result: 
 
 
 def _dims(shape: str) -> list[int]:
-    return [int(size) for size in _ARRAY.findall(shape)[0][1].split(",") if size]
+    return _sizes(_ARRAY.findall(shape)[0][1])
+
+
+def _sizes(dims: str) -> list[int]:
+    return [int(size) for size in dims.split(",") if size]
 
 
 def attention_kernels(text: str) -> list[str]:

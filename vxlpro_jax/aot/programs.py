@@ -5,6 +5,7 @@ decoder.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -25,6 +26,8 @@ from vxlpro_jax.training.step import make_train_step
 from vxlpro_jax.utils import tree
 
 _ANSWER_TOKENS = 256
+# While a step runs, the next one is queued with its batch, and one more batch is prepared.
+_BATCHES_AHEAD = 2
 
 
 class Program(NamedTuple):
@@ -35,12 +38,14 @@ class Program(NamedTuple):
         arguments: its arguments, as `jax.ShapeDtypeStruct` with shardings.
         donated: index of the argument whose memory the result may reuse, or None.
         out_shardings: shardings of the result; None leaves them to the compiler.
+        bytes_ahead: bytes per device of further inputs that wait on the device meanwhile.
     """
 
     function: Callable
     arguments: tuple
     donated: int | None
     out_shardings: Any = None
+    bytes_ahead: int = 0
 
     def jitted(self) -> jax.stages.Wrapped:
         """Jits the function; arguments that it does not use stay on the device nevertheless."""
@@ -96,7 +101,9 @@ def train(config: TrainConfig, *, mesh: Mesh) -> Program:
     state = abstract_state(plan, mesh=mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = make_train_step(plan)
-    return Program(step, (state, abstract_batch(config, mesh=mesh)), 0, (shardings, None))
+    batch = abstract_batch(config, mesh=mesh)
+    ahead = _BATCHES_AHEAD * sum(map(_device_bytes, batch.values()))
+    return Program(step, (state, batch), 0, (shardings, None), ahead)
 
 
 def encode(config: TrainConfig, *, mesh: Mesh) -> Program:
@@ -218,6 +225,11 @@ def _with_shardings(shapes, shardings):
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
+
+
+def _device_bytes(x: jax.ShapeDtypeStruct) -> int:
+    shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+    return math.prod(shape) * x.dtype.itemsize
 
 
 def _rows(shape, *, mesh, dtype=jnp.int32) -> Any:

@@ -92,6 +92,7 @@ class Memory(NamedTuple):
         aliased: part of the results that reuses the memory of arguments.
         temporary: intermediate values.
         code: the program itself.
+        ahead: batches that wait on the device while a step runs.
         total: sum of all, with aliased memory counted once.
         limit: memory that a process may use.
     """
@@ -101,6 +102,7 @@ class Memory(NamedTuple):
     aliased: int | None
     temporary: int | None
     code: int | None
+    ahead: int
     total: int
     limit: int
 
@@ -136,10 +138,12 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> CompiledPro
         if not used:
             raise
         total, limit = _bytes(used[1], used[2]), _bytes(used[3], used[4])
-        memory = Memory(None, None, None, None, None, total=total, limit=min(limit, hbm_bytes))
+        total += program.bytes_ahead
+        memory = Memory(*(None,) * 5, program.bytes_ahead, total=total, limit=min(limit, hbm_bytes))
         return CompiledProgram(memory, time.monotonic() - started, "")
     held = programs.DeviceMemory.of(compiled)
-    memory = Memory(*held, total=held.total, limit=hbm_bytes)
+    total = held.total + program.bytes_ahead
+    memory = Memory(*held, program.bytes_ahead, total=total, limit=hbm_bytes)
     return CompiledProgram(memory, time.monotonic() - started, compiled.as_text() or "")
 
 
@@ -160,11 +164,14 @@ def make_report(
     work = memory_advice.work(config, what=what)
     network_bytes = sum(kind.sent for kind in sent.values())
     peak = mesh.size * accelerator.flops
+    # Without a program, recomputation is known but padding is not.
+    executed = mesh.size * hlo.flops(compiled.text) if compiled.text else work.executed
     seconds = {
-        "compute": work.executed / peak,
+        "compute": executed / peak,
         "network": network_bytes / accelerator.network_bandwidth,
-        "memory": ((memory.arguments or 0) + (memory.outputs or 0)) / accelerator.hbm_bandwidth,
+        "memory": _moved_bytes(compiled) / accelerator.hbm_bandwidth,
     }
+    model = _model_seconds(compiled.text, sent=sent, accelerator=accelerator)
     return {
         "fits": memory.total <= memory.limit,
         "hbm_bytes_per_device": memory.total,
@@ -176,14 +183,39 @@ def make_report(
         },
         "compile_seconds": round(compiled.seconds, 1),
         "flops_per_step": work.useful,
-        "flops_executed": work.executed,
+        "flops_executed": executed,
         "collective_bytes": network_bytes,
         "attention": hlo.attention_kernels(compiled.text),
         "collectives": {kind: value._asdict() for kind, value in sorted(sent.items())},
         "least_seconds": seconds,
         "mfu_bound": work.useful / peak / max(seconds.values()),
+        "model_seconds": model,
+        "model_mfu": work.useful / peak / model if model else None,
         "mesh": dict(mesh.shape),
     }
+
+
+def _moved_bytes(compiled: CompiledProgram) -> int:
+    """Returns the bytes that a device reads of its arguments, and writes of its results."""
+    memory = compiled.memory
+    written = (memory.outputs or 0) - (memory.aliased or 0)
+    return hlo.read_argument_bytes(compiled.text) + written
+
+
+def _model_seconds(
+    text: str, *, sent: dict[str, hlo.Collective], accelerator: accelerators.Accelerator
+) -> float | None:
+    """Estimates the seconds of a run; None if the compiler has no estimate for the platform.
+
+    These are XLA's own cycles, the attention kernels at peak FLOP/s, and the traffic during which
+    nothing is computed. The estimate is uncalibrated: compare programs by it, and trust no seconds.
+    """
+    cycles = hlo.cycles(text)
+    if not cycles or not accelerator.clock:
+        return None
+    exposed = sum(kind.exposed for kind in sent.values())
+    kernels = hlo.kernel_flops(text) / accelerator.flops
+    return cycles / accelerator.clock + kernels + exposed / accelerator.network_bandwidth
 
 
 def format_table(report: dict[str, Any], *, topology: str) -> str:
@@ -196,7 +228,7 @@ def format_table(report: dict[str, Any], *, topology: str) -> str:
         f"  {'total':<12}{report['hbm_bytes_per_device'] / _GIB:9.2f} of"
         f" {report['hbm_limit_bytes'] / _GIB:.2f} GiB",
         f"  {report['flops_per_step']:.3e} FLOPs per step,"
-        f" {report['flops_executed']:.3e} including recomputation",
+        f" {report['flops_executed']:.3e} including recomputation and padding",
         *(
             f"  {kind:<20}{value['count']:7d} calls send {value['sent'] / _GIB:9.2f} GiB per device"
             for kind, value in report["collectives"].items()
@@ -205,8 +237,17 @@ def format_table(report: dict[str, Any], *, topology: str) -> str:
         "  minimum step time: "
         + ", ".join(f"{value:.3f} s of {name}" for name, value in seconds.items())
         + f"; MFU at most {report['mfu_bound']:.2f}",
+        *_model(report),
     ]
     return "\n".join(lines)
+
+
+def _model(report: dict[str, Any]) -> Iterator[str]:
+    if report["model_seconds"]:
+        yield (
+            f"  by the compiler's own model, uncalibrated: {report['model_seconds']:.3f} s,"
+            f" MFU {report['model_mfu']:.2f}"
+        )
 
 
 def _attention(kernels: list[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ class Accelerator(NamedTuple):
         hbm_bandwidth: bytes/s of the memory.
         network_bandwidth: bytes/s to the other devices of its slice, over all links, one way.
         share: share of the memory that a process may use.
+        clock: cycles per second of a TPU's cores; 0 if unknown.
     """
 
     flops: float
@@ -24,6 +25,7 @@ class Accelerator(NamedTuple):
     hbm_bandwidth: float
     network_bandwidth: float
     share: float = 1.0
+    clock: float = 0.0
 
     @property
     def usable_bytes(self) -> int:
@@ -34,11 +36,12 @@ class Accelerator(NamedTuple):
 _GIB = 2**30
 
 # https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e. Links: 1,600, 4,800 and 3,584 Gbit/s per
-# chip, both directions together.
+# chip, both directions together. The clock follows from the FLOP/s, at 2^17, 2^18 and 2^19 FLOPs
+# per cycle of the matrix units (4 and 8 of 128 x 128, 4 of 256 x 256).
 TPUS = {
-    "v5e": Accelerator(197e12, 16 * _GIB, 819e9, 100e9),
-    "v5p": Accelerator(459e12, 95 * _GIB, 2765e9, 300e9),
-    "v6e": Accelerator(918e12, 32 * _GIB, 1640e9, 224e9),
+    "v5e": Accelerator(197e12, 16 * _GIB, 819e9, 100e9, clock=1.5e9),
+    "v5p": Accelerator(459e12, 95 * _GIB, 2765e9, 300e9, clock=1.75e9),
+    "v6e": Accelerator(918e12, 32 * _GIB, 1640e9, 224e9, clock=1.75e9),
 }
 
 # https://resources.nvidia.com/en-us-tensor-core (H100, H200) and the A100 data sheet: SXM boards,
