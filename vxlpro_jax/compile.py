@@ -42,8 +42,10 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"- {line}" for line in found.advice))
     if run.flags.json:
         write_atomically(Path(run.flags.json), json.dumps(found.figures, indent=2) + "\n")
-    if run.flags.hlo:
+    if run.flags.hlo and found.text:
         write_atomically(Path(run.flags.hlo), found.text)
+    elif run.flags.hlo:
+        print(f"\n{run.flags.hlo} was not written: the compiler ended without a program.")
     return 0 if found.figures["fits"] else 1
 
 

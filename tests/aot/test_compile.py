@@ -40,18 +40,25 @@ def compile_for(topology, *flags, tmp_path, **environment):
 
 @pytest.mark.parametrize("what", ["train", "stage1", "encode", "assemble", "prefill"])
 def test_the_tiny_preset_fits(what, tmp_path):
-    done, told = compile_for("v5e:2x2", f"--what={what}", tmp_path=tmp_path)
+    hlo_file = tmp_path / "program.hlo"
+    flags = f"--what={what}", f"--hlo={hlo_file}"
+    done, told = compile_for("v5e:2x2", *flags, tmp_path=tmp_path)
     assert done.returncode == 0, done.stderr
     assert told["fits"]
     assert 0 < told["hbm_bytes_per_device"] < told["hbm_limit_bytes"] == 16 * 2**30
     assert 0 < told["mfu_bound"] < 1
     assert told["flops_per_step"] <= told["flops_executed"]
     assert told["collective_bytes"] > 0
+    assert told["least_seconds"]["compute"] < told["model_seconds"]
+    assert 0 < told["model_mfu"] < told["mfu_bound"]
     assert "of 16.00 GiB" in done.stdout
+    assert "by the compiler's own model" in done.stdout
+    assert hlo_file.read_text().startswith("HloModule ")
 
 
 def test_a_program_that_does_not_fit_exits_with_1_and_prints_advice(tmp_path):
-    flags = "--config.data.batch_size=524288", "--config.data.feature_cache="
+    hlo_file = tmp_path / "program.hlo"
+    flags = "--config.data.batch_size=524288", "--config.data.feature_cache=", f"--hlo={hlo_file}"
     done, told = compile_for("v5e:2x2", *flags, tmp_path=tmp_path)
     assert done.returncode == 1, done.stderr
     assert not told["fits"]

@@ -1,185 +1,57 @@
-"""Collectives and FLOPs are read from a program's text, with every iteration of its loops."""
-
-import functools
-
-import jax
-import jax.numpy as jnp
-import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+"""Instructions are read from a program's text, with every iteration of its loops."""
 
 from vxlpro_jax.aot import hlo
-from vxlpro_jax.aot.hlo import Collective
-from vxlpro_jax.aot.topology import topology_devices
-from vxlpro_jax.config.schema import MeshConfig
-from vxlpro_jax.sharding.mesh import make_mesh
-
-pytestmark = pytest.mark.slow
 
 PROGRAM = """\
-HloModule jit_step, is_scheduled=true, num_partitions=4
+HloModule jit_step, is_scheduled=true
 
-%add (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[] parameter(0)
-  %b = f32[] parameter(1)
-  ROOT %sum = f32[] add(%a, %b)
-}
-
-%inner_condition (p: (s32[], f32[8])) -> pred[] {
-  %limit = s32[]{:T(128)} constant(5)
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(7)
   ROOT %lt = pred[] compare(%i, %limit), direction=LT
 }
 
-%inner (p: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %reduced = f32[8]{0} all-reduce(%x), channel_id=3, to_apply=%add
-}
-
-%condition (p: (s32[], f32[8])) -> pred[] {
-  %limit.1 = s32[] constant(7)
-  ROOT %lt.1 = pred[] compare(%i, %limit.1), direction=LT
-}
-
-%start (p: bf16[2,4]) -> (bf16[2,4], bf16[8,4]) {
-  %gathered = bf16[8,4]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=1, dimensions={0}
-  ROOT %begun = (bf16[2,4], bf16[8,4], u32[]) custom-call(%gathered)
-}
-
-%done (p: bf16[2,4]) -> bf16[8,4] {
-  %gathered.1 = bf16[8,4]{1,0} all-gather(%p), channel_id=1, dimensions={0}
-  ROOT %ended = bf16[8,4] custom-call(%gathered.1)
-}
-
 %body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %fusion = (bf16[2,4], bf16[8,4], u32[]) fusion(%p), kind=kCustom, calls=%start
-  %fusion.1 = bf16[8,4] fusion(%p), kind=kCustom, calls=%done
-  %while.1 = (s32[], f32[8]) while(%t), condition=%inner_condition, body=%inner
+  %p = (s32[], f32[8]) parameter(0)
+  %x = f32[8]{0} fusion(%p), kind=kLoop, calls=%add, backend_config={"flag_configs":[],"estimated_cycles":"100"}
 }
 
-ENTRY %main (p: f32[8]) -> f32[8] {
-  %while.2 = (s32[], f32[8]) while(%t), condition=%condition, body=%body
-  %sent = (f32[2]{0}, f32[8]{0}) all-gather-start(%p), channel_id=9, dimensions={0}
-  %came = f32[8]{0} all-gather-done(%sent)
-  ROOT %moved = f32[8]{0} collective-permute(%came), source_target_pairs={{0,1},{1,0}}
-}
-"""
-
-
-def test_collectives_are_counted_by_kind():
-    assert hlo.collectives(PROGRAM) == {
-        "all-gather": Collective(7 + 1, 7 * 64 + 32, (7 * 64 + 32) * 3 // 4),
-        "all-reduce": Collective(35, 35 * 32, 35 * 2 * 24),
-        "collective-permute": Collective(1, 32, 32),
-    }
-
-
-# As XLA for GPUs writes them: separate start and end, several arrays at once, one channel for all.
-GPU_PROGRAM = """\
-HloModule jit_step, is_scheduled=true, replica_count=1, num_partitions=8
-
-%condition (p: (s32[], f32[8])) -> pred[] {
-  ROOT %fusion.1 = pred[] fusion(%i), kind=kLoop, calls=%compare
-}
-
-%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %sum-start = f32[8]{0} all-reduce-start(%x), channel_id=1, to_apply=%add
-  %sum-done = f32[8]{0} all-reduce-done(%sum-start)
-}
-
-ENTRY %main (p.0: bf16[2,4], p.1: f32[8]) -> f32[8] {
-  %while.1 = (s32[], f32[8]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"36"}}
-  %gather-start = ((f32[2]{0}, bf16[2,4]{1,0}), (f32[8]{0}, bf16[8,4]{1,0})) all-gather-start(%p.1, %p.0), channel_id=1
-  %gather-done = (f32[8]{0}, bf16[8,4]{1,0}) all-gather-done(%gather-start)
-  %both-start = (f32[8]{0}, f32[2]{0}) all-reduce-start(%p.1, %p.2), channel_id=1, to_apply=%add
-  %both-done = (f32[8]{0}, f32[2]{0}) all-reduce-done(%both-start)
-  %part-start = ((f32[8]{0}), f32[2]{0}) reduce-scatter-start(%p.1), channel_id=1, to_apply=%add
-  %part-done = f32[2]{0} reduce-scatter-done(%part-start)
-  %all-start = ((bf16[8,4]{1,0}), bf16[8,4]{1,0}) all-to-all-start(%p.3), channel_id=1
-  ROOT %all-done = bf16[8,4]{1,0} all-to-all-done(%all-start)
+ENTRY %main (a: f32[8], b: bf16[4,2], c: f32[1024]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %b = bf16[4,2]{1,0} parameter(1)
+  %c = f32[1024]{0} parameter(2)
+  %sum = f32[8]{0} fusion(%a, %b), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"30"}
+  %loop = (s32[], f32[8]) while(%sum), condition=%condition, body=%body
+  ROOT %out = f32[8]{0} get-tuple-element(%loop), index=1
 }
 """  # noqa: E501
 
 
-def test_collectives_of_gpus_are_counted_once():
-    assert hlo.collectives(GPU_PROGRAM) == {
-        "all-reduce": Collective(36 + 1, 36 * 32 + 40, 36 * 2 * 28 + 70),
-        "all-gather": Collective(1, 32 + 64, 96 * 7 // 8),
-        "reduce-scatter": Collective(1, 8, 8 * 7),
-        "all-to-all": Collective(1, 64, 64 * 7 // 8),
-    }
+def test_instructions_of_a_loop_run_as_often_as_it_does():
+    times = {one.name: one.times for one in hlo.instructions(PROGRAM)}
+    assert (times["sum"], times["loop"], times["x"]) == (1, 1, 7)
 
 
-@pytest.mark.parametrize(
-    ("groups", "size"),
-    [
-        ("[2,4]<=[8]", 4),
-        ("[4,2]<=[2,4]T(1,0)", 2),
-        ("{{0,1,2,3},{4,5,6,7}}", 4),
-        ("{{0}}", 1),
-        ("{}", 8),
-        ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
-        ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
-        ("mesh['axis_0'=8] {'axis_0':(1)2}", 2),
-    ],
-)
-def test_a_device_sends_what_a_ring_of_its_group_needs(groups, size):
-    program = (
-        "HloModule x, num_partitions=8\n\nENTRY %main (p: f32[8]) -> f32[64] {\n"
-        f"  ROOT %a = f32[64]{{0}} all-gather(%p), channel_id=1, replica_groups={groups}\n}}\n"
-    )
-    assert hlo.collectives(program)["all-gather"].sent == 256 * (size - 1) // size
+def test_cycles_count_every_iteration():
+    assert hlo.cycles(PROGRAM) == 30 + 7 * 100
 
 
-def test_attention_is_known_by_its_kernels():
-    call = '%out = bf16[8] custom-call(%q), custom_call_target="__cudnn$fmhaSoftmax"'
-    assert hlo.attention_kernels(call) == ["cudnn"]
-    assert hlo.attention_kernels(PROGRAM) == []
+def test_a_known_number_of_iterations_has_precedence():
+    known = 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
+    assert hlo.cycles(PROGRAM.replace("body=%body", known)) == 30 + 5 * 100
 
 
-def test_a_program_without_attention_kernels_names_none():
-    assert hlo.collectives("ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %p = f32[8] p()\n}\n") == {}
-    assert hlo.collectives("") == {}
+def test_arguments_that_are_never_read_do_not_count():
+    assert hlo.read_argument_bytes(PROGRAM) == 32 + 16
 
 
-# ---- FLOPs --------------------------------------------------------------------------------------
+def test_an_empty_text_has_neither_cycles_nor_arguments():
+    assert hlo.cycles("") == hlo.read_argument_bytes("") == 0
 
 
-def convolve(x, kernel):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+def test_arrays_of_a_shape():
+    found = hlo.arrays("(bf16[2,4]{1,0:T(8,128)(2,1)}, f32[], token[])")
+    assert [(x.dtype, x.dims, x.bytes) for x in found[:2]] == [("bf16", (2, 4), 16), ("f32", (), 4)]
 
 
-@pytest.mark.parametrize(
-    ("function", "shapes"),
-    [
-        (jnp.matmul, [(7, 16), (16, 64)]),
-        (functools.partial(jnp.einsum, "bnth,bnsh->bnts"), [(2, 3, 7, 16), (2, 3, 9, 16)]),
-        (convolve, [(2, 9, 9, 4), (3, 3, 4, 8)]),
-        (jax.grad(lambda x, k: convolve(x, k).sum(), (0, 1)), [(2, 9, 9, 4), (3, 3, 4, 8)]),
-    ],
-)
-def test_flops_are_those_of_the_compiler(function, shapes):
-    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    compiled = jax.jit(function).lower(*arguments).compile()
-    assert hlo.flops(compiled.as_text()) == compiled.cost_analysis()["flops"]
-
-
-def test_flops_of_a_loop_count_every_iteration():
-    def power(x):
-        return jax.lax.fori_loop(0, 5, lambda _, y: y @ x, x)
-
-    compiled = jax.jit(power).lower(jax.ShapeDtypeStruct((16, 16), jnp.float32)).compile()
-    assert hlo.flops(compiled.as_text()) == 5 * 2 * 16**3
-
-
-def test_flops_of_a_matrix_product_on_a_tpu():
-    """A TPU computes it as a convolution, whose batch is a dimension of the window."""
-    mesh = make_mesh(MeshConfig(), devices=topology_devices("v5e:2x2"))
-    place = NamedSharding(mesh, PartitionSpec())
-    left, right = (
-        jax.ShapeDtypeStruct((2, 3, length, 72), jnp.bfloat16, sharding=place)
-        for length in (128, 256)
-    )
-    product = jax.jit(functools.partial(jnp.einsum, "bnth,bnsh->bnts"))
-    with jax.set_mesh(mesh):
-        compiled = product.lower(left, right).compile()
-    assert hlo.flops(compiled.as_text()) == 2 * 2 * 3 * 128 * 256 * 72
+def test_elements_of_nested_tuples():
+    assert hlo.elements("((f32[2]{0}, f32[4]{0}), f32[8]{0})") == ["(f32[2], f32[4])", " f32[8]"]

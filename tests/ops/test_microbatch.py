@@ -8,7 +8,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.aot import hlo
+from vxlpro_jax.aot.collectives import collectives
 from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.ops.microbatch import microbatched_map
@@ -89,7 +89,7 @@ def test_devices_exchange_parameters_and_gradients_once(microbatch):
             ).sum()
 
         program = jax.jit(jax.grad(loss)).lower(weights, x).compile().as_text()
-    assert sum(kind.count for kind in hlo.collectives(program).values()) == 2
+    assert sum(kind.count for kind in collectives(program).values()) == 2
 
 
 def _placed(shape, spec):

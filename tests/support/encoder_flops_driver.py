@@ -12,7 +12,7 @@ from helpers import MICRO
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.aot import hlo
+from vxlpro_jax.aot import products
 from vxlpro_jax.config.schema import MeshConfig
 from vxlpro_jax.models.microbatched_encoder import compress_and_project, group_features
 from vxlpro_jax.models.video_xl_pro import abstract_params
@@ -75,7 +75,7 @@ def flops(axes, *, rows, groups, microbatch):
         frames = jax.ShapeDtypeStruct(
             (rows, groups, 4, size, size, 3), jnp.uint8, sharding=batch_sharding(mesh)
         )
-        return hlo.flops(jax.jit(jax.grad(loss)).lower(params, frames).compile().as_text())
+        return products.flops(jax.jit(jax.grad(loss)).lower(params, frames).compile().as_text())
 
 
 if __name__ == "__main__":

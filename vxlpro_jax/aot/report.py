@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vxlpro_jax.aot import hlo, memory_advice, programs
+from vxlpro_jax.aot import collectives, hlo, memory_advice, products, programs
 from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import CacheType, TrainConfig
 from vxlpro_jax.sharding import batch
@@ -160,12 +160,12 @@ def make_report(
     mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
     """Collects the figures for `--json`: bytes, FLOPs and seconds of one step."""
-    memory, sent = compiled.memory, hlo.collectives(compiled.text)
+    memory, sent = compiled.memory, collectives.collectives(compiled.text)
     work = memory_advice.work(config, what=what)
     network_bytes = sum(kind.sent for kind in sent.values())
     peak = mesh.size * accelerator.flops
     # Without a program, recomputation is known but padding is not.
-    executed = mesh.size * hlo.flops(compiled.text) if compiled.text else work.executed
+    executed = mesh.size * products.flops(compiled.text) if compiled.text else work.executed
     seconds = {
         "compute": executed / peak,
         "network": network_bytes / accelerator.network_bandwidth,
@@ -185,7 +185,7 @@ def make_report(
         "flops_per_step": work.useful,
         "flops_executed": executed,
         "collective_bytes": network_bytes,
-        "attention": hlo.attention_kernels(compiled.text),
+        "attention": products.attention_kernels(compiled.text),
         "collectives": {kind: value._asdict() for kind, value in sorted(sent.items())},
         "least_seconds": seconds,
         "mfu_bound": work.useful / peak / max(seconds.values()),
@@ -203,7 +203,7 @@ def _moved_bytes(compiled: CompiledProgram) -> int:
 
 
 def _model_seconds(
-    text: str, *, sent: dict[str, hlo.Collective], accelerator: accelerators.Accelerator
+    text: str, *, sent: dict[str, collectives.Collective], accelerator: accelerators.Accelerator
 ) -> float | None:
     """Estimates the seconds of a run; None if the compiler has no estimate for the platform.
 
@@ -214,7 +214,7 @@ def _model_seconds(
     if not cycles or not accelerator.clock:
         return None
     exposed = sum(kind.exposed for kind in sent.values())
-    kernels = hlo.kernel_flops(text) / accelerator.flops
+    kernels = products.kernel_flops(text) / accelerator.flops
     return cycles / accelerator.clock + kernels + exposed / accelerator.network_bandwidth
 
 
