@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from vxlpro_jax.aot import products
 from vxlpro_jax.aot.topology import topology_devices
@@ -85,6 +85,23 @@ def test_flops_of_splash_attention_count_its_products(is_causal):
     pairs = 8 * 256 * keys // (2 if is_causal else 1)
     assert products.kernel_flops(text) == 2 * (2 + 3 + 4) * pairs * 128
     assert products.attention_kernels(text) == ["splash"]
+
+
+def test_flops_of_short_attention_count_its_products():
+    device = topology_devices("v5e:1x1")[0]
+    q, kv = (
+        jax.ShapeDtypeStruct(
+            (2, length, 4, 24), jnp.bfloat16, sharding=SingleDeviceSharding(device)
+        )
+        for length in (300, 200)
+    )
+
+    def loss(q, k, v):
+        return attention(q, k, v, backend="short").astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv).compile().as_text()
+    assert products.flops(text) == 2 * (2 + 5) * 2 * 300 * 200 * 4 * 24
+    assert products.attention_kernels(text) == ["short"]
 
 
 CUDNN_PROGRAM = """\

@@ -9,7 +9,7 @@ from jax.extend.core import jaxprs_in_params
 
 from vxlpro_jax.models.kv_cache import merge
 from vxlpro_jax.ops.attention import dispatch
-from vxlpro_jax.ops.attention.backends import cudnn, splash, xla
+from vxlpro_jax.ops.attention.backends import cudnn, short, splash, xla
 from vxlpro_jax.ops.attention.dispatch import attention, attention_part
 from vxlpro_jax.ops.attention.interface import Inputs
 from vxlpro_jax.sharding import activations
@@ -224,6 +224,52 @@ def test_splash_kernel_interpreted_equals_the_definition(has_segments):
     np.testing.assert_allclose(out, naive(q, k, v, at, segments, segments), atol=1e-5)
     for grad, wanted in zip(pullback(out), expected_pullback(out), strict=True):
         np.testing.assert_allclose(grad, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(729, 729), (256, 130), (40, 600)])
+@jax.enable_x64(False)
+def test_short_kernels_interpreted_equal_the_definition(queries, keys):
+    """The comparison is in float32, in which the kernels compute."""
+    q, k, v = (
+        jnp.asarray(x, jnp.float32)
+        for x in inputs(queries=queries, keys=keys, heads=2, kv_heads=2, width=72)
+    )
+    given = Inputs(q, k, v)
+    assert not short.unsupported_reason(given, activations.Axes())
+
+    def attend(q, k, v):
+        x = Inputs(q, k, v)
+        kernel = short.kernel(x, activations.Axes(), interpret=True)
+        return kernel.attend(x, kernel.tables)
+
+    with jax.default_matmul_precision("highest"):
+        out, pullback = jax.vjp(attend, q, k, v)
+        wanted, expected_pullback = jax.vjp(lambda *x: xla.attend(Inputs(*x)), q, k, v)
+        np.testing.assert_allclose(out, wanted, atol=1e-5)
+        for grad, expected in zip(pullback(out), expected_pullback(out), strict=True):
+            np.testing.assert_allclose(grad, expected, atol=1e-5)
+        part_kernel = short.part_kernel(given, activations.Axes(), interpret=True)
+        part = part_kernel.attend(given, part_kernel.tables)
+        np.testing.assert_allclose(part.log_sum, xla.attend_part(given).log_sum, atol=1e-5)
+    np.testing.assert_array_equal(part.out, out)
+
+
+@pytest.mark.parametrize(
+    ("change", "axes", "message"),
+    [
+        ({"is_causal": True}, activations.Axes(), "every query must see every key"),
+        ({"keys": 1100}, activations.Axes(), "must not be longer than 1024"),
+        ({"kv_heads": 1}, activations.Axes(), "as many key heads as query heads"),
+        ({"keys": 1000, "width": 640}, activations.Axes(), "not have more than 1048576 entries"),
+        ({}, activations.Axes(positions="context"), "the axis context must be 1"),
+    ],
+)
+def test_short_gives_the_reason_for_unsupported_inputs(change, axes, message):
+    size = {"keys": 64, "kv_heads": 2, "width": 72, "is_causal": False} | change
+    q = jnp.zeros((1, 64, 2, size["width"]), jnp.bfloat16)
+    k = jnp.zeros((1, size["keys"], size["kv_heads"], size["width"]), jnp.bfloat16)
+    given = Inputs(q, k, k, self_causal(1, 64) if size["is_causal"] else None)
+    assert message in short.unsupported_reason(given, axes)
 
 
 @pytest.mark.parametrize(

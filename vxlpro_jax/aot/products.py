@@ -9,11 +9,12 @@ from vxlpro_jax.aot.hlo import Instruction, arrays, instructions
 
 _FLOATS = ("bf16", "f16", "f32")
 
-# Products of two matrices in each attention kernel: splash attention's and cuDNN's.
+# Products of two matrices in each attention kernel: splash attention's, `short`'s and cuDNN's.
 _SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+_SHORT_PRODUCTS = {"fwd": 2, "bwd": 5}
 _CUDNN_PRODUCTS = {"fmhaSoftmax": 2, "fmhaSoftmaxBackward": 5}
-# Calls that identify a library; splash attention is the only Pallas kernel for TPUs in use.
-_ATTENTION = {"cudnn": "__cudnn$fmha", "splash": '"tpu_custom_call"'}
+# Calls that identify a backend.
+_ATTENTION = {"cudnn": "__cudnn$fmha", "short": "short_attention_", "splash": "splash_mha_"}
 
 
 def flops(text: str) -> int:
@@ -48,18 +49,26 @@ def _dot_flops(one: Instruction) -> int:
 def _kernel_flops(one: Instruction) -> int:
     """Counts the products of an attention kernel by the shapes of its queries and keys."""
     for name, products in _SPLASH_PRODUCTS.items():
-        if one.name.startswith(f"splash_mha_{name}"):
-            operands = arrays(one.attribute(r"operand_layout_constraints=\{(.*?\})\}"))
-            queries, keys = [x.dims for x in operands if x.dtype in _FLOATS][:2]
-            pairs = math.prod(queries[:-1]) * keys[-2]
-            size, is_causal = pairs * queries[-1], queries[-2] == keys[-2]
-            return _attention_flops(products, size, is_causal=is_causal)
+        if f"splash_mha_{name}" in one.name:
+            queries, keys = _floating_operands(one)[:2]
+            size = math.prod(queries) * keys[-2]
+            return _attention_flops(products, size, is_causal=queries[-2] == keys[-2])
+    for name, products in _SHORT_PRODUCTS.items():
+        if f"short_attention_{name}" in one.name:
+            queries, keys = _floating_operands(one)[:2]
+            return _attention_flops(products, math.prod(queries) * keys[1], is_causal=False)
     for name, products in _CUDNN_PRODUCTS.items():
         if f'"__cudnn${name}"' in one.line:
             queries, keys = one.operand(0), one.operand(1)
             size = math.prod(queries) * keys[1]
             return _attention_flops(products, size, is_causal="CAUSAL" in one.line)
     return 0
+
+
+def _floating_operands(one: Instruction) -> list[tuple[int, ...]]:
+    """Returns the dimensions of a Pallas kernel's operands, without those of indices."""
+    operands = arrays(one.attribute(r"operand_layout_constraints=\{(.*?\})\}"))
+    return [x.dims for x in operands if x.dtype in _FLOATS]
 
 
 def _attention_flops(products: int, size: int, *, is_causal: bool) -> int:
