@@ -47,7 +47,8 @@ def test_the_tiny_preset_fits(what, tmp_path):
     assert told["fits"]
     assert 0 < told["hbm_bytes_per_device"] < told["hbm_limit_bytes"] == 16 * 2**30
     assert 0 < told["mfu_bound"] < 1
-    assert told["flops_per_step"] <= told["flops_executed"]
+    # Products over the four slots of the DTS are computed as sums, which are not counted.
+    assert told["flops_per_step"] < 1.01 * told["flops_executed"]
     assert told["collective_bytes"] > 0
     assert told["least_seconds"]["compute"] < told["model_seconds"]
     assert 0 < told["model_mfu"] < told["mfu_bound"]

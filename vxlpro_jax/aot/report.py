@@ -84,27 +84,27 @@ def report_on(config: TrainConfig, target: Target) -> Report:
 
 
 class Memory(NamedTuple):
-    """Bytes per device. All but `total` are None if the compiler failed before it knew them.
+    """Bytes per device. Those of the program are None if the compiler failed before it knew them.
 
     Attributes:
+        total: sum of all kinds, with aliased memory counted once.
+        limit: memory that a process may use.
+        ahead: batches that wait on the device while a step runs.
         arguments: parameters, optimizer state and inputs.
         outputs: results.
         aliased: part of the results that reuses the memory of arguments.
         temporary: intermediate values.
         code: the program itself.
-        ahead: batches that wait on the device while a step runs.
-        total: sum of all, with aliased memory counted once.
-        limit: memory that a process may use.
     """
 
-    arguments: int | None
-    outputs: int | None
-    aliased: int | None
-    temporary: int | None
-    code: int | None
-    ahead: int
     total: int
     limit: int
+    ahead: int
+    arguments: int | None = None
+    outputs: int | None = None
+    aliased: int | None = None
+    temporary: int | None = None
+    code: int | None = None
 
 
 class CompiledProgram(NamedTuple):
@@ -138,12 +138,11 @@ def compile_program(program: programs.Program, *, hbm_bytes: int) -> CompiledPro
         if not used:
             raise
         total, limit = _bytes(used[1], used[2]), _bytes(used[3], used[4])
-        total += program.bytes_ahead
-        memory = Memory(*(None,) * 5, program.bytes_ahead, total=total, limit=min(limit, hbm_bytes))
+        ahead = program.bytes_ahead
+        memory = Memory(total=total + ahead, limit=min(limit, hbm_bytes), ahead=ahead)
         return CompiledProgram(memory, time.monotonic() - started, "")
-    held = programs.DeviceMemory.of(compiled)
-    total = held.total + program.bytes_ahead
-    memory = Memory(*held, program.bytes_ahead, total=total, limit=hbm_bytes)
+    held, ahead = programs.DeviceMemory.of(compiled), program.bytes_ahead
+    memory = Memory(total=held.total + ahead, limit=hbm_bytes, ahead=ahead, **held._asdict())
     return CompiledProgram(memory, time.monotonic() - started, compiled.as_text() or "")
 
 

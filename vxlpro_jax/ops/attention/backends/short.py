@@ -65,7 +65,8 @@ def _attend_forward(q, k, v, interpret):
 
 
 def _attend_backward(interpret, saved, grad):
-    return _backward(*saved, grad, interpret=interpret)
+    q, k, v, out, log_sum = saved
+    return _backward(q, k, v, out, log_sum, grad, interpret=interpret)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
