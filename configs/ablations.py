@@ -141,7 +141,8 @@ def get_config(group=""):
     c = ml_collections.ConfigDict()
     c.seeds = (0, 1, 2)
     c.stage1 = _settings(_steps(_STAGE1_STEPS))
-    c.stage2 = _settings(_steps(_STAGE2_STEPS))
+    # So few steps need no decay, which is for the 1,400 of stage 2 alone.
+    c.stage2 = _settings({**_steps(_STAGE2_STEPS), "optim.weight_decay": 0.0})
     c.keep_ratio = _KEEP_RATIO
     c.variants = {}
     for change in GROUPS[group]:
