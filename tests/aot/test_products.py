@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vxlpro_jax.aot import products
 from vxlpro_jax.aot.topology import topology_devices
@@ -88,19 +88,20 @@ def test_flops_of_splash_attention_count_its_products(is_causal):
 
 
 def test_flops_of_short_attention_count_its_products():
-    device = topology_devices("v5e:1x1")[0]
+    """One row per device: forward 2 products, gradients 5."""
+    mesh = make_mesh(MeshConfig(fsdp=4), devices=topology_devices("v5e:2x2"))
+    place = NamedSharding(mesh, activations.FRAMES)
     q, kv = (
-        jax.ShapeDtypeStruct(
-            (2, length, 4, 24), jnp.bfloat16, sharding=SingleDeviceSharding(device)
-        )
+        jax.ShapeDtypeStruct((4, length, 4, 24), jnp.bfloat16, sharding=place)
         for length in (300, 200)
     )
 
     def loss(q, k, v):
         return attention(q, k, v, backend="short").astype(jnp.float32).sum()
 
-    text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv).compile().as_text()
-    assert products.flops(text) == 2 * (2 + 5) * 2 * 300 * 200 * 4 * 24
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv).compile().as_text()
+    assert products.flops(text) == 2 * (2 + 5) * 300 * 200 * 4 * 24
     assert products.attention_kernels(text) == ["short"]
 
 
