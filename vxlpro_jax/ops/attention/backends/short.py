@@ -209,4 +209,6 @@ def _product(left, right, axes):
     )
 
 
-BACKEND = Backend(kernel, part_kernel, unsupported_reason, platform="tpu")
+# Not preferred on TPUs, because the partitioner refuses these kernels within the microbatches of
+# the vision tower on a mesh.
+BACKEND = Backend(kernel, part_kernel, unsupported_reason)
