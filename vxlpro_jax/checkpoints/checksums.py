@@ -209,14 +209,11 @@ def part_sum(part: np.ndarray, *, starts: Sequence[int], shape: Sequence[int]) -
     weights = 2 * _row_places(part.shape[:axis], starts, shape) + 1
     within = 2 * np.arange(columns, dtype=np.uint32)
     rows = max(1, _ITEMS_AT_ONCE // columns)
-    memory = np.empty((min(rows, len(bits)), columns), np.uint32)
     total = 0
     for row in range(0, len(bits), rows):
-        piece = bits[row : row + rows]
-        block = memory[: len(piece)]
-        block[...] = piece
-        total += int(np.dot(block.sum(axis=1, dtype=np.uint32), weights[row : row + rows]))
-        total += int(np.dot(block.sum(axis=0, dtype=np.uint32), within))
+        block = bits[row : row + rows].astype(np.uint32)
+        total += int(np.einsum("ij,i->", block, weights[row : row + rows]))
+        total += int(np.einsum("ij,j->", block, within))
     return total % _MODULUS
 
 
