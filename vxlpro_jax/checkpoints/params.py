@@ -20,7 +20,6 @@ from vxlpro_jax.checkpoints.checksums import Sums, check_files
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.utils import files, tree
 from vxlpro_jax.utils.errors import InputError
-from vxlpro_jax.utils.one_ahead import OneAhead
 
 __all__ = [
     "Located",
@@ -215,15 +214,13 @@ def read_params(
         wanted = {path: leaf for path, leaf in tree.flatten(like).items() if only(path)}
         tree.check_match(stored, expected=wanted, trouble=f"{directory} does not fit the model")
     restored, sums = {}, Sums(opened.seals or {})
-    with OneAhead() as summing:
-        for path, leaf in wanted.items():
-            sharding = getattr(leaf, "sharding", None)
-            for name, place, part in _parts(path, stores[path], unstack=unstack):
-                add = functools.partial(summing.run, sums.add, path, place)
-                with reading(directory):
-                    restored[name] = read_store(
-                        part, sharding=sharding, dtype=dtype, add=add if opened.seals else None
-                    )
+    for path, leaf in wanted.items():
+        sharding = getattr(leaf, "sharding", None)
+        for name, place, part in _parts(path, stores[path], unstack=unstack):
+            add = functools.partial(sums.add, path, place) if opened.seals else None
+            with reading(directory):
+                array = read_store(part, sharding=sharding, dtype=dtype, add=add)
+            restored[name] = array
     if opened.seals:
         is_shared = any(not _is_local(leaf) for leaf in wanted.values())
         (sums.of_all_processes() if is_shared else sums).check(directory, wanted)
