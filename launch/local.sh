@@ -16,7 +16,8 @@ fi
 
 train() { "$python" -m vxlpro_jax.train --config="configs/$1.py" --workdir="$dir/$1" "${@:2}"; }
 train stage1
-# Half the steps of a run of stage 2 alone, and no decay, because stage 3 trains on the same questions.
+# Half the steps of a run of stage 2 alone, and no decay, because stage 3 trains on the same
+# questions.
 train stage2 --config.init_from="$dir/stage1" --config.total_steps=700 \
   --config.optim.weight_decay=0
 train stage3 --config.init_from="$dir/stage2"

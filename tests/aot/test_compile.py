@@ -65,6 +65,7 @@ def test_a_program_that_does_not_fit_exits_with_1_and_prints_advice(tmp_path):
     assert not told["fits"]
     assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]
     assert "grad_accum_steps=2 saves" in done.stdout
+    assert hlo_file.exists() != ("program.hlo was not written" in done.stdout)
 
 
 @pytest.mark.parametrize(

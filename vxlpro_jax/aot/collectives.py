@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from vxlpro_jax.aot.hlo import Instruction, arrays, elements, instructions
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 
@@ -40,7 +40,7 @@ def collectives(text: str) -> dict[str, Collective]:
     devices = _num_devices(text)
     for one in instructions(text):
         kind = one.operation.removesuffix("-start")
-        if kind in KINDS:
+        if kind in _KINDS:
             # On GPUs a single-instruction operation may share its channel with all others.
             channel = _CHANNEL.search(one.line) if one.operation == kind else None
             key = kind, channel[1] if channel else one.name

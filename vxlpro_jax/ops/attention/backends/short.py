@@ -1,9 +1,8 @@
 """Attention of short sequences by Pallas kernels for TPUs, such as that of a frame's patches.
 
 The logits of a head and a block of queries fit into the core's memory, so the softmax is computed
-at once. Heads stay side
-by side in one axis of N x H entries, as the projections make them, so that no array is transposed
-or padded, whatever the width of a head.
+at once. Heads stay side by side in one axis of N x H entries, as the projections make them, so that
+no array is transposed or padded, whatever the width of a head.
 """
 
 import functools
