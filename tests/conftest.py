@@ -24,6 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="vxlpro_jax-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 _GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,6 +42,11 @@ def _left_out() -> list[Path]:
     """Returns the test files that need torch; none if it is installed."""
     tests = Path(__file__).parent
     return [] if _HAS_TORCH else sorted(filter(_needs_torch, tests.rglob("test_*.py")))
+
+
+def pytest_xdist_auto_num_workers():
+    """Returns the workers of `-n auto`; one more than cores, because some tests wait."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_ignore_collect(collection_path, config):
