@@ -77,7 +77,10 @@ def test_gradients_of_many_microbatches_are_added_in_float32():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 4])
-def test_devices_exchange_parameters_and_gradients_once(microbatch):
+@pytest.mark.parametrize(
+    ("specs", "summed_by"), [(None, "all-reduce"), (P("fsdp"), "reduce-scatter")]
+)
+def test_devices_exchange_parameters_and_gradients_once(microbatch, specs, summed_by):
     devices = topology_devices("v5e:2x4")
     with jax.set_mesh(mesh.make_mesh(MeshConfig(), devices=devices)):
         weights = _placed((512, 512), P("fsdp"))
@@ -85,11 +88,12 @@ def test_devices_exchange_parameters_and_gradients_once(microbatch):
 
         def loss(weights, x):
             return jnp.tanh(
-                microbatched_map(lambda w, x: x @ w, weights, x, microbatch=microbatch)
+                microbatched_map(lambda w, x: x @ w, weights, x, microbatch=microbatch, specs=specs)
             ).sum()
 
         program = jax.jit(jax.grad(loss)).lower(weights, x).compile().as_text()
-    assert sum(kind.count for kind in collectives(program).values()) == 2
+    counts = {name: kind.count for name, kind in collectives(program).items()}
+    assert counts == {"all-gather": 1, summed_by: 1}
 
 
 def _placed(shape, spec):

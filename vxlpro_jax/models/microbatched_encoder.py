@@ -14,6 +14,7 @@ from einops import rearrange
 from vxlpro_jax.config.schema import ModelConfig
 from vxlpro_jax.models.video_xl_pro import apply_method
 from vxlpro_jax.ops.microbatch import microbatched_map
+from vxlpro_jax.sharding.params import current_specs
 
 
 def group_features(
@@ -62,5 +63,6 @@ def project_and_pool(
 
 def _map_groups(function, params, x, *, microbatch):
     groups = rearrange(x, "b g ... -> (b g) ...")
-    mapped = microbatched_map(function, params, groups, microbatch=microbatch)
+    specs = current_specs(params)
+    mapped = microbatched_map(function, params, groups, microbatch=microbatch, specs=specs)
     return rearrange(mapped, "(b g) ... -> b g ...", b=len(x))

@@ -151,6 +151,11 @@ def free_axes() -> frozenset[str]:
     return frozenset(current.axis_names) - frozenset(current.manual_axes)
 
 
+def single_axes() -> frozenset[str]:
+    """Returns the free axes of the current mesh that have a single device."""
+    return frozenset(axis for axis in free_axes() if axis_size((axis,)) == 1)
+
+
 def platform() -> str:
     """Returns the platform of the current mesh (`cpu`, `gpu`, `tpu`), even without its devices."""
     device = jax.sharding.get_abstract_mesh().abstract_device

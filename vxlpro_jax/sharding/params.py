@@ -110,6 +110,17 @@ def state_shardings(
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def current_specs(params: Any) -> Any:
+    """Returns the table's PartitionSpec of each parameter of a nested dict for the current mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def spec(key_path, leaf):
+        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        return P() if mesh.empty else _fit(spec_of(path), leaf, mesh).spec
+
+    return jax.tree_util.tree_map_with_path(spec, params)
+
+
 def _fit(spec: P, leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Removes axes from the spec that do not divide the leaf's dimension, such as 151,937."""
     kept = [

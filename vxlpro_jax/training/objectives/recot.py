@@ -12,6 +12,7 @@ from einops import rearrange
 from vxlpro_jax.config.schema import TrainConfig
 from vxlpro_jax.models import recot
 from vxlpro_jax.ops.microbatch import microbatched_map
+from vxlpro_jax.sharding.params import current_specs
 from vxlpro_jax.training.batch_features import frame_count, tower_features
 from vxlpro_jax.training.flops import Forward, recot_forward
 from vxlpro_jax.training.losses import reconstruction
@@ -55,11 +56,13 @@ def recot_loss(params: dict, batch: Batch, *, key: jax.Array, config: TrainConfi
 
     features = rearrange(tower_features(params, batch, config=config), "b g f p c -> (b g) f p c")
     masked = apply({"params": params}, features, key=key, method="mask")
+    used = {name: params[name] for name in ("dts", "recot")}
     predicted = microbatched_map(
         lambda used, part: apply({"params": used}, part, method="rebuild"),
-        {name: params[name] for name in ("dts", "recot")},
+        used,
         masked.features,
         microbatch=config.encode_microbatch,
+        specs=current_specs(used),
     )
     hidden = jax.lax.stop_gradient(1 - masked.visible)
     valid = rearrange(batch["group_segments"] > 0, "b g -> (b g) 1 1")
