@@ -59,7 +59,7 @@ def base(preset, *, frames, batch, text=None) -> Config:
         # The tower stays as initialised, so its features are computed only once.
         c.data.feature_cache = "{cache_dir}/features"
     else:
-        c.model.update(vision={"remat": True}, decoder={"remat": True})
+        c.model.update(vision={"remat": "all"}, decoder={"remat": "all_but_attention"})
         c.compute_dtype = "bfloat16"
         c.encode_microbatch = 2
         c.data.num_workers = 8

@@ -12,7 +12,12 @@ EARLIER = {
     "accumulate": 2,
     "groups_at_once": 3,
     "skip_to_frames": 64,
-    "model": {"preset": "tiny", "selector_gradient": "gates"},
+    "model": {
+        "preset": "tiny",
+        "selector_gradient": "gates",
+        "vision": {"remat": True},
+        "decoder": {"remat": False},
+    },
     "data": {"workdir_cache": "/cache", "batch_size": 4},
 }
 
@@ -30,6 +35,7 @@ def test_earlier_names_and_values_are_read():
     assert config.encode_microbatch == 3
     assert config.pose_max_frames == 64
     assert config.model.selector_gradient == "straight_through"
+    assert (config.model.vision.remat, config.model.decoder.remat) == ("all", "none")
     assert (config.data.cache_dir, config.data.batch_size) == ("/cache", 4)
 
 
@@ -58,3 +64,8 @@ def test_command_lines_may_use_earlier_names(old, new):
         text = "7"
         config = from_mapping(TrainConfig, override(TrainConfig, {}, path=old, text=text))
         assert str(field_at(config, new)) == text
+
+
+def test_command_lines_may_use_earlier_values():
+    values = override(TrainConfig, {}, path="model.vision.remat", text="true")
+    assert from_mapping(TrainConfig, values).model.vision.remat == "all"

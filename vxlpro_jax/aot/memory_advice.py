@@ -1,5 +1,6 @@
 """Estimates the FLOPs of a run, and the memory that changes of its config would save."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ _GIB = 2**30
 # Activations that a layer outside the decoder keeps for the backward pass, as a multiple of its
 # input.
 _KEPT = 16
+_KEPT_BY_TOWER_LAYER = {"none": _KEPT, "elementwise": 11, "all_but_attention": 2, "all": 1}
+# Values of `remat` that run every product of a layer again.
+_RUNS_AGAIN = ("all_but_attention", "all")
 
 
 class Work(NamedTuple):
@@ -44,9 +48,11 @@ def work(config: TrainConfig, *, what: str) -> Work:
         token += 4 * seen * decoder.width * decoder.depth + head
         return Work(config.data.batch_size * token, config.data.batch_size * token)
     useful = flops.trained(forward, frozen=plan.frozen)
-    again = forward.decoder * config.model.decoder.remat + forward.head
+    model = config.model
+    again = forward.decoder * (model.decoder.remat in _RUNS_AGAIN) + forward.head
     if "vision" not in plan.frozen:
-        again += forward.vision * (config.model.vision.remat + bool(config.encode_microbatch))
+        passes = (model.vision.remat in _RUNS_AGAIN) + bool(config.encode_microbatch)
+        again += forward.vision * passes
     again += (forward.dts + forward.projector) * bool(config.encode_microbatch)
     rows = config.data.batch_size
     return Work(rows * useful, rows * (useful + again))
@@ -76,12 +82,10 @@ def _training_advice(plan, *, rows, mesh):
         decoder = config.model.decoder
         positions = rows * _positions(config) // mesh.shape["context"]
         array = positions * decoder.width * _itemsize(config)
-        layer = _kept_by_decoder_layer(decoder) * array
-        # With remat: two arrays per layer, and all of the layer that is being recomputed.
-        held = min(2 * decoder.depth * array + layer, decoder.depth * layer)
-        saved = decoder.depth * layer - held
-        if not decoder.remat and saved > 0:
-            yield f"model.decoder.remat=True saves {_gib(saved)}"
+        kept = {name: array * n for name, n in _kept_by_decoder_layer(decoder).items()}
+        held = _held_by_layers(kept, depth=decoder.depth)
+        yield from _remat_advice("decoder", held, now=decoder.remat)
+        held = held["all"]
     yield from _tower_advice(plan, groups=groups, is_trained="vision" not in plan.frozen)
     if rows > 1:
         steps = 2 * config.grad_accum_steps
@@ -99,14 +103,38 @@ def _training_advice(plan, *, rows, mesh):
     yield f"data.max_frames={config.data.max_frames // 2} saves {_gib(held / 2)} of activations"
 
 
-def _kept_by_decoder_layer(decoder):
-    """Returns activations that a layer keeps for the backward pass, as a multiple of its input.
+def _kept_by_decoder_layer(decoder) -> dict[str, float]:
+    """Returns activations that a layer keeps, as a multiple of its input, by `remat`.
 
-    These are queries, keys and values before and after the rotation, and four arrays of the MLP's
-    width. The rest, which does not depend on the sizes, was fitted to compiled programs.
+    With `none` these are queries, keys and values before and after the rotation, and four arrays of
+    the MLP's width. The rest, which does not depend on the sizes, was fitted to compiled programs.
     """
-    attention = 2 * (1 + 2 * decoder.num_kv_heads / decoder.num_heads)
-    return 12 + attention + 4 * decoder.mlp_width / decoder.width
+    attention = 1 + 2 * decoder.num_kv_heads / decoder.num_heads
+    mlp = decoder.mlp_width / decoder.width
+    return {
+        "none": 16 + 2 * attention + 4 * mlp,
+        "elementwise": 3 + attention + 2 * mlp,
+        "all_but_attention": 3,
+        "all": 2,
+    }
+
+
+def _held_by_layers(kept: dict[str, float], *, depth: int) -> dict[str, float]:
+    """Returns the bytes of all layers, and of the one that is being recomputed, by `remat`."""
+    everything = depth * kept["none"]
+    return {
+        name: everything if name == "none" else min(depth * size + kept["none"], everything)
+        for name, size in kept.items()
+    }
+
+
+def _remat_advice(part: str, held: dict[str, float], *, now: str) -> Iterator[str]:
+    """Yields the values of a part's `remat` that recompute more than the present one."""
+    names = list(held)
+    for before, after in itertools.pairwise(names[names.index(now) :]):
+        saved = held[before] - held[after]
+        if saved > 0:
+            yield f"model.{part}.remat={after} saves {_gib(saved)}"
 
 
 def _tower_advice(plan, *, groups, is_trained):
@@ -118,13 +146,15 @@ def _tower_advice(plan, *, groups, is_trained):
     if _restores(plan):
         compressor += _restoring_bytes(config)
     frame = vision.grid**2 * vision.width * _itemsize(config)
-    # A frozen tower frees the activations of each layer after the next one.
-    layers = FRAMES_PER_GROUP * frame * (vision.depth if is_trained else 1)
-    if is_trained and not vision.remat:
-        saved = microbatch * layers * (_KEPT - 1)
-        yield f"model.vision.remat=True saves {_gib(saved)}"
+    group = FRAMES_PER_GROUP * frame
+    kept = {name: group * n for name, n in _KEPT_BY_TOWER_LAYER.items()}
+    held = _held_by_layers(kept, depth=vision.depth)
+    if is_trained:
+        now = {name: microbatch * size for name, size in held.items()}
+        yield from _remat_advice("vision", now, now=vision.remat)
     if microbatch > 1:
-        each = layers if is_trained else layers * _KEPT / 2
+        # A frozen tower frees the activations of each layer after the next one.
+        each = held["all"] if is_trained else group * _KEPT / 2
         each += compressor
         yield f"encode_microbatch=1 saves {_gib((microbatch - 1) * each)}"
 

@@ -13,9 +13,12 @@ RENAMED_FIELDS = {
     "skip_to_frames": "pose_max_frames",
     "data.workdir_cache": "data.cache_dir",
 }
-RENAMED_VALUES = {
+_REMAT = {False: "none", True: "all", "false": "none", "true": "all"}
+RENAMED_VALUES: dict[str, dict[Any, str]] = {
     "objective": {"answer": "sft"},
+    "model.decoder.remat": _REMAT,
     "model.selector_gradient": {"gates": "straight_through"},
+    "model.vision.remat": _REMAT,
 }
 
 
@@ -55,4 +58,4 @@ def _current_value(value: Any, *, path: str) -> Any:
     if isinstance(value, Mapping):
         return _migrate(value, path=f"{path}.")
     renamed = RENAMED_VALUES.get(path, {})
-    return renamed.get(value, value) if isinstance(value, str) else value
+    return renamed.get(value, value) if isinstance(value, str | bool) else value

@@ -29,6 +29,7 @@ Layout = Literal["released", "temporal"]
 SelectorGradient = Literal["scores", "straight_through"]
 Rounding = Literal["stochastic", "master", "nearest"]
 CacheType = Literal["model", "int8"]
+Remat = Literal["none", "elementwise", "all_but_attention", "all"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -54,8 +55,10 @@ class VisionConfig:
     """Side of a patch in pixels."""
     norm_eps: float = 1e-6
     """Epsilon of the layer norms."""
-    remat: bool = False
-    """Recompute each layer in the backward pass to save activation memory."""
+    remat: Remat = "none"
+    """What each layer computes again in the backward pass instead of keeping it. From left to right
+    the values need less memory: nothing, all but products of matrices and attention, all but
+    attention, all."""
 
     def __post_init__(self):
         limits.check_fields(self, path="model.vision.")
@@ -144,8 +147,10 @@ class DecoderConfig:
     """Whether the output head is the token embedding."""
     max_positions: int = 32_768
     """Context length that the weights were trained for."""
-    remat: bool = False
-    """Recompute each layer in the backward pass to save activation memory."""
+    remat: Remat = "none"
+    """What each layer computes again in the backward pass instead of keeping it. From left to right
+    the values need less memory: nothing, all but products of matrices and attention, all but
+    attention, all."""
     scan_layers: bool = True
     """Stack the layers' parameters and scan over them, so that compile time does not grow with
     depth. Without it each layer has its own parameters, which saves the copy that a scan makes of

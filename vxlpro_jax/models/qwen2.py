@@ -17,6 +17,7 @@ from vxlpro_jax.config.schema import DecoderConfig
 from vxlpro_jax.models import kv_cache
 from vxlpro_jax.models.kv_cache import KVCache
 from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
+from vxlpro_jax.models.remat import remat
 from vxlpro_jax.ops.attention.dispatch import attention
 from vxlpro_jax.ops.embedding import lookup
 from vxlpro_jax.ops.rope import rotate_heads
@@ -64,7 +65,7 @@ class Qwen2(nn.Module):
         """Creates the parameters `embed`, the layers, `norm` and, if it is untied, `lm_head`."""
         c = self.config
         self.embedding = self.param("embed", _normal, (c.vocab_size, c.width), jnp.float32)
-        block = nn.remat(_Block, prevent_cse=False) if c.remat else _Block
+        block = remat(_Block, recomputed=c.remat)
         if c.scan_layers:
             self.layers = nn.scan(
                 block,

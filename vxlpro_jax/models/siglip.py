@@ -12,6 +12,7 @@ from einops import rearrange
 
 from vxlpro_jax.config.schema import VisionConfig
 from vxlpro_jax.models.layers import Dense, LayerNorm, zeros
+from vxlpro_jax.models.remat import remat
 from vxlpro_jax.ops.attention.dispatch import attention
 
 Linear = functools.partial(Dense, kernel_init=nn.initializers.xavier_uniform(), bias_init=zeros)
@@ -50,9 +51,11 @@ class Siglip(nn.Module):
         )
         patches = (patches.astype(position.dtype) / 255 - 0.5) / 0.5
         x = Linear(c.width, name="patch_embed")(patches) + position
-        block = nn.remat(EncoderBlock, prevent_cse=False) if c.remat else EncoderBlock
         layers = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.depth
+            remat(EncoderBlock, recomputed=c.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=c.depth,
         )
         x, _ = layers(c.num_heads, c.mlp_width, c.norm_eps, self.attention, name="layers")(x, None)
         LayerNorm(c.norm_eps, name="post_ln")(x)

@@ -13,6 +13,10 @@ import jax.numpy as jnp
 from vxlpro_jax.sharding.activations import Axes
 from vxlpro_jax.utils.registry import Registry
 
+# Name, for `jax.ad_checkpoint.checkpoint_name`, of what a backend's forward pass leaves for its
+# backward pass: the output and the log-sum-exp of the logits.
+KEPT = "attention"
+
 
 class Inputs(flax.struct.PyTreeNode):
     """The arguments of `attention`, or their part for some rows, queries or devices.

@@ -13,8 +13,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
-from vxlpro_jax.ops.attention.interface import Backend, Inputs, Part
+from vxlpro_jax.ops.attention.interface import KEPT, Backend, Inputs, Part
 
 _BLOCK = 512
 _PADDING = -1
@@ -109,7 +110,8 @@ def _tie(x, mask: _Mask):
 def _forward(q, k, v, mask):
     q, mask = _tie(q, mask)
     queries, keys = _split_queries(q, mask, heads=k.shape[1]), _split_keys(k, v, mask)
-    out, log_sum = jax.lax.map(functools.partial(_attend_block, keys=keys), queries)
+    blocks = jax.lax.map(functools.partial(_attend_block, keys=keys), queries)
+    out, log_sum = checkpoint_name(blocks, KEPT)
     return _join(out, length=len(q)), (q, k, v, mask, out, log_sum)
 
 

@@ -9,10 +9,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vxlpro_jax.ops.attention.interface import Backend, Inputs, Kernel, Part
+from vxlpro_jax.ops.attention.interface import KEPT, Backend, Inputs, Kernel, Part
 from vxlpro_jax.sharding import activations
 
 # Limits of what is in the core's memory: a block's logits, and keys and values of all heads.
@@ -59,7 +60,7 @@ def _attend(q, k, v, interpret):
 
 
 def _attend_forward(q, k, v, interpret):
-    out, log_sum = _forward(q, k, v, interpret=interpret)
+    out, log_sum = checkpoint_name(_forward(q, k, v, interpret=interpret), KEPT)
     return out, (q, k, v, out, log_sum)
 
 
@@ -208,6 +209,4 @@ def _product(left, right, axes):
     )
 
 
-# Not preferred on TPUs, because the partitioner refuses these kernels within the microbatches of
-# the vision tower on a mesh.
-BACKEND = Backend(kernel, part_kernel, unsupported_reason)
+BACKEND = Backend(kernel, part_kernel, unsupported_reason, platform="tpu")

@@ -6,7 +6,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vxlpro_jax.ops.attention.interface import Backend, Inputs, Kernel, Part
+from vxlpro_jax.ops.attention.interface import KEPT, Backend, Inputs, Kernel, Part
 from vxlpro_jax.sharding import activations
 
 _BLOCKS = (1024, 512, 256, activations.LANES)
@@ -49,6 +49,7 @@ def _make(x: Inputs, *, axes, **options):
         splash_attention.MultiHeadMask([mask] * heads),
         head_shards=_shards(axes.heads),
         q_seq_shards=_shards(axes.positions),
+        residual_checkpoint_name=KEPT,
         block_sizes=_block_sizes(queries=length // _shards(axes.positions), keys=keys),
         **options,
     )
