@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vxlpro_jax.ops import norms
+from vxlpro_jax.ops.bias import add_bias
 
 zeros = nn.initializers.zeros_init()
 
@@ -38,7 +39,8 @@ class Dense(nn.Module):
         y = x.astype(kernel.dtype) @ kernel
         if not self.use_bias:
             return y
-        return y + self.param("bias", self.bias_init or default, (self.features,), jnp.float32)
+        bias = self.param("bias", self.bias_init or default, (self.features,), jnp.float32)
+        return add_bias(y, bias)
 
 
 class LayerNorm(nn.Module):
