@@ -10,8 +10,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vxlpro_jax.aot import products
 from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import MeshConfig
-from vxlpro_jax.ops.attention.dispatch import attention
-from vxlpro_jax.sharding import activations
 from vxlpro_jax.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.slow
@@ -58,75 +56,3 @@ def test_flops_of_a_matrix_product_on_a_tpu():
     with jax.set_mesh(mesh):
         compiled = product.lower(left, right).compile()
     assert products.flops(compiled.as_text()) == 2 * 2 * 3 * 128 * 256 * 72
-
-
-# ---- Attention kernels --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("is_causal", [True, False])
-def test_flops_of_splash_attention_count_its_products(is_causal):
-    """Forward 2 products, gradients 3 and 4, of which a causal mask hides half."""
-    mesh = make_mesh(MeshConfig(fsdp=4), devices=topology_devices("v5e:2x2"))
-
-    def loss(q, k, v):
-        out = attention(
-            q, k, v, causal=is_causal, partition=activations.SEQUENCES, backend="splash"
-        )
-        return out.astype(jnp.float32).sum()
-
-    place = NamedSharding(mesh, PartitionSpec(*activations.SEQUENCES))
-    keys = 256 if is_causal else 512
-    q, kv = (
-        jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
-        for shape in ((4, 256, 8, 128), (4, keys, 2, 128))
-    )
-    with jax.set_mesh(mesh):
-        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv).compile().as_text()
-    pairs = 8 * 256 * keys // (2 if is_causal else 1)
-    assert products.kernel_flops(text) == 2 * (2 + 3 + 4) * pairs * 128
-    assert products.attention_kernels(text) == ["splash"]
-
-
-def test_flops_of_short_attention_count_its_products():
-    """One row per device: forward 2 products, gradients 5."""
-    mesh = make_mesh(MeshConfig(fsdp=4), devices=topology_devices("v5e:2x2"))
-    place = NamedSharding(mesh, activations.FRAMES)
-    q, kv = (
-        jax.ShapeDtypeStruct((4, length, 4, 24), jnp.bfloat16, sharding=place)
-        for length in (300, 200)
-    )
-
-    def loss(q, k, v):
-        return attention(q, k, v, backend="short").astype(jnp.float32).sum()
-
-    with jax.set_mesh(mesh):
-        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv).compile().as_text()
-    assert products.flops(text) == 2 * (2 + 5) * 300 * 200 * 4 * 24
-    assert products.attention_kernels(text) == ["short"]
-
-
-CUDNN_PROGRAM = """\
-HloModule jit_step, is_scheduled=true
-
-ENTRY %main (q: bf16[2,64,8,128], k: bf16[2,96,2,128], v: bf16[2,96,2,128]) -> bf16[2,8,64,128] {
-  %q = bf16[2,64,8,128]{3,2,1,0} parameter(0)
-  %k = bf16[2,96,2,128]{3,2,1,0} parameter(1)
-  %v = bf16[2,96,2,128]{3,2,1,0} parameter(2)
-  ROOT %out = (bf16[2,8,64,128], u8[16]) custom-call(%q, %k, %v), custom_call_target="__cudnn$fmhaSoftmax", backend_config={"mask_type":"NO_MASK"}
-}
-"""  # noqa: E501
-
-
-def test_flops_of_cudnn_attention_count_its_products():
-    size = 2 * 64 * 8 * 96 * 128
-    assert products.flops(CUDNN_PROGRAM) == 2 * 2 * size
-    assert products.flops(CUDNN_PROGRAM.replace("NO_MASK", "CAUSAL")) == 2 * size
-    backward = CUDNN_PROGRAM.replace("fmhaSoftmax", "fmhaSoftmaxBackward")
-    assert products.flops(backward) == 2 * 5 * size
-    assert products.attention_kernels(CUDNN_PROGRAM) == ["cudnn"]
-
-
-def test_other_custom_calls_count_nothing():
-    program = CUDNN_PROGRAM.replace("__cudnn$fmhaSoftmax", "Sharding")
-    assert products.flops(program) == 0
-    assert products.attention_kernels(program) == []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vxlpro_jax.aot import collectives, hlo, memory_advice, products, programs
+from vxlpro_jax.aot import collectives, hlo, kernels, memory_advice, products, programs
 from vxlpro_jax.aot.topology import topology_devices
 from vxlpro_jax.config.schema import CacheType, TrainConfig
 from vxlpro_jax.sharding import batch
@@ -184,7 +184,7 @@ def make_report(
         "flops_per_step": work.useful,
         "flops_executed": executed,
         "collective_bytes": network_bytes,
-        "attention": products.attention_kernels(compiled.text),
+        "attention": kernels.names(compiled.text),
         "collectives": {kind: value._asdict() for kind, value in sorted(sent.items())},
         "least_seconds": seconds,
         "mfu_bound": work.useful / peak / max(seconds.values()),
@@ -206,15 +206,20 @@ def _model_seconds(
 ) -> float | None:
     """Estimates the seconds of a run; None if the compiler has no estimate for the platform.
 
-    These are XLA's own cycles, the attention kernels at peak FLOP/s, and the traffic during which
-    nothing is computed. The estimate is uncalibrated: compare programs by it, and trust no seconds.
+    These are XLA's own cycles, the attention kernels at peak FLOP/s or bandwidth of the memory, and
+    the traffic during which nothing is computed. The estimate is uncalibrated: compare programs by
+    it, and trust no seconds.
     """
     cycles = hlo.cycles(text)
     if not cycles or not accelerator.clock:
         return None
     exposed = sum(kind.exposed for kind in sent.values())
-    kernels = products.kernel_flops(text) / accelerator.flops
-    return cycles / accelerator.clock + kernels + exposed / accelerator.network_bandwidth
+    attention = sum(
+        kernel.times
+        * max(kernel.flops / accelerator.flops, kernel.bytes / accelerator.hbm_bandwidth)
+        for kernel in kernels.kernels(text)
+    )
+    return cycles / accelerator.clock + attention + exposed / accelerator.network_bandwidth
 
 
 def format_table(report: dict[str, Any], *, topology: str) -> str:
@@ -249,7 +254,7 @@ def _model(report: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _attention(kernels: list[str]) -> Iterator[str]:
-    if kernels:
-        scratch = "; their scratch memory is not counted" if "cudnn" in kernels else ""
-        yield f"  attention kernels, where supported: {' and '.join(kernels)}{scratch}"
+def _attention(names: list[str]) -> Iterator[str]:
+    if names:
+        scratch = "; their scratch memory is not counted" if "cudnn" in names else ""
+        yield f"  attention kernels, where supported: {' and '.join(names)}{scratch}"

@@ -116,12 +116,15 @@ class Decoder:
                 temperature=options.temperature,
                 top_p=options.top_p,
             )
-            choices = [ids for ids in choices if ids[index] == int(token[0])]
-            if int(token[0]) in ends:
-                break
-            yield text.push(int(token[0]))
+            # The next step starts before this id is known here. What it adds to the cache after the
+            # answer's end is cut off by the next question.
             if index + 1 < options.max_new_tokens:
                 logits, state.cache = self._apply("decode_step", token, state.cache, donate=(1,))
+            last = int(token[0])
+            choices = [ids for ids in choices if ids[index] == last]
+            if last in ends:
+                break
+            yield text.push(last)
         yield text.finish()
 
     def predict(self, encoded: Encoded, plan: Plan, reply: str, *, options: Options) -> Predicted:

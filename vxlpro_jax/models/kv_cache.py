@@ -13,6 +13,7 @@ from einops import rearrange
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from vxlpro_jax.config.schema import CacheType, DecoderConfig
+from vxlpro_jax.ops.attention import cached
 from vxlpro_jax.ops.attention.dispatch import attention_part
 from vxlpro_jax.ops.attention.interface import Part
 from vxlpro_jax.ops.precision import at_least_float32
@@ -184,6 +185,10 @@ def attend(
     where = {"partition": activations.SEQUENCES, "backend": backend}
     own = attention_part(q, k, v, causal=True, q_positions=query_index, **where)
     own = own.replace(out=at_least_float32(own.out))
+    stored = [cached.Cached(slots.data, slots.scales) for slots in (cache.keys, cache.values)]
+    if _has_kernel(q, stored[0], kv_heads=k.shape[2], backend=backend):
+        at = {"lengths": cache.lengths, "layer": layer, "kv_heads": k.shape[2]}
+        return merge(own, cached.attend(q, *stored, **at)).out.astype(q.dtype)
 
     def visit(index, so_far: Part) -> Part:
         start = index * cache.block
@@ -196,6 +201,12 @@ def attend(
 
     blocks = -(-cache.lengths.max() // cache.block)
     return jax.lax.fori_loop(0, blocks, visit, own).out.astype(q.dtype)
+
+
+def _has_kernel(q, keys: cached.Cached, *, kv_heads, backend) -> bool:
+    if backend != "auto" or activations.platform() != "tpu":
+        return False
+    return not cached.unsupported_reason(q, keys, kv_heads=kv_heads)
 
 
 def merge(one: Part, other: Part) -> Part:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vxlpro_jax.ops import norms
 from vxlpro_jax.ops.bias import add_bias
+from vxlpro_jax.ops.full_rows import with_full_rows
 
 zeros = nn.initializers.zeros_init()
 
@@ -36,7 +37,7 @@ class Dense(nn.Module):
         default = torch_uniform(x.shape[-1])
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init or default, shape, jnp.float32)
-        y = x.astype(kernel.dtype) @ kernel
+        y = with_full_rows(lambda x: x @ kernel, x.astype(kernel.dtype))
         if not self.use_bias:
             return y
         bias = self.param("bias", self.bias_init or default, (self.features,), jnp.float32)

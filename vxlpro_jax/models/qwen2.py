@@ -20,6 +20,7 @@ from vxlpro_jax.models.layers import Dense, RMSNorm, zeros
 from vxlpro_jax.models.remat import remat
 from vxlpro_jax.ops.attention.dispatch import attention
 from vxlpro_jax.ops.embedding import lookup
+from vxlpro_jax.ops.full_rows import with_full_rows
 from vxlpro_jax.ops.rope import rotate_heads
 from vxlpro_jax.ops.swiglu import swiglu
 from vxlpro_jax.sharding import activations
@@ -137,7 +138,8 @@ class Qwen2(nn.Module):
         acc = jnp.promote_types(hidden.dtype, jnp.float32)
         if not self.config.tied_head:
             return self.lm_head(hidden).astype(acc)
-        return jnp.einsum("...d,vd->...v", hidden, self.embedding, preferred_element_type=acc)
+        to_logits = functools.partial(jnp.einsum, "...d,vd->...v", preferred_element_type=acc)
+        return with_full_rows(lambda x: to_logits(x, self.embedding), hidden)
 
 
 class _Block(nn.Module):

@@ -6,6 +6,7 @@ Shapes: `...` any leading axes, `M` their product, `D` width, `F` hidden width.
 import jax
 import jax.numpy as jnp
 
+from vxlpro_jax.ops.full_rows import with_full_rows
 from vxlpro_jax.sharding import activations
 
 
@@ -25,7 +26,7 @@ def swiglu(x: jax.Array, *, gate: jax.Array, up: jax.Array, down: jax.Array) -> 
     # Merging the leading axes would move data between the devices of a mesh.
     if activations.platform() == "cpu" and activations.axis_size(activations.ALL_AXES) == 1:
         return _features_first(x, gate, up, down)
-    return (jax.nn.silu(x @ gate.T) * (x @ up.T)) @ down.T
+    return with_full_rows(lambda x: (jax.nn.silu(x @ gate.T) * (x @ up.T)) @ down.T, x)
 
 
 def _features_first(x, gate, up, down):

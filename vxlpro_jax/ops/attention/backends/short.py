@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from vxlpro_jax.ops.attention.interface import KEPT, Backend, Inputs, Kernel, Part
+from vxlpro_jax.ops.attention.pallas import product
 from vxlpro_jax.sharding import activations
 
 # Limits of what is in the core's memory: a block's logits, and keys and values of all heads.
@@ -140,7 +141,7 @@ def _forward_kernel(q_ref, k_ref, v_ref, out_ref, log_sum_ref, *, heads):
         largest = logits.max(axis=-1, keepdims=True)
         weights = jnp.exp(logits - largest)
         total = weights.sum(axis=-1, keepdims=True)
-        out = _product(weights.astype(v.dtype), v, (1, 0)) / total
+        out = product(weights.astype(v.dtype), v, (1, 0)) / total
         out_ref[:, place] = out.astype(out_ref.dtype)
         log_sum_ref[head, :] = (jnp.log(total) + largest)[:, 0]
 
@@ -175,13 +176,13 @@ def _backward_kernel(
         q, out, grad = (jnp.where(exists, ref[:, place], 0) for ref in (q_ref, out_ref, grad_ref))
         weights = jnp.exp(_logits(q, k) - log_sum_ref[head, :][:, None])
         weights = jnp.where(exists, weights, 0)
-        dv_sum[:, place] += _product(weights.astype(grad.dtype), grad, (0, 0))
+        dv_sum[:, place] += product(weights.astype(grad.dtype), grad, (0, 0))
         # The mean of the weights' gradients, which the softmax subtracts.
         mean = (out.astype(jnp.float32) * grad.astype(jnp.float32)).sum(axis=-1, keepdims=True)
-        dlogits = weights * (_product(grad, v, (1, 1)) - mean) * q.shape[-1] ** -0.5
+        dlogits = weights * (product(grad, v, (1, 1)) - mean) * q.shape[-1] ** -0.5
         dlogits = dlogits.astype(q.dtype)
-        dq_ref[:, place] = _product(dlogits, k, (1, 0)).astype(dq_ref.dtype)
-        dk_sum[:, place] += _product(dlogits, q, (0, 0))
+        dq_ref[:, place] = product(dlogits, k, (1, 0)).astype(dq_ref.dtype)
+        dk_sum[:, place] += product(dlogits, q, (0, 0))
 
     @pl.when(block == pl.num_programs(1) - 1)
     def _():
@@ -196,17 +197,7 @@ def _heads(ref, heads):
 
 
 def _logits(q, k):
-    return _product(q, k, (1, 1)) * q.shape[-1] ** -0.5
-
-
-def _product(left, right, axes):
-    """Multiplies two matrices, contracting one axis of each, with a float32 result."""
-    return jax.lax.dot_general(
-        left,
-        right,
-        (((axes[0],), (axes[1],)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+    return product(q, k, (1, 1)) * q.shape[-1] ** -0.5
 
 
 BACKEND = Backend(kernel, part_kernel, unsupported_reason, platform="tpu")
