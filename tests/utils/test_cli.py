@@ -61,6 +61,7 @@ def test_other_errors_keep_their_traceback():
         ("no https://me:secret@host/x?y and s3://a:b@c.", "no https://host/x?y and s3://c."),
         ("user@example.org: at 10:30@noon", "user@example.org: at 10:30@noon"),
         ("x" * 500, "x" * 500),
+        ("\u202egpj.mp4 \ud7fc \ud800 a\u3000b 影", "\\u202egpj.mp4 \\ud7fc \\ud800 a b 影"),
     ],
 )
 def test_messages_are_one_line_without_passwords(message, said):

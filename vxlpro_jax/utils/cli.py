@@ -110,14 +110,23 @@ def full_disk(path: object) -> InputError:
 def one_line(message: str) -> str:
     """Returns the message on one line of at most 500 characters, without passwords in URLs.
 
+    Characters that Python does not count as printable are escaped.
+
     A longer message loses its middle, because its end says what to do.
     """
-    text = _CREDENTIALS.sub("", _CONTROLS.sub(" ", message)).strip()
+    text = _CREDENTIALS.sub("", "".join(map(_printable, _CONTROLS.sub(" ", message)))).strip()
     if len(text) <= _LONGEST_MESSAGE:
         return text
     gap = " … "
     tail = _LONGEST_MESSAGE // 3
     return text[: _LONGEST_MESSAGE - tail - len(gap)] + gap + text[-tail:]
+
+
+def _printable(letter: str) -> str:
+    """Returns a letter as a terminal may show it; others could turn the text's direction."""
+    if letter.isprintable():
+        return letter
+    return " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii")
 
 
 def exit_now(code: int) -> NoReturn:
