@@ -1,10 +1,11 @@
 """Compares normalisations with float64 formulas, and tests their precision in bfloat16."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vxlpro_jax.ops.norms import group_norm, layer_norm, rms_norm
+from vxlpro_jax.ops.norms import group_norm, layer_norm, layer_norm_by_products, rms_norm
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -53,3 +54,21 @@ def test_bfloat16_is_computed_in_float32(norm):
     assert out.dtype == jnp.bfloat16
     exact = call(x.astype(jnp.float64), ones.astype(jnp.float64), none.astype(jnp.float64))
     np.testing.assert_allclose(out.astype(np.float64), exact, atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_by_products_change_neither_layer_norm_nor_its_gradients(dtype, float64):
+    rng = np.random.default_rng(0)
+    x, weights = (jnp.asarray(rng.normal(size=(3, 5, 16)), dtype) for _ in range(2))
+    scale, bias = (jnp.asarray(rng.normal(size=16), dtype) for _ in range(2))
+
+    def weighted(function):
+        return jax.value_and_grad(lambda *inputs: (function(*inputs) * weights).sum(), (0, 1, 2))
+
+    found = weighted(lambda x, s, b: layer_norm_by_products(x, s, b, 1e-6))(x, scale, bias)
+    expected = weighted(lambda x, s, b: layer_norm(x, scale=s, bias=b, eps=1e-6))(x, scale, bias)
+    limit = 1e-4 if dtype == "float32" else 1e-11
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=limit, atol=limit), found, expected
+    )
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
