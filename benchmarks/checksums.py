@@ -1,10 +1,11 @@
 """Measures the share of a model folder's loading time that goes into verifying its checksums.
 
-    python benchmarks/checksums.py --checkpoint DIR [--rounds 3] [--dtype float32]
+    python benchmarks/checksums.py --checkpoint DIR [--rounds 3] [--dtype float32] [--cold]
 
 Each round loads the parameters as they are, and loads them from a folder of hard links that lacks
 `checksums.json`, as folders written before checksums do. The order alternates. Each load is a
-process of its own; the files stay in the system's cache, which makes the share an upper bound.
+process of its own. With `--cold` the system's cache is emptied before each load, which needs root;
+otherwise the files stay in it, which makes the share an upper bound.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
+_DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 sys.path.insert(0, str(_ROOT))
 
 from vxlpro_jax.checkpoints import checksums, params
@@ -28,6 +30,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="", help="dtype to load; empty for the stored one")
+    parser.add_argument("--cold", action="store_true", help="read the files from the disk")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -58,6 +61,9 @@ def _round(folder: Path, unchecked: Path, args: argparse.Namespace, *, is_odd: b
 
 
 def _load(folder: Path, args: argparse.Namespace) -> float:
+    if args.cold:
+        os.sync()
+        _DROP_CACHES.write_text("3")
     command = [sys.executable, __file__, "--checkpoint", args.checkpoint, "--one", folder]
     done = subprocess.run([*command, "--dtype", args.dtype], check=True, stdout=subprocess.PIPE)
     return float(done.stdout)
