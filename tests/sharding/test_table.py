@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
@@ -13,7 +14,7 @@ from vxlpro_jax.models import recot
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.sharding import batch
 from vxlpro_jax.sharding.mesh import AXES, axis_sizes, make_mesh
-from vxlpro_jax.sharding.params import RULES, spec_of, state_shardings
+from vxlpro_jax.sharding.params import RULES, current_specs, spec_of, state_shardings
 from vxlpro_jax.utils import tree
 from vxlpro_jax.utils.errors import InputError
 
@@ -124,3 +125,11 @@ def test_batch_must_share_evenly():
     batch.check_batch(12, mesh=Mesh())
     with pytest.raises(InputError, match=r"data.batch_size 8 is not divisible by data x fsdp = 6"):
         batch.check_batch(8, mesh=Mesh())
+
+
+def test_a_mesh_without_the_axes_of_the_table_shards_no_parameter():
+    params = {"vision": {"patch_embed": {"bias": jnp.zeros(4), "kernel": jnp.zeros((8, 4))}}}
+    with jax.set_mesh(jax.make_mesh((1,), ("mine",))):
+        specs = current_specs(params)
+    for spec in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, P)):
+        assert not any(spec)

@@ -122,10 +122,7 @@ def _kept_by_decoder_layer(decoder) -> dict[str, float]:
 def _held_by_layers(kept: dict[str, float], *, depth: int) -> dict[str, float]:
     """Returns the bytes of all layers, and of the one that is being recomputed, by `remat`."""
     everything = depth * kept["none"]
-    return {
-        name: everything if name == "none" else min(depth * size + kept["none"], everything)
-        for name, size in kept.items()
-    }
+    return {name: min(depth * size + kept["none"], everything) for name, size in kept.items()}
 
 
 def _remat_advice(part: str, held: dict[str, float], *, now: str) -> Iterator[str]:

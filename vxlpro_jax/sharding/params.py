@@ -122,9 +122,9 @@ def current_specs(params: Any) -> Any:
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Removes axes from the spec that do not divide the leaf's dimension, such as 151,937."""
+    """Removes axes that the mesh lacks or that do not divide the leaf's dimension, as 151,937."""
     kept = [
-        axis if axis is None or leaf.shape[dim] % mesh.shape[axis] == 0 else None
+        axis if axis in mesh.shape and leaf.shape[dim] % mesh.shape[axis] == 0 else None
         for dim, axis in enumerate(spec)
     ]
     return NamedSharding(mesh, P(*kept))
